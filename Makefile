@@ -1,0 +1,54 @@
+# Everything happens in a virtual environment inside the checkout. All that is
+# needed beforehand is make and Python 3.11 or newer.
+
+PYTHON ?= python3
+DEMO_DIR ?= results/demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+EXTRAS := data,plot,test
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup test lint demo clean
+
+help:
+	@echo 'make setup   create $(VENV) and install everything into it'
+	@echo 'make test    set up and run the tests (PYTEST_ARGS="-n 2 -k name")'
+	@echo 'make lint    set up and check style and types'
+	@echo 'make demo    set up and run the demonstration (DEMO_DIR=$(DEMO_DIR))'
+	@echo 'make clean   remove $(VENV) and all caches'
+	@echo
+	@echo 'PYTHON=python3.12 chooses the interpreter of $(VENV).'
+
+# The stamp is older than the files only if one of them changed since: a second
+# run installs nothing.
+$(INSTALLED): setup.cfg constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo 'error: $(PYTHON) not found; need Python 3.11 or newer:' \
+	    'make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  "error: $(PYTHON) is Python %d.%d; need 3.11 or newer: " % v[:2] \
+	  + "make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+setup: $(INSTALLED)
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+demo: setup
+	$(BIN)/python -m experiments.demo --workdir=$(DEMO_DIR)
+	@echo 'Results are in $(abspath $(DEMO_DIR))'
+
+clean:
+	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

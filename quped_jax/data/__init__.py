@@ -1,0 +1,17 @@
+from quped_jax.data.dataset import Dataset, from_arrays, from_npy
+from quped_jax.data.partition import Partition, partition
+from quped_jax.data.schemes import SCHEMES
+from quped_jax.data.sources import load_dataset, register_dataset
+from quped_jax.data.synthetic import SyntheticSource
+
+__all__ = [
+  "SCHEMES",
+  "Dataset",
+  "Partition",
+  "SyntheticSource",
+  "from_arrays",
+  "from_npy",
+  "load_dataset",
+  "partition",
+  "register_dataset",
+]

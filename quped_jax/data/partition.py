@@ -1,0 +1,219 @@
+"""Who holds which samples: a dataset divided over clients.
+
+A scheme (`schemes.py`) gives every training sample an owner. What follows is
+the same for all schemes: test data in each client's own class mix, validation
+data out of the training data, and the checks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from quped_jax.data.dataset import Dataset
+from quped_jax.data.schemes import NOBODY, SCHEMES, Pool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Partition:
+  """Row numbers into a dataset, one sorted int32 array for each client.
+
+  Attributes:
+    train: Rows of the training data, `[clients][rows]`.
+    validation: Rows of the validation data, possibly none.
+    test: Rows of the test data.
+  """
+
+  train: tuple[np.ndarray, ...]
+  validation: tuple[np.ndarray, ...]
+  test: tuple[np.ndarray, ...]
+
+
+def partition(
+  dataset: Dataset,
+  scheme: str,
+  num_clients: int,
+  *,
+  seed: int = 0,
+  classes_per_client: int | None = None,
+  alpha: float | None = None,
+  min_size: int = 1,
+  shards_per_client: int | None = None,
+  groups_per_client: int | None = None,
+  train_fraction: float = 0.5,
+  validation_fraction: float = 0.0,
+) -> Partition:
+  """Divides a dataset over clients; no sample goes to two of them.
+
+  Schemes, each with the option that it needs:
+
+  - "iid": every client gets an equal part of all samples.
+  - "pathological" (`classes_per_client`): each client holds exactly that many
+    classes; every class has a holder; the samples of a class are split evenly
+    over its holders.
+  - "dirichlet" (`alpha`): the samples of each class are divided in proportions
+    drawn from Dirichlet(alpha); then clients with fewer than `min_size` samples
+    get some from the largest. Source: Hsu et al., 2019.
+  - "shards" (`shards_per_client`): samples sorted by label are cut into shards,
+    and each client gets some at random. Source: McMahan et al., 2017.
+  - "natural" (`groups_per_client`): each client is that many of the dataset's
+    groups, such as writers; groups that are left over are not used.
+
+  A dataset's own test samples (`is_test`) of a class are divided over the
+  clients in proportion to their training samples of that class; under "natural"
+  they go to the client that holds their group. Without a test split, each
+  client's samples of a class are split by `train_fraction`.
+
+  Args:
+    dataset: What to divide.
+    scheme: One of `SCHEMES`.
+    num_clients: Number of clients.
+    seed: Seed of every random choice.
+    classes_per_client: Classes that each client holds.
+    alpha: Concentration, positive; the smaller, the less alike clients are.
+    min_size: Samples that each client gets at least, before they are split.
+    shards_per_client: Shards that each client gets.
+    groups_per_client: Groups that each client gets.
+    train_fraction: Fraction of each client's samples to train on, in (0, 1).
+      Not used if the dataset has a test split.
+    validation_fraction: Fraction of each client's training samples to set aside
+      for validation, in [0, 1).
+
+  Returns:
+    The rows of each client.
+
+  Raises:
+    ValueError: If an option is missing or impossible, or a client would be left
+      without training or test data.
+  """
+  if scheme not in SCHEMES:
+    raise ValueError(f"scheme={scheme!r}: must be one of {sorted(SCHEMES)}")
+  if not 0 < train_fraction < 1:
+    raise ValueError(f"train_fraction={train_fraction}: must be in (0, 1)")
+  if not 0 <= validation_fraction < 1:
+    raise ValueError(
+      f"validation_fraction={validation_fraction}: must be in [0, 1)"
+    )
+  is_test = dataset.is_test
+  if is_test is None:
+    is_test = np.zeros(len(dataset.labels), bool)
+  pool_rows = np.flatnonzero(~is_test)
+  if not 1 <= num_clients <= len(pool_rows):
+    raise ValueError(
+      f"num_clients={num_clients}: must be between 1 and {len(pool_rows)}, the "
+      f"number of samples to divide in {dataset.name!r}"
+    )
+  pool = Pool(
+    name=dataset.name,
+    labels=dataset.labels[pool_rows],
+    groups=None if dataset.groups is None else dataset.groups[pool_rows],
+    num_clients=num_clients,
+    classes_per_client=classes_per_client,
+    alpha=alpha,
+    min_size=min_size,
+    shards_per_client=shards_per_client,
+    groups_per_client=groups_per_client,
+  )
+  rng = np.random.default_rng(seed)
+  owner = np.full(len(dataset.labels), NOBODY)
+  owner[pool_rows] = SCHEMES[scheme](pool, rng)
+  train = _rows_by_client(owner, num_clients)
+
+  if dataset.is_test is None:
+    parts = [
+      _split_by_class(rows, dataset.labels, train_fraction, 1, rng)
+      for rows in train
+    ]
+    train, test = [part[0] for part in parts], [part[1] for part in parts]
+  elif scheme == "natural":
+    test = _rows_by_client(_owners_of_groups(dataset, owner), num_clients)
+  else:
+    test = _rows_by_client(_share_test(dataset, owner, pool, rng), num_clients)
+
+  _check_nobody_empty("training", train, scheme)
+  _check_nobody_empty("test", test, scheme)
+  parts = [
+    _split_by_class(rows, dataset.labels, 1 - validation_fraction, 0, rng)
+    for rows in train
+  ]
+  return Partition(
+    train=tuple(part[0] for part in parts),
+    validation=tuple(part[1] for part in parts),
+    test=tuple(test),
+  )
+
+
+def _share_test(dataset, owner, pool, rng) -> np.ndarray:
+  """Returns the owner of each sample of the test split, by class mix."""
+  test_owner = np.full_like(owner, NOBODY)
+  for label in np.unique(pool.labels):
+    of_class = dataset.labels == label
+    holders = owner[of_class & ~dataset.is_test]
+    weights = np.bincount(holders, minlength=pool.num_clients)
+    rows = rng.permutation(np.flatnonzero(of_class & dataset.is_test))
+    counts = _apportion(len(rows), weights, rng)
+    test_owner[rows] = np.repeat(np.arange(pool.num_clients), counts)
+  return test_owner
+
+
+def _owners_of_groups(dataset, owner) -> np.ndarray:
+  """Returns the owner of each sample of the test split, by group."""
+  client_of_group = np.full(dataset.groups.max() + 1, NOBODY)
+  client_of_group[dataset.groups[~dataset.is_test]] = owner[~dataset.is_test]
+  return np.where(dataset.is_test, client_of_group[dataset.groups], NOBODY)
+
+
+def _split_by_class(rows, labels, fraction, at_least, rng):
+  """Splits rows in two, each class in the same proportion.
+
+  Args:
+    rows: `[rows]` row numbers.
+    labels: `[samples]` of the whole dataset.
+    fraction: Part of the rows that the first half gets, before rounding.
+    at_least: Rows that the second half gets at least, if the first then still
+      has one.
+    rng: Chooses the rows.
+
+  Returns:
+    The two halves, sorted.
+  """
+  size = max(1, min(round(fraction * len(rows)), len(rows) - at_least))
+  if size >= len(rows):
+    return rows, rows[:0]
+  _, class_of_row, counts = np.unique(
+    labels[rows], return_inverse=True, return_counts=True
+  )
+  taken = _apportion(size, counts, rng)
+  by_class = np.lexsort((rng.random(len(rows)), class_of_row))
+  starts = np.cumsum(counts) - counts
+  place_in_class = np.arange(len(rows)) - np.repeat(starts, counts)
+  is_first = np.empty(len(rows), bool)
+  is_first[by_class] = place_in_class < np.repeat(taken, counts)
+  return rows[is_first], rows[~is_first]
+
+
+def _apportion(total, weights, rng) -> np.ndarray:
+  """Divides `total` in proportion to integer weights, by largest remainders."""
+  shares, remainders = np.divmod(
+    total * weights.astype(np.int64), weights.sum()
+  )
+  most_wanting = np.lexsort((rng.random(len(weights)), -remainders))
+  shares[most_wanting[: total - shares.sum()]] += 1
+  return shares
+
+
+def _rows_by_client(owner, num_clients) -> list[np.ndarray]:
+  order = np.argsort(owner, kind="stable").astype(np.int32)
+  ends = np.searchsorted(owner[order], np.arange(-1, num_clients), "right")
+  return np.split(order, ends)[1:-1]
+
+
+def _check_nobody_empty(kind, rows_of_clients, scheme):
+  for client, rows in enumerate(rows_of_clients):
+    if not len(rows):
+      raise ValueError(
+        f"scheme={scheme!r}: client {client} has no {kind} data; must be at "
+        "least one sample. Fewer clients, a larger min_size or a larger alpha "
+        "help"
+      )

@@ -1,0 +1,169 @@
+"""Schemes: who owns each sample of a dataset.
+
+A scheme gives every sample one owner, so that no sample can go to two clients.
+To add one, write its function and name it in `SCHEMES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+NOBODY = -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+  """What a scheme divides, and among how many.
+
+  Attributes:
+    name: Name of the dataset.
+    labels: `[samples]`.
+    groups: `[samples]`, the natural owners, or None.
+    num_clients: Number of clients.
+    classes_per_client: For "pathological".
+    alpha: For "dirichlet".
+    min_size: For "dirichlet".
+    shards_per_client: For "shards".
+    groups_per_client: For "natural".
+  """
+
+  name: str
+  labels: np.ndarray
+  groups: np.ndarray | None
+  num_clients: int
+  classes_per_client: int | None
+  alpha: float | None
+  min_size: int
+  shards_per_client: int | None
+  groups_per_client: int | None
+
+
+Scheme = Callable[[Pool, np.random.Generator], np.ndarray]
+
+
+def _iid(pool: Pool, rng: np.random.Generator) -> np.ndarray:
+  return rng.permutation(len(pool.labels)) % pool.num_clients
+
+
+def _pathological(pool: Pool, rng: np.random.Generator) -> np.ndarray:
+  classes = np.unique(pool.labels)
+  per_client = _required(pool, "pathological", "classes_per_client")
+  if not 1 <= per_client <= len(classes):
+    raise ValueError(
+      f"classes_per_client={per_client}: must be between 1 and {len(classes)}, "
+      f"the number of classes in {pool.name!r}"
+    )
+  if pool.num_clients * per_client < len(classes):
+    raise ValueError(
+      f"classes_per_client={per_client}: must be at least "
+      f"{-(-len(classes) // pool.num_clients)}, or some of the {len(classes)} "
+      f"classes in {pool.name!r} have no holder among the {pool.num_clients} "
+      "clients"
+    )
+  # Each client takes the classes with the fewest holders so far, ties at
+  # random: the numbers of holders never differ by more than one.
+  holders = [[] for _ in classes]
+  for client in rng.permutation(pool.num_clients):
+    counts = np.array([len(clients) for clients in holders])
+    for index in np.lexsort((rng.random(len(classes)), counts))[:per_client]:
+      holders[index].append(client)
+  owner = np.empty(len(pool.labels), int)
+  for label, clients in zip(classes, holders, strict=True):
+    rows = rng.permutation(np.flatnonzero(pool.labels == label))
+    if len(rows) < len(clients):
+      raise ValueError(
+        f"num_clients={pool.num_clients}: must be less, as class {label} of "
+        f"{pool.name!r} has {len(rows)} samples for {len(clients)} holders"
+      )
+    owner[rows] = np.array(clients)[np.arange(len(rows)) % len(clients)]
+  return owner
+
+
+def _dirichlet(pool: Pool, rng: np.random.Generator) -> np.ndarray:
+  alpha = _required(pool, "dirichlet", "alpha")
+  if not 0 < alpha < np.inf:
+    raise ValueError(f"alpha={alpha}: must be positive and finite")
+  most = len(pool.labels) // pool.num_clients
+  if not 1 <= pool.min_size <= most:
+    raise ValueError(
+      f"min_size={pool.min_size}: must be between 1 and {most}, the samples in "
+      f"{pool.name!r} divided by {pool.num_clients} clients"
+    )
+  held = [[] for _ in range(pool.num_clients)]
+  for label in np.unique(pool.labels):
+    rows = rng.permutation(np.flatnonzero(pool.labels == label))
+    shares = rng.dirichlet(np.full(pool.num_clients, alpha))
+    ends = np.cumsum(rng.multinomial(len(rows), shares))
+    for client, part in enumerate(np.split(rows, ends[:-1])):
+      held[client].extend(part)
+  for rows in held:
+    rng.shuffle(rows)
+  # Whenever a client has too few samples, the largest has some to give.
+  sizes = np.array([len(rows) for rows in held])
+  for client in np.flatnonzero(sizes < pool.min_size):
+    while sizes[client] < pool.min_size:
+      donor = sizes.argmax()
+      held[client].append(held[donor].pop())
+      sizes[donor] -= 1
+      sizes[client] += 1
+  owner = np.empty(len(pool.labels), int)
+  owner[np.concatenate(held).astype(int)] = np.repeat(
+    np.arange(pool.num_clients), sizes
+  )
+  return owner
+
+
+def _shards(pool: Pool, rng: np.random.Generator) -> np.ndarray:
+  per_client = _required(pool, "shards", "shards_per_client")
+  most = len(pool.labels) // pool.num_clients
+  if not 1 <= per_client <= most:
+    raise ValueError(
+      f"shards_per_client={per_client}: must be between 1 and {most}, the "
+      f"samples in {pool.name!r} divided by {pool.num_clients} clients"
+    )
+  by_label = np.lexsort((rng.random(len(pool.labels)), pool.labels))
+  shards = np.array_split(by_label, pool.num_clients * per_client)
+  owner = np.empty(len(pool.labels), int)
+  for place, shard in enumerate(rng.permutation(len(shards))):
+    owner[shards[shard]] = place // per_client
+  return owner
+
+
+def _natural(pool: Pool, rng: np.random.Generator) -> np.ndarray:
+  per_client = _required(pool, "natural", "groups_per_client")
+  if pool.groups is None:
+    raise ValueError(
+      f"scheme='natural': {pool.name!r} has no groups; must be one of "
+      f"{sorted(set(SCHEMES) - {'natural'})}"
+    )
+  groups, group_of_row = np.unique(pool.groups, return_inverse=True)
+  if not 1 <= per_client <= len(groups) // pool.num_clients:
+    raise ValueError(
+      f"groups_per_client={per_client}: must be at least 1, and times "
+      f"{pool.num_clients} clients at most {len(groups)}, the number of groups "
+      f"in {pool.name!r}"
+    )
+  client_of_group = rng.permutation(len(groups)) // per_client
+  client_of_group[client_of_group >= pool.num_clients] = NOBODY
+  return client_of_group[group_of_row]
+
+
+# A scheme returns the owner of each sample of the pool: the number of a client,
+# or -1 for nobody.
+SCHEMES: dict[str, Scheme] = {
+  "iid": _iid,
+  "pathological": _pathological,
+  "dirichlet": _dirichlet,
+  "shards": _shards,
+  "natural": _natural,
+}
+
+
+def _required(pool, scheme, option):
+  value = getattr(pool, option)
+  if value is None:
+    raise ValueError(f"{option}=None: must be given for scheme={scheme!r}")
+  return value

@@ -1,0 +1,224 @@
+"""Datasets by name: `load_dataset`, and `register_dataset` for one's own."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from quped_jax.data import leaf, tfds_source
+from quped_jax.data.cache import cached, default_cache_dir, fingerprint
+from quped_jax.data.dataset import Dataset
+
+# Mean and standard deviation of the training images, in units of 0..255.
+_MNIST_SCALE = (33.318421, 78.567490)
+_FASHION_MNIST_SCALE = (72.940352, 90.021183)
+_CIFAR10_SCALE = (
+  np.array([125.306918, 122.950394, 113.865383], np.float32),
+  np.array([62.993219, 62.088708, 66.704900], np.float32),
+)
+# Of the 105 writers of femnist_leaf_subset, with ink as 255.
+_FEMNIST_SCALE = (9.904043, 42.218153)
+
+_Loader = Callable[[pathlib.Path, pathlib.Path], Dataset]
+
+
+def load_dataset(
+  name: str,
+  data_dir: str | os.PathLike[str] | None = None,
+  cache_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+  """Loads a dataset; downloads and prepares it where that is needed.
+
+  "digits" comes with scikit-learn. "mnist", "fashion_mnist" and "cifar10" are
+  read from, or written to, `<data_dir>/<name>/<version>/` in the format of
+  tensorflow-datasets. "femnist" holds the writers that have training images,
+  "femnist_other_writers" those that have test images only; both come from
+  `<data_dir>/femnist_leaf_subset/<version>/` or else from LEAF's files
+  `<data_dir>/femnist/{train,test}/*.json`, and are not downloaded. Their
+  images are inverted: ink is 255 and paper 0, as in MNIST.
+
+  Args:
+    name: "digits", "mnist", "fashion_mnist", "cifar10", "femnist",
+      "femnist_other_writers", or a name given to `register_dataset`.
+    data_dir: Folder of the datasets. None: `$QUPED_DATA_DIR`, or
+      `~/tensorflow_datasets`.
+    cache_dir: Where decoded images are kept, so that the next start is quick.
+      None: `$QUPED_CACHE_DIR`, or `quped_jax` in the user's cache folder.
+
+  Returns:
+    The dataset.
+
+  Raises:
+    ValueError: If there is no such name.
+    FileNotFoundError: If the data can be neither found nor downloaded.
+    ImportError: If an optional dependency is missing.
+  """
+  if name not in _LOADERS:
+    raise ValueError(f"name={name!r}: must be one of {sorted(_LOADERS)}")
+  if data_dir is None:
+    data_dir = os.environ.get("QUPED_DATA_DIR") or "~/tensorflow_datasets"
+  if cache_dir is None:
+    cache_dir = default_cache_dir()
+  return _LOADERS[name](
+    pathlib.Path(data_dir).expanduser(), pathlib.Path(cache_dir).expanduser()
+  )
+
+
+def register_dataset(
+  name: str, loader: Callable[[pathlib.Path], Dataset]
+) -> None:
+  """Makes a dataset known to `load_dataset` by name.
+
+  Args:
+    name: The name, not yet taken.
+    loader: Called with the data folder, returns the dataset.
+
+  Raises:
+    ValueError: If the name is taken.
+  """
+  if name in _LOADERS:
+    raise ValueError(
+      f"name={name!r}: must be none of {sorted(_LOADERS)}, which are taken"
+    )
+  _LOADERS[name] = lambda data_dir, cache_dir: loader(data_dir)
+
+
+def _load_digits(data_dir, cache_dir):
+  del data_dir, cache_dir
+  from sklearn import datasets
+
+  images, labels = datasets.load_digits(return_X_y=True)
+  return Dataset(
+    name="digits",
+    inputs=(images / 16).astype(np.float32).reshape(-1, 8, 8, 1),
+    labels=labels.astype(np.int32),
+    num_classes=10,
+  )
+
+
+def _images_loader(name, num_classes, scale) -> _Loader:
+  """Returns the loader of an image dataset of tensorflow-datasets."""
+
+  def load(data_dir, cache_dir):
+    folder = tfds_source.find_prepared(
+      name, data_dir
+    ) or tfds_source.download_and_prepare(name, data_dir)
+    key = f"{name}-{folder.name}-{fingerprint(folder.iterdir())}.npz"
+    arrays = cached(cache_dir / key, functools.partial(_decode_images, folder))
+    mean, std = scale
+    return Dataset(name, num_classes=num_classes, mean=mean, std=std, **arrays)
+
+  return load
+
+
+def _decode_images(folder):
+  splits = [
+    tfds_source.read_split(folder, split, ("image", "label"))
+    for split in ("train", "test")
+  ]
+  images, labels = zip(*splits, strict=True)
+  return {
+    "inputs": np.concatenate(images),
+    "labels": np.concatenate(labels).astype(np.int32),
+    "is_test": np.repeat([False, True], [len(part) for part in labels]),
+  }
+
+
+def _femnist_loader(name, other_writers) -> _Loader:
+  """Returns the loader of the writers with, or of those without, training data.
+
+  Args:
+    name: Name of the dataset.
+    other_writers: Load those without.
+  """
+
+  def load(data_dir, cache_dir):
+    files, read = _find_femnist(name, data_dir)
+
+    def decode():
+      arrays = _select_writers(*read(), other_writers)
+      if not len(arrays["labels"]):
+        raise ValueError(
+          f"name={name!r}: must have writers, but every writer in {data_dir} "
+          f"has {'training' if other_writers else 'test'} images"
+        )
+      return arrays
+
+    arrays = cached(cache_dir / f"{name}-{fingerprint(files)}.npz", decode)
+    if other_writers:
+      # All of their images are in the test split: each client's are split.
+      del arrays["is_test"]
+    mean, std = _FEMNIST_SCALE
+    return Dataset(name, num_classes=62, mean=mean, std=std, **arrays)
+
+  return load
+
+
+def _find_femnist(name, data_dir):
+  """Returns the files of FEMNIST and a function that reads all of them.
+
+  That function returns images `[samples, 28, 28, 1]`, labels, writers (strings)
+  and is_test, `[samples]` each.
+  """
+  folder = tfds_source.find_prepared("femnist_leaf_subset", data_dir)
+  leaf_files = leaf.find_files(data_dir / "femnist")
+  if folder is not None:
+    fields = ("image", "label", "writer_id")
+    files = list(folder.iterdir())
+    parts = [
+      functools.partial(tfds_source.read_split, folder, split, fields)
+      for split in ("train", "test", "test_other_writers")
+    ]
+  elif leaf_files:
+    files = sum(leaf_files.values(), [])
+    parts = [
+      functools.partial(leaf.read_split, paths) for paths in leaf_files.values()
+    ]
+  else:
+    raise FileNotFoundError(
+      f"name={name!r}: neither {data_dir / 'femnist_leaf_subset'} nor "
+      f"{data_dir / 'femnist'}/{{train,test}}/*.json is there. Name the folder "
+      "that holds one of them (data_dir= or the environment variable "
+      "QUPED_DATA_DIR), or make the JSON files with LEAF "
+      "(https://github.com/TalwalkarLab/leaf), in data/femnist:\n"
+      "  ./preprocess.sh -s niid --sf 0.05 -k 0 -t sample\n"
+      f"and copy its data/train and data/test into {data_dir / 'femnist'}"
+    )
+
+  def read():
+    contents = [part() for part in parts]
+    sizes = [len(labels) for _, labels, _ in contents]
+    images, labels, writers = map(np.concatenate, zip(*contents, strict=True))
+    # The first part is the training split.
+    is_test = np.repeat(np.arange(len(sizes)) > 0, sizes)
+    return images, labels, writers, is_test
+
+  return files, read
+
+
+def _select_writers(images, labels, writers, is_test, other_writers):
+  trained = np.isin(writers, writers[~is_test])
+  keep = trained != other_writers
+  _, groups = np.unique(writers[keep], return_inverse=True)
+  return {
+    "inputs": 255 - images[keep],
+    "labels": labels[keep].astype(np.int32),
+    "is_test": is_test[keep],
+    "groups": groups.astype(np.int32),
+  }
+
+
+_LOADERS: dict[str, _Loader] = {
+  "digits": _load_digits,
+  "mnist": _images_loader("mnist", 10, _MNIST_SCALE),
+  "fashion_mnist": _images_loader("fashion_mnist", 10, _FASHION_MNIST_SCALE),
+  "cifar10": _images_loader("cifar10", 10, _CIFAR10_SCALE),
+  "femnist": _femnist_loader("femnist", other_writers=False),
+  "femnist_other_writers": _femnist_loader(
+    "femnist_other_writers", other_writers=True
+  ),
+}

@@ -1,0 +1,75 @@
+"""Accuracy of a client's models on its own samples."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.federation import ClientData, Split
+from quped_jax.models import Model
+
+
+def accuracy(
+  model: Model,
+  params: Any,
+  stats: Any,
+  data: ClientData,
+  split: str,
+  batch_size: int = 500,
+) -> jax.Array:
+  """Share of a split's samples that a model classifies correctly.
+
+  Args:
+    model: the network.
+    params: its parameters.
+    stats: its running statistics, which are used as they are.
+    data: the client's samples.
+    split: "train", "validation" or "test".
+    batch_size: samples seen at once; memory, not result, depends on it.
+
+  Returns:
+    float32 `[]`, in [0, 1]; NaN for a split without samples.
+  """
+  part: Split = getattr(data, split)
+  batch_size = min(batch_size, max(part.max_count, 1))
+  batches = -(-max(part.max_count, 1) // batch_size)
+
+  def correct(start):
+    positions = start + jnp.arange(batch_size, dtype=jnp.int32)
+    batch = data.batch(jnp.minimum(positions, part.count - 1), split)
+    logits, _ = model.apply(params, stats, batch.inputs, False)
+    hits = jnp.argmax(logits, axis=-1) == batch.labels
+    return jnp.sum(hits & (positions < part.count))
+
+  if batches == 1:
+    hits = correct(jnp.int32(0))
+  else:
+    starts = jnp.arange(batches, dtype=jnp.int32) * batch_size
+    hits = jnp.sum(jax.lax.map(correct, starts))
+  share = hits.astype(jnp.float32) / jnp.maximum(part.count, 1)
+  return jnp.where(part.count > 0, share, jnp.nan)
+
+
+def accuracies(
+  variants: Mapping[str, tuple[Any, Any, Model]],
+  data: ClientData,
+  splits: tuple[str, ...],
+) -> dict[str, dict[str, jax.Array]]:
+  """Accuracy of every variant of a client's model on every split.
+
+  Args:
+    variants: name to (params, stats, model).
+    data: the client's samples.
+    splits: names of splits.
+
+  Returns:
+    {split: {variant: accuracy}}.
+  """
+  return {
+    split: {
+      name: accuracy(model, params, stats, data, split)
+      for name, (params, stats, model) in variants.items()
+    }
+    for split in splits
+  }

@@ -1,0 +1,266 @@
+"""Who holds which samples: one pool of samples, row numbers per client.
+
+The samples of all clients lie once in one array; each client has a range of a
+table of row numbers (offset and count, so nothing is padded to the largest
+client). Batches are drawn inside jit, for one client at a time: `vmap` or a
+loop over `Federation.client(i)` adds the client axis.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from quped_jax.data import Dataset, Partition, SyntheticSource
+from quped_jax.data import augment as augment_lib
+
+SPLITS = ("train", "validation", "test")
+
+
+class Batch(NamedTuple):
+  """Samples that a model sees together.
+
+  Attributes:
+    inputs: `[batch, ...]`, float and normalised.
+    labels: int32 `[batch]`.
+  """
+
+  inputs: jax.Array
+  labels: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pool:
+  """All samples of a dataset, as a source of the rows that clients draw.
+
+  Attributes:
+    inputs: `[samples, ...]`, uint8 or float.
+    labels: int32 `[samples]`.
+    mean: subtracted from the inputs when they are drawn.
+    std: by which they are then divided.
+  """
+
+  inputs: jax.Array
+  labels: jax.Array
+  mean: jax.Array
+  std: jax.Array
+
+  def draw(self, client_id, rows) -> tuple[jax.Array, jax.Array]:
+    """Inputs `[len(rows), ...]`, normalised, and labels of the given rows."""
+    del client_id  # Rows are global.
+    raw = self.inputs.at[rows].get(mode="promise_in_bounds")
+    inputs = (raw - self.mean) / self.std
+    return inputs, self.labels.at[rows].get(mode="promise_in_bounds")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """The row numbers of one split, of all clients or of one.
+
+  Attributes:
+    rows: int32 `[total]`, the clients' row numbers one after the other; None
+      if they simply count on from the offset.
+    offset: int32 `[clients]`, or `[]` for one client: where its rows begin.
+    count: int32, likewise: how many it has.
+    max_count: the largest count of any client, static.
+  """
+
+  rows: jax.Array | None
+  offset: jax.Array
+  count: jax.Array
+  max_count: int = dataclasses.field(metadata={"static": True})
+
+  def of_client(self, client_id) -> "Split":
+    """The same for one client."""
+    return dataclasses.replace(
+      self, offset=self.offset[client_id], count=self.count[client_id]
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClientData:
+  """One client's samples.
+
+  Attributes:
+    source: what draws samples by client and row: a `Pool`, or a synthetic one.
+    client_id: int32 `[]`.
+    train: the Split of its training samples.
+    validation: that of its validation samples, perhaps none.
+    test: that of its test samples.
+    augment: name of the augmentation of training batches, static.
+  """
+
+  source: Any
+  client_id: jax.Array
+  train: Split
+  validation: Split
+  test: Split
+  augment: str = dataclasses.field(metadata={"static": True})
+
+  def batch(self, positions: jax.Array, split: str = "train") -> Batch:
+    """The samples at positions in `[0, count)` of a split."""
+    part: Split = getattr(self, split)
+    rows = part.offset + positions
+    if part.rows is not None:
+      rows = part.rows.at[rows].get(mode="clip")
+    return Batch(*self.source.draw(self.client_id, rows))
+
+  def train_batch(self, key: jax.Array, positions: jax.Array) -> Batch:
+    """A training batch, augmented."""
+    batch = self.batch(positions)
+    augment = augment_lib.AUGMENTATIONS[self.augment]
+    return batch._replace(inputs=augment(key, batch.inputs))
+
+  def draw(self, key: jax.Array, steps: int, batch_size: int) -> jax.Array:
+    """Positions of the training batches of a round.
+
+    Every epoch is a permutation of the samples, of which the last, partial
+    batch is dropped. A client with less than one batch draws with
+    replacement. The positions depend on the key and the client's own number
+    of samples alone, not on who else is there.
+
+    One sort of `2 * steps * batch_size + max_count` pairs per round.
+
+    Args:
+      key: a key.
+      steps: number of batches.
+      batch_size: samples per batch.
+
+    Returns:
+      int32 `[steps, batch_size]`.
+    """
+    count = jnp.maximum(self.train.count, 1)
+    per_epoch = jnp.maximum(count // batch_size, 1)
+    # A client of n >= batch_size samples uses more than half of each epoch,
+    # and begins at most one epoch that it does not finish.
+    slots = 2 * steps * batch_size + self.train.max_count
+    key, replace_key = jax.random.split(key)
+    slot = jnp.arange(slots, dtype=jnp.int32)
+    # Bits by slot number: a longer table begins with the same ones.
+    bits = jax.random.bits(key, (slots,), jnp.uint32)
+    epoch, sample = slot // count, slot % count
+    _, _, shuffled = jax.lax.sort((epoch, bits, sample), num_keys=2)
+    step = jnp.arange(steps, dtype=jnp.int32)
+    start = (step // per_epoch) * count + (step % per_epoch) * batch_size
+    where = start[:, None] + jnp.arange(batch_size, dtype=jnp.int32)
+    in_order = shuffled.at[where].get(mode="clip")
+    uniform = jax.random.bits(replace_key, (steps, batch_size), jnp.uint32)
+    replaced = (uniform % count.astype(jnp.uint32)).astype(jnp.int32)
+    return jnp.where(count < batch_size, replaced, in_order)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Federation:
+  """The samples of all clients; a pytree that a jitted round takes.
+
+  Attributes:
+    source: what draws samples by client and row.
+    train: the Split of training samples, all clients.
+    validation: that of validation samples.
+    test: that of test samples.
+    num_clients: static.
+    num_classes: static.
+    augment: name of the augmentation of training batches, static.
+  """
+
+  source: Any
+  train: Split
+  validation: Split
+  test: Split
+  num_clients: int = dataclasses.field(metadata={"static": True})
+  num_classes: int = dataclasses.field(metadata={"static": True})
+  augment: str = dataclasses.field(default="none", metadata={"static": True})
+
+  def client(self, client_id: jax.Array) -> ClientData:
+    """One client's view; `client_id` may be traced."""
+    parts = {name: getattr(self, name).of_client(client_id) for name in SPLITS}
+    return ClientData(
+      source=self.source, client_id=client_id, augment=self.augment, **parts
+    )
+
+  def example(self) -> jax.Array:
+    """The inputs of one sample, `[1, ...]`, from which models are shaped."""
+    return self.client(jnp.int32(0)).batch(jnp.zeros(1, jnp.int32)).inputs
+
+
+def _table(parts: tuple[np.ndarray, ...]) -> Split:
+  counts = np.array([len(part) for part in parts], np.int32)
+  offsets = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
+  rows = np.concatenate([*parts, np.zeros(0, np.int32)]).astype(np.int32)
+  if not rows.size:
+    rows = np.zeros(1, np.int32)  # A table that lookups may clip to.
+  return Split(
+    rows=jnp.asarray(rows),
+    offset=jnp.asarray(offsets),
+    count=jnp.asarray(counts),
+    max_count=int(counts.max()),
+  )
+
+
+def make_federation(
+  dataset: Dataset, partition: Partition, *, augment: str = "none"
+) -> Federation:
+  """Puts a dataset and its partition on the device.
+
+  Args:
+    dataset: the samples.
+    partition: who holds which of them.
+    augment: "none" or "crop_flip", of training batches.
+
+  Raises:
+    ValueError: unknown augmentation.
+  """
+  augment_lib.check_augment(augment, dataset.inputs.shape[1:])
+  pool = Pool(
+    inputs=jnp.asarray(dataset.inputs),
+    labels=jnp.asarray(dataset.labels, jnp.int32),
+    mean=jnp.asarray(dataset.mean, jnp.float32),
+    std=jnp.asarray(dataset.std, jnp.float32),
+  )
+  return Federation(
+    source=pool,
+    train=_table(partition.train),
+    validation=_table(partition.validation),
+    test=_table(partition.test),
+    num_clients=len(partition.train),
+    num_classes=dataset.num_classes,
+    augment=augment,
+  )
+
+
+def synthetic_federation(
+  source: SyntheticSource, num_clients: int, *, validation_fraction: float = 0.0
+) -> Federation:
+  """A federation whose samples are made when they are drawn.
+
+  Args:
+    source: of the samples, and of their number per client.
+    num_clients: any number; only two counters per split are stored for each.
+    validation_fraction: share of the training samples, the last ones, set
+      aside for validation.
+  """
+  held_out = int(validation_fraction * source.train_samples)
+  trained = source.train_samples - held_out
+
+  def split(begin, count):
+    return Split(
+      rows=None,
+      offset=jnp.full(num_clients, begin, jnp.int32),
+      count=jnp.full(num_clients, count, jnp.int32),
+      max_count=count,
+    )
+
+  return Federation(
+    source=source,
+    train=split(0, trained),
+    validation=split(trained, held_out),
+    test=split(source.train_samples, source.test_samples),
+    num_clients=num_clients,
+    num_classes=source.num_classes,
+  )

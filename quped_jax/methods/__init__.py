@@ -1,0 +1,61 @@
+"""Federated methods, by name.
+
+To add one: write a file like `local.py`, and register it here or, from
+outside the package, with `register_method`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from quped_jax.methods import api
+from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
+from quped_jax.methods.local import LocalOptions, make_local
+from quped_jax.methods.quped import QupedOptions, make_quped
+from quped_jax.methods.qupel import QupelOptions, make_qupel
+
+__all__ = ["METHODS", "Entry", "api", "get_method", "register_method"]
+
+
+class Entry(NamedTuple):
+  """A registered method.
+
+  Attributes:
+    make: `(models, public, training, options) -> FederatedMethod`.
+    options: the frozen dataclass of the method's own settings.
+  """
+
+  make: Callable[..., api.FederatedMethod]
+  options: type
+
+
+METHODS: dict[str, Entry] = {
+  "quped": Entry(make_quped, QupedOptions),
+  "qupel": Entry(make_qupel, QupelOptions),
+  "fedavg": Entry(make_fedavg, FedavgOptions),
+  "local": Entry(make_local, LocalOptions),
+}
+
+
+def get_method(name: str) -> Entry:
+  """The method of that name.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if name not in METHODS:
+    raise ValueError(
+      f"method={name!r}: must be one of {', '.join(sorted(METHODS))}"
+    )
+  return METHODS[name]
+
+
+def register_method(name: str, make: Callable[..., Any], options: type) -> None:
+  """Adds a method, or replaces one.
+
+  Args:
+    name: by which settings choose it.
+    make: `(models, public, training, options) -> FederatedMethod`.
+    options: a frozen dataclass; its fields become the settings
+      `NAME.FIELD`.
+  """
+  METHODS[name] = Entry(make, options)

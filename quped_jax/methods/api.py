@@ -1,0 +1,325 @@
+"""What a federated method is, and the building blocks that methods share.
+
+A method is written for ONE client; the engine adds the client axis. It is a
+tuple of pure functions that close over what is static.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax import alternating, distill
+from quped_jax import codebook as codebook_lib
+from quped_jax.alternating import Learner
+from quped_jax.federation import Batch, ClientData
+from quped_jax.models import Model
+
+WEIGHTINGS = ("uniform", "samples")
+
+
+class Models(NamedTuple):
+  """The networks of a federation.
+
+  Attributes:
+    shared: the architecture of the global model.
+    clients: that of each cohort's clients, by name of the cohort.
+  """
+
+  shared: Model
+  clients: Mapping[str, Model]
+
+
+class GlobalModel(NamedTuple):
+  """A model that travels: the server's state, or its difference.
+
+  Attributes:
+    params: w.
+    stats: its batch-norm statistics.
+  """
+
+  params: Any
+  stats: Any
+
+
+class ClientSpec(NamedTuple):
+  """What a client brings that does not change, scalars (arrays when stacked).
+
+  Attributes:
+    bits: int32, 1 to 8 or 32.
+  """
+
+  bits: Any
+
+
+class Context(NamedTuple):
+  """What a client, or the server, knows in one round.
+
+  Attributes:
+    round: int32 `[]`, from 0.
+    key: the client's key of this round, or the server's.
+    client_id: int32 `[]`; -1 at the server.
+    spec: the client's ClientSpec; None at the server.
+    rates: this round's step sizes and strength for the client; None at the
+      server.
+    shared_learning_rate: this round's step size of downloaded models.
+    num_steps: int32 `[]`, how many local steps count, for a straggler; None if
+      all do.
+  """
+
+  round: Any
+  key: Any
+  client_id: Any
+  spec: Any
+  rates: Any
+  shared_learning_rate: Any
+  num_steps: Any = None
+
+
+class ClientResult(NamedTuple):
+  """What a client's round ends with.
+
+  Attributes:
+    client: its new state.
+    message: what it sends; a model travels as the difference to the download.
+    weight: its weight in the average, float32 `[]`.
+    metrics: scalars to report.
+  """
+
+  client: Any
+  message: Any
+  weight: Any
+  metrics: dict[str, jax.Array]
+
+
+class Aggregate(NamedTuple):
+  """Sum of what the server received from a cohort.
+
+  Attributes:
+    total: sum of weight times message.
+    weight: sum of the weights, float32 `[]`.
+  """
+
+  total: Any
+  weight: Any
+
+
+def weighted_sum(server: Any, message: Any, weight: Any, cohort: str) -> Any:
+  """The default `receive`: weight times message, and the weight."""
+  del server, cohort
+  weight = jnp.asarray(weight, jnp.float32)
+  total = jax.tree.map(lambda m: (weight * m).astype(m.dtype), message)
+  return Aggregate(total, weight)
+
+
+class FederatedMethod(NamedTuple):
+  """A federated learning method, as pure functions for one client.
+
+  Attributes:
+    init_server: `(key, inputs) -> server`; inputs `[1, ...]` give the shape.
+    init_client: `(key, inputs, server, client_id, spec, cohort) -> client`,
+      the state that never leaves the client. All clients get the same key:
+      they start from the same weights unless they fold in their id.
+    broadcast: `(server, client_id, cohort) -> download`.
+    client_update: `(download, client, data, context, cohort) -> ClientResult`.
+    server_update: `(server, {cohort: aggregate}, context) -> server`; a total
+      weight of zero leaves the server unchanged.
+    variants: `(server, client, data, context, cohort) -> {name: (params,
+      stats, model)}`, the models to evaluate: "personalized", "quantized",
+      "global", those that exist.
+    headline: the variant that comparisons report.
+    receive: `(server, message, weight, cohort) -> contribution`, at the
+      server, per client, summed over the clients as it goes.
+    begin_finetune: `client -> client`, freezes the assignment of
+      weights to levels; None if the method has no second phase.
+  """
+
+  init_server: Callable[[jax.Array, jax.Array], Any]
+  init_client: Callable[..., Any]
+  broadcast: Callable[..., Any]
+  client_update: Callable[..., ClientResult]
+  server_update: Callable[..., Any]
+  variants: Callable[..., dict[str, tuple[Any, Any, Model]]]
+  headline: str
+  receive: Callable[..., Any] = weighted_sum
+  begin_finetune: Callable[..., Any] | None = None
+
+
+class Training(NamedTuple):
+  """How clients train, common to all methods and static.
+
+  Attributes:
+    steps: local steps per round, one batch each.
+    batch_size: samples per batch.
+    alternating: the step for weights and levels.
+    shared_optimizer: of downloaded models; its state starts afresh each
+      round, and `update` takes `learning_rate`.
+    max_levels: length of codebooks; None if no client is quantized.
+    granularity: of codebooks, "tensor" or "channel".
+    outer_level: as in `init_codebook`.
+    recalibration_batches: on how many training batches the quantized model's
+      batch-norm statistics are estimated again before it is evaluated.
+    loss: `(logits, labels) -> scalar`.
+  """
+
+  steps: int
+  batch_size: int
+  alternating: alternating.Alternating
+  shared_optimizer: optax.GradientTransformationExtraArgs
+  max_levels: int | None
+  granularity: str = "tensor"
+  outer_level: float | None = None
+  recalibration_batches: int = 10
+  loss: Callable[[jax.Array, jax.Array], jax.Array] = distill.cross_entropy
+
+  def learner(
+    self, model: Model, params: Any, stats: Any, bits: Any
+  ) -> Learner:
+    """A learner that starts from a model, its codebooks fitted to it."""
+    return self.alternating.init(
+      params, stats, self.codebooks(model, params, bits)
+    )
+
+  def codebooks(self, model: Model, params: Any, bits: Any) -> Any:
+    """Codebooks fitted to a model's parameters; none if nobody quantizes."""
+    if self.max_levels is None:
+      return codebook_lib.full_precision(params)
+    return codebook_lib.init_codebooks(
+      params,
+      model.is_quantized,
+      bits,
+      self.max_levels,
+      granularity=self.granularity,
+      outer_level=self.outer_level,
+    )
+
+  def label_objective(
+    self, model: Model, batch: Batch
+  ) -> alternating.Objective:
+    """The loss of a model on a batch's labels."""
+
+    def objective(params, stats):
+      logits, stats = model.apply(params, stats, batch.inputs, True)
+      return self.loss(logits, batch.labels), stats
+
+    return objective
+
+  def quantized_variant(
+    self, model: Model, learner: Learner, data: ClientData, context: Context
+  ) -> tuple[Any, Any, Model]:
+    """The hard-quantized model, its statistics estimated again on its own."""
+    params, stats = alternating.deployed(learner)
+    quantized = alternating.has_codebooks(learner.codebooks)
+    if quantized and jax.tree.leaves(stats) and self.recalibration_batches:
+      positions = data.draw(
+        context.key, self.recalibration_batches, self.batch_size
+      )
+
+      def body(stats, position):
+        inputs = data.batch(position).inputs
+        return model.apply(params, stats, inputs, True)[1], None
+
+      stats, _ = jax.lax.scan(body, stats, positions)
+    return params, stats, model
+
+
+def local_steps(
+  step: Callable[[Any, Batch], tuple[Any, dict[str, jax.Array]]],
+  carry: Any,
+  data: ClientData,
+  context: Context,
+  training: Training,
+) -> tuple[Any, dict[str, jax.Array]]:
+  """Runs a client's local steps of one round, each on a batch of its own.
+
+  Args:
+    step: `(carry, batch) -> (carry, metrics)`.
+    carry: what the steps update.
+    data: the client's samples.
+    context: its key, and how many steps count.
+    training: number of steps and size of the batches.
+
+  Returns:
+    The carry after the last step, and the metrics' means over the steps.
+  """
+  draw_key, augment_key = jax.random.split(context.key)
+  positions = data.draw(draw_key, training.steps, training.batch_size)
+
+  def body(carry, xs):
+    index, position = xs
+    key = jax.random.fold_in(augment_key, index)
+    new, metrics = step(carry, data.train_batch(key, position))
+    if context.num_steps is not None:
+      counts = index < context.num_steps
+      new = jax.tree.map(lambda a, b: jnp.where(counts, a, b), new, carry)
+    return new, metrics
+
+  indices = jnp.arange(training.steps, dtype=jnp.int32)
+  carry, metrics = jax.lax.scan(body, carry, (indices, positions))
+  return carry, jax.tree.map(jnp.mean, metrics)
+
+
+def client_weight(weighting: str, data: ClientData) -> Any:
+  """A client's weight in the mean: 1, or its number of training samples."""
+  return 1.0 if weighting == "uniform" else data.train.count
+
+
+def tree_difference(new: Any, old: Any) -> Any:
+  """new - old, leaf by leaf."""
+  return jax.tree.map(jnp.subtract, new, old)
+
+
+def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
+  """Weighted mean of the messages of all cohorts; zero if nobody sent one.
+
+  Args:
+    aggregates: the sums that the server received, by cohort.
+    like: a tree with the structure of a message.
+
+  Returns:
+    A tree like `like`.
+  """
+  weight = sum(a.weight for a in aggregates.values())
+  totals = [a.total for a in aggregates.values()]
+
+  def mean(leaf, *parts):
+    share = sum(parts) / jnp.where(weight > 0, weight, 1.0)
+    return jnp.where(weight > 0, share, 0.0).astype(leaf.dtype)
+
+  return jax.tree.map(mean, like, *totals)
+
+
+def check_unit_interval(field: str, value: float) -> None:
+  """Raises a ValueError unless the value is in [0, 1]."""
+  if not 0 <= value <= 1:
+    raise ValueError(f"{field}={value}: must be from 0 to 1")
+
+
+def check_positive(field: str, value: float) -> None:
+  """Raises a ValueError unless the value is positive and finite."""
+  if not 0 < value < float("inf"):
+    raise ValueError(f"{field}={value}: must be positive")
+
+
+def check_not_negative(field: str, value: float) -> None:
+  """Raises a ValueError unless the value is at least 0 and finite."""
+  if not 0 <= value < float("inf"):
+    raise ValueError(f"{field}={value}: must be at least 0")
+
+
+def check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
+  """Raises a ValueError unless the value is one of those allowed."""
+  if value not in allowed:
+    raise ValueError(f"{field}={value!r}: must be one of {', '.join(allowed)}")
+
+
+def check_same_model(method: str, models: Models) -> None:
+  """Raises a ValueError unless all cohorts have the global architecture."""
+  for cohort, model in models.clients.items():
+    if model is not models.shared:
+      raise ValueError(
+        f"model={model.name!r} (cohort {cohort!r}): must be the global "
+        f"model's, {models.shared.name!r}, since {method} averages weights"
+      )

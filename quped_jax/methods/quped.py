@@ -1,0 +1,169 @@
+"""QuPeD: quantized personalization via distillation.
+
+Every client trains its own quantized model x_i, c_i of its own precision and
+architecture, and its copy w_i of the global model; the two teach each other
+by distillation on the client's data. Down: the global model w. Up: w_i, as a
+difference. The server takes the mean.
+
+References:
+  Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
+  Distillation with Applications to Federated Learning, 2021 (Algorithm 2).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax import alternating, distill
+from quped_jax.methods import api
+
+GLOBAL_LOSSES = ("distill", "distill+labels")
+
+
+@dataclasses.dataclass(frozen=True)
+class QupedOptions:
+  """Settings of QuPeD.
+
+  Attributes:
+    lambda_p: weight of distillation against labels, in [0, 1].
+    temperature: T, by which logits are divided.
+    temperature_on: "both" logits, or only the "teacher"'s (the released code).
+    global_loss: "distill" (the paper), or "distill+labels", which adds the
+      labels' loss, with weight 1, to that of w_i.
+    weighting: of the clients in the mean, "uniform" or by "samples".
+  """
+
+  lambda_p: float = 0.5
+  temperature: float = 3.0
+  temperature_on: str = "both"
+  global_loss: str = "distill"
+  weighting: str = "uniform"
+
+  def __post_init__(self):
+    api.check_unit_interval("quped.lambda_p", self.lambda_p)
+    api.check_positive("quped.temperature", self.temperature)
+    api.check_choice(
+      "quped.temperature_on", self.temperature_on, distill.TEMPERATURE_ON
+    )
+    api.check_choice("quped.global_loss", self.global_loss, GLOBAL_LOSSES)
+    api.check_choice("quped.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def make_quped(
+  models: api.Models, public: Any, training: api.Training, options: QupedOptions
+) -> api.FederatedMethod:
+  """Makes QuPeD.
+
+  Args:
+    models: of the global model and of each cohort.
+    public: not used.
+    training: how clients train.
+    options: the method's own settings.
+  """
+  del public
+  share = options.lambda_p
+  from_labels = options.global_loss == "distill+labels"
+  kl = functools.partial(
+    distill.kl_divergence,
+    temperature=options.temperature,
+    temperature_on=options.temperature_on,
+  )
+
+  def init_server(key, inputs):
+    return api.GlobalModel(*models.shared.init(key, inputs))
+
+  def init_client(key, inputs, server, client_id, spec, cohort):
+    del server, client_id
+    model = models.clients[cohort]
+    return training.learner(model, *model.init(key, inputs), spec.bits)
+
+  def broadcast(server, client_id, cohort):
+    del client_id, cohort
+    return server
+
+  def client_update(download, client, data, context, cohort):
+    model = models.clients[cohort]
+
+    def step(carry, batch):
+      learner, shared, opt_state = carry
+
+      # One pass of w_i serves as teacher here and as student in c.
+      def forward(params):
+        return models.shared.apply(params, shared.stats, batch.inputs, True)
+
+      teacher, pull_back, stats = jax.vjp(forward, shared.params, has_aux=True)
+
+      def objective(params, stats):
+        logits, stats = model.apply(params, stats, batch.inputs, True)
+        labels = training.loss(logits, batch.labels)
+        distilled = kl(jax.lax.stop_gradient(teacher), logits)
+        return (1 - share) * labels + share * distilled, stats
+
+      # a, b: weights and levels, by distillation from w_i.
+      learner, loss = training.alternating.step(
+        learner, objective, context.rates
+      )
+
+      # c: w_i, by distillation from the new personalized models.
+      views = training.alternating.views(learner)
+      taught = [
+        model.apply(view.params, view.stats, batch.inputs, True)[0]
+        for view in views
+      ]
+
+      def global_loss(logits):
+        total = jnp.zeros(())
+        for view, target in zip(views, taught, strict=True):
+          total = alternating.add_loss(view, total, share * kl(logits, target))
+        if from_labels:
+          total += training.loss(logits, batch.labels)
+        return total
+
+      (grads,) = pull_back(jax.grad(global_loss)(teacher))
+      updates, opt_state = training.shared_optimizer.update(
+        grads,
+        opt_state,
+        shared.params,
+        learning_rate=context.shared_learning_rate,
+      )
+      params = optax.apply_updates(shared.params, updates)
+      return (learner, api.GlobalModel(params, stats), opt_state), {
+        "loss": loss
+      }
+
+    opt_state = training.shared_optimizer.init(download.params)
+    carry = (client, download, opt_state)
+    (client, shared, _), metrics = api.local_steps(
+      step, carry, data, context, training
+    )
+    weight = api.client_weight(options.weighting, data)
+    message = api.tree_difference(shared, download)
+    return api.ClientResult(client, message, weight, metrics)
+
+  def server_update(server, aggregates, context):
+    del context
+    mean = api.mean_message(aggregates, server)
+    return optax.apply_updates(server, mean)
+
+  def variants(server, client, data, context, cohort):
+    model = models.clients[cohort]
+    return {
+      "personalized": (*alternating.current(client), model),
+      "quantized": training.quantized_variant(model, client, data, context),
+      "global": (server.params, server.stats, models.shared),
+    }
+
+  return api.FederatedMethod(
+    init_server=init_server,
+    init_client=init_client,
+    broadcast=broadcast,
+    client_update=client_update,
+    server_update=server_update,
+    variants=variants,
+    headline="quantized",
+    begin_finetune=alternating.freeze,
+  )

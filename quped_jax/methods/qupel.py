@@ -1,0 +1,139 @@
+"""QuPeL, the predecessor of QuPeD: personalization by a proximity penalty.
+
+No distillation: a quadratic penalty ties each client's quantized weights to
+its copy w_i of the global model, so all architectures must be equal.
+
+.. math::
+  f_i(x) + f_i(\\tilde Q_c(x)) + \\lambda R(x, c)
+    + \\tfrac{\\lambda_p}{2} \\|\\tilde Q_c(x) - w\\|^2
+
+Down: the global model w. Up: w_i, as a difference. A client of full precision
+is tied at x itself, where Q is the identity.
+
+References:
+  Ozkara, Singh, Data, Diggavi, QuPeL: Quantized Personalization with
+  Applications to Federated Learning, 2021.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax import alternating
+from quped_jax.methods import api
+
+
+@dataclasses.dataclass(frozen=True)
+class QupelOptions:
+  """Settings of QuPeL.
+
+  Attributes:
+    lambda_p: weight of the penalty, at least 0.
+    weighting: of the clients in the mean, "uniform" or by "samples".
+  """
+
+  lambda_p: float = 0.5
+  weighting: str = "uniform"
+
+  def __post_init__(self):
+    api.check_not_negative("qupel.lambda_p", self.lambda_p)
+    api.check_choice("qupel.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def make_qupel(
+  models: api.Models, public: Any, training: api.Training, options: QupelOptions
+) -> api.FederatedMethod:
+  """Makes QuPeL.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    public: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  del public
+  api.check_same_model("qupel", models)
+  model = models.shared
+  lambda_p = options.lambda_p
+
+  def init_server(key, inputs):
+    return api.GlobalModel(*model.init(key, inputs))
+
+  def init_client(key, inputs, server, client_id, spec, cohort):
+    del key, inputs, client_id, cohort
+    return training.learner(model, server.params, server.stats, spec.bits)
+
+  def broadcast(server, client_id, cohort):
+    del client_id, cohort
+    return server
+
+  def client_update(download, client, data, context, cohort):
+    del cohort
+
+    def step(carry, batch):
+      learner, shared, opt_state = carry
+
+      def penalty(params):
+        squares = jax.tree.map(
+          lambda q, w: jnp.sum(jnp.square(q - w)), params, shared
+        )
+        return lambda_p / 2 * sum(jax.tree.leaves(squares))
+
+      learner, loss = training.alternating.step(
+        learner,
+        training.label_objective(model, batch),
+        context.rates,
+        penalty,
+      )
+      # The gradient of the penalty in w_i, at the new x and c.
+      quantized = training.alternating.views(learner)[-1].params
+      grads = jax.tree.map(lambda w, q: lambda_p * (w - q), shared, quantized)
+      updates, opt_state = training.shared_optimizer.update(
+        grads,
+        opt_state,
+        shared,
+        learning_rate=context.shared_learning_rate,
+      )
+      shared = optax.apply_updates(shared, updates)
+      return (learner, shared, opt_state), {"loss": loss}
+
+    shared = download.params
+    carry = (client, shared, training.shared_optimizer.init(shared))
+    (client, shared, _), metrics = api.local_steps(
+      step, carry, data, context, training
+    )
+    # w_i never sees data: its statistics are those of the quantized model.
+    stats = training.alternating.views(client)[-1].stats
+    message = api.tree_difference(api.GlobalModel(shared, stats), download)
+    weight = api.client_weight(options.weighting, data)
+    return api.ClientResult(client, message, weight, metrics)
+
+  def server_update(server, aggregates, context):
+    del context
+    mean = api.mean_message(aggregates, server)
+    return optax.apply_updates(server, mean)
+
+  def variants(server, client, data, context, cohort):
+    del cohort
+    return {
+      "personalized": (*alternating.current(client), model),
+      "quantized": training.quantized_variant(model, client, data, context),
+      "global": (server.params, server.stats, model),
+    }
+
+  return api.FederatedMethod(
+    init_server=init_server,
+    init_client=init_client,
+    broadcast=broadcast,
+    client_update=client_update,
+    server_update=server_update,
+    variants=variants,
+    headline="quantized",
+    begin_finetune=alternating.freeze,
+  )

@@ -1,0 +1,172 @@
+"""Where results go: files in the workdir, and a display of the progress."""
+
+import contextlib
+import csv
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import rich.console
+import rich.progress
+
+
+def _plain(value: Any) -> Any:
+  """JSON has no NaN: null stands for it."""
+  if isinstance(value, dict):
+    return {k: _plain(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+class Writer:
+  """Writes a run's files into its workdir.
+
+  `config.json`, the settings with every default; `metrics.jsonl`, a line per
+  evaluated round; `clients.csv`, a row per client; `summary.json`.
+
+  Args:
+    workdir: made if it is not there; None writes nothing.
+
+  Raises:
+    ValueError: a workdir that cannot be written.
+  """
+
+  def __init__(self, workdir: str | os.PathLike | None):
+    self._folder = None if workdir is None else pathlib.Path(workdir)
+    if self._folder is None:
+      return
+    try:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      (self._folder / "metrics.jsonl").write_text("")
+    except OSError as error:
+      raise ValueError(
+        f"workdir={str(workdir)!r}: must be a folder that can be written "
+        f"({error.strerror})"
+      ) from error
+
+  def _json(self, name: str, value: Any) -> None:
+    if self._folder is not None:
+      text = json.dumps(_plain(value), indent=2, allow_nan=False)
+      _replace(self._folder / name, text + "\n")
+
+  def config(self, settings: dict[str, Any]) -> None:
+    """Writes `config.json`."""
+    self._json("config.json", settings)
+
+  def summary(self, summary: dict[str, Any]) -> None:
+    """Writes `summary.json`."""
+    self._json("summary.json", summary)
+
+  def metrics(self, record: dict[str, Any]) -> None:
+    """Appends a line to `metrics.jsonl`."""
+    if self._folder is not None:
+      with (self._folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(_plain(record), allow_nan=False) + "\n")
+
+  def clients(self, rows: list[dict[str, Any]]) -> None:
+    """Writes `clients.csv`."""
+    if self._folder is None:
+      return
+    path = self._folder / "clients.csv"
+    with path.open("w", newline="") as file:
+      table = csv.DictWriter(file, fieldnames=list(rows[0]))
+      table.writeheader()
+      table.writerows(rows)
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+  """Writes a file so that no reader ever sees half of it."""
+  part = path.with_name(path.name + ".part")
+  part.write_text(text)
+  os.replace(part, path)
+
+
+def _describe(record: dict[str, Any], seconds: float) -> str:
+  shown = [
+    f"{name.removeprefix('test/')} {100 * value:.1f} %"
+    for name, value in record.items()
+    if name.startswith("test/")
+  ]
+  return f"{', '.join(shown)}, {seconds:.2g} s/round"
+
+
+class Display:
+  """Shows how a run gets on: live on a terminal, log lines elsewhere.
+
+  Args:
+    console: where to; the standard output by default.
+    label: what to call the run; its method by default.
+    quiet: shows nothing.
+    lines: how many log lines a run prints at most where there is no terminal.
+  """
+
+  def __init__(
+    self,
+    console: rich.console.Console | None = None,
+    *,
+    label: str | None = None,
+    quiet: bool = False,
+    lines: int = 10,
+  ):
+    self._console = console or rich.console.Console(quiet=quiet)
+    self._label = label
+    self._quiet = quiet
+    self._lines = lines
+
+  @contextlib.contextmanager
+  def show(
+    self, settings: Any, simulation: Any
+  ) -> Iterator[Callable[[dict[str, Any], float], None]]:
+    """Yields `update(record, seconds per round)`, for evaluated rounds."""
+    del simulation
+    label = self._label or settings.method
+    if self._quiet:
+      yield lambda record, seconds: None
+    elif self._console.is_terminal:
+      with self._live(label, settings.rounds) as update:
+        yield update
+    else:
+      yield self._log(label, settings.rounds)
+
+  @contextlib.contextmanager
+  def _live(self, label: str, rounds: int):
+    columns = (
+      rich.progress.TextColumn("{task.description}"),
+      rich.progress.BarColumn(bar_width=20),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TimeRemainingColumn(),
+      rich.progress.TextColumn("{task.fields[status]}"),
+    )
+    with rich.progress.Progress(*columns, console=self._console) as progress:
+      task = progress.add_task(label, total=rounds, status="compiling")
+
+      def update(record, seconds):
+        progress.update(
+          task,
+          completed=record["round"],
+          status=_describe(record, seconds),
+        )
+
+      yield update
+
+  def _log(self, label: str, rounds: int):
+    every = max(1, rounds // self._lines)
+    shown = 0
+
+    def update(record, seconds):
+      nonlocal shown
+      round_ = record["round"]
+      if round_ == rounds or round_ >= shown + every:
+        shown = round_
+        print(
+          f"{label}: round {round_}/{rounds}: {_describe(record, seconds)}",
+          flush=True,
+        )
+
+    return update

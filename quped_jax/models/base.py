@@ -1,0 +1,103 @@
+"""A network as pure functions, and how to make one from a flax module."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+
+class Model(NamedTuple):
+  """A network as pure functions.
+
+  Batch-norm statistics are carried beside the parameters, so that a learner
+  can keep one set of them per variant of the same weights.
+
+  Attributes:
+    name: the name under which results are reported.
+    init: `init(key, inputs) -> (params, stats)`. Only the shape and type of
+      `inputs`, `[batch, ...]`, matter. `stats` is `{}` where the network keeps
+      none.
+    apply: `apply(params, stats, inputs, train) -> (logits, stats)` with
+      `logits` of shape `[batch, classes]`. `train` is a static bool: with True
+      the batch's own statistics normalise and the new running statistics are
+      returned; with False the running ones do and come back unchanged.
+    is_quantized: whether the parameter at a path such as `"hidden_1/kernel"`
+      is quantized.
+  """
+
+  name: str
+  init: Callable[[jax.Array, jax.typing.ArrayLike], tuple[Any, Any]]
+  apply: Callable[[Any, Any, jax.typing.ArrayLike, bool], tuple[jax.Array, Any]]
+  is_quantized: Callable[[str], bool]
+
+
+def hidden_kernels(path: str) -> bool:
+  """Tells whether a path names the kernel of a hidden layer.
+
+  The models of this package name their first layer `first` and their last
+  layer `last`. Those two, biases and normalisation parameters stay in full
+  precision.
+
+  Args:
+    path: a parameter path, its components joined by `/`.
+
+  Returns:
+    True where the last component is `kernel` and none is `first` or `last`.
+  """
+  *layers, leaf = path.split("/")
+  return leaf == "kernel" and not {"first", "last"}.intersection(layers)
+
+
+def from_linen(
+  module: nn.Module,
+  name: str,
+  is_quantized: Callable[[str], bool] = hidden_kernels,
+) -> Model:
+  """Makes a model from a flax linen module.
+
+  Args:
+    module: called with `inputs`, and with `train` as a keyword argument if its
+      `__call__` names one. It may keep the collections `params` and
+      `batch_stats`, and returns logits.
+    name: the name under which results are reported.
+    is_quantized: predicate on the parameter path.
+
+  Returns:
+    The model. Its `init` raises ValueError if the module keeps another
+    collection of variables.
+  """
+  takes_train = "train" in inspect.signature(type(module).__call__).parameters
+
+  def mode(train: bool) -> dict[str, Any]:
+    return {"train": train} if takes_train else {}
+
+  # Under jit the forward pass is dropped and only the initialisers run.
+  @jax.jit
+  def init_variables(key, inputs):
+    return module.init(key, inputs, **mode(False))
+
+  def init(key, inputs):
+    variables = init_variables(key, inputs)
+    unknown = sorted(set(variables) - {"params", "batch_stats"})
+    if unknown:
+      raise ValueError(
+        f"module of model {name!r} keeps the collections {unknown}; allowed "
+        "are 'params' and 'batch_stats'"
+      )
+    return variables.get("params", {}), variables.get("batch_stats", {})
+
+  def apply(params, stats, inputs, train) -> tuple[Any, Any]:
+    if not (train and stats):
+      variables = {"params": params, "batch_stats": stats}
+      return module.apply(variables, inputs, **mode(train)), stats
+    logits, updated = module.apply(
+      {"params": params, "batch_stats": stats},
+      inputs,
+      mutable=["batch_stats"],
+      **mode(train),
+    )
+    return logits, updated["batch_stats"]
+
+  return Model(name, init, apply, is_quantized)

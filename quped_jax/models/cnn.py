@@ -1,0 +1,70 @@
+"""Small convolutional networks for images of 28x28 and 32x32 pixels.
+
+References:
+  McMahan et al., Communication-Efficient Learning of Deep Networks from
+  Decentralized Data, 2017: the network for grey images and, after the
+  TensorFlow tutorials, that for CIFAR.
+  Ozkara et al., QuPeD: Quantized Personalization via Distillation with
+  Applications to Federated Learning, 2021: CNN1 and CNN2.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from quped_jax.models.conv import check_images, max_pool_2x2
+
+_POOLED = 2  # convolutions that a pooling follows
+
+
+class CNN(nn.Module):
+  """Convolutions of 5x5, the first two pooled 2x2, then dense layers.
+
+  The layers are named `first`, `hidden_1`, `hidden_2`, ..., `last`, whether
+  convolutional or dense. Convolutions beyond the second follow the second
+  pooling, so that the dense layers have the same shape with and without them.
+
+  Attributes:
+    num_classes: width of the last layer.
+    conv_features: channels of the convolutions.
+    dense_features: widths of the dense layers before the last.
+    conv: function with the arguments of `jax.lax.conv_general_dilated`.
+    dtype: type of the computation; None for that of parameters and inputs.
+  """
+
+  num_classes: int
+  conv_features: tuple[int, ...] = (32, 64)
+  dense_features: tuple[int, ...] = (512,)
+  conv: Callable[..., jax.Array] = lax.conv_general_dilated
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, inputs: jax.typing.ArrayLike) -> jax.Array:
+    """Maps `[batch, height, width, channels]` to `[batch, num_classes]`."""
+    outputs = check_images(inputs)
+    for index, channels in enumerate(self.conv_features):
+      outputs = nn.relu(
+        nn.Conv(
+          channels,
+          (5, 5),
+          dtype=self.dtype,
+          conv_general_dilated=self.conv,
+          name=_layer_name(index),
+        )(outputs)
+      )
+      if index < _POOLED:
+        outputs = max_pool_2x2(outputs)
+    outputs = outputs.reshape(outputs.shape[0], -1)
+    for index, width in enumerate(self.dense_features, len(self.conv_features)):
+      name = _layer_name(index)
+      outputs = nn.relu(nn.Dense(width, dtype=self.dtype, name=name)(outputs))
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="last")(outputs)
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def _layer_name(index: int) -> str:
+  return f"hidden_{index}" if index else "first"

@@ -1,0 +1,103 @@
+"""Residual networks for images of 32x32 pixels.
+
+References:
+  He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from quped_jax.models.conv import check_images
+
+
+class ResNet(nn.Module):
+  """Three stages of residual blocks: 6 * blocks + 2 layers with weights.
+
+  The first convolution is named `first`, the dense layer `last`, and the two
+  convolutions of a block `stage_S/block_B` are `conv_1` and `conv_2`.
+
+  Attributes:
+    num_classes: width of the last layer.
+    blocks: residual blocks in each stage.
+    features: channels of the three stages.
+    conv: function with the arguments of `jax.lax.conv_general_dilated`.
+    dtype: type of the computation; None for that of parameters and inputs.
+  """
+
+  num_classes: int
+  blocks: int
+  features: tuple[int, ...] = (16, 32, 64)
+  conv: Callable[..., jax.Array] = lax.conv_general_dilated
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, inputs: jax.typing.ArrayLike, train: bool) -> jax.Array:
+    """Maps `[batch, height, width, channels]` to `[batch, num_classes]`."""
+    outputs = check_images(inputs)
+    outputs = _convolution(self, self.features[0], 1, "first")(outputs)
+    outputs = nn.relu(_normalisation(self, train, "first_norm")(outputs))
+    for stage, channels in enumerate(self.features):
+      for block in range(self.blocks):
+        outputs = _Block(
+          channels,
+          stride=2 if stage and not block else 1,
+          conv=self.conv,
+          dtype=self.dtype,
+          name=f"stage_{stage + 1}_block_{block + 1}",
+        )(outputs, train)
+    outputs = outputs.mean(axis=(1, 2))
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="last")(outputs)
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+class _Block(nn.Module):
+  """Two 3x3 convolutions and a shortcut without parameters (option A)."""
+
+  channels: int
+  stride: int
+  conv: Callable[..., jax.Array]
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, train: bool) -> jax.Array:
+    outputs = _convolution(self, self.channels, self.stride, "conv_1")(inputs)
+    outputs = nn.relu(_normalisation(self, train, "norm_1")(outputs))
+    outputs = _convolution(self, self.channels, 1, "conv_2")(outputs)
+    outputs = _normalisation(self, train, "norm_2")(outputs)
+    shortcut = inputs[:, :: self.stride, :: self.stride]
+    added = self.channels - inputs.shape[-1]
+    shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (0, added)))
+    return nn.relu(outputs + shortcut)
+
+
+def _convolution(
+  parent: ResNet | _Block, channels: int, stride: int, name: str
+) -> nn.Conv:
+  return nn.Conv(
+    channels,
+    (3, 3),
+    strides=stride,
+    # What "SAME" means for odd sizes only; here the window is centred always.
+    padding=1,
+    use_bias=False,
+    dtype=parent.dtype,
+    kernel_init=nn.initializers.he_normal(),
+    conv_general_dilated=parent.conv,
+    name=name,
+  )
+
+
+def _normalisation(
+  parent: ResNet | _Block, train: bool, name: str
+) -> nn.BatchNorm:
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    dtype=parent.dtype,
+    name=name,
+  )

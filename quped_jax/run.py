@@ -1,0 +1,326 @@
+"""From settings to results: a whole run, its files and its summary."""
+
+import os
+import resource
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from quped_jax import data as data_lib
+from quped_jax import methods
+from quped_jax import metrics as metrics_lib
+from quped_jax import models as models_lib
+from quped_jax.alternating import Rates
+from quped_jax.federation import (
+  Federation,
+  make_federation,
+  synthetic_federation,
+)
+from quped_jax.methods import api
+from quped_jax.settings import Settings
+from quped_jax.simulate import (
+  Population,
+  Simulation,
+  SimulationState,
+  make_simulation,
+)
+
+_COHORT = "clients"
+
+
+class Result(NamedTuple):
+  """What a run ends with.
+
+  Attributes:
+    summary: what `summary.json` holds.
+    clients: a row per client, what `clients.csv` holds.
+    history: a record per evaluated round, what `metrics.jsonl` holds.
+    state: the SimulationState after the last round.
+    simulation: the programs that made it.
+  """
+
+  summary: dict[str, Any]
+  clients: list[dict[str, Any]]
+  history: list[dict[str, Any]]
+  state: SimulationState
+  simulation: Simulation
+
+
+def load_federation(
+  settings: Settings, dataset: data_lib.Dataset | None = None
+) -> Federation:
+  """Loads the data that the settings name and divides it over the clients.
+
+  Args:
+    settings: dataset, partition and number of clients.
+    dataset: used instead of the one that the settings name, if given.
+
+  Raises:
+    ValueError: data or a partition that cannot be; the message names the
+      field.
+  """
+  if dataset is None and settings.dataset == "synthetic":
+    source = data_lib.SyntheticSource(
+      settings.seed, classes_per_client=settings.classes_per_client
+    )
+    return synthetic_federation(
+      source,
+      settings.clients,
+      validation_fraction=settings.validation_fraction,
+    )
+  if dataset is None:
+    dataset = data_lib.load_dataset(settings.dataset, settings.data_dir or None)
+  parts = data_lib.partition(
+    dataset,
+    settings.partition,
+    settings.clients,
+    seed=settings.seed,
+    classes_per_client=settings.classes_per_client,
+    alpha=settings.alpha,
+    min_size=settings.min_size,
+    shards_per_client=settings.shards_per_client,
+    groups_per_client=settings.groups_per_client,
+    train_fraction=settings.train_fraction,
+    validation_fraction=settings.validation_fraction,
+  )
+  return make_federation(dataset, parts, augment=settings.augment)
+
+
+def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
+  """The network that the settings name, shaped for the federation's data."""
+  shape = jax.eval_shape(federation.example).shape
+  options = {"features": settings.hidden} if settings.hidden else {}
+  return models_lib.create_model(
+    settings.model,
+    federation.num_classes,
+    image_channels=shape[-1] if len(shape) == 4 else None,
+    conv=settings.conv,
+    **options,
+  )
+
+
+def population_of(settings: Settings) -> Population:
+  """What each client brings: precision and step sizes, in turn."""
+
+  def floats(values):
+    return jnp.asarray(settings.per_client(values), jnp.float32)
+
+  return Population(
+    spec=api.ClientSpec(
+      bits=jnp.asarray(settings.per_client(settings.bits), jnp.int32)
+    ),
+    rates=Rates(
+      learning_rate=floats(settings.learning_rate),
+      centers_learning_rate=floats(settings.centers_learning_rate),
+      strength=floats((settings.strength,)),
+    ),
+    shared_learning_rate=jnp.float32(settings.shared_learning_rate),
+  )
+
+
+def build(
+  settings: Settings,
+  *,
+  federation: Federation | None = None,
+  model: models_lib.Model | None = None,
+) -> tuple[Simulation, Federation, models_lib.Model]:
+  """Makes the simulation that the settings describe.
+
+  Args:
+    settings: all settings.
+    federation: used instead of the one that the settings describe, if given.
+    model: likewise.
+
+  Returns:
+    The simulation, its data and its model. Nothing is compiled yet.
+
+  Raises:
+    ValueError: settings that do not fit each other or the data.
+  """
+  federation = federation or load_federation(settings)
+  model = model or load_model(settings, federation)
+  entry = methods.get_method(settings.method)
+  method = entry.make(
+    api.Models(shared=model, clients={_COHORT: model}),
+    None,
+    settings.training(),
+    settings.options(),
+  )
+  if settings.finetune_at and method.begin_finetune is None:
+    raise ValueError(
+      f"finetune_at={settings.finetune_at}: must be 0 with "
+      f"method={settings.method!r}, which has no second phase"
+    )
+  simulation = make_simulation(
+    method,
+    federation,
+    population_of(settings),
+    {_COHORT: np.arange(federation.num_clients)},
+    schedule=settings.schedule(),
+    strategy=settings.strategy,
+    chunk_size=settings.chunk_size,
+    clients_per_round=settings.clients_per_round or None,
+  )
+  return simulation, federation, model
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+  """Accuracy over clients, as fractions."""
+  present = values[~np.isnan(values)]
+  return {
+    "mean": float(np.mean(present)),
+    "std": float(np.std(present)),
+    "worst": float(np.min(present)),
+    "p10": float(np.percentile(present, 10)),
+    "best": float(np.max(present)),
+  }
+
+
+def _table(accuracy: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+  return {name: _spread(values) for name, values in accuracy.items()}
+
+
+def _client_rows(settings, federation, accuracy) -> list[dict[str, Any]]:
+  train, test = (
+    np.asarray(split.count) for split in (federation.train, federation.test)
+  )
+  bits = settings.per_client(settings.bits)
+  return [
+    {
+      "client": i,
+      "model": settings.model,
+      "bits": int(bits[i]),
+      "train_samples": int(train[i]),
+      "test_samples": int(test[i]),
+      **{name: float(values[i]) for name, values in accuracy.items()},
+    }
+    for i in range(federation.num_clients)
+  ]
+
+
+def _device_peak() -> int | None:
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get("peak_bytes_in_use")
+
+
+def run(
+  settings: Settings,
+  workdir: str | os.PathLike | None = None,
+  *,
+  federation: Federation | None = None,
+  model: models_lib.Model | None = None,
+  state: SimulationState | None = None,
+  display: metrics_lib.Display | None = None,
+) -> Result:
+  """Runs an experiment from its first round to its last.
+
+  Args:
+    settings: all settings.
+    workdir: where results are written; None for nowhere.
+    federation: used instead of the one that the settings describe, if given.
+    model: likewise.
+    state: where to start from, instead of fresh weights; its buffers are
+      taken over.
+    display: shows progress; by default a live display on a terminal and log
+      lines elsewhere. `Display(quiet=True)` shows nothing.
+
+  Returns:
+    The result, which is also in the workdir.
+
+  Raises:
+    ValueError: settings that cannot be, before anything is compiled.
+  """
+  writer = metrics_lib.Writer(workdir)
+  began = time.perf_counter()
+  simulation, federation, model = build(
+    settings, federation=federation, model=model
+  )
+  writer.config(settings.to_dict())
+  display = display or metrics_lib.Display()
+  state = simulation.init(settings.seed) if state is None else state
+
+  history: list[dict[str, Any]] = []
+  evaluated: list[dict[str, dict[str, np.ndarray]]] = []
+  seconds, rounds_timed = [], 0
+  with display.show(settings, simulation) as update:
+    # Everything is compiled here, so that rounds are timed without it.
+    start = time.perf_counter()
+    metrics = None
+    for round_ in range(1, settings.rounds + 1):
+      if settings.finetune_at == round_ - 1 and settings.finetune_at:
+        state = simulation.begin_finetune(state)
+      compiling = simulation.program.compile_seconds
+      state, metrics = simulation.run_round(state)
+      start += simulation.program.compile_seconds - compiling
+      rounds_timed += 1
+      last = round_ == settings.rounds
+      if not last and round_ % settings.eval_every:
+        continue
+      jax.block_until_ready(state)
+      seconds.append((time.perf_counter() - start) / rounds_timed)
+      accuracy = simulation.evaluate(state)
+      record = {
+        "round": round_,
+        **{name: float(value) for name, value in metrics.items()},
+        **{
+          f"{split}/{name}": float(np.nanmean(values))
+          for split, table in accuracy.items()
+          for name, values in table.items()
+        },
+      }
+      history.append(record)
+      evaluated.append(accuracy)
+      writer.metrics(record)
+      update(record, seconds[-1])
+      start, rounds_timed = time.perf_counter(), 0
+
+  headline = simulation.headline
+  summary = {
+    "method": settings.method,
+    "dataset": settings.dataset,
+    "model": settings.model,
+    "bits": list(settings.bits),
+    "seed": settings.seed,
+    "clients": federation.num_clients,
+    "rounds": settings.rounds,
+    "headline": headline,
+    "accuracy": _table(evaluated[-1]["test"]),
+    **_best_rounds(history, evaluated, headline),
+    "bytes_up": simulation.bytes_up,
+    "bytes_down": simulation.bytes_down,
+    "timing": {
+      "seconds_per_round": float(np.median(seconds)),
+      "compile_seconds": simulation.program.compile_seconds,
+      "total_seconds": time.perf_counter() - began,
+    },
+    "memory": {
+      "round_bytes": simulation.program.memory,
+      "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+      * 1024,
+      "device_peak_bytes": _device_peak(),
+    },
+  }
+  rows = _client_rows(settings, federation, evaluated[-1]["test"])
+  writer.clients(rows)
+  writer.summary(summary)
+  return Result(summary, rows, history, state, simulation)
+
+
+def _best_rounds(history, evaluated, headline) -> dict[str, Any]:
+  """The round that is best on validation data, and the best on test data."""
+
+  def best(split):
+    values = [np.nanmean(e[split][headline]) for e in evaluated]
+    at = int(np.argmax(values))
+    return history[at]["round"], _table(evaluated[at]["test"])
+
+  result: dict[str, Any] = {"best_round": None, "accuracy_best_round": None}
+  if "validation" in evaluated[-1]:
+    result["best_round"], result["accuracy_best_round"] = best("validation")
+  at, table = best("test")
+  result["oracle_best"] = {"round": at, "accuracy": table}
+  return result

@@ -1,0 +1,359 @@
+"""All settings of a federated experiment, checked, in one frozen dataclass."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optax
+
+from quped_jax import alternating, methods, proximal, transforms
+from quped_jax import clients as clients_lib
+from quped_jax import codebook as codebook_lib
+from quped_jax.methods import api
+from quped_jax.schedule import Schedule
+
+_FLOAT_OR_INT = (int, float)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What a run depends on. Every field has a default that works.
+
+  A tuple of per-precision step sizes has one entry, or one for each of
+  `bits`. Rounds and steps are counts; times are in seconds nowhere.
+
+  Attributes:
+    dataset: name of a dataset, see `quped_jax.data.load_dataset`; or
+      "synthetic", Gaussian classes made when drawn.
+    data_dir: where prepared datasets lie; "" for QUPED_DATA_DIR or the
+      default of tensorflow-datasets.
+    seed: of the partition, the initial weights and the batches.
+    clients: number of clients.
+    partition: "iid", "pathological", "dirichlet", "shards" or "natural".
+    classes_per_client: of "pathological" (and of synthetic data).
+    alpha: of "dirichlet".
+    min_size: of "dirichlet", fewest samples of a client.
+    shards_per_client: of "shards".
+    groups_per_client: of "natural", say writers.
+    train_fraction: of each client's samples, for a dataset that has no test
+      split of its own.
+    validation_fraction: of each client's training samples.
+    augment: of training batches, "none" or "crop_flip".
+    model: name of a network, see `quped_jax.models.create_model`.
+    hidden: widths of the hidden layers of "mlp"; () for its default.
+    conv: how convolutions are computed, "auto", "native" or "shift".
+    method: name of a federated method.
+    rounds: number of rounds.
+    steps: local steps of a client per round.
+    batch_size: samples per step.
+    clients_per_round: how many clients take part in a round; 0 for all.
+    bits: precisions, given to the clients in turn: 1 to 8, or 32.
+    granularity: of codebooks, "tensor" or "channel".
+    outer_level: if positive, levels start evenly from minus to plus this.
+    estimator: "soft" or "hard" (straight to the nearest levels).
+    sharpness: of the soft quantizer.
+    sharpness_unit: "gap" (between levels) or "absolute".
+    norm: of the regularizer that pulls weights to levels, "l1" or "l2".
+    center_prox: "exact" or "subgradient".
+    strength: lambda_0 of that regularizer.
+    strength_ramp: whether round r has strength lambda_0 * (r + 1).
+    strength_drop_factor: factor on it at each of `learning_rate_drops`.
+    optimizer: of the weights, "sgd", "momentum", "adam" or "adamw".
+    momentum: of "momentum".
+    weight_decay: of the optimizer.
+    weight_clip: if positive, quantized weights stay within plus or minus it.
+    learning_rate: eta_1, step size of the weights, per precision.
+    learning_rate_decay: factor per round.
+    learning_rate_drops: rounds at which it drops.
+    learning_rate_drop_factor: by how much.
+    centers_optimizer: of the levels.
+    centers_learning_rate: eta_2, step size of the levels, per precision.
+    centers_clip: bound on the gradient of a level.
+    centers_drops: rounds at which eta_2 drops.
+    centers_drop_factor: by how much.
+    shared_optimizer: of downloaded models that a client trains beside its
+      own.
+    shared_learning_rate: eta_3, their step size.
+    finetune_at: round with which the second phase begins, where the
+      assignment of weights to levels is frozen; 0 for never.
+    finetune_centers_learning_rate: eta_2 from then on.
+    recalibration_batches: on how many batches batch-norm statistics of a
+      quantized model are estimated again before it is evaluated.
+    eval_every: rounds between evaluations; the last is always evaluated.
+    strategy: "auto", "vmap" or "chunks": how many clients run at once.
+    chunk_size: of "chunks".
+    method_options: the options of every method, by its name; see there.
+  """
+
+  dataset: str = "digits"
+  data_dir: str = ""
+  seed: int = 0
+  clients: int = 40
+  partition: str = "pathological"
+  classes_per_client: int = 3
+  alpha: float = 0.5
+  min_size: int = 10
+  shards_per_client: int = 2
+  groups_per_client: int = 3
+  train_fraction: float = 0.5
+  validation_fraction: float = 0.0
+  augment: str = "none"
+  model: str = "mlp"
+  hidden: tuple[int, ...] = ()
+  conv: str = "auto"
+  method: str = "quped"
+  rounds: int = 40
+  steps: int = 40
+  batch_size: int = 16
+  clients_per_round: int = 0
+  bits: tuple[int, ...] = (1,)
+  granularity: str = "tensor"
+  outer_level: float = 0.0
+  estimator: str = "soft"
+  sharpness: float = 10.0
+  sharpness_unit: str = "gap"
+  norm: str = "l1"
+  center_prox: str = "exact"
+  strength: float = 1e-4
+  strength_ramp: bool = True
+  strength_drop_factor: float = 1.0
+  optimizer: str = "sgd"
+  momentum: float = 0.9
+  weight_decay: float = 0.0
+  weight_clip: float = 0.0
+  learning_rate: tuple[float, ...] = (0.05,)
+  learning_rate_decay: float = 1.0
+  learning_rate_drops: tuple[int, ...] = ()
+  learning_rate_drop_factor: float = 0.1
+  centers_optimizer: str = "sgd"
+  centers_learning_rate: tuple[float, ...] = (1e-3,)
+  centers_clip: float = 10.0
+  centers_drops: tuple[int, ...] = ()
+  centers_drop_factor: float = 0.1
+  shared_optimizer: str = "sgd"
+  shared_learning_rate: float = 0.05
+  finetune_at: int = 0
+  finetune_centers_learning_rate: float = 1e-5
+  recalibration_batches: int = 10
+  eval_every: int = 1
+  strategy: str = "auto"
+  chunk_size: int = 1
+  method_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    _check_types(self)
+    methods.get_method(self.method)
+    unknown = set(self.method_options) - set(methods.METHODS)
+    if unknown:
+      raise ValueError(
+        f"method_options={sorted(unknown)}: must be names of methods, "
+        f"{', '.join(sorted(methods.METHODS))}"
+      )
+    self.options()
+    if not self.bits:
+      raise ValueError("bits=(): must hold at least one precision")
+    codebook_lib.check_bits(self.bits)
+    clients_lib.resolve_chunk_size(self.strategy, self.chunk_size, 1)
+    for field in ("clients", "rounds", "steps", "batch_size", "eval_every"):
+      _check_at_least(field, getattr(self, field), 1)
+    for field in (
+      "clients_per_round",
+      "finetune_at",
+      "recalibration_batches",
+      "seed",
+    ):
+      _check_at_least(field, getattr(self, field), 0)
+    if self.seed >= 2**31:
+      raise ValueError(f"seed={self.seed}: must be less than 2**31")
+    if self.clients_per_round > self.clients:
+      raise ValueError(
+        f"clients_per_round={self.clients_per_round}: must be at most "
+        f"{self.clients}, the number of clients, or 0 for all"
+      )
+    if any(width < 1 for width in self.hidden):
+      raise ValueError(f"hidden={self.hidden}: must be positive widths")
+    if self.hidden and self.model != "mlp":
+      raise ValueError(
+        f"hidden={self.hidden}: must be () for model={self.model!r}; it sets "
+        "the layers of 'mlp'"
+      )
+    for field in ("learning_rate", "centers_learning_rate"):
+      rates = getattr(self, field)
+      if len(rates) not in (1, len(self.bits)):
+        raise ValueError(
+          f"{field}={rates}: must have one entry, or one for each of "
+          f"bits={self.bits}"
+        )
+      for rate in rates:
+        api.check_not_negative(field, rate)
+    for field in (
+      "strength",
+      "strength_drop_factor",
+      "weight_decay",
+      "weight_clip",
+      "outer_level",
+      "learning_rate_drop_factor",
+      "centers_drop_factor",
+      "shared_learning_rate",
+      "finetune_centers_learning_rate",
+    ):
+      api.check_not_negative(field, getattr(self, field))
+    for field in ("sharpness", "learning_rate_decay", "centers_clip"):
+      api.check_positive(field, getattr(self, field))
+    api.check_unit_interval("momentum", self.momentum)
+    for field in ("optimizer", "centers_optimizer", "shared_optimizer"):
+      api.check_choice(field, getattr(self, field), transforms.OPTIMIZERS)
+    api.check_choice("granularity", self.granularity, ("tensor", "channel"))
+    api.check_choice("estimator", self.estimator, alternating.ESTIMATORS)
+    codebook_lib.check_sharpness(self.sharpness, self.sharpness_unit)
+    proximal.check_norm(self.norm)
+    proximal.check_center_method(self.center_prox)
+    for field in ("learning_rate_drops", "centers_drops"):
+      drops = getattr(self, field)
+      if list(drops) != sorted(set(drops)) or any(at < 1 for at in drops):
+        raise ValueError(
+          f"{field}={drops}: must be rounds from 1 on, in increasing order"
+        )
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
+    """Settings from a flat mapping, in which methods' names hold options.
+
+    Args:
+      values: field to value; `{"quped": {"lambda_p": 0.3}}` sets an option.
+
+    Raises:
+      ValueError: an unknown field, or a value that is not allowed.
+    """
+    fields = {field.name for field in dataclasses.fields(cls)}
+    options, plain = {}, {}
+    for name, value in values.items():
+      if name in methods.METHODS:
+        options[name] = value
+      elif name in fields:
+        plain[name] = tuple(value) if isinstance(value, list) else value
+      else:
+        raise ValueError(
+          f"{name}={value!r}: no such field; must be one of "
+          f"{', '.join(sorted(fields | set(methods.METHODS)))}"
+        )
+    return cls(**{"method_options": options, **plain})
+
+  def to_dict(self) -> dict[str, Any]:
+    """The inverse of `from_dict`, with all defaults filled in."""
+    values = dataclasses.asdict(self)
+    del values["method_options"]
+    given = self.method_options
+    for name, entry in methods.METHODS.items():
+      chosen = _make_options(name, entry.options, given.get(name, {}))
+      values[name] = dataclasses.asdict(chosen)
+    return values
+
+  def options(self) -> Any:
+    """The options of the method that is run, as its own dataclass."""
+    made = {
+      name: _make_options(
+        name, entry.options, self.method_options.get(name, {})
+      )
+      for name, entry in methods.METHODS.items()
+    }
+    return made[self.method]
+
+  def per_client(self, values: tuple) -> np.ndarray:
+    """Gives values, one or one per precision, to the clients in turn."""
+    turn = np.arange(self.clients) % len(self.bits)
+    return np.asarray(values)[turn % len(values)]
+
+  @property
+  def quantized(self) -> bool:
+    """Whether any client has less than full precision."""
+    return any(b != codebook_lib.FULL_PRECISION for b in self.bits)
+
+  def schedule(self) -> Schedule:
+    """How the rates change over the rounds."""
+    names = [field.name for field in dataclasses.fields(Schedule)]
+    return Schedule(**{name: getattr(self, name) for name in names})
+
+  def training(self) -> api.Training:
+    """How clients train."""
+
+    def optimizer(name):
+      return transforms.base_optimizer(
+        name, momentum=self.momentum, weight_decay=self.weight_decay
+      )
+
+    weights = [optimizer(self.optimizer)]
+    if self.weight_clip:
+      weights.append(transforms.keep_params_in_box(self.weight_clip))
+    centers = optax.chain(
+      optax.clip(self.centers_clip),
+      transforms.base_optimizer(self.centers_optimizer, momentum=self.momentum),
+    )
+    steps = alternating.make_alternating(
+      optax.chain(*weights),
+      centers,
+      estimator=self.estimator,
+      sharpness=self.sharpness,
+      sharpness_unit=self.sharpness_unit,
+      norm=self.norm,
+      center_prox=self.center_prox,
+    )
+    return api.Training(
+      steps=self.steps,
+      batch_size=self.batch_size,
+      alternating=steps,
+      shared_optimizer=optimizer(self.shared_optimizer),
+      max_levels=(
+        codebook_lib.max_levels_for(self.bits) if self.quantized else None
+      ),
+      granularity=self.granularity,
+      outer_level=self.outer_level or None,
+      recalibration_batches=self.recalibration_batches,
+    )
+
+
+def _check_at_least(field: str, value: int, smallest: int) -> None:
+  if value < smallest:
+    raise ValueError(f"{field}={value}: must be at least {smallest}")
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, _FLOAT_OR_INT) and not isinstance(value, bool)
+
+
+def _check_types(settings: Settings) -> None:
+  """Every field has the type of its default; an int does for a float."""
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    kinds = {
+      "str": ("text", lambda v: isinstance(v, str)),
+      "bool": ("True or False", lambda v: isinstance(v, bool)),
+      "int": ("a whole number", lambda v: _is_number(v) and v == int(v)),
+      "float": ("a number", _is_number),
+      "tuple[int, ...]": (
+        "whole numbers",
+        lambda v: (
+          isinstance(v, tuple) and all(_is_number(x) and x == int(x) for x in v)
+        ),
+      ),
+      "tuple[float, ...]": (
+        "numbers",
+        lambda v: isinstance(v, tuple) and all(_is_number(x) for x in v),
+      ),
+    }
+    name = getattr(field.type, "__name__", str(field.type))
+    name = name if name in kinds else str(field.type)
+    if name in kinds and not kinds[name][1](value):
+      raise ValueError(f"{field.name}={value!r}: must be {kinds[name][0]}")
+
+
+def _make_options(name: str, kind: type, given: Mapping[str, Any]) -> Any:
+  allowed = {field.name for field in dataclasses.fields(kind)}
+  for field, value in given.items():
+    if field not in allowed:
+      raise ValueError(
+        f"{name}.{field}={value!r}: no such option; must be one of "
+        f"{', '.join(sorted(allowed)) or '(none)'}"
+      )
+  return kind(**given)

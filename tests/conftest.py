@@ -1,0 +1,37 @@
+"""Keeps compiled programs between test runs.
+
+JAX writes the entries of its compilation cache in place, so two processes
+that share a folder can read half an entry. Each process (a second run of the
+tests, a pytest-xdist worker) therefore takes the first folder that no other
+process holds.
+"""
+
+import fcntl
+import os
+import pathlib
+
+_CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
+
+
+def _claim_cache() -> pathlib.Path:
+  """Returns a free folder, held until this process ends."""
+  number = 0
+  while True:
+    folder = _CACHE / str(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A bare descriptor: the operating system closes it, and frees the lock.
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      os.close(lock)
+      number += 1
+    else:
+      return folder
+
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  # Through the environment, and not jax.config, for tests that start Python.
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_claim_cache())
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

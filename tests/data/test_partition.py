@@ -1,0 +1,343 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quped_jax.data import SCHEMES, Dataset, from_arrays, partition
+
+OPTIONS = {
+  "iid": {},
+  "pathological": {"classes_per_client": 3},
+  "dirichlet": {"alpha": 0.5, "min_size": 4},
+  "shards": {"shards_per_client": 2},
+  "natural": {"groups_per_client": 2},
+}
+
+
+def make_dataset(
+  num_train=600, num_test=300, num_classes=6, num_groups=20, seed=0
+) -> Dataset:
+  """Shuffled samples of balanced classes; num_test=0: no test split."""
+  rng = np.random.default_rng(seed)
+  size = num_train + num_test
+  order = rng.permutation(size)
+  return from_arrays(
+    np.zeros((size, 1), np.uint8),
+    (np.arange(size) % num_classes)[order],
+    name="toy",
+    num_classes=num_classes,
+    is_test=(np.arange(size) >= num_train)[order] if num_test else None,
+    groups=rng.integers(0, num_groups, size),
+  )
+
+
+def counts(dataset, rows):
+  """Samples of each class for each client, [clients, classes]."""
+  return np.array(
+    [
+      np.bincount(dataset.labels[r], minlength=dataset.num_classes)
+      for r in rows
+    ]
+  )
+
+
+def train_and_test(split):
+  return zip(split.train, split.test, strict=True)
+
+
+def all_rows(split):
+  return np.concatenate([*split.train, *split.validation, *split.test])
+
+
+@pytest.mark.parametrize("num_test", [0, 300])
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_every_scheme(scheme, num_test):
+  dataset = make_dataset(num_test=num_test)
+  split = partition(
+    dataset, scheme, 7, seed=1, validation_fraction=0.25, **OPTIONS[scheme]
+  )
+  rows = all_rows(split)
+  assert rows.dtype == np.int32
+  assert len(np.unique(rows)) == len(rows)
+  if scheme != "natural":
+    assert len(rows) == len(dataset.labels)
+  assert len(split.train) == len(split.validation) == len(split.test) == 7
+  for train, validation, test in zip(
+    split.train, split.validation, split.test, strict=True
+  ):
+    assert len(train) and len(test)
+    size = len(train) + len(validation)
+    assert abs(len(validation) - 0.25 * size) <= 0.5
+    assert (np.diff(train) > 0).all() and (np.diff(test) > 0).all()
+    if dataset.is_test is not None:
+      assert dataset.is_test[test].all()
+      assert not dataset.is_test[train].any()
+      assert not dataset.is_test[validation].any()
+  assert all(len(validation) for validation in split.validation)
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_seed_decides(scheme):
+  dataset = make_dataset()
+  first, again, other = (
+    all_rows(partition(dataset, scheme, 5, seed=seed, **OPTIONS[scheme]))
+    for seed in (3, 3, 4)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert not np.array_equal(first, other)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 10), st.booleans())
+def test_iid_is_even(num_clients, seed, has_test):
+  dataset = make_dataset(num_test=300 if has_test else 0)
+  split = partition(dataset, "iid", num_clients, seed=seed)
+  sizes = [len(rows) for rows in split.train]
+  if has_test:
+    assert max(sizes) - min(sizes) <= 1
+  assert len(all_rows(split)) == len(dataset.labels)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_pathological(data):
+  num_classes = data.draw(st.integers(2, 9))
+  per_client = data.draw(st.integers(1, num_classes))
+  fewest = -(-num_classes // per_client)
+  num_clients = data.draw(st.integers(fewest, fewest + 12))
+  dataset = make_dataset(
+    num_train=1000, num_classes=num_classes, seed=data.draw(st.integers(0, 9))
+  )
+  split = partition(
+    dataset, "pathological", num_clients, classes_per_client=per_client
+  )
+  train = counts(dataset, split.train)
+  assert (np.count_nonzero(train, axis=1) == per_client).all()
+  holders = np.count_nonzero(train, axis=0)
+  assert holders.min() >= 1
+  assert holders.max() - holders.min() <= 1
+  for of_class in train.T:
+    held = of_class[of_class > 0]
+    assert held.max() - held.min() <= 1
+  test = counts(dataset, split.test)
+  assert not test[train == 0].any()
+  for of_class, held in zip(test.T, train.T > 0, strict=True):
+    assert of_class[held].max() - of_class[held].min() <= 1
+
+
+def test_pathological_clients_differ():
+  dataset = make_dataset(num_classes=10, num_train=1000)
+  split = partition(dataset, "pathological", 20, classes_per_client=5)
+  held = counts(dataset, split.train) > 0
+  assert len(np.unique(held, axis=0)) > 5
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+  st.integers(1, 30),
+  st.sampled_from([1e-300, 1e-4, 0.1, 1.0, 100.0, 1e6]),
+  st.integers(2, 20),
+  st.integers(0, 5),
+)
+def test_dirichlet_keeps_min_size(num_clients, alpha, min_size, seed):
+  dataset = make_dataset(num_test=0)
+  split = partition(
+    dataset, "dirichlet", num_clients, alpha=alpha, min_size=min_size, seed=seed
+  )
+  sizes = [
+    len(train) + len(test)
+    for train, test in zip(split.train, split.test, strict=True)
+  ]
+  assert min(sizes) >= min_size
+  assert sum(sizes) == len(dataset.labels)
+
+
+def test_dirichlet_tightest_min_size_is_even():
+  split = partition(
+    make_dataset(num_test=0), "dirichlet", 60, alpha=0.01, min_size=10
+  )
+  assert {len(a) + len(b) for a, b in train_and_test(split)} == {10}
+
+
+def test_dirichlet_moves_samples_of_any_class():
+  # Every class is one client's at first; then the larger client gives some of
+  # all of its classes to the smaller one.
+  dataset = make_dataset(num_test=0)
+  split = partition(dataset, "dirichlet", 2, alpha=1e-300, min_size=300, seed=0)
+  held = counts(dataset, split.train)
+  assert (held > 0).all(axis=1).sum() == 1
+
+
+def test_dirichlet_alpha_sets_the_skew():
+  dataset = make_dataset(num_train=6000)
+
+  def skew(alpha):
+    split = partition(dataset, "dirichlet", 10, alpha=alpha, min_size=60)
+    mix = counts(dataset, split.train) / [[len(r)] for r in split.train]
+    return mix.max(axis=1).mean()
+
+  assert skew(0.05) > 0.6 > 0.45 > skew(1.0) > 0.25 > skew(1000.0)
+
+
+def test_shards_hold_few_classes():
+  dataset = make_dataset()  # 100 samples of each class, shards of 30.
+  split = partition(dataset, "shards", 10, shards_per_client=2)
+  assert {len(rows) for rows in split.train} == {60}
+  assert np.count_nonzero(counts(dataset, split.train), axis=1).max() <= 4
+  assert counts(dataset, split.train).max(axis=1).min() >= 15
+
+
+@pytest.mark.parametrize("num_test", [0, 300])
+def test_natural_keeps_groups_together(num_test):
+  dataset = make_dataset(num_test=num_test)
+  split = partition(dataset, "natural", 6, groups_per_client=3)
+  assert dataset.groups is not None
+  seen = set()
+  for train, test in train_and_test(split):
+    groups = set(dataset.groups[train])
+    assert groups == set(dataset.groups[test])
+    assert len(groups) == 3
+    assert not groups & seen
+    seen |= groups
+    # All that the groups have.
+    mine = np.isin(dataset.groups, list(groups))
+    assert mine.sum() == len(train) + len(test)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(sorted(set(SCHEMES) - {"natural"})), st.integers(0, 20))
+def test_test_split_follows_the_class_mix(scheme, seed):
+  dataset = make_dataset(num_train=1200)
+  split = partition(dataset, scheme, 6, seed=seed, **OPTIONS[scheme])
+  train, test = counts(dataset, split.train), counts(dataset, split.test)
+  # 1200 training and 300 test samples: a quarter, to within one sample.
+  assert np.abs(test - train / 4).max() < 1
+  assert (test.sum(axis=0) == 50).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+  st.sampled_from(sorted(SCHEMES)), st.floats(0.2, 0.9), st.integers(0, 20)
+)
+def test_fraction_holds_in_every_class(scheme, fraction, seed):
+  dataset = make_dataset(num_test=0)
+  split = partition(
+    dataset, scheme, 6, seed=seed, train_fraction=fraction, **OPTIONS[scheme]
+  )
+  train, test = counts(dataset, split.train), counts(dataset, split.test)
+  sizes = (train + test).sum(axis=1)
+  inner = np.round(fraction * sizes).clip(1, sizes - 1)
+  np.testing.assert_array_equal(train.sum(axis=1), inner)
+  expected = inner[:, None] / sizes[:, None] * (train + test)
+  assert np.abs(train - expected).max() < 1
+
+
+def test_validation_follows_the_class_mix():
+  dataset = make_dataset()
+  whole = partition(dataset, "shards", 5, shards_per_client=2)
+  split = partition(
+    dataset, "shards", 5, shards_per_client=2, validation_fraction=0.5
+  )
+  for rows, train, validation in zip(
+    whole.train, split.train, split.validation, strict=True
+  ):
+    np.testing.assert_array_equal(
+      rows, np.sort(np.concatenate([train, validation]))
+    )
+  train = counts(dataset, split.train)
+  assert np.abs(train - counts(dataset, split.validation)).max() <= 1
+  assert all(len(rows) == 0 for rows in whole.validation)
+
+
+def test_one_training_sample_is_not_given_to_validation():
+  dataset = make_dataset(num_train=6, num_test=60)
+  split = partition(dataset, "iid", 6, validation_fraction=0.9)
+  assert [len(rows) for rows in split.train] == [1] * 6
+
+
+@pytest.mark.parametrize(
+  ("scheme", "num_clients", "options", "message"),
+  [
+    ("random", 5, {}, "scheme='random': must be one of .*'shards'"),
+    ("iid", 0, {}, "num_clients=0: must be between 1 and 600"),
+    ("iid", 601, {}, "num_clients=601: must be between 1 and 600"),
+    ("iid", 5, {"train_fraction": 1.0}, r"train_fraction=1.0: .*\(0, 1\)"),
+    ("iid", 5, {"train_fraction": 0.0}, r"train_fraction=0.0: .*\(0, 1\)"),
+    (
+      "iid",
+      5,
+      {"validation_fraction": 1.0},
+      r"validation_fraction=1.0: .*\[0, 1\)",
+    ),
+    ("pathological", 5, {}, "classes_per_client=None: must be given"),
+    ("dirichlet", 5, {}, "alpha=None: must be given"),
+    ("shards", 5, {}, "shards_per_client=None: must be given"),
+    ("natural", 5, {}, "groups_per_client=None: must be given"),
+    (
+      "pathological",
+      5,
+      {"classes_per_client": 7},
+      "classes_per_client=7: must be between 1 and 6, the number of classes "
+      "in 'toy'",
+    ),
+    ("pathological", 5, {"classes_per_client": 0}, "classes_per_client=0: "),
+    (
+      "pathological",
+      2,
+      {"classes_per_client": 2},
+      "classes_per_client=2: must be at least 3",
+    ),
+    (
+      "pathological",
+      120,
+      {"classes_per_client": 6},
+      "num_clients=120: must be less, as class 0 of 'toy' has 100 samples",
+    ),
+    ("dirichlet", 5, {"alpha": 0.0}, "alpha=0.0: must be positive"),
+    ("dirichlet", 5, {"alpha": float("nan")}, "alpha=nan: must be positive"),
+    (
+      "dirichlet",
+      5,
+      {"alpha": 1.0, "min_size": 121},
+      "min_size=121: must be between 1 and 120",
+    ),
+    ("dirichlet", 5, {"alpha": 1.0, "min_size": 0}, "min_size=0: "),
+    (
+      "shards",
+      5,
+      {"shards_per_client": 121},
+      "shards_per_client=121: must be between 1 and 120",
+    ),
+    ("natural", 21, {"groups_per_client": 1}, "groups_per_client=1: .* 20"),
+    ("natural", 5, {"groups_per_client": 5}, "groups_per_client=5: .* 20"),
+    ("natural", 5, {"groups_per_client": 0}, "groups_per_client=0: "),
+    ("iid", 500, {}, r"scheme='iid': client \d+ has no test data"),
+  ],
+)
+def test_errors(scheme, num_clients, options, message):
+  with pytest.raises(ValueError, match=message):
+    partition(make_dataset(), scheme, num_clients, **options)
+
+
+def test_natural_needs_groups():
+  dataset = dataclasses.replace(make_dataset(), groups=None)
+  with pytest.raises(ValueError, match="'toy' has no groups; must be one of"):
+    partition(dataset, "natural", 3, groups_per_client=2)
+
+
+def test_every_client_keeps_a_test_sample():
+  split = partition(make_dataset(num_test=0), "iid", 300, train_fraction=0.99)
+  assert {len(rows) for rows in split.test} == {1}
+
+
+def test_a_lone_sample_leaves_no_test_data():
+  with pytest.raises(ValueError, match="scheme='iid': client 0 has no test"):
+    partition(make_dataset(num_test=0), "iid", 600)
+
+
+def test_absent_classes_need_no_holder():
+  dataset = dataclasses.replace(make_dataset(), num_classes=50)
+  split = partition(dataset, "pathological", 3, classes_per_client=2)
+  assert (counts(dataset, split.train)[:, :6].sum(axis=0) == 100).all()

@@ -1,0 +1,135 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from quped_jax import models
+
+
+class _Counting(nn.Module):
+  """Keeps a collection that a model cannot carry."""
+
+  @nn.compact
+  def __call__(self, inputs):
+    self.variable("counters", "calls", jnp.zeros, ())
+    return nn.Dense(2)(inputs)
+
+
+class _Normalised(nn.Module):
+  @nn.compact
+  def __call__(self, inputs, train):
+    outputs = nn.BatchNorm(use_running_average=not train, momentum=0.9)(inputs)
+    return nn.Dense(2, name="last")(outputs)
+
+
+@pytest.mark.parametrize(
+  "path, expected",
+  [
+    ("hidden_1/kernel", True),
+    ("stage_1_block_1/conv_1/kernel", True),
+    ("first_block/kernel", True),
+    ("kernel", True),
+    ("first/kernel", False),
+    ("last/kernel", False),
+    ("body/last/kernel", False),
+    ("hidden_1/bias", False),
+    ("norm_1/scale", False),
+    ("kernel/bias", False),
+  ],
+)
+def test_hidden_kernels(path, expected):
+  assert models.hidden_kernels(path) is expected
+
+
+def test_from_linen_without_train_or_stats():
+  module = nn.Sequential([nn.Dense(3), nn.relu, nn.Dense(2)])
+  model = models.from_linen(module, "mine")
+  inputs = jnp.ones((4, 5))
+  params, stats = model.init(jax.random.key(0), inputs)
+  assert model.name == "mine"
+  assert stats == {}
+  expected = module.apply({"params": params}, inputs)
+  for train in (False, True):
+    logits, new_stats = model.apply(params, stats, inputs, train)
+    np.testing.assert_array_equal(logits, expected)
+    assert new_stats == {}
+
+
+def test_from_linen_moves_statistics_in_training_only():
+  model = models.from_linen(_Normalised(), "mine")
+  inputs = jnp.arange(6.0).reshape(3, 2)
+  params, stats = model.init(jax.random.key(0), inputs)
+  _, in_eval = model.apply(params, stats, inputs, False)
+  jax.tree.map(np.testing.assert_array_equal, in_eval, stats)
+  logits, in_train = model.apply(params, stats, inputs, True)
+  np.testing.assert_allclose(
+    in_train["BatchNorm_0"]["mean"], 0.1 * inputs.mean(axis=0), rtol=1e-6
+  )
+  # The batch's own statistics normalise, so that shift and scale do not tell.
+  moved, _ = model.apply(params, stats, 5 * inputs + 3, True)
+  np.testing.assert_allclose(logits, moved, atol=1e-4)
+
+
+def test_from_linen_initialises_like_the_module():
+  module = _Normalised()
+  inputs = jnp.ones((3, 2))
+  params, stats = models.from_linen(module, "mine").init(
+    jax.random.key(3), inputs
+  )
+  expected = module.init(jax.random.key(3), inputs, train=False)
+  for actual, name in ((params, "params"), (stats, "batch_stats")):
+    jax.tree.map(
+      lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-6),
+      actual,
+      expected[name],
+    )
+
+
+def test_from_linen_uses_the_predicate():
+  model = models.from_linen(nn.Dense(2), "mine", lambda path: path == "bias")
+  assert model.is_quantized("bias")
+  assert not model.is_quantized("kernel")
+
+
+def test_from_linen_refuses_other_collections():
+  model = models.from_linen(_Counting(), "mine")
+  with pytest.raises(ValueError, match=r"'mine'.*\['counters'\].*batch_stats"):
+    model.init(jax.random.key(0), jnp.ones((1, 2)))
+
+
+def test_register_model():
+  def linear(num_classes, *, scale=1.0, **_):
+    del scale
+    return models.from_linen(nn.Dense(num_classes), "linear")
+
+  models.register_model("test_linear", linear)
+  model = models.create_model("test_linear", 3, scale=2.0)
+  params, _ = model.init(jax.random.key(0), jnp.ones((1, 5)))
+  assert params["kernel"].shape == (5, 3)
+  models.register_model("test_linear", lambda num_classes, **_: model)
+  assert models.create_model("test_linear", 9) is model
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ({"name": "vgg"}, r"'vgg'; allowed are \['cnn1', 'cnn2', 'mlp'"),
+    ({"num_classes": 0}, "num_classes = 0; allowed is at least 1"),
+    ({"conv": "im2col"}, r"conv = 'im2col'; allowed are \['auto', 'native'"),
+    ({"width": 3}, r"no options \['width'\]; allowed are \['dtype', 'feat"),
+    ({"features": (64, 0)}, r"features = \(64, 0\); allowed are positive"),
+    (
+      {"name": "cnn1", "conv_features": (-1,)},
+      r"conv_features = \(-1,\); allowed are positive",
+    ),
+  ],
+)
+def test_create_model_errors(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    models.create_model(**{"name": "mlp", "num_classes": 10, **arguments})
+
+
+def test_register_model_refuses_built_in_names():
+  with pytest.raises(ValueError, match="'mlp' is a built-in model"):
+    models.register_model("mlp", models.create_model)
