@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 FULL_PRECISION = 32
 MAX_BITS = 8
@@ -77,7 +78,7 @@ def max_levels_for(bits: Any) -> int:
 
 
 def _is_traced(x: Any) -> bool:
-  return isinstance(x, jax.core.Tracer)
+  return isinstance(x, Tracer)
 
 
 def _channelwise(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -363,7 +364,8 @@ def _window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
     cut_right = (right < distance) & (index + width < top)
     return jnp.any(cut_left | cut_right)
 
-  return jax.lax.while_loop(too_narrow, lambda width: width + 1, _WINDOW)
+  start = jnp.int32(_WINDOW)
+  return jax.lax.while_loop(too_narrow, lambda width: width + 1, start)
 
 
 def _pair(x, index, centers, top, slope, offset):

@@ -31,11 +31,13 @@ _PASSES = 2
 
 
 def check_norm(norm: str) -> None:
+  """Raises a ValueError unless there is such a norm."""
   if norm not in NORMS:
     raise ValueError(f"norm={norm!r}: must be one of {', '.join(NORMS)}")
 
 
 def check_center_method(method: str) -> None:
+  """Raises a ValueError unless there is such a method."""
   if method not in CENTER_METHODS:
     raise ValueError(
       f"center_prox={method!r}: must be one of {', '.join(CENTER_METHODS)}"

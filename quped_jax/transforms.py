@@ -34,13 +34,13 @@ class ProxState(NamedTuple):
     count: int32 `[]`, number of updates so far: the argument of schedules.
   """
 
-  count: jax.Array
+  count: jax.typing.ArrayLike
 
 
 def _value(
   given: Scalar | None,
   default: optax.ScalarOrSchedule | None,
-  count: jax.Array,
+  count: Any,
   name: str,
 ) -> Any:
   if given is not None:
@@ -69,7 +69,7 @@ def _check_not_negative(name: str, value: Any) -> None:
 
 def _check_args(params: Any, codebooks: Any) -> None:
   if params is None:
-    raise ValueError(optax.NO_PARAMS_MSG)
+    raise ValueError("params=None: update must be given the current parameters")
   if codebooks is None:
     raise ValueError(
       "codebooks=None: update must be given the tree of codebooks"

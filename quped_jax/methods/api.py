@@ -13,7 +13,7 @@ import optax
 
 from quped_jax import alternating, distill
 from quped_jax import codebook as codebook_lib
-from quped_jax.alternating import Learner
+from quped_jax.alternating import Alternating, Learner, Objective
 from quped_jax.federation import Batch, ClientData
 from quped_jax.models import Model
 
@@ -166,7 +166,7 @@ class Training(NamedTuple):
 
   steps: int
   batch_size: int
-  alternating: alternating.Alternating
+  alternating: Alternating
   shared_optimizer: optax.GradientTransformationExtraArgs
   max_levels: int | None
   granularity: str = "tensor"
@@ -195,9 +195,7 @@ class Training(NamedTuple):
       outer_level=self.outer_level,
     )
 
-  def label_objective(
-    self, model: Model, batch: Batch
-  ) -> alternating.Objective:
+  def label_objective(self, model: Model, batch: Batch) -> Objective:
     """The loss of a model on a batch's labels."""
 
     def objective(params, stats):
