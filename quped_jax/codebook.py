@@ -103,12 +103,14 @@ def valid(codebook: Codebook) -> jax.Array:
 def view_centers(codebook: Codebook) -> jax.Array:
   """Centers with the padding replaced by the last valid level.
 
-  This is how quantizers see a codebook. The transpose of the lookup folds
-  whatever gradient reaches the padding onto the last valid level.
+  This is how quantizers see a codebook. The transpose folds whatever gradient
+  reaches the padding onto the last valid level.
   """
-  last = jnp.maximum(codebook.levels - 1, 0)[..., None]
-  index = jnp.minimum(jnp.arange(codebook.max_levels), last)
-  return jnp.take_along_axis(codebook.centers, index, axis=-1)
+  # Selected by sums and masks, since under vmap a lookup of two entries
+  # becomes a gather that crashes XLA on CPU (seen with jaxlib 0.10.2).
+  is_last = jnp.arange(codebook.max_levels) == codebook.levels[..., None] - 1
+  last = jnp.sum(jnp.where(is_last, codebook.centers, 0), -1, keepdims=True)
+  return jnp.where(valid(codebook), codebook.centers, last)
 
 
 def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
@@ -123,8 +125,6 @@ def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
   """
   padded = jnp.where(valid(codebook), centers, jnp.inf)
   ordered = jnp.sort(padded, axis=-1)
-  # Full precision has no level at all: whatever stands there must be finite.
-  ordered = jnp.where(codebook.levels[..., None] > 0, ordered, 0.0)
   refilled = view_centers(dataclasses.replace(codebook, centers=ordered))
   return dataclasses.replace(codebook, centers=refilled)
 

@@ -1,0 +1,202 @@
+"""Tiny federations, compiled once, that the tests of the engine share."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import quped_jax as qj
+from quped_jax import methods
+from quped_jax.methods import api
+from quped_jax.run import load_model, population_of
+from quped_jax.simulate import Population
+
+METHODS = ("quped", "qupel", "fedavg", "local")
+BITS = (1, 2, 3, 4, 32)
+# The first client has less than one batch.
+COUNTS = (5, 23, 40, 64, 17)
+BATCH = 8
+CLASSES = 4
+COHORT = "clients"
+
+
+class Counter:
+  """Counts the calls of a function, which under jit are its traces."""
+
+  def __init__(self, fn):
+    self.fn = fn
+    self.calls = 0
+
+  def __call__(self, *args):
+    self.calls += 1
+    return self.fn(*args)
+
+
+class Tiny(NamedTuple):
+  """A simulation with all that it was made of."""
+
+  settings: qj.Settings
+  federation: qj.Federation
+  model: qj.Model
+  method: api.FederatedMethod
+  population: Population
+  simulation: qj.Simulation
+  traces: Counter
+
+  def state(self, seed: int = 0) -> qj.SimulationState:
+    """A fresh state, whose buffers a round may take over."""
+    settings = self.settings
+    bits = settings.bits
+    host = _initial(settings.method, bits, self.federation.num_clients, seed)
+    return from_host(host)
+
+  def play(self, rounds: int = 1, seed: int = 0) -> qj.SimulationState:
+    state = self.state(seed)
+    for _ in range(rounds):
+      state, _ = self.simulation.run_round(state)
+    return state
+
+  def round_with(self, population: Population, seed: int = 0):
+    """One round of the same compiled program with other clients."""
+    state = self.state(seed)
+    return self.simulation.program(state, self.federation, population)[0]
+
+
+def to_host(state):
+  """A copy on the host, its key as numbers."""
+  data = jax.random.key_data(state.key)
+  return jax.tree.map(np.array, jax.device_get(state._replace(key=data)))
+
+
+def from_host(state):
+  state = jax.tree.map(jnp.asarray, state)
+  return state._replace(key=jax.random.wrap_key_data(state.key))
+
+
+def client(tree: Any, index: int) -> Any:
+  return jax.tree.map(lambda x: x[index], tree)
+
+
+def largest_difference(a: Any, b: Any) -> float:
+  """Over all float arrays of two trees of one structure."""
+  distances = jax.tree.map(
+    lambda x, y: np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0),
+    a,
+    b,
+  )
+  return float(max(jax.tree.leaves(distances), default=0.0))
+
+
+def make_federation(counts=COUNTS, seed: int = 0) -> qj.Federation:
+  """Gaussian classes; client i has `counts[i]` training rows, 20 of test.
+
+  The first clients of a longer tuple of counts have the same samples.
+  """
+  means = 2 * np.random.default_rng(99).normal(size=(CLASSES, 6))
+  inputs, labels, train, test = [], [], [], []
+  start = 0
+  for index, count in enumerate(counts):
+    rng = np.random.default_rng((seed, index))
+    own = rng.integers(0, CLASSES, count + 20)
+    labels.append(own)
+    inputs.append(means[own] + rng.normal(size=(count + 20, 6)))
+    train.append(np.arange(start, start + count, dtype=np.int32))
+    test.append(np.arange(start + count, start + count + 20, dtype=np.int32))
+    start += count + 20
+  dataset = qj.from_arrays(
+    np.concatenate(inputs), np.concatenate(labels), num_classes=CLASSES
+  )
+  nothing = tuple(np.zeros(0, np.int32) for _ in counts)
+  parts = qj.data.Partition(tuple(train), nothing, tuple(test))
+  return qj.make_federation(dataset, parts)
+
+
+def make_settings(method: str, num_clients: int, **changes) -> qj.Settings:
+  defaults: dict[str, Any] = {
+    "method": method,
+    "clients": num_clients,
+    "hidden": (8, 8),
+    "steps": 5,
+    "batch_size": BATCH,
+    "strategy": "chunks",
+    "bits": BITS,
+    "strength": 1e-2,
+    "learning_rate": (0.1,),
+    "centers_learning_rate": (1e-2,),
+    "shared_learning_rate": 0.2,
+  }
+  return qj.Settings(**{**defaults, **changes})
+
+
+def assemble(settings: qj.Settings, federation=None, model=None) -> Tiny:
+  """Everything of a simulation; nothing is compiled yet."""
+  federation = federation or make_federation(COUNTS[: settings.clients])
+  model = model or load_model(settings, federation)
+  traces = Counter(model.apply)
+  model = model._replace(apply=traces)
+  simulation, _, _ = qj.build(settings, federation=federation, model=model)
+  return Tiny(
+    settings,
+    federation,
+    model,
+    make_method(settings, model),
+    population_of(settings),
+    simulation,
+    traces,
+  )
+
+
+def make_method(settings: qj.Settings, model) -> api.FederatedMethod:
+  return methods.get_method(settings.method).make(
+    api.Models(shared=model, clients={COHORT: model}),
+    None,
+    settings.training(),
+    settings.options(),
+  )
+
+
+@functools.cache
+def tiny(
+  method: str,
+  *,
+  num_clients: int = len(COUNTS),
+  options: tuple[tuple[str, Any], ...] = (),
+  **changes,
+) -> Tiny:
+  """The simulation of a method, compiled once for all tests."""
+  if options:
+    changes["method_options"] = {method: dict(options)}
+  return assemble(make_settings(method, num_clients, **changes))
+
+
+@functools.cache
+def _initial(method: str, bits: tuple, num_clients: int, seed: int):
+  """Host copy of a fresh state: `init` is compiled once per kind of state."""
+  made = tiny(method, num_clients=num_clients, bits=bits)
+  return to_host(made.simulation.init(seed))
+
+
+def midpoint_margin(params: Any, codebooks: Any) -> float:
+  """Smallest distance of a quantized weight from the border of two cells."""
+  smallest = np.inf
+  for name, book in books(codebooks).items():
+    centers, levels = np.asarray(book.centers), np.asarray(book.levels)
+    kernel = np.asarray(params[name]["kernel"])
+    for i in range(len(levels)):
+      own = centers[i, : levels[i]]
+      borders = (own[1:] + own[:-1]) / 2
+      if borders.size:
+        gaps = np.abs(kernel[i].ravel()[:, None] - borders)
+        smallest = min(smallest, gaps.min())
+  return float(smallest)
+
+
+def books(codebooks: Any) -> dict[str, qj.Codebook]:
+  """The codebooks of an MLP's layers, those that have one."""
+  return {
+    name: layer["kernel"]
+    for name, layer in codebooks.items()
+    if isinstance(layer["kernel"], qj.Codebook)
+  }
