@@ -27,7 +27,7 @@ from quped_jax.methods import register_method
 from quped_jax.metrics import Display
 from quped_jax.models import Model, create_model, from_linen, register_model
 from quped_jax.proximal import centers_prox, weights_prox
-from quped_jax.run import Result, build, run
+from quped_jax.run import Result, build, client_state, run
 from quped_jax.settings import Settings
 from quped_jax.simulate import Simulation, SimulationState, make_simulation
 from quped_jax.transforms import (
@@ -36,6 +36,7 @@ from quped_jax.transforms import (
   prox_centers,
   prox_quantize,
 )
+from quped_jax.weights import load_weights, save_weights
 
 __all__ = [
   "Alternating",
@@ -51,6 +52,7 @@ __all__ = [
   "SimulationState",
   "build",
   "centers_prox",
+  "client_state",
   "create_model",
   "data",
   "freeze",
@@ -63,6 +65,7 @@ __all__ = [
   "init_codebooks",
   "keep_params_in_box",
   "load_dataset",
+  "load_weights",
   "make_alternating",
   "make_federation",
   "make_simulation",
@@ -75,6 +78,7 @@ __all__ = [
   "register_method",
   "register_model",
   "run",
+  "save_weights",
   "set_centers",
   "set_centers_tree",
   "soft_quantize",

@@ -243,8 +243,15 @@ def synthetic_federation(
     source: of the samples, and of their number per client.
     num_clients: any number; only two counters per split are stored for each.
     validation_fraction: share of the training samples, the last ones, set
-      aside for validation.
+      aside for validation; in [0, 1).
+
+  Raises:
+    ValueError: a fraction out of range.
   """
+  if not 0 <= validation_fraction < 1:
+    raise ValueError(
+      f"validation_fraction={validation_fraction}: must be in [0, 1)"
+    )
   held_out = int(validation_fraction * source.train_samples)
   trained = source.train_samples - held_out
 

@@ -1,5 +1,6 @@
 """From settings to results: a whole run, its files and its summary."""
 
+import dataclasses
 import os
 import resource
 import time
@@ -28,6 +29,7 @@ from quped_jax.simulate import (
   SimulationState,
   make_simulation,
 )
+from quped_jax.weights import load_weights
 
 _COHORT = "clients"
 
@@ -94,13 +96,23 @@ def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
   """The network that the settings name, shaped for the federation's data."""
   shape = jax.eval_shape(federation.example).shape
   options = {"features": settings.hidden} if settings.hidden else {}
-  return models_lib.create_model(
+  model = models_lib.create_model(
     settings.model,
     federation.num_classes,
     image_channels=shape[-1] if len(shape) == 4 else None,
     conv=settings.conv,
     **options,
   )
+  if settings.warm_start:
+    like = jax.eval_shape(model.init, jax.random.key(0), federation.example())
+    weights = load_weights(settings.warm_start, *like)
+    model = model._replace(init=lambda key, inputs: weights)
+  return model
+
+
+def client_state(state: SimulationState, client_id: int) -> Any:
+  """One client's own state, out of the stacked state of all."""
+  return jax.tree.map(lambda x: x[client_id], state.clients[_COHORT])
 
 
 def population_of(settings: Settings) -> Population:
@@ -143,6 +155,10 @@ def build(
   """
   federation = federation or load_federation(settings)
   model = model or load_model(settings, federation)
+  if not settings.steps:
+    average = np.mean(np.asarray(federation.train.count))
+    steps = max(int(average) // settings.batch_size, 1)
+    settings = dataclasses.replace(settings, steps=steps)
   entry = methods.get_method(settings.method)
   method = entry.make(
     api.Models(shared=model, clients={_COHORT: model}),

@@ -43,9 +43,11 @@ class Settings:
     model: name of a network, see `quped_jax.models.create_model`.
     hidden: widths of the hidden layers of "mlp"; () for its default.
     conv: how convolutions are computed, "auto", "native" or "shift".
+    warm_start: file of weights that all models start from; "" for fresh ones.
     method: name of a federated method.
     rounds: number of rounds.
-    steps: local steps of a client per round.
+    steps: local steps of a client per round; 0 for an epoch of the average
+      client.
     batch_size: samples per step.
     clients_per_round: how many clients take part in a round; 0 for all.
     bits: precisions, given to the clients in turn: 1 to 8, or 32.
@@ -102,6 +104,7 @@ class Settings:
   model: str = "mlp"
   hidden: tuple[int, ...] = ()
   conv: str = "auto"
+  warm_start: str = ""
   method: str = "quped"
   rounds: int = 40
   steps: int = 40
@@ -155,9 +158,10 @@ class Settings:
       raise ValueError("bits=(): must hold at least one precision")
     codebook_lib.check_bits(self.bits)
     clients_lib.resolve_chunk_size(self.strategy, self.chunk_size, 1)
-    for field in ("clients", "rounds", "steps", "batch_size", "eval_every"):
+    for field in ("clients", "rounds", "batch_size", "eval_every"):
       _check_at_least(field, getattr(self, field), 1)
     for field in (
+      "steps",
       "clients_per_round",
       "finetune_at",
       "recalibration_batches",

@@ -80,7 +80,8 @@ class Program:
 
   def __call__(self, *args):
     leaves, structure = jax.tree.flatten(args)
-    kind = (structure, tuple((x.shape, x.dtype) for x in leaves))
+    types = [jax.typeof(x) for x in leaves]
+    kind = (structure, tuple((t.shape, t.dtype) for t in types))
     if kind not in self._compiled:
       self._compiled[kind] = self._compile(args)
     return self._compiled[kind](*args)

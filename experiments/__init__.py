@@ -1,0 +1,1 @@
+"""Command lines over quped_jax; run from the checkout as modules."""

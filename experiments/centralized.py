@@ -1,0 +1,55 @@
+"""Trains one quantized model on a whole dataset (Algorithm 1).
+
+python -m experiments.centralized --config=configs/centralized.py:mnist \
+  --workdir=/tmp/run --config.bits=2
+
+It is a federation of one client that trains locally: a round is an epoch.
+Full precision is --config.bits=32; its model.safetensors warm-starts a
+quantized run by --config.warm_start=FILE.
+"""
+
+import pathlib
+
+from absl import app, flags
+from ml_collections import config_flags
+
+import quped_jax as qj
+from experiments import common
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  "configs/centralized.py:digits",
+  "Settings of the run.",
+  lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder for the results.", required=True
+)
+
+
+def main(argv: list[str]) -> None:
+  """Runs the settings of the command line."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+
+  def run():
+    settings = common.get_settings(_CONFIG.value)
+    for field, only in (("clients", 1), ("method", "local")):
+      value = getattr(settings, field)
+      if value != only:
+        raise ValueError(
+          f"{field}={value!r}: must be {only!r} for centralized training; "
+          "experiments.federated trains others"
+        )
+    result = qj.run(settings, _WORKDIR.value)
+    learner = qj.client_state(result.state, 0)
+    path = pathlib.Path(_WORKDIR.value) / "model.safetensors"
+    qj.save_weights(path, learner.params, learner.stats)
+    common.print_summary(result.summary)
+    print(f"Results are in {_WORKDIR.value}")
+
+  common.run_main(run)
+
+
+if __name__ == "__main__":
+  app.run(main)

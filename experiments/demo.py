@@ -1,0 +1,110 @@
+"""QuPeD beside local training and FedAvg on handwritten digits, in minutes.
+
+python -m experiments.demo --workdir=/tmp/demo
+"""
+
+import pathlib
+
+import matplotlib
+import rich.console
+import rich.table
+from absl import app, flags
+
+import quped_jax as qj
+from configs import digits
+from experiments import common
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402 (a backend for no screen, first)
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", "results/demo", "Folder for the results."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 40, "Rounds of every method.")
+
+# name: (what it is called, settings beside those of configs/digits.py)
+_RUNS = {
+  "local": ("local training, 32 bits", {"method": "local", "bits": (32,)}),
+  "fedavg": ("FedAvg, 32 bits", {"method": "fedavg", "bits": (32,)}),
+  "quped_1bit": ("QuPeD, 1 bit", {"method": "quped", "bits": (1,)}),
+  "quped_mixed": (
+    "QuPeD, 1, 2, 3, 4, 32 bits",
+    {"method": "quped", "bits": (1, 2, 3, 4, 32)},
+  ),
+}
+
+
+def _percent(value: float | None) -> str:
+  return "" if value is None else f"{100 * value:.1f}"
+
+
+def _table(results: dict[str, qj.Result]) -> rich.table.Table:
+  """One row per run: accuracy over clients, and what a round costs."""
+  table = rich.table.Table(
+    title="Accuracy on each client's own test data, mean over 40 clients, %"
+  )
+  table.add_column("method")
+  for name in ("personalized", "quantized", "global", "worst client"):
+    table.add_column(name, justify="right")
+  table.add_column("KB up", justify="right")
+  table.add_column("s/round", justify="right")
+  for name, result in results.items():
+    summary = result.summary
+    accuracy = summary["accuracy"]
+    headline = accuracy[summary["headline"]]
+    table.add_row(
+      _RUNS[name][0],
+      *(
+        _percent(accuracy.get(variant, {}).get("mean"))
+        for variant in ("personalized", "quantized", "global")
+      ),
+      _percent(headline["worst"]),
+      f"{summary['bytes_up'] / 1000:.0f}",
+      f"{summary['timing']['seconds_per_round']:.2g}",
+    )
+  return table
+
+
+def _figure(results: dict[str, qj.Result], path: pathlib.Path) -> None:
+  """Accuracy over the rounds, of what each method would deploy."""
+  figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+  for name, result in results.items():
+    headline = f"test/{result.simulation.headline}"
+    axes.plot(
+      [record["round"] for record in result.history],
+      [100 * record[headline] for record in result.history],
+      label=_RUNS[name][0],
+    )
+  axes.set_xlabel("round")
+  axes.set_ylabel("accuracy, mean over clients, %")
+  axes.set_ylim(bottom=80)
+  axes.legend(loc="lower right")
+  axes.grid(alpha=0.3)
+  figure.savefig(path, dpi=150)
+  plt.close(figure)
+
+
+def main(argv: list[str]) -> None:
+  """Runs all methods, one after the other, and prints one table."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+
+  def run():
+    folder = pathlib.Path(_WORKDIR.value)
+    results = {}
+    for name, (title, changes) in _RUNS.items():
+      config = digits.get_config()
+      config.update({**changes, "rounds": _ROUNDS.value})
+      display = qj.Display(label=title, lines=4)
+      results[name] = qj.run(
+        common.get_settings(config), folder / name, display=display
+      )
+    rich.console.Console(width=None).print(_table(results))
+    _figure(results, folder / "accuracy.png")
+    print(f"Figure: {folder / 'accuracy.png'}")
+
+  common.run_main(run)
+
+
+if __name__ == "__main__":
+  app.run(main)
