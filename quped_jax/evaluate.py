@@ -66,10 +66,16 @@ def accuracies(
   Returns:
     {split: {variant: accuracy}}.
   """
-  return {
-    split: {
-      name: accuracy(model, params, stats, data, split)
-      for name, (params, stats, model) in variants.items()
-    }
-    for split in splits
-  }
+  return {split: _each_once(variants, data, split) for split in splits}
+
+
+def _each_once(variants, data, split) -> dict[str, jax.Array]:
+  """Evaluates variants that are one model under two names only once."""
+  done: list[tuple[Any, Any, jax.Array]] = []
+  results = {}
+  for name, (params, stats, model) in variants.items():
+    same = [a for p, s, a in done if p is params and s is stats]
+    value = same[0] if same else accuracy(model, params, stats, data, split)
+    done.append((params, stats, value))
+    results[name] = value
+  return results

@@ -16,6 +16,7 @@ from quped_jax import methods
 from quped_jax import metrics as metrics_lib
 from quped_jax import models as models_lib
 from quped_jax.alternating import Rates
+from quped_jax.data.augment import check_augment
 from quped_jax.federation import (
   Federation,
   make_federation,
@@ -69,12 +70,16 @@ def load_federation(
     source = data_lib.SyntheticSource(
       settings.seed, classes_per_client=settings.classes_per_client
     )
+    check_augment(settings.augment, source.shape)
     return synthetic_federation(
       source,
       settings.clients,
       validation_fraction=settings.validation_fraction,
     )
   if dataset is None:
+    api.check_choice(
+      "dataset", settings.dataset, (*data_lib.dataset_names(), "synthetic")
+    )
     dataset = data_lib.load_dataset(settings.dataset, settings.data_dir or None)
   parts = data_lib.partition(
     dataset,
@@ -154,6 +159,11 @@ def build(
     ValueError: settings that do not fit each other or the data.
   """
   federation = federation or load_federation(settings)
+  if federation.num_clients != settings.clients:
+    raise ValueError(
+      f"clients={settings.clients}: must be {federation.num_clients}, the "
+      "number of clients of the given federation"
+    )
   model = model or load_model(settings, federation)
   if not settings.steps:
     average = np.mean(np.asarray(federation.train.count))

@@ -10,6 +10,8 @@ import optax
 from quped_jax import alternating, methods, proximal, transforms
 from quped_jax import clients as clients_lib
 from quped_jax import codebook as codebook_lib
+from quped_jax.data import SCHEMES
+from quped_jax.data.augment import AUGMENTATIONS
 from quped_jax.methods import api
 from quped_jax.schedule import Schedule
 
@@ -145,7 +147,7 @@ class Settings:
   method_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    _check_types(self)
+    _check_types(dataclasses.fields(self), vars(self))
     methods.get_method(self.method)
     unknown = set(self.method_options) - set(methods.METHODS)
     if unknown:
@@ -208,6 +210,8 @@ class Settings:
     api.check_unit_interval("momentum", self.momentum)
     for field in ("optimizer", "centers_optimizer", "shared_optimizer"):
       api.check_choice(field, getattr(self, field), transforms.OPTIMIZERS)
+    api.check_choice("partition", self.partition, tuple(sorted(SCHEMES)))
+    api.check_choice("augment", self.augment, tuple(AUGMENTATIONS))
     api.check_choice("granularity", self.granularity, ("tensor", "channel"))
     api.check_choice("estimator", self.estimator, alternating.ESTIMATORS)
     codebook_lib.check_sharpness(self.sharpness, self.sharpness_unit)
@@ -326,20 +330,24 @@ def _is_number(value: Any) -> bool:
   return isinstance(value, _FLOAT_OR_INT) and not isinstance(value, bool)
 
 
-def _check_types(settings: Settings) -> None:
-  """Every field has the type of its default; an int does for a float."""
-  for field in dataclasses.fields(settings):
-    value = getattr(settings, field.name)
+def _is_whole(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_types(fields, values: Mapping[str, Any], prefix: str = "") -> None:
+  """Every value has the type of its field; an int does for a float."""
+  for field in fields:
+    if field.name not in values:
+      continue
+    value = values[field.name]
     kinds = {
       "str": ("text", lambda v: isinstance(v, str)),
       "bool": ("True or False", lambda v: isinstance(v, bool)),
-      "int": ("a whole number", lambda v: _is_number(v) and v == int(v)),
+      "int": ("a whole number", _is_whole),
       "float": ("a number", _is_number),
       "tuple[int, ...]": (
         "whole numbers",
-        lambda v: (
-          isinstance(v, tuple) and all(_is_number(x) and x == int(x) for x in v)
-        ),
+        lambda v: isinstance(v, tuple) and all(_is_whole(x) for x in v),
       ),
       "tuple[float, ...]": (
         "numbers",
@@ -349,10 +357,14 @@ def _check_types(settings: Settings) -> None:
     name = getattr(field.type, "__name__", str(field.type))
     name = name if name in kinds else str(field.type)
     if name in kinds and not kinds[name][1](value):
-      raise ValueError(f"{field.name}={value!r}: must be {kinds[name][0]}")
+      raise ValueError(
+        f"{prefix}{field.name}={value!r}: must be {kinds[name][0]}"
+      )
 
 
 def _make_options(name: str, kind: type, given: Mapping[str, Any]) -> Any:
+  if not isinstance(given, Mapping):
+    raise ValueError(f"{name}={given!r}: must be a mapping of options")
   allowed = {field.name for field in dataclasses.fields(kind)}
   for field, value in given.items():
     if field not in allowed:
@@ -360,4 +372,5 @@ def _make_options(name: str, kind: type, given: Mapping[str, Any]) -> Any:
         f"{name}.{field}={value!r}: no such option; must be one of "
         f"{', '.join(sorted(allowed)) or '(none)'}"
       )
+  _check_types(dataclasses.fields(kind), given, f"{name}.")
   return kind(**given)

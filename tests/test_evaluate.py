@@ -21,9 +21,9 @@ def by_hand(federation, model, params, stats, client, split):
   rows = np.asarray(part.rows)[first : first + count]
   inputs = np.asarray(federation.source.inputs)[rows]
   logits, _ = model.apply(params, stats, inputs, False)
-  hits = np.argmax(logits, axis=-1) == np.asarray(federation.source.labels)[
-    rows
-  ]
+  hits = (
+    np.argmax(logits, axis=-1) == np.asarray(federation.source.labels)[rows]
+  )
   return hits.mean()
 
 

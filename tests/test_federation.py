@@ -30,9 +30,7 @@ def drawn(federation, client, steps, batch_size, seed=0):
   def draw(federation, client, key):
     return federation.client(client).draw(key, steps, batch_size)
 
-  return np.asarray(
-    draw(federation, jnp.int32(client), jax.random.key(seed))
-  )
+  return np.asarray(draw(federation, jnp.int32(client), jax.random.key(seed)))
 
 
 @pytest.mark.parametrize(

@@ -141,16 +141,16 @@ def test_the_state_of_others_is_untouched_to_the_bit(partial):
     present = took_part(before, after)
     assert present.sum() == 2
     for x, y in zip(
-      jax.tree.leaves(before.clients), jax.tree.leaves(after.clients), strict=True
+      jax.tree.leaves(before.clients),
+      jax.tree.leaves(after.clients),
+      strict=True,
     ):
       np.testing.assert_array_equal(x[~present], y[~present])
 
 
 def test_participants_change_and_are_chosen_uniformly(partial):
   _, states = partial
-  rounds = [
-    took_part(a, b) for a, b in zip(states, states[1:], strict=False)
-  ]
+  rounds = [took_part(a, b) for a, b in zip(states, states[1:], strict=False)]
   assert len(rounds) == 60
   times = np.sum(rounds, axis=0)
   # 60 rounds of 2 in 5: expected 24, standard deviation 3.8.

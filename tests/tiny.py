@@ -1,5 +1,6 @@
 """Tiny federations, compiled once, that the tests of the engine share."""
 
+import contextlib
 import functools
 from typing import Any, NamedTuple
 
@@ -34,6 +35,16 @@ class Counter:
     return self.fn(*args)
 
 
+@contextlib.contextmanager
+def quick_compilation():
+  """Compiles with few optimizations, in half the time."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 class Tiny(NamedTuple):
   """A simulation with all that it was made of."""
 
@@ -52,16 +63,20 @@ class Tiny(NamedTuple):
     host = _initial(settings.method, bits, self.federation.num_clients, seed)
     return from_host(host)
 
-  def play(self, rounds: int = 1, seed: int = 0) -> qj.SimulationState:
-    state = self.state(seed)
-    for _ in range(rounds):
-      state, _ = self.simulation.run_round(state)
+  def play(
+    self, rounds: int = 1, seed: int = 0, state: Any = None
+  ) -> qj.SimulationState:
+    state = self.state(seed) if state is None else state
+    with quick_compilation():
+      for _ in range(rounds):
+        state, _ = self.simulation.run_round(state)
     return state
 
   def round_with(self, population: Population, seed: int = 0):
     """One round of the same compiled program with other clients."""
-    state = self.state(seed)
-    return self.simulation.program(state, self.federation, population)[0]
+    with quick_compilation():
+      state = self.state(seed)
+      return self.simulation.program(state, self.federation, population)[0]
 
 
 def to_host(state):
@@ -75,18 +90,33 @@ def from_host(state):
   return state._replace(key=jax.random.wrap_key_data(state.key))
 
 
+def change_codebooks(state, change):
+  """Applies a function to the codebooks of all clients."""
+  own = state.clients[COHORT]
+  own = own._replace(codebooks=change(own.codebooks))
+  return state._replace(clients={COHORT: own})
+
+
+def full_precision(state):
+  """The state in which every client has full precision."""
+  return change_codebooks(
+    state, lambda books: jax.tree.map(jnp.zeros_like, books)
+  )
+
+
 def client(tree: Any, index: int) -> Any:
   return jax.tree.map(lambda x: x[index], tree)
 
 
 def largest_difference(a: Any, b: Any) -> float:
   """Over all float arrays of two trees of one structure."""
-  distances = jax.tree.map(
-    lambda x, y: np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0),
-    a,
-    b,
-  )
-  return float(max(jax.tree.leaves(distances), default=0.0))
+
+  def distance(x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    return np.max(np.abs(x - y), initial=0) if x.dtype.kind == "f" else 0.0
+
+  distances = jax.tree.leaves(jax.tree.map(distance, a, b))
+  return float(max(distances, default=0.0))
 
 
 def make_federation(counts=COUNTS, seed: int = 0) -> qj.Federation:
@@ -175,7 +205,8 @@ def tiny(
 def _initial(method: str, bits: tuple, num_clients: int, seed: int):
   """Host copy of a fresh state: `init` is compiled once per kind of state."""
   made = tiny(method, num_clients=num_clients, bits=bits)
-  return to_host(made.simulation.init(seed))
+  with quick_compilation():
+    return to_host(made.simulation.init(seed))
 
 
 def midpoint_margin(params: Any, codebooks: Any) -> float:

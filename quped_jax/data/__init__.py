@@ -1,7 +1,11 @@
 from quped_jax.data.dataset import Dataset, from_arrays, from_npy
 from quped_jax.data.partition import Partition, partition
 from quped_jax.data.schemes import SCHEMES
-from quped_jax.data.sources import load_dataset, register_dataset
+from quped_jax.data.sources import (
+  dataset_names,
+  load_dataset,
+  register_dataset,
+)
 from quped_jax.data.synthetic import SyntheticSource
 
 __all__ = [
@@ -9,6 +13,7 @@ __all__ = [
   "Dataset",
   "Partition",
   "SyntheticSource",
+  "dataset_names",
   "from_arrays",
   "from_npy",
   "load_dataset",

@@ -101,7 +101,7 @@ def partition(
   pool_rows = np.flatnonzero(~is_test)
   if not 1 <= num_clients <= len(pool_rows):
     raise ValueError(
-      f"num_clients={num_clients}: must be between 1 and {len(pool_rows)}, the "
+      f"clients={num_clients}: must be between 1 and {len(pool_rows)}, the "
       f"number of samples to divide in {dataset.name!r}"
     )
   pool = Pool(

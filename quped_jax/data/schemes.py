@@ -75,7 +75,7 @@ def _pathological(pool: Pool, rng: np.random.Generator) -> np.ndarray:
     rows = rng.permutation(np.flatnonzero(pool.labels == label))
     if len(rows) < len(clients):
       raise ValueError(
-        f"num_clients={pool.num_clients}: must be less, as class {label} of "
+        f"clients={pool.num_clients}: must be less, as class {label} of "
         f"{pool.name!r} has {len(rows)} samples for {len(clients)} holders"
       )
     owner[rows] = np.array(clients)[np.arange(len(rows)) % len(clients)]

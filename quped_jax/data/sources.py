@@ -26,6 +26,11 @@ _FEMNIST_SCALE = (9.904043, 42.218153)
 _Loader = Callable[[pathlib.Path, pathlib.Path], Dataset]
 
 
+def dataset_names() -> list[str]:
+  """Names that `load_dataset` knows, in order."""
+  return sorted(_LOADERS)
+
+
 def load_dataset(
   name: str,
   data_dir: str | os.PathLike[str] | None = None,
@@ -58,7 +63,9 @@ def load_dataset(
     ImportError: If an optional dependency is missing.
   """
   if name not in _LOADERS:
-    raise ValueError(f"name={name!r}: must be one of {sorted(_LOADERS)}")
+    raise ValueError(
+      f"dataset={name!r}: must be one of {', '.join(sorted(_LOADERS))}"
+    )
   if data_dir is None:
     data_dir = os.environ.get("QUPED_DATA_DIR") or "~/tensorflow_datasets"
   if cache_dir is None:
@@ -82,7 +89,7 @@ def register_dataset(
   """
   if name in _LOADERS:
     raise ValueError(
-      f"name={name!r}: must be none of {sorted(_LOADERS)}, which are taken"
+      f"dataset={name!r}: must be none of {sorted(_LOADERS)}, which are taken"
     )
   _LOADERS[name] = lambda data_dir, cache_dir: loader(data_dir)
 
@@ -143,7 +150,7 @@ def _femnist_loader(name, other_writers) -> _Loader:
       arrays = _select_writers(*read(), other_writers)
       if not len(arrays["labels"]):
         raise ValueError(
-          f"name={name!r}: must have writers, but every writer in {data_dir} "
+          f"dataset={name!r}: must have writers, but every writer in {data_dir} "
           f"has {'training' if other_writers else 'test'} images"
         )
       return arrays
@@ -180,7 +187,7 @@ def _find_femnist(name, data_dir):
     ]
   else:
     raise FileNotFoundError(
-      f"name={name!r}: neither {data_dir / 'femnist_leaf_subset'} nor "
+      f"dataset={name!r}: neither {data_dir / 'femnist_leaf_subset'} nor "
       f"{data_dir / 'femnist'}/{{train,test}}/*.json is there. Name the folder "
       "that holds one of them (data_dir= or the environment variable "
       "QUPED_DATA_DIR), or make the JSON files with LEAF "

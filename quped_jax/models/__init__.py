@@ -157,7 +157,8 @@ def create_model(
   """
   factories = _BUILT_IN | _registered
   if name not in factories:
-    raise ValueError(f"model name = {name!r}; allowed are {sorted(factories)}")
+    allowed = ", ".join(sorted(factories))
+    raise ValueError(f"model={name!r}: must be one of {allowed}")
   if num_classes < 1:
     raise ValueError(f"num_classes = {num_classes}; allowed is at least 1")
   # Also for the models that have no convolution: a typing error is one.

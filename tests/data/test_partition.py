@@ -261,8 +261,8 @@ def test_one_training_sample_is_not_given_to_validation():
   ("scheme", "num_clients", "options", "message"),
   [
     ("random", 5, {}, "scheme='random': must be one of .*'shards'"),
-    ("iid", 0, {}, "num_clients=0: must be between 1 and 600"),
-    ("iid", 601, {}, "num_clients=601: must be between 1 and 600"),
+    ("iid", 0, {}, "clients=0: must be between 1 and 600"),
+    ("iid", 601, {}, "clients=601: must be between 1 and 600"),
     ("iid", 5, {"train_fraction": 1.0}, r"train_fraction=1.0: .*\(0, 1\)"),
     ("iid", 5, {"train_fraction": 0.0}, r"train_fraction=0.0: .*\(0, 1\)"),
     (
@@ -293,7 +293,7 @@ def test_one_training_sample_is_not_given_to_validation():
       "pathological",
       120,
       {"classes_per_client": 6},
-      "num_clients=120: must be less, as class 0 of 'toy' has 100 samples",
+      "clients=120: must be less, as class 0 of 'toy' has 100 samples",
     ),
     ("dirichlet", 5, {"alpha": 0.0}, "alpha=0.0: must be positive"),
     ("dirichlet", 5, {"alpha": float("nan")}, "alpha=nan: must be positive"),

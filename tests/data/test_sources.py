@@ -72,7 +72,7 @@ def test_needs_no_extra_and_reads_environment(tmp_path):
 
 
 def test_unknown_name_lists_the_known():
-  with pytest.raises(ValueError, match="name='mnits': .*'digits'.*'mnist'"):
+  with pytest.raises(ValueError, match="dataset='mnits': .*digits.*mnist"):
     load_dataset("mnits")
 
 
@@ -88,7 +88,7 @@ def test_register_dataset(tmp_path, monkeypatch):
   default = pathlib.Path("~/tensorflow_datasets").expanduser()
   assert load_dataset("mine").name == str(default)
   for taken in ("mine", "mnist"):
-    with pytest.raises(ValueError, match=f"name='{taken}': must be none of"):
+    with pytest.raises(ValueError, match=f"dataset='{taken}': must be none of"):
       register_dataset(taken, load)
 
 
@@ -115,14 +115,14 @@ def test_femnist_of_leaf_files(tmp_path):
 def test_femnist_without_other_writers(tmp_path):
   write_leaf(tmp_path, "train", {"w1": [(100, 2)]})
   write_leaf(tmp_path, "test", {"w1": [(7, 3)]})
-  with pytest.raises(ValueError, match="name='femnist_other_writers': must"):
+  with pytest.raises(ValueError, match="dataset='femnist_other_writers': must"):
     load_dataset("femnist_other_writers", tmp_path, tmp_path / "cache")
 
 
 def test_femnist_not_found_says_where_to_get_it(tmp_path):
   with pytest.raises(FileNotFoundError) as caught:
     load_dataset("femnist", tmp_path, tmp_path / "cache")
-  for part in ("name='femnist'", str(tmp_path), "QUPED_DATA_DIR", "leaf"):
+  for part in ("dataset='femnist'", str(tmp_path), "QUPED_DATA_DIR", "leaf"):
     assert part in str(caught.value)
 
 

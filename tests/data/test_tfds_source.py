@@ -114,7 +114,7 @@ def test_without_a_network_says_what_to_do(tmp_path, monkeypatch):
   assert asked == ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"]
   message = str(caught.value)
   for part in (
-    "name='cifar10': not in",
+    "dataset='cifar10': not in",
     str(tmp_path / "cifar10"),
     asked[0],
     "QUPED_DATA_DIR",

@@ -114,7 +114,7 @@ def test_register_model():
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    ({"name": "vgg"}, r"'vgg'; allowed are \['cnn1', 'cnn2', 'mlp'"),
+    ({"name": "vgg"}, "model='vgg': must be one of cnn1, cnn2, mlp"),
     ({"num_classes": 0}, "num_classes = 0; allowed is at least 1"),
     ({"conv": "im2col"}, r"conv = 'im2col'; allowed are \['auto', 'native'"),
     ({"width": 3}, r"no options \['width'\]; allowed are \['dtype', 'feat"),

@@ -1,0 +1,103 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.methods import api
+from tests import tiny
+
+
+def message(value):
+  return {"w": jnp.full(3, value, jnp.float32), "b": jnp.float32(2 * value)}
+
+
+def test_the_sum_is_weighted_and_keeps_types():
+  low = {"w": jnp.full(3, 1.5, jnp.bfloat16)}
+  result = api.weighted_sum(None, low, 4, "a")
+  assert result.weight == 4.0 and result.weight.dtype == jnp.float32
+  assert result.total["w"].dtype == jnp.bfloat16
+  np.testing.assert_array_equal(np.asarray(result.total["w"], float), [6.0] * 3)
+
+
+def test_the_mean_is_over_all_cohorts():
+  aggregates = {
+    "a": api.weighted_sum(None, message(1.0), 1.0, "a"),
+    "b": api.weighted_sum(None, message(5.0), 3.0, "b"),
+  }
+  mean = api.mean_message(aggregates, message(0.0))
+  np.testing.assert_allclose(mean["w"], np.full(3, 4.0))
+  np.testing.assert_allclose(mean["b"], 8.0)
+
+
+def test_the_mean_of_nobody_is_zero_whatever_was_sent():
+  nothing = api.Aggregate(message(float("nan")), jnp.float32(0))
+  mean = api.mean_message({"a": nothing}, message(1.0))
+  np.testing.assert_array_equal(mean["w"], np.zeros(3))
+  assert mean["b"] == 0
+
+
+def test_clients_weigh_one_or_their_training_samples():
+  data = tiny.make_federation((9, 3)).client(jnp.int32(0))
+  assert api.client_weight("uniform", data) == 1.0
+  assert api.client_weight("samples", data) == 9
+
+
+def test_a_difference_is_new_minus_old():
+  difference = api.tree_difference(message(5.0), message(2.0))
+  np.testing.assert_array_equal(difference["w"], np.full(3, 3.0))
+
+
+@pytest.mark.parametrize(
+  ("check", "good", "bad"),
+  [
+    (api.check_unit_interval, (0, 0.5, 1), (-0.1, 1.1, float("nan"))),
+    (api.check_positive, (1e-9, 5), (0, -1, float("inf"), float("nan"))),
+    (api.check_not_negative, (0, 5), (-1e-9, float("inf"), float("nan"))),
+  ],
+)
+def test_ranges_name_field_and_value(check, good, bad):
+  for value in good:
+    check("some.field", value)
+  for value in bad:
+    with pytest.raises(ValueError, match=f"some.field={value}: must be"):
+      check("some.field", value)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "qupel"])
+def test_methods_that_average_weights_need_one_architecture(name):
+  shared = qj.create_model("mlp", 3, features=(4,))
+  other = qj.create_model("cnn1", 3)
+  training = qj.Settings().training()
+  entry = qj.methods.get_method(name)
+  models = api.Models(shared, {"small": shared, "images": other})
+  with pytest.raises(ValueError, match="model='cnn1'.*'images'.*'mlp'"):
+    entry.make(models, None, training, entry.options())
+
+
+def test_other_methods_take_cohorts_of_any_architecture():
+  shared = qj.create_model("mlp", 3, features=(4,))
+  other = qj.create_model("cnn1", 3)
+  training = qj.Settings().training()
+  for name in ("quped", "local"):
+    entry = qj.methods.get_method(name)
+    models = api.Models(shared, {"small": shared, "images": other})
+    made = entry.make(models, None, training, entry.options())
+    assert made.headline == "quantized"
+
+
+def test_a_registered_method_runs_by_its_name(monkeypatch):
+  monkeypatch.setattr(qj.methods, "METHODS", dict(qj.methods.METHODS))
+  local = qj.methods.get_method("local")
+  calls = tiny.Counter(local.make)
+  monkeypatch.setitem(qj.methods.METHODS, "placeholder", local)
+  qj.register_method("mine", calls, local.options)
+  qj.methods.METHODS.pop("placeholder")
+  settings = tiny.make_settings("mine", 2, bits=(32,))
+  qj.build(settings, federation=tiny.make_federation((9, 9)))
+  assert calls.calls == 1
+  assert settings.to_dict()["mine"] == {}
+
+
+def test_an_unknown_method_is_an_error_that_lists_the_known():
+  with pytest.raises(ValueError, match="method='fedsgd'.*fedavg, local, qup"):
+    qj.methods.get_method("fedsgd")

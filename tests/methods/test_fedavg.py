@@ -1,0 +1,262 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.methods import api
+from tests import tiny
+
+COHORT = tiny.COHORT
+
+
+def test_one_client_alone_is_centralized_gradient_descent():
+  made = tiny.tiny("fedavg", num_clients=1, bits=(32,), batch_size=5)
+  server = made.state().server.model.params
+  data = made.federation.client(jnp.int32(0))
+  params = server
+  for round_ in range(2):
+    key = jax.random.fold_in(jax.random.key(0), round_)
+    draw_key, _ = jax.random.split(jax.random.fold_in(key, 0))
+    for positions in data.draw(draw_key, 5, 5):
+      batch = data.batch(positions)
+
+      def loss(params, batch=batch):
+        logits, _ = made.model.apply(params, {}, batch.inputs, True)
+        chosen = jax.nn.log_softmax(logits)[jnp.arange(5), batch.labels]
+        return -jnp.mean(chosen)
+
+      params = jax.tree.map(
+        lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params)
+      )
+  trained = made.play(2).server.model.params
+  assert tiny.largest_difference(trained, params) < 1e-5
+  assert tiny.largest_difference(trained, server) > 1e-2
+
+
+def make(**options):
+  settings = tiny.make_settings(
+    "fedavg", 2, bits=(32,), method_options={"fedavg": options}
+  )
+  model = qj.create_model("mlp", tiny.CLASSES, features=(4,))
+  made = tiny.make_method(settings, model)
+  server = made.init_server(jax.random.key(0), jnp.ones((1, 6)))
+  return made, server
+
+
+def aggregate(made, server, values, weights):
+  """What the server has heard: messages full of these values."""
+  sums = [
+    made.receive(
+      server,
+      jax.tree.map(lambda p, v=v: jnp.full_like(p, v), server.model),
+      weight,
+      COHORT,
+    )
+    for v, weight in zip(values, weights, strict=True)
+  ]
+  return {COHORT: jax.tree.map(lambda *x: sum(x), *sums)}
+
+
+def moved(made, server, values=(1.0, 3.0), weights=(3.0, 1.0)):
+  """By how much a server update moves every weight; the new server too."""
+  new = made.server_update(
+    server, aggregate(made, server, values, weights), None
+  )
+  steps = api.tree_difference(new.model.params, server.model.params)
+  leaves = np.concatenate([np.ravel(x) for x in jax.tree.leaves(steps)])
+  assert np.ptp(leaves) < 1e-5
+  return float(leaves[0]), new
+
+
+def test_the_plain_server_takes_the_weighted_mean():
+  made, server = make()
+  np.testing.assert_allclose(moved(made, server)[0], 1.5, rtol=1e-5)
+  made, server = make(server_learning_rate=0.5)
+  np.testing.assert_allclose(moved(made, server)[0], 0.75, rtol=1e-5)
+
+
+def test_a_server_with_momentum_goes_on_in_its_direction():
+  made, server = make(server_optimizer="momentum", server_momentum=0.5)
+  first, server = moved(made, server)
+  second, server = moved(made, server, values=(0.0, 0.0))
+  np.testing.assert_allclose([first, second], [1.5, 0.75], rtol=1e-5)
+
+
+def test_an_adaptive_server_steps_by_its_step_size():
+  made, server = make(server_optimizer="adam", server_learning_rate=0.01)
+  for values in ((1.0, 3.0), (1e-3, 2e-3)):
+    step, _ = moved(made, server, values)
+    np.testing.assert_allclose(step, 0.01, rtol=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
+def test_a_server_that_hears_nobody_stays_as_it_is(optimizer):
+  made, server = make(server_optimizer=optimizer)
+  _, server = moved(made, server)
+  nobody = aggregate(made, server, (1.0, 3.0), (0.0, 0.0))
+  after = made.server_update(server, nobody, None)
+  for x, y in zip(jax.tree.leaves(server), jax.tree.leaves(after), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("weighting", api.WEIGHTINGS)
+def test_clients_weigh_by_their_samples_or_equally(weighting):
+  options = (("weighting", weighting),)
+  made = tiny.tiny("fedavg", bits=(32,), options=options)
+  state = made.state()
+  # With no batch norm and one step size of zero, only client 3 moves w.
+  rates = made.population.rates
+  only = rates._replace(
+    learning_rate=jnp.zeros_like(rates.learning_rate).at[3].set(0.1)
+  )
+  new = made.round_with(made.population._replace(rates=only))
+  step = api.tree_difference(new.server.model.params, state.server.model.params)
+  alone = tiny.tiny("local", bits=(32,))
+  mine = api.tree_difference(
+    tiny.client(alone.play(1).clients[COHORT].params, 3),
+    tiny.client(alone.state().clients[COHORT].params, 3),
+  )
+  share = 64 / sum(tiny.COUNTS) if weighting == "samples" else 1 / 5
+  expected = jax.tree.map(lambda x: share * x, mine)
+  assert tiny.largest_difference(step, expected) < 1e-6
+  assert (
+    tiny.largest_difference(step, jax.tree.map(jnp.zeros_like, step)) > 1e-3
+  )
+
+
+def test_full_precision_is_that_of_32_bit_clients_in_a_mixed_program():
+  mixed = tiny.tiny("fedavg")
+  own = mixed.play(1, state=tiny.full_precision(mixed.state()))
+  static = tiny.tiny("fedavg", bits=(32,)).play(1)
+  difference = tiny.largest_difference(own.server.model, static.server.model)
+  assert difference < 1e-5
+  assert tiny.tiny("fedavg", bits=(32,)).method.headline == "global"
+
+
+class Normed(nn.Module):
+  """A small network with batch norm."""
+
+  @nn.compact
+  def __call__(self, inputs, train):
+    x = nn.Dense(8, name="first")(inputs)
+    x = nn.BatchNorm(not train, momentum=0.5)(x)
+    x = nn.relu(nn.Dense(8, name="hidden_1")(x))
+    x = nn.BatchNorm(not train, momentum=0.5)(x)
+    return nn.Dense(tiny.CLASSES, name="last")(nn.relu(x))
+
+
+@pytest.fixture(scope="module", params=["fedavg", "quped"])
+def normed(request):
+  """A round of two clients, of 1 and 32 bits, with batch norm."""
+  settings = tiny.make_settings(
+    request.param,
+    2,
+    bits=(1, 32),
+    method_options={"fedavg": {"weighting": "uniform"}},
+  )
+  made = tiny.assemble(
+    settings,
+    tiny.make_federation((30, 40)),
+    qj.from_linen(Normed(), "normed"),
+  )
+  with tiny.quick_compilation():
+    state = made.simulation.init(0)
+    before = tiny.to_host(state)
+    state, _ = made.simulation.run_round(state)
+  return made, before, state
+
+
+def shared_model(state):
+  return getattr(state.server, "model", state.server)
+
+
+def test_statistics_travel_and_are_averaged(normed):
+  made, before, state = normed
+
+  @jax.jit
+  def sent(client_id, start):
+    spec, base = made.population.of_client(client_id)
+    rates, shared = made.settings.schedule().rates(
+      base, made.population.shared_learning_rate, jnp.int32(0)
+    )
+    key = jax.random.fold_in(jax.random.fold_in(start.key, 0), client_id)
+    context = api.Context(jnp.int32(0), key, client_id, spec, rates, shared)
+    return made.method.client_update(
+      made.method.broadcast(start.server, client_id, COHORT),
+      tiny.client(start.clients[COHORT], client_id),
+      made.federation.client(client_id),
+      context,
+      COHORT,
+    ).message.stats
+
+  with tiny.quick_compilation():
+    start = tiny.from_host(before)
+    messages = [sent(jnp.int32(i), start) for i in range(2)]
+  old = shared_model(before).stats
+  expected = jax.tree.map(lambda s, a, b: s + (a + b) / 2, old, *messages)
+  new = shared_model(state).stats
+  assert tiny.largest_difference(new, expected) < 1e-5
+  assert tiny.largest_difference(*messages) > 1e-2
+  assert tiny.largest_difference(new, old) > 1e-2
+
+
+def test_the_quantized_model_keeps_statistics_of_its_own(normed):
+  made, before, state = normed
+  client = state.clients[COHORT]
+  quantized = client.quantized_stats
+  old = before.clients[COHORT].quantized_stats
+  assert tiny.largest_difference(quantized, old) > 1e-2
+  if made.settings.method == "quped":
+    plain = client.stats
+    apart = [
+      tiny.largest_difference(
+        tiny.client(plain, i)["BatchNorm_1"],
+        tiny.client(quantized, i)["BatchNorm_1"],
+      )
+      for i in range(2)
+    ]
+    # The 1-bit client's differ; at full precision they are the same model's.
+    assert apart[0] > 1e-2 and apart[1] < 1e-6
+
+
+def test_statistics_are_estimated_again_on_the_quantized_model(normed):
+  made, _, state = normed
+  data = made.federation.client(jnp.int32(0))
+  context = api.Context(0, jax.random.key(3), 0, None, None, None)
+  client = tiny.client(state.clients[COHORT], 0)
+  with tiny.quick_compilation():
+    variants = made.method.variants(state.server, client, data, context, COHORT)
+  params, stats, _ = variants["quantized"]
+  kept = client.quantized_stats
+  assert tiny.largest_difference(stats, kept) > 1e-3
+  assert made.settings.recalibration_batches == 10
+  positions = data.draw(context.key, 10, tiny.BATCH)
+  for position in positions:
+    inputs = data.batch(position).inputs
+    _, kept = made.model.apply(params, kept, inputs, True)
+  assert tiny.largest_difference(stats, kept) < 1e-5
+
+
+def test_a_residual_network_with_batch_norm_trains():
+  images = np.random.default_rng(0).normal(size=(24, 8, 8, 3))
+  rows = np.arange(24, dtype=np.int32)
+  nothing = (rows[:0], rows[:0])
+  parts = qj.data.Partition((rows[:8], rows[8:16]), nothing, (rows[16:],) * 2)
+  federation = qj.make_federation(
+    qj.from_arrays(images, rows % 2), parts, augment="crop_flip"
+  )
+  settings = qj.Settings(
+    method="fedavg", model="resnet8", clients=2, bits=(2, 32), steps=1,
+    batch_size=4, rounds=1,
+  )  # fmt: skip
+  with tiny.quick_compilation():
+    simulation, _, _ = qj.build(settings, federation=federation)
+    state = simulation.init(0)
+    before = tiny.to_host(state)
+    state, metrics = simulation.run_round(state)
+  after = state.server.model
+  assert tiny.largest_difference(after.stats, before.server.model.stats) > 1e-3
+  assert tiny.largest_difference(after.params, before.server.model.params) > 0
+  assert np.isfinite(float(metrics["loss"]))
