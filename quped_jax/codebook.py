@@ -134,7 +134,8 @@ def _spread(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   low, high = jnp.min(x), jnp.max(x)
   size = jnp.maximum(jnp.abs(low), jnp.abs(high))
   margin = jnp.maximum(1e-2 * size, 1e-3)
-  constant = high / 2 - low / 2 <= 1e-6 * size
+  # 256 levels must be distinct floats: some 6 roundings apart at the least.
+  constant = high / 2 - low / 2 <= 1e-4 * size
   return (
     jnp.where(constant, low - margin, low),
     jnp.where(constant, high + margin, high),

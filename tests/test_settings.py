@@ -232,7 +232,7 @@ def test_precisions_and_their_rates_go_to_clients_in_turn():
   population = population_of(settings)
   assert population.spec.bits.tolist() == [1, 4, 32, 1, 4, 32, 1]
   rates: Rates = population.rates
-  expected = np.float32([0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.1])
+  expected = np.array([0.1, 0.2, 0.3] * 2 + [0.1], np.float32)
   np.testing.assert_array_equal(rates.learning_rate, expected)
   np.testing.assert_array_equal(
     rates.centers_learning_rate, np.full(7, np.float32(1e-3))

@@ -68,6 +68,7 @@ def test_the_key_of_client_i_in_round_r_is_folded_in_twice(how):
       np.testing.assert_array_equal(
         state.clients["all"]["key"][i], jax.random.key_data(key)
       )
+  assert simulation.program.compilations == 1
 
 
 def test_cohorts_keep_their_clients_numbers_whatever_their_order():
@@ -200,7 +201,7 @@ def context_of(made, state, client_id):
 
 
 def test_a_straggler_does_fewer_steps():
-  made = tiny.tiny("local", bits=(2,))
+  made = tiny.tiny("local", bits=(32,))
   short = dataclasses.replace(made.settings, steps=2)
   few = tiny.make_method(short, made.model)
 
@@ -222,7 +223,8 @@ def test_a_straggler_does_fewer_steps():
   # The first batches of an epoch are the same however many follow.
   masked, plain = update(made.method, jnp.int32(2)), update(few, None)
   assert tiny.largest_difference(masked.params, plain.params) < 1e-6
-  assert tiny.largest_difference(masked.codebooks, plain.codebooks) < 1e-6
+  start = made.state().clients[COHORT].params
+  assert tiny.largest_difference(plain.params, tiny.client(start, 2)) > 1e-2
 
 
 def test_the_table_of_accuracies_is_by_client():
@@ -258,9 +260,8 @@ def test_evaluation_does_not_change_with_how_many_run_at_once():
       np.testing.assert_array_equal(values, tables[0][name])
 
 
-def test_a_program_counts_what_it_compiles_and_what_it_needs():
+def test_a_program_knows_what_it_took_and_what_it_needs():
   program = tiny.tiny("local").simulation.program
   tiny.tiny("local").play(1)
-  assert program.compilations == 1
   assert program.compile_seconds > 0
   assert program.memory > 0

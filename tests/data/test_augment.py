@@ -15,7 +15,9 @@ def pair():
   """Images without equal pixels, and what becomes of them."""
   images = 1 + np.arange(60 * np.prod(SHAPE), dtype=np.float32)
   images = images.reshape(60, *SHAPE)
-  return images, np.asarray(augment.crop_flip(jax.random.key(0), images))
+  return images, np.asarray(
+    augment.crop_flip(jax.random.key(0), jnp.asarray(images))
+  )
 
 
 def crops(image):

@@ -248,7 +248,7 @@ def test_a_residual_network_with_batch_norm_trains():
     qj.from_arrays(images, rows % 2), parts, augment="crop_flip"
   )
   settings = qj.Settings(
-    method="fedavg", model="resnet8", clients=2, bits=(2, 32), steps=1,
+    method="fedavg", model="resnet8", clients=2, bits=(32,), steps=1,
     batch_size=4, rounds=1,
   )  # fmt: skip
   with tiny.quick_compilation():

@@ -55,14 +55,15 @@ def hand_nearest(x, c):
   return jnp.argmin(jnp.abs(x[..., None] - c), axis=-1)
 
 
-def prox_l2(y, c, params, t):
-  """Both proximal maps with squared distances, as closed forms."""
+def prox_l2(y, c, t):
+  """The weights' proximal map with squared distances."""
   kernel = y["hidden_1"]["kernel"]
   q = c[hand_nearest(kernel, c)]
   return with_hidden(y, (kernel + 2 * t * q) / (1 + 2 * t))
 
 
 def prox_centers_l2(mu, old, x, t):
+  """The levels' one, assignments to the old levels held fixed."""
   index = hand_nearest(x, old)
   sums = jnp.stack([jnp.sum(jnp.where(index == k, x, 0)) for k in range(4)])
   counts = jnp.stack([jnp.sum(index == k) for k in range(4)])
@@ -73,42 +74,43 @@ def descend(tree, grads, rate):
   return jax.tree.map(lambda p, g: p - rate * g, tree, grads)
 
 
+def hand_step(x, c, w, batch, share, global_loss):
+  """One local step of Algorithm 2: a (weights), b (levels), c (w_i)."""
+  inputs, labels = batch
+  teacher = hand_forward(w, inputs)
+
+  def quantized(x, c):
+    return with_hidden(x, hand_soft(x["hidden_1"]["kernel"], c))
+
+  def own_loss(params):
+    logits = hand_forward(params, inputs)
+    distilled = hand_kl(teacher, logits)
+    return (1 - share) * hand_labels(logits, labels) + share * distilled
+
+  y = descend(
+    x,
+    jax.grad(lambda x: own_loss(x) + own_loss(quantized(x, c)))(x),
+    LEARNING_RATE,
+  )
+  x = prox_l2(y, c, LEARNING_RATE * STRENGTH)
+  mu = c - CENTERS_RATE * jax.grad(lambda c: own_loss(quantized(x, c)))(c)
+  kernel = x["hidden_1"]["kernel"]
+  c = prox_centers_l2(mu, c, kernel, CENTERS_RATE * STRENGTH)
+
+  def global_objective(w):
+    logits = hand_forward(w, inputs)
+    own = [hand_forward(params, inputs) for params in (x, quantized(x, c))]
+    total = share * sum(hand_kl(logits, target) for target in own)
+    if global_loss == "distill+labels":
+      total += hand_labels(logits, labels)
+    return total
+
+  return x, c, descend(w, jax.grad(global_objective)(w), SHARED_RATE)
+
+
 def hand_quped(x, c, w, batches, share, global_loss):
-  """Algorithm 2's local steps, as section 2 of the mathematics says."""
-  for inputs, labels in batches:
-
-    def both(x, c, term):
-      soft = with_hidden(x, hand_soft(x["hidden_1"]["kernel"], c))
-      return term(hand_forward(x, inputs)) + term(hand_forward(soft, inputs))
-
-    teacher = hand_forward(w, inputs)
-
-    def own_loss(logits, labels=labels, teacher=teacher):
-      distilled = hand_kl(teacher, logits)
-      return (1 - share) * hand_labels(logits, labels) + share * distilled
-
-    def loss_a(x, c=c, both=both, own_loss=own_loss):
-      return both(x, c, own_loss)
-
-    y = descend(x, jax.grad(loss_a)(x), LEARNING_RATE)
-    x = prox_l2(y, c, x, LEARNING_RATE * STRENGTH)
-    kernel = x["hidden_1"]["kernel"]
-
-    def loss_b(c, x=x, kernel=kernel, inputs=inputs, own_loss=own_loss):
-      soft = with_hidden(x, hand_soft(kernel, c))
-      return own_loss(hand_forward(soft, inputs))
-
-    mu = c - CENTERS_RATE * jax.grad(loss_b)(c)
-    c = prox_centers_l2(mu, c, kernel, CENTERS_RATE * STRENGTH)
-
-    def loss_c(w, x=x, c=c, both=both, inputs=inputs, labels=labels):
-      logits = hand_forward(w, inputs)
-      total = share * both(x, c, lambda own: hand_kl(logits, own))
-      if global_loss == "distill+labels":
-        total += hand_labels(logits, labels)
-      return total
-
-    w = descend(w, jax.grad(loss_c)(w), SHARED_RATE)
+  for batch in batches:
+    x, c, w = hand_step(x, c, w, batch, share, global_loss)
   return x, c, w
 
 

@@ -10,33 +10,35 @@ COHORT = tiny.COHORT
 LAMBDA = 0.6
 
 
-def hand_qupel(x, c, w, batches):
-  """QuPeL's local steps, of the functions by hand in QuPeD's test."""
+def hand_step(x, c, w, batch):
+  """One local step of QuPeL, of the functions by hand in QuPeD's test."""
+  inputs, labels = batch
 
   def quantized(x, c):
     kernel = paper.hand_soft(x["hidden_1"]["kernel"], c)
     return paper.with_hidden(x, kernel)
 
-  for inputs, labels in batches:
+  def loss(params):
+    return paper.hand_labels(paper.hand_forward(params, inputs), labels)
 
-    def loss(params, inputs=inputs, labels=labels):
-      return paper.hand_labels(paper.hand_forward(params, inputs), labels)
+  def tied(x, c):
+    q = quantized(x, c)
+    squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), q, w)
+    return loss(q) + LAMBDA / 2 * sum(jax.tree.leaves(squares))
 
-    def tied(x, c, w=w, loss=loss):
-      q = quantized(x, c)
-      squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), q, w)
-      return loss(q) + LAMBDA / 2 * sum(jax.tree.leaves(squares))
+  grads = jax.grad(lambda x: loss(x) + tied(x, c))(x)
+  y = paper.descend(x, grads, paper.LEARNING_RATE)
+  x = paper.prox_l2(y, c, paper.LEARNING_RATE * paper.STRENGTH)
+  mu = c - paper.CENTERS_RATE * jax.grad(tied, argnums=1)(x, c)
+  t = paper.CENTERS_RATE * paper.STRENGTH
+  c = paper.prox_centers_l2(mu, c, x["hidden_1"]["kernel"], t)
+  difference = jax.tree.map(jnp.subtract, w, quantized(x, c))
+  return x, c, paper.descend(w, difference, paper.SHARED_RATE * LAMBDA)
 
-    grads = jax.grad(lambda x, c=c, f=loss, g=tied: f(x) + g(x, c))(x)
-    y = paper.descend(x, grads, paper.LEARNING_RATE)
-    x = paper.prox_l2(y, c, x, paper.LEARNING_RATE * paper.STRENGTH)
-    mu = c - paper.CENTERS_RATE * jax.grad(tied, argnums=1)(x, c)
-    kernel = x["hidden_1"]["kernel"]
-    t = paper.CENTERS_RATE * paper.STRENGTH
-    c = paper.prox_centers_l2(mu, c, kernel, t)
-    w = jax.tree.map(
-      lambda w, q: w - paper.SHARED_RATE * LAMBDA * (w - q), w, quantized(x, c)
-    )
+
+def hand_qupel(x, c, w, batches):
+  for batch in batches:
+    x, c, w = hand_step(x, c, w, batch)
   return x, c, w
 
 

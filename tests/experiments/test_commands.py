@@ -1,0 +1,146 @@
+"""The command lines, run as a user runs them."""
+
+import csv
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments import common
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIGS = sorted(
+  path.stem
+  for path in (ROOT / "configs").glob("*.py")
+  if path.stem != "__init__"
+)
+
+
+def command(module, *args):
+  return subprocess.run(
+    [sys.executable, "-m", f"experiments.{module}", *args],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_holds_settings_that_are_allowed(name):
+  config = importlib.import_module(f"configs.{name}").get_config()
+  assert common.get_settings(config).rounds >= 1
+
+
+@pytest.mark.parametrize(
+  ("name", "variant"),
+  [
+    ("centralized", "mnist"),
+    ("centralized", "fashion_mnist"),
+    ("centralized", "cifar10"),
+    ("cifar10_centralized", "adam"),
+  ],
+)
+def test_variants_of_configs_are_allowed(name, variant):
+  config = importlib.import_module(f"configs.{name}").get_config(variant)
+  assert common.get_settings(config).clients == 1
+
+
+@pytest.mark.parametrize("name", ["centralized", "cifar10_centralized"])
+def test_an_unknown_variant_of_a_config_is_an_error(name):
+  module = importlib.import_module(f"configs.{name}")
+  with pytest.raises(ValueError, match="'nope': must be one of"):
+    module.get_config("nope")
+
+
+def test_federated_trains_mixed_precision_and_writes_its_results(tmp_path):
+  done = command(
+    "federated",
+    "--config=configs/digits.py",
+    f"--workdir={tmp_path}",
+    "--config.method=quped",
+    "--config.bits=1,2,4,32",
+    "--config.rounds=2",
+    "--config.clients=8",
+    "--config.quped.lambda_p=0.3",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "quped: round 2/2" in done.stdout
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["bits"] == [1, 2, 4, 32]
+  assert config["quped"]["lambda_p"] == 0.3
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert set(summary["accuracy"]) == {"personalized", "quantized", "global"}
+  with (tmp_path / "clients.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row["bits"] for row in rows] == ["1", "2", "4", "32"] * 2
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["round"] for line in lines] == [1, 2]
+
+
+def test_a_wrong_value_is_one_line_before_anything_is_written(tmp_path):
+  workdir = tmp_path / "run"
+  done = command("federated", f"--workdir={workdir}", "--config.bits=9")
+  assert done.returncode == 2
+  assert done.stderr.strip() == (
+    "error: bits=9: must be from 1 to 8, or 32 for full precision"
+  )
+  assert not workdir.exists()
+
+
+def test_an_unknown_field_is_the_config_librarys_error(tmp_path):
+  done = command("federated", f"--workdir={tmp_path}", "--config.bitz=1")
+  assert done.returncode != 0
+  assert "bitz" in done.stderr
+
+
+def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
+  full, quantized = tmp_path / "full", tmp_path / "quantized"
+  shared = ["--config=configs/centralized.py:digits"]
+  done = command(
+    "centralized",
+    *shared,
+    f"--workdir={full}",
+    "--config.bits=32",
+    "--config.rounds=15",
+    "--config.finetune_at=0",
+  )
+  assert done.returncode == 0, done.stderr
+  done = command(
+    "centralized",
+    *shared,
+    f"--workdir={quantized}",
+    "--config.bits=2",
+    "--config.rounds=4",
+    "--config.finetune_at=3",
+    f"--config.warm_start={full / 'model.safetensors'}",
+  )
+  assert done.returncode == 0, done.stderr
+  first = json.loads((quantized / "metrics.jsonl").read_text().splitlines()[0])
+  # One epoch from fresh weights reaches about 50 %.
+  assert first["test/personalized"] > 0.85
+  summary = json.loads((quantized / "summary.json").read_text())
+  accuracy = summary["accuracy"]
+  assert accuracy["quantized"]["mean"] > 0.9
+  # In the second phase the model is the quantized one.
+  assert accuracy["quantized"] == accuracy["personalized"]
+
+
+def test_centralized_refuses_a_federation(tmp_path):
+  done = command("centralized", f"--workdir={tmp_path}", "--config.clients=3")
+  assert done.returncode == 2
+  assert "clients=3: must be 1 for centralized training" in done.stderr
+
+
+def test_demo_prints_one_table_and_leaves_a_figure(tmp_path):
+  done = command("demo", f"--workdir={tmp_path}", "--rounds=1")
+  assert done.returncode == 0, done.stderr
+  for title in ("local training", "FedAvg", "QuPeD, 1 bit", "1, 2, 3, 4, 32"):
+    assert title in done.stdout
+  assert done.stdout.count("KB up") == 1
+  assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+  for run in ("local", "fedavg", "quped_1bit", "quped_mixed"):
+    assert (tmp_path / run / "summary.json").is_file()

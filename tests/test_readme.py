@@ -1,0 +1,45 @@
+import pathlib
+import re
+
+import pytest
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_readme_has_examples():
+  assert len(BLOCKS) >= 3
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_python_of_readme_runs(block, monkeypatch):
+  from quped_jax.models import _registered
+
+  monkeypatch.setattr("quped_jax.models._registered", dict(_registered))
+  exec(compile(block, str(README), "exec"), {"__name__": "readme"})
+
+
+def test_readme_optax_example_reaches_its_levels():
+  namespace = {"__name__": "readme"}
+  (block,) = [b for b in BLOCKS if "prox_quantize" in b]
+  exec(compile(block, str(README), "exec"), namespace)
+  trained = namespace["params"]["kernel"]
+  quantized = namespace["model"]["kernel"]
+  assert len(set(quantized.ravel().tolist())) <= 4
+  assert abs(trained - quantized).mean() < 1e-3
+
+
+def test_commands_of_readme_name_files_that_exist():
+  text = README.read_text()
+  root = README.parent
+  for path in set(re.findall(r"configs/\w+\.py", text)):
+    assert (root / path).is_file(), path
+  for module in set(re.findall(r"python -m (experiments\.\w+)", text)):
+    assert (root / (module.replace(".", "/") + ".py")).is_file(), module
+
+
+def test_readme_names_every_file_of_the_package():
+  text = README.read_text()
+  for path in sorted((README.parent / "quped_jax").glob("*.py")):
+    if path.name != "__init__.py":
+      assert f"  {path.name} " in text, path.name
