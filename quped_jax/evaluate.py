@@ -71,11 +71,15 @@ def accuracies(
 
 def _each_once(variants, data, split) -> dict[str, jax.Array]:
   """Evaluates variants that are one model under two names only once."""
-  done: list[tuple[Any, Any, jax.Array]] = []
-  results = {}
-  for name, (params, stats, model) in variants.items():
-    same = [a for p, s, a in done if p is params and s is stats]
-    value = same[0] if same else accuracy(model, params, stats, data, split)
-    done.append((params, stats, value))
-    results[name] = value
+  results: dict[str, jax.Array] = {}
+  for name, variant in variants.items():
+    same = [
+      results[earlier]
+      for earlier in results
+      if all(a is b for a, b in zip(variants[earlier], variant, strict=True))
+    ]
+    params, stats, model = variant
+    results[name] = (
+      same[0] if same else accuracy(model, params, stats, data, split)
+    )
   return results

@@ -165,17 +165,22 @@ def _median_prox(mu, weights, index, threshold):
   as inf{v: phi(v) >= 0}: the minimiser for l1.
   """
   levels = mu.shape[0]
-  slots = _PARTS + 2
+
+  def counters(slot, slots):
+    """How many weights of each level are in each slot, [levels, slots]."""
+    counts = jnp.zeros(levels * slots, jnp.int32)
+    return counts.at[index * slots + slot].add(1).reshape(levels, slots)
 
   def exceeding(low, width):
-    """Per level n, and #{x_i > v} at v = low + width * j / _PARTS."""
+    """Per level, #{x_i > v} at v = low + width * j / _PARTS, for all j."""
     safe = jnp.maximum(width, jnp.finfo(width.dtype).tiny)
     share = (weights - _lookup(low, index)) / _lookup(safe, index) * _PARTS
     slot = jnp.clip(jnp.ceil(share), 0, _PARTS + 1).astype(jnp.int32)
-    counts = jnp.zeros(levels * slots, jnp.int32)
-    counts = counts.at[index * slots + slot].add(1).reshape(levels, slots)
-    reverse = jnp.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
-    return reverse[:, 0], reverse[:, 1:]
+    # A product with ones below the diagonal sums the slots above each edge in
+    # one operation; counts below 2**24 are exact in float32.
+    later = jnp.tri(_PARTS + 2, _PARTS + 1, -1, dtype=jnp.float32)
+    counts = counters(slot, _PARTS + 2).astype(jnp.float32)
+    return jnp.dot(counts, later, precision=jax.lax.Precision.HIGHEST)
 
   def pull(above, count):
     return threshold * (count - 2 * above).astype(mu.dtype)
@@ -183,15 +188,16 @@ def _median_prox(mu, weights, index, threshold):
   def pick(table, column):
     return jnp.take_along_axis(table, column[:, None], axis=1)[:, 0]
 
-  count, above = exceeding(mu, jnp.zeros_like(mu))
-  above_low = above[:, 0]
+  sides = counters((weights > _lookup(mu, index)).astype(jnp.int32), 2)
+  count = jnp.sum(sides, axis=1).astype(jnp.float32)
+  above_low = sides[:, 1].astype(jnp.float32)
   low = jnp.minimum(mu, mu - pull(above_low, count))
   high = jnp.maximum(mu, mu - pull(above_low, count))
   fraction = jnp.arange(_PARTS + 1, dtype=mu.dtype) / _PARTS
   for _ in range(_PASSES):
     width = high - low
     edges = low[:, None] + width[:, None] * fraction
-    _, above = exceeding(low, width)
+    above = exceeding(low, width)
     phi = edges - mu[:, None] + pull(above, count[:, None])
     # The first edge at which phi is not negative closes the bracket.
     first = jnp.sum(phi < 0, axis=1)

@@ -249,8 +249,8 @@ def run(
     workdir: where results are written; None for nowhere.
     federation: used instead of the one that the settings describe, if given.
     model: likewise.
-    state: where to start from, instead of fresh weights; its buffers are
-      taken over.
+    state: where to go on from, after fewer than `settings.rounds` rounds,
+      instead of fresh weights; its buffers are taken over.
     display: shows progress; by default a live display on a terminal and log
       lines elsewhere. `Display(quiet=True)` shows nothing.
 
@@ -268,6 +268,11 @@ def run(
   writer.config(settings.to_dict())
   display = display or metrics_lib.Display()
   state = simulation.init(settings.seed) if state is None else state
+  if int(state.round) >= settings.rounds:
+    raise ValueError(
+      f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
+      "rounds that the state has behind it"
+    )
 
   history: list[dict[str, Any]] = []
   evaluated: list[dict[str, dict[str, np.ndarray]]] = []
@@ -276,7 +281,7 @@ def run(
     # Everything is compiled here, so that rounds are timed without it.
     start = time.perf_counter()
     metrics = None
-    for round_ in range(1, settings.rounds + 1):
+    for round_ in range(int(state.round) + 1, settings.rounds + 1):
       if settings.finetune_at == round_ - 1 and settings.finetune_at:
         state = simulation.begin_finetune(state)
       compiling = simulation.program.compile_seconds

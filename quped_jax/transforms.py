@@ -216,13 +216,9 @@ def mask_codebooks(codebooks: Any, mask: Any) -> Any:
   Returns:
     The codebooks, with `optax.MaskedNode()` wherever the mask says False.
   """
-
-  def visit(keep, part):
-    if keep:
-      return part
-    return codebook_lib.map_codebooks(lambda _: optax.MaskedNode(), part)
-
-  return jax.tree.map(visit, mask, codebooks)
+  return jax.tree.map(
+    lambda keep, part: part if keep else optax.MaskedNode(), mask, codebooks
+  )
 
 
 def scale_by_step_size(

@@ -300,7 +300,7 @@ def test_learners_of_mixed_precision_share_one_program():
     return codebooks, soft, jax.vmap(hard_quantize)(x, codebooks)
 
   for order in (np.arange(6), np.arange(6)[::-1]):
-    codebooks, (value, (dx, dc)), hard = everything(x, bits[order])
+    codebooks, (value, (dx, dc)), quantized = everything(x, bits[order])
     assert codebooks.centers.shape == (6, 256)
     for i, b in enumerate(bits[order].tolist()):
       alone = init(x[i], bits=b)
@@ -312,7 +312,7 @@ def test_learners_of_mixed_precision_share_one_program():
       )
       np.testing.assert_array_equal(centers[count:], centers[count - 1])
       np.testing.assert_allclose(
-        hard[i], hard(x[i], alone), rtol=1e-5, atol=1e-6
+        quantized[i], hard(x[i], alone), rtol=1e-5, atol=1e-6
       )
       want = soft_loss(x[i], alone.centers, alone.levels, weights)
       gap = gap_of(alone.centers) if count else 0.0
@@ -574,16 +574,16 @@ def test_trees_quantize_what_has_a_codebook_and_keep_the_rest():
   codebooks = init_codebooks(PARAMS, is_kernel, 1)
   codebook = codebooks["hidden"]["kernel"]
   x = PARAMS["hidden"]["kernel"]
-  hard = hard_quantize_tree(PARAMS, codebooks)
-  soft = soft_quantize_tree(PARAMS, codebooks, 3.0, unit="absolute")
-  np.testing.assert_array_equal(hard["hidden"]["kernel"], hard(x, codebook))
+  by_hard = hard_quantize_tree(PARAMS, codebooks)
+  by_soft = soft_quantize_tree(PARAMS, codebooks, 3.0, unit="absolute")
+  np.testing.assert_array_equal(by_hard["hidden"]["kernel"], hard(x, codebook))
   np.testing.assert_allclose(
-    soft["hidden"]["kernel"],
+    by_soft["hidden"]["kernel"],
     soft_quantize(x, codebook, 3.0, unit="absolute"),
     rtol=1e-6,
   )
-  assert hard["first"]["bias"] is soft["first"]["bias"]
-  assert hard["first"]["bias"] is PARAMS["first"]["bias"]
+  assert by_hard["first"]["bias"] is by_soft["first"]["bias"]
+  assert by_hard["first"]["bias"] is PARAMS["first"]["bias"]
 
 
 def test_centers_go_out_and_come_back():

@@ -13,7 +13,7 @@ logits = st.lists(
   st.floats(-20, 20, width=32),
   min_size=BATCH * CLASSES,
   max_size=BATCH * CLASSES,
-).map(lambda x: np.reshape(np.float32(x), (BATCH, CLASSES)))
+).map(lambda x: np.asarray(x, np.float32).reshape(BATCH, CLASSES))
 temperatures = st.floats(0.5, 8.0)
 
 kl = jax.jit(kl_divergence, static_argnames="temperature_on")

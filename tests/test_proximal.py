@@ -41,35 +41,24 @@ def make_codebook(levels, max_levels=MAX_LEVELS, padding=0.3):
 
 
 def minimise(objective, low, high):
-  """Brute force: a grid, then golden sections around its best point.
+  """Brute force: golden sections of convex functions, side by side.
 
   Args:
-    objective: maps `[points, ...]` to values of the same shape, in float64.
+    objective: maps points `[...]` to values `[...]`, in float64.
     low: where to search, `[...]`.
     high: where to search, `[...]`.
   """
-  share = np.linspace(0.0, 1.0, 1001).reshape(-1, *[1] * np.ndim(low))
-  grid = low + (high - low) * share
-  best = np.argmin(objective(grid), axis=0)
-  pick = functools.partial(np.take_along_axis, grid, axis=0)
-  a = pick(np.maximum(best - 1, 0)[None])[0]
-  b = pick(np.minimum(best + 1, 1000)[None])[0]
   ratio = (np.sqrt(5) - 1) / 2
-  for _ in range(60):
-    c, d = b - ratio * (b - a), a + ratio * (b - a)
-    left = objective(c[None])[0] < objective(d[None])[0]
-    a, b = np.where(left, a, c), np.where(left, d, b)
-  return (a + b) / 2
+  for _ in range(80):
+    left = high - ratio * (high - low)
+    right = low + ratio * (high - low)
+    smaller = objective(left) < objective(right)
+    low, high = np.where(smaller, low, left), np.where(smaller, right, high)
+  return (low + high) / 2
 
 
 def distance(difference, norm):
   return np.abs(difference) if norm == "l1" else difference**2
-
-
-def weights_objective(x, y, levels, threshold, norm):
-  """Half the squared step, plus t times the distance to the nearest level."""
-  nearest_level = np.min(distance(x[..., None] - levels, norm=norm), axis=-1)
-  return (x - y) ** 2 / 2 + threshold * nearest_level
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
@@ -81,17 +70,27 @@ def test_weights_prox_is_the_brute_force_minimiser(norm):
     x = np.asarray(
       weights_prox_jit(y, make_codebook(levels), threshold, norm=norm)
     )
-    levels = np.asarray(levels)
-    objective = functools.partial(
-      weights_objective, y=y, levels=levels, threshold=threshold, norm=norm
+    column = np.asarray(levels)[:, None]
+
+    def towards(level, x):
+      return (x - y) ** 2 / 2 + threshold * distance(x - level, norm)
+
+    def objective(x):
+      return np.min(towards(column, x), axis=0)
+
+    # Convex for each level alone; the best of them is the minimiser.
+    each = minimise(
+      functools.partial(towards, column),
+      np.minimum(y, column) - 0.1,
+      np.maximum(y, column) + 0.1,
     )
-    low, high = np.minimum(y, levels[0]), np.maximum(y, levels[-1])
-    best = minimise(objective, low - 0.1, high + 0.1)
+    index = np.argmin(towards(column, each), axis=0)
+    best = np.take_along_axis(each, index[None], axis=0)[0]
     # Between two levels both sides may be minimisers: compare the values.
     gap = objective(x.astype(np.float64)) - objective(best)
     assert np.all(gap < 1e-5 * (1 + threshold))
-    order = np.sort(distance(y[:, None] - levels, "l1"), axis=1)
-    clear = order[:, 1] - order[:, 0] > 1e-2
+    order = np.sort(distance(y - column, "l1"), axis=0)
+    clear = order[1] - order[0] > 1e-2
     np.testing.assert_allclose(x[clear], best[clear], atol=2e-5)
 
   check()
@@ -208,7 +207,7 @@ def test_centers_prox_is_the_brute_force_minimiser(norm):
       if norm == "l2":
         low = min(mu[k], members.min())
         high = max(mu[k], members.max())
-      best = minimise(objective, np.float64(low - 1e-3), high + 1e-3)
+      best = minimise(objective, low - 1e-3, high + 1e-3)
       width = high - low if norm == "l1" else 0.0
       size = 1 + np.abs(mu[k]) + (threshold * len(members) if width else 0)
       assert abs(moved[k] - best) <= 1e-4 * width + 3e-6 * size

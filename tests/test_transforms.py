@@ -308,11 +308,14 @@ def test_errors_name_the_field_and_its_value(call, message):
     call()
 
 
+# Each with the step size by which it scales a steady gradient. Adam's steps
+# do not scale with the gradient: there it is the step over a gradient of 0.15,
+# the largest at a level.
 OPTIMIZERS = {
-  "sgd": lambda: optax.sgd(0.05),
-  "momentum": lambda: optax.sgd(0.02, momentum=0.9),
-  "adam": lambda: optax.adam(0.02),
-  "adamw": lambda: optax.adamw(0.02, weight_decay=1e-4),
+  "sgd": (lambda: optax.sgd(0.05), 0.05),
+  "momentum": (lambda: optax.sgd(0.02, momentum=0.9), 0.02 / (1 - 0.9)),
+  "adam": (lambda: optax.adam(0.02), 0.02 / 0.15),
+  "adamw": (lambda: optax.adamw(0.02, weight_decay=1e-4), 0.02 / 0.15),
 }
 # Minimisers of the toy problem: half are near the levels -1 and 1.
 TARGET = jnp.concatenate(
@@ -348,13 +351,14 @@ def share_at_levels(weights):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_any_base_optimizer_converges_with_most_weights_at_levels(name):
-  tx = optax.chain(OPTIMIZERS[name](), prox_quantize(0.05, 0.3))
+  make, rate = OPTIMIZERS[name]
+  tx = optax.chain(make(), prox_quantize(rate, 0.3))
   params, _ = train(tx)
-  # l1 of strength 0.3 holds every weight whose gradient is below 0.3.
+  # At a level no gradient exceeds 0.15, and l1 of strength 0.3 holds them.
   assert share_at_levels(params["w"]) > 0.9
   np.testing.assert_array_equal(params["w"] > 0, TARGET > 0)
   np.testing.assert_allclose(params["bias"], 3.0, atol=0.05)
-  free, _ = train(OPTIMIZERS[name]())
+  free, _ = train(make())
   assert share_at_levels(free["w"]) < 0.1
 
 
@@ -386,8 +390,7 @@ def test_masked_with_masked_codebooks():
     {"a": {"kernel": True, "bias": False}, "b": {"kernel": False}},
   ):
     masked = mask_codebooks(codebooks, mask)
-    assert isinstance(masked["a"]["kernel"], Codebook)
-    assert masked["a"]["bias"] == masked["b"]["kernel"] == optax.MaskedNode()
+    assert masked["a"] == codebooks["a"]
     tx = optax.masked(prox_quantize(RATE, STRENGTH), mask)
     new, _ = jax.jit(tx.update)(
       updates, tx.init(params), params, codebooks=masked
@@ -411,7 +414,7 @@ def test_inject_hyperparams():
       "prox_quantize l2", updates, params, extra, RATE, 0.1 * (k + 1)
     )
     assert_close(new, want)
-  state.hyperparams["learning_rate"] = jnp.float32(2.0)
+  state = optax.tree_utils.tree_set(state, learning_rate=jnp.float32(2.0))
   new, _ = update(updates, state, params, **extra)
   want = expected("prox_quantize l2", updates, params, extra, 2.0, 0.3)
   assert_close(new, want)
@@ -502,7 +505,7 @@ def test_base_optimizers_are_those_of_optax(name, weight_decay):
   if name != "adamw":
     plain = optax.chain(optax.add_decayed_weights(weight_decay), plain)
   ours = base_optimizer(name, momentum=0.8, weight_decay=weight_decay)
-  params = TOY
+  params: optax.Params = TOY
   state, plain_state = ours.init(params), plain.init(params)
   update, plain_update = jax.jit(ours.update), jax.jit(plain.update)
   for _ in range(3):
