@@ -15,8 +15,8 @@ def get_config():
     steps=20,
     batch_size=32,
     bits=(2,),
-    learning_rate=(0.05,),
-    shared_learning_rate=0.05,
+    learning_rate=(0.01,),
+    shared_learning_rate=0.01,
     centers_learning_rate=(1e-4,),
     strength=1e-5,  # times (round + 1)
     quped={"temperature": 3.0, "global_loss": "distill+labels"},

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     result = qj.run(settings, _WORKDIR.value)
     learner = qj.client_state(result.state, 0)
     path = pathlib.Path(_WORKDIR.value) / "model.safetensors"
-    qj.save_weights(path, learner.params, learner.stats)
+    qj.save_weights(path, *qj.current(learner))
     common.print_summary(result.summary)
     print(f"Results are in {_WORKDIR.value}")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ml_collections
-from absl import logging
+from absl import flags, logging
 
 import quped_jax as qj
 
@@ -32,15 +32,20 @@ def get_settings(config: ml_collections.ConfigDict) -> qj.Settings:
 def run_main(main: Callable[[], None]) -> None:
   """Runs a command; a user's mistake is one line and exit code 2.
 
+  `--verbosity=1` gives the traceback instead.
+
   Args:
-    main: raises ValueError or FileNotFoundError for mistakes of the user.
+    main: raises ValueError, FileNotFoundError or ImportError for mistakes of
+      the user.
   """
-  # tensorflow-datasets reports what it does at every turn.
-  logging.set_verbosity(logging.WARNING)
+  if not flags.FLAGS["verbosity"].present:
+    # tensorflow-datasets reports what it does at every turn.
+    logging.set_verbosity(logging.WARNING)
   try:
     main()
-  except (ValueError, FileNotFoundError) as error:
-    logging.debug("The traceback of the error:", exc_info=True)
+  except (ValueError, FileNotFoundError, ImportError) as error:
+    if logging.level_debug():
+      raise
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 

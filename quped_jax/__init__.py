@@ -5,6 +5,8 @@ from quped_jax.alternating import (
   Alternating,
   Learner,
   Rates,
+  current,
+  deployed,
   freeze,
   make_alternating,
 )
@@ -54,7 +56,9 @@ __all__ = [
   "centers_prox",
   "client_state",
   "create_model",
+  "current",
   "data",
+  "deployed",
   "freeze",
   "from_arrays",
   "from_linen",

@@ -136,7 +136,8 @@ def map_clients(
   Returns:
     The outputs, stacked: arrays `[clients, ...]`.
   """
-  if chunk_size >= client_ids.shape[0]:
-    return jax.vmap(fn)(client_ids, states)
+  count = client_ids.shape[0]
+  if chunk_size >= count:
+    return _batched(fn, count)(client_ids, states)
   size = None if chunk_size == 1 else chunk_size
   return jax.lax.map(lambda x: fn(*x), (client_ids, states), batch_size=size)

@@ -124,7 +124,9 @@ def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
     The codebook with sorted centers; padding repeats the last valid level.
   """
   padded = jnp.where(valid(codebook), centers, jnp.inf)
-  ordered = jnp.sort(padded, axis=-1)
+  # A level that is NaN must not hide behind the padding.
+  broken = jnp.any(jnp.isnan(padded), axis=-1, keepdims=True)
+  ordered = jnp.where(broken, jnp.nan, jnp.sort(padded, axis=-1))
   refilled = view_centers(dataclasses.replace(codebook, centers=ordered))
   return dataclasses.replace(codebook, centers=refilled)
 
@@ -281,8 +283,9 @@ def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
 
   .. math:: Q_c(x)_i = c_{k(i)}, \quad k(i) = \arg\min_k |x_i - c_k|
 
-  Ties go to the lower level. No gradient reaches x; the gradient of a level
-  is the sum of the gradients of its weights. With full precision: x.
+  Ties go to the lower level; NaN stays NaN. No gradient reaches x; the
+  gradient of a level is the sum of the gradients of its weights. With full
+  precision: x.
 
   Args:
     x: weights, any shape.
@@ -292,7 +295,8 @@ def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
     An array of the shape of x with at most `levels` distinct values.
   """
   level = look_up(nearest(x, codebook), codebook)
-  return jnp.where(codebook.levels > 0, level.astype(x.dtype), x)
+  quantized = (codebook.levels > 0) & ~jnp.isnan(x)
+  return jnp.where(quantized, level.astype(x.dtype), x)
 
 
 def check_sharpness(sharpness: Any, unit: str) -> None:
@@ -478,7 +482,9 @@ def soft_quantize(
   More than four levels are summed in a window around each weight: the cost
   does not grow with the number of levels, but for the search of the window.
   It agrees with the full sum to 1e-3 of the mean gap and widens where levels
-  are so uneven, or the sharpness so low, that it otherwise would not.
+  are so uneven, or the sharpness so low, that it otherwise would not: an
+  absolute sharpness that is sharp at 1 bit is not at 8, and costs
+  accordingly.
 
   Args:
     x: weights, any shape.

@@ -40,6 +40,8 @@ def accuracy(
     batch = data.batch(jnp.minimum(positions, part.count - 1), split)
     logits, _ = model.apply(params, stats, batch.inputs, False)
     hits = jnp.argmax(logits, axis=-1) == batch.labels
+    # The largest of logits that are NaN is the first: no prediction at all.
+    hits &= jnp.all(jnp.isfinite(logits), axis=-1)
     return jnp.sum(hits & (positions < part.count))
 
   if batches == 1:
@@ -55,6 +57,7 @@ def accuracies(
   variants: Mapping[str, tuple[Any, Any, Model]],
   data: ClientData,
   splits: tuple[str, ...],
+  batch_size: int = 500,
 ) -> dict[str, dict[str, jax.Array]]:
   """Accuracy of every variant of a client's model on every split.
 
@@ -62,14 +65,17 @@ def accuracies(
     variants: name to (params, stats, model).
     data: the client's samples.
     splits: names of splits.
+    batch_size: samples seen at once.
 
   Returns:
     {split: {variant: accuracy}}.
   """
-  return {split: _each_once(variants, data, split) for split in splits}
+  return {
+    split: _each_once(variants, data, split, batch_size) for split in splits
+  }
 
 
-def _each_once(variants, data, split) -> dict[str, jax.Array]:
+def _each_once(variants, data, split, batch_size) -> dict[str, jax.Array]:
   """Evaluates variants that are one model under two names only once."""
   results: dict[str, jax.Array] = {}
   for name, variant in variants.items():
@@ -80,6 +86,8 @@ def _each_once(variants, data, split) -> dict[str, jax.Array]:
     ]
     params, stats, model = variant
     results[name] = (
-      same[0] if same else accuracy(model, params, stats, data, split)
+      same[0]
+      if same
+      else accuracy(model, params, stats, data, split, batch_size)
     )
   return results

@@ -166,6 +166,7 @@ class Federation:
     test: that of test samples.
     num_clients: static.
     num_classes: static.
+    name: of the dataset, static.
     augment: name of the augmentation of training batches, static.
   """
 
@@ -175,6 +176,7 @@ class Federation:
   test: Split
   num_clients: int = dataclasses.field(metadata={"static": True})
   num_classes: int = dataclasses.field(metadata={"static": True})
+  name: str = dataclasses.field(metadata={"static": True})
   augment: str = dataclasses.field(default="none", metadata={"static": True})
 
   def client(self, client_id: jax.Array) -> ClientData:
@@ -203,6 +205,27 @@ def _table(parts: tuple[np.ndarray, ...]) -> Split:
   )
 
 
+def _check_partition(partition: Partition, samples: int) -> None:
+  clients = len(partition.train)
+  for name in SPLITS:
+    parts = getattr(partition, name)
+    if len(parts) != clients:
+      raise ValueError(
+        f"partition.{name}: must be of {clients} clients, as "
+        f"partition.train is; got {len(parts)}"
+      )
+    for i, rows in enumerate(parts):
+      if not len(rows) and name != "validation":
+        raise ValueError(
+          f"partition.{name}[{i}]=[]: must hold at least one sample"
+        )
+      if len(rows) and not 0 <= np.min(rows) <= np.max(rows) < samples:
+        raise ValueError(
+          f"partition.{name}[{i}]: must hold rows from 0 to {samples - 1}; "
+          f"got {np.min(rows)} to {np.max(rows)}"
+        )
+
+
 def make_federation(
   dataset: Dataset, partition: Partition, *, augment: str = "none"
 ) -> Federation:
@@ -214,9 +237,11 @@ def make_federation(
     augment: "none" or "crop_flip", of training batches.
 
   Raises:
-    ValueError: unknown augmentation.
+    ValueError: unknown augmentation; a client without training or test
+      samples, or with rows that the dataset does not have.
   """
   augment_lib.check_augment(augment, dataset.inputs.shape[1:])
+  _check_partition(partition, len(dataset.labels))
   pool = Pool(
     inputs=jnp.asarray(dataset.inputs),
     labels=jnp.asarray(dataset.labels, jnp.int32),
@@ -230,6 +255,7 @@ def make_federation(
     test=_table(partition.test),
     num_clients=len(partition.train),
     num_classes=dataset.num_classes,
+    name=dataset.name,
     augment=augment,
   )
 
@@ -270,4 +296,5 @@ def synthetic_federation(
     test=split(source.train_samples, source.test_samples),
     num_clients=num_clients,
     num_classes=source.num_classes,
+    name="synthetic",
   )

@@ -43,7 +43,8 @@ class Writer:
       return
     try:
       self._folder.mkdir(parents=True, exist_ok=True)
-      (self._folder / "metrics.jsonl").write_text("")
+      with (self._folder / "metrics.jsonl").open("a"):
+        pass
     except OSError as error:
       raise ValueError(
         f"workdir={str(workdir)!r}: must be a folder that can be written "
@@ -55,8 +56,13 @@ class Writer:
       text = json.dumps(_plain(value), indent=2, allow_nan=False)
       _replace(self._folder / name, text + "\n")
 
-  def config(self, settings: dict[str, Any]) -> None:
-    """Writes `config.json`."""
+  def start(self, settings: dict[str, Any]) -> None:
+    """Writes `config.json` and removes what an earlier run left."""
+    if self._folder is None:
+      return
+    for name in ("summary.json", "clients.csv"):
+      (self._folder / name).unlink(missing_ok=True)
+    (self._folder / "metrics.jsonl").write_text("")
     self._json("config.json", settings)
 
   def summary(self, summary: dict[str, Any]) -> None:
@@ -87,7 +93,7 @@ def _replace(path: pathlib.Path, text: str) -> None:
   os.replace(part, path)
 
 
-def _describe(record: dict[str, Any], seconds: float) -> str:
+def _describe(record: dict[str, Any], seconds: Any) -> str:
   shown = [
     f"{name.removeprefix('test/')} {100 * value:.1f} %"
     for name, value in record.items()
@@ -120,19 +126,24 @@ class Display:
     self._lines = lines
 
   @contextlib.contextmanager
-  def show(
-    self, settings: Any, simulation: Any
-  ) -> Iterator[Callable[[dict[str, Any], float], None]]:
-    """Yields `update(record, seconds per round)`, for evaluated rounds."""
-    del simulation
-    label = self._label or settings.method
+  def show(self, method: str, rounds: int) -> Iterator[Callable[..., None]]:
+    """Yields `update(round, record=None, seconds=None)`.
+
+    It is called after every round, with a record and the seconds per round
+    where that was evaluated.
+
+    Args:
+      method: what the run is called if the display has no label.
+      rounds: how many there will be.
+    """
+    label = self._label or method
     if self._quiet:
-      yield lambda record, seconds: None
+      yield lambda *_: None
     elif self._console.is_terminal:
-      with self._live(label, settings.rounds) as update:
+      with self._live(label, rounds) as update:
         yield update
     else:
-      yield self._log(label, settings.rounds)
+      yield self._log(label, rounds)
 
   @contextlib.contextmanager
   def _live(self, label: str, rounds: int):
@@ -146,12 +157,10 @@ class Display:
     with rich.progress.Progress(*columns, console=self._console) as progress:
       task = progress.add_task(label, total=rounds, status="compiling")
 
-      def update(record, seconds):
-        progress.update(
-          task,
-          completed=record["round"],
-          status=_describe(record, seconds),
-        )
+      def update(round_, record=None, seconds=None):
+        progress.update(task, completed=round_)
+        if record is not None:
+          progress.update(task, status=_describe(record, seconds))
 
       yield update
 
@@ -159,14 +168,17 @@ class Display:
     every = max(1, rounds // self._lines)
     shown = 0
 
-    def update(record, seconds):
+    def update(round_, record=None, seconds=None):
       nonlocal shown
-      round_ = record["round"]
-      if round_ == rounds or round_ >= shown + every:
-        shown = round_
-        print(
-          f"{label}: round {round_}/{rounds}: {_describe(record, seconds)}",
-          flush=True,
-        )
+      if record is None or round_ < min(rounds, shown + every):
+        return
+      shown = round_
+      self._console.print(
+        f"{label}: round {round_}/{rounds}: {_describe(record, seconds)}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+      )
+      self._console.file.flush()
 
     return update

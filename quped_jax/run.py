@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import resource
+import sys
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from quped_jax import codebook as codebook_lib
 from quped_jax import data as data_lib
 from quped_jax import methods
 from quped_jax import metrics as metrics_lib
@@ -66,6 +69,9 @@ def load_federation(
     ValueError: data or a partition that cannot be; the message names the
       field.
   """
+  # Before the data, which may have to be fetched first.
+  if settings.model not in models_lib.model_names():
+    api.check_choice("model", settings.model, models_lib.model_names())
   if dataset is None and settings.dataset == "synthetic":
     source = data_lib.SyntheticSource(
       settings.seed, classes_per_client=settings.classes_per_client
@@ -116,7 +122,14 @@ def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
 
 
 def client_state(state: SimulationState, client_id: int) -> Any:
-  """One client's own state, out of the stacked state of all."""
+  """One client's own state, out of the stacked state of all.
+
+  Raises:
+    ValueError: no such client.
+  """
+  clients = jax.tree.leaves(state.clients[_COHORT])[0].shape[0]
+  if not 0 <= client_id < clients:
+    raise ValueError(f"client_id={client_id}: must be from 0 to {clients - 1}")
   return jax.tree.map(lambda x: x[client_id], state.clients[_COHORT])
 
 
@@ -158,6 +171,14 @@ def build(
   Raises:
     ValueError: settings that do not fit each other or the data.
   """
+  settings, federation, model = _resolve(settings, federation, model)
+  return _simulation(settings, federation, model), federation, model
+
+
+def _resolve(
+  settings: Settings, federation: Federation | None, model
+) -> tuple[Settings, Federation, models_lib.Model]:
+  """Data, model, and the settings as they are for them."""
   federation = federation or load_federation(settings)
   if federation.num_clients != settings.clients:
     raise ValueError(
@@ -165,10 +186,34 @@ def build(
       "number of clients of the given federation"
     )
   model = model or load_model(settings, federation)
+  if settings.quantized:
+    _check_quantizable(settings, federation, model)
   if not settings.steps:
     average = np.mean(np.asarray(federation.train.count))
     steps = max(int(average) // settings.batch_size, 1)
     settings = dataclasses.replace(settings, steps=steps)
+  settings = dataclasses.replace(
+    settings, dataset=federation.name, model=model.name
+  )
+  return settings, federation, model
+
+
+def _check_quantizable(settings, federation, model) -> None:
+  params, _ = jax.eval_shape(
+    model.init, jax.random.key(0), federation.example()
+  )
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  names = [codebook_lib.path_name(path) for path, _ in leaves]
+  if not any(model.is_quantized(name) for name in names):
+    raise ValueError(
+      f"bits={settings.bits}: must be {codebook_lib.FULL_PRECISION} for a "
+      f"model with nothing to quantize; of {model.name!r} that is "
+      f"{', '.join(names)} (kernels of hidden layers are quantized: give "
+      "'mlp' two hidden widths at least, or the model a predicate)"
+    )
+
+
+def _simulation(settings, federation, model) -> Simulation:
   entry = methods.get_method(settings.method)
   method = entry.make(
     api.Models(shared=model, clients={_COHORT: model}),
@@ -181,7 +226,7 @@ def build(
       f"finetune_at={settings.finetune_at}: must be 0 with "
       f"method={settings.method!r}, which has no second phase"
     )
-  simulation = make_simulation(
+  return make_simulation(
     method,
     federation,
     population_of(settings),
@@ -191,7 +236,6 @@ def build(
     chunk_size=settings.chunk_size,
     clients_per_round=settings.clients_per_round or None,
   )
-  return simulation, federation, model
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
@@ -228,6 +272,12 @@ def _client_rows(settings, federation, accuracy) -> list[dict[str, Any]]:
   ]
 
 
+def _peak_rss() -> int:
+  """Largest memory of this process so far, all its runs together, bytes."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _device_peak() -> int | None:
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("peak_bytes_in_use")
@@ -260,36 +310,37 @@ def run(
   Raises:
     ValueError: settings that cannot be, before anything is compiled.
   """
-  writer = metrics_lib.Writer(workdir)
   began = time.perf_counter()
-  simulation, federation, model = build(
-    settings, federation=federation, model=model
-  )
-  writer.config(settings.to_dict())
-  display = display or metrics_lib.Display()
-  state = simulation.init(settings.seed) if state is None else state
-  if int(state.round) >= settings.rounds:
+  writer = metrics_lib.Writer(workdir)
+  settings, federation, model = _resolve(settings, federation, model)
+  simulation = _simulation(settings, federation, model)
+  if state is not None and int(state.round) >= settings.rounds:
     raise ValueError(
       f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
       "rounds that the state has behind it"
     )
+  # From here on the run is valid: an earlier one in this workdir makes way.
+  writer.start(settings.to_dict())
+  display = display or metrics_lib.Display()
+  if state is None:
+    state = simulation.init(settings.seed)
 
   history: list[dict[str, Any]] = []
   evaluated: list[dict[str, dict[str, np.ndarray]]] = []
   seconds, rounds_timed = [], 0
-  with display.show(settings, simulation) as update:
-    # Everything is compiled here, so that rounds are timed without it.
+  with display.show(settings.method, settings.rounds) as update:
+    jax.block_until_ready(state)
     start = time.perf_counter()
-    metrics = None
     for round_ in range(int(state.round) + 1, settings.rounds + 1):
-      if settings.finetune_at == round_ - 1 and settings.finetune_at:
+      compiling = simulation.compile_seconds()
+      if settings.finetune_at and settings.finetune_at == round_ - 1:
         state = simulation.begin_finetune(state)
-      compiling = simulation.program.compile_seconds
       state, metrics = simulation.run_round(state)
-      start += simulation.program.compile_seconds - compiling
+      start += simulation.compile_seconds() - compiling
       rounds_timed += 1
       last = round_ == settings.rounds
       if not last and round_ % settings.eval_every:
+        update(round_)
         continue
       jax.block_until_ready(state)
       seconds.append((time.perf_counter() - start) / rounds_timed)
@@ -303,10 +354,16 @@ def run(
           for name, values in table.items()
         },
       }
+      if not np.isfinite(record["loss"]):
+        warnings.warn(
+          f"round {round_}: the loss is {record['loss']}; learning_rate="
+          f"{settings.learning_rate} may be too large",
+          stacklevel=2,
+        )
       history.append(record)
       evaluated.append(accuracy)
       writer.metrics(record)
-      update(record, seconds[-1])
+      update(round_, record, seconds[-1])
       start, rounds_timed = time.perf_counter(), 0
 
   headline = simulation.headline
@@ -325,13 +382,13 @@ def run(
     "bytes_down": simulation.bytes_down,
     "timing": {
       "seconds_per_round": float(np.median(seconds)),
-      "compile_seconds": simulation.program.compile_seconds,
+      "compile_seconds": simulation.compile_seconds(),
+      "clients_at_once": simulation.clients_at_once,
       "total_seconds": time.perf_counter() - began,
     },
     "memory": {
       "round_bytes": simulation.program.memory,
-      "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-      * 1024,
+      "peak_rss_bytes": _peak_rss(),
       "device_peak_bytes": _device_peak(),
     },
   }

@@ -172,6 +172,15 @@ class Settings:
       _check_at_least(field, getattr(self, field), 0)
     if self.seed >= 2**31:
       raise ValueError(f"seed={self.seed}: must be less than 2**31")
+    if self.finetune_at >= self.rounds:
+      raise ValueError(
+        f"finetune_at={self.finetune_at}: must be less than rounds="
+        f"{self.rounds}, or 0 for no second phase"
+      )
+    if len(self.bits) > self.clients:
+      raise ValueError(
+        f"bits={self.bits}: must be at most as many as clients={self.clients}"
+      )
     if self.clients_per_round > self.clients:
       raise ValueError(
         f"clients_per_round={self.clients_per_round}: must be at most "
@@ -235,6 +244,7 @@ class Settings:
       ValueError: an unknown field, or a value that is not allowed.
     """
     fields = {field.name for field in dataclasses.fields(cls)}
+    fields.remove("method_options")
     options, plain = {}, {}
     for name, value in values.items():
       if name in methods.METHODS:
@@ -246,7 +256,7 @@ class Settings:
           f"{name}={value!r}: no such field; must be one of "
           f"{', '.join(sorted(fields | set(methods.METHODS)))}"
         )
-    return cls(**{"method_options": options, **plain})
+    return cls(method_options=options, **plain)
 
   def to_dict(self) -> dict[str, Any]:
     """The inverse of `from_dict`, with all defaults filled in."""
@@ -346,11 +356,11 @@ def _check_types(fields, values: Mapping[str, Any], prefix: str = "") -> None:
       "int": ("a whole number", _is_whole),
       "float": ("a number", _is_number),
       "tuple[int, ...]": (
-        "whole numbers",
+        "a tuple of whole numbers, such as (2,)",
         lambda v: isinstance(v, tuple) and all(_is_whole(x) for x in v),
       ),
       "tuple[float, ...]": (
-        "numbers",
+        "a tuple of numbers, such as (0.1,)",
         lambda v: isinstance(v, tuple) and all(_is_number(x) for x in v),
       ),
     }

@@ -26,6 +26,9 @@ _SERVER = 2**31 - 1
 _SELECTION = 2**31 - 2
 _EVALUATION = 2**31 - 3
 
+# Samples of all clients together that are evaluated at once.
+_EVALUATED_AT_ONCE = 512
+
 
 class Population(NamedTuple):
   """What the clients bring, arrays `[clients]`.
@@ -110,10 +113,13 @@ class Simulation(NamedTuple):
     run_round: `state -> (state, metrics)`; takes the state's buffers over.
     evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
       client has no such variant or no such samples.
-    begin_finetune: `state -> state`, begins the second phase.
+    begin_finetune: `state -> state`, begins the second phase; takes the
+      buffers of the clients over.
     bytes_down: that one client receives per round.
     bytes_up: that one client sends per round.
     program: the compiled round, with its costs.
+    compile_seconds: `() -> float`, spent on compiling all programs so far.
+    clients_at_once: how many clients run together.
     headline: the variant that comparisons report.
   """
 
@@ -124,6 +130,8 @@ class Simulation(NamedTuple):
   bytes_down: float
   bytes_up: float
   program: Program
+  compile_seconds: Callable[[], float]
+  clients_at_once: int
   headline: str
 
 
@@ -182,6 +190,8 @@ def make_simulation(
       "with more than one cohort"
     )
   at_once = clients_lib.resolve_chunk_size(strategy, chunk_size, present)
+  # What evaluation holds at once does not grow with the clients.
+  batch_size = max(_EVALUATED_AT_ONCE // at_once, 16)
 
   def make_context(population, key, round_, client_id):
     spec, base = population.of_client(client_id)
@@ -261,7 +271,7 @@ def make_simulation(
       client_id=jnp.int32(-1),
       spec=None,
       rates=None,
-      shared_learning_rate=population.shared_learning_rate,
+      shared_learning_rate=None,
     )
     server = method.server_update(state.server, aggregates, context)
     return state._replace(
@@ -281,7 +291,7 @@ def make_simulation(
         context = make_context(population, key, state.round, client_id)
         data = federation.client(client_id)
         variants = method.variants(state.server, client, data, context, cohort)
-        return evaluate_lib.accuracies(variants, data, splits)
+        return evaluate_lib.accuracies(variants, data, splits, batch_size)
 
       results[cohort] = clients_lib.map_clients(
         one,
@@ -291,12 +301,15 @@ def make_simulation(
       )
     return results
 
+  initialization = Program(init_fn)
   program = Program(round_fn, donate=(0,))
   evaluation = Program(evaluate_fn)
+  begin = method.begin_finetune or (lambda client: client)
+  freezing = Program(jax.vmap(begin), donate=(0,))
 
   def init(seed):
     key = jax.random.key(seed)
-    return jax.jit(init_fn)(key, federation, population)
+    return initialization(key, federation, population)
 
   def run_round(state):
     return program(state, federation, population)
@@ -313,14 +326,12 @@ def make_simulation(
     return table
 
   def begin_finetune(state):
-    begin = method.begin_finetune
-    if begin is None:
+    if method.begin_finetune is None:
       raise ValueError(
         f"finetune_at={schedule.finetune_at}: must be 0, since the method has "
         "no second phase"
       )
-    freeze = jax.jit(jax.vmap(begin))
-    clients = {name: freeze(c) for name, c in state.clients.items()}
+    clients = {name: freezing(c) for name, c in state.clients.items()}
     return state._replace(clients=clients)
 
   abstract = jax.eval_shape(init_fn, jax.random.key(0), federation, population)
@@ -354,5 +365,9 @@ def make_simulation(
     bytes_down=down,
     bytes_up=up,
     program=program,
+    compile_seconds=lambda: sum(
+      p.compile_seconds for p in (initialization, program, evaluation, freezing)
+    ),
+    clients_at_once=at_once,
     headline=method.headline,
   )

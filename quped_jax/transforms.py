@@ -126,7 +126,8 @@ def prox_quantize(
 
     def prox(codebook, update, param):
       x = proximal.weights_prox(param + update, codebook, threshold, norm)
-      return jnp.where(codebook.levels > 0, x - param, update)
+      prox_update = (x - param).astype(update.dtype)
+      return jnp.where(codebook.levels > 0, prox_update, update)
 
     updates = codebook_lib.map_codebooks(
       prox, codebooks, updates, params, otherwise=lambda update, _: update
@@ -195,7 +196,7 @@ def prox_centers(
         centers + update, x, codebook, threshold, norm, method
       )
       used = codebook_lib.valid(codebook)
-      return jnp.where(used, moved - centers, 0.0)
+      return jnp.where(used, moved - centers, 0.0).astype(update.dtype)
 
     updates = codebook_lib.map_codebooks(
       prox, codebooks, updates, params, weights
@@ -215,7 +216,15 @@ def mask_codebooks(codebooks: Any, mask: Any) -> Any:
 
   Returns:
     The codebooks, with `optax.MaskedNode()` wherever the mask says False.
+
+  Raises:
+    ValueError: the mask is a function; call it with the parameters.
   """
+  if callable(mask):
+    raise ValueError(
+      f"mask={mask}: must be a tree of bools; call the function with the "
+      "parameters"
+    )
   return jax.tree.map(
     lambda keep, part: part if keep else optax.MaskedNode(), mask, codebooks
   )
@@ -249,7 +258,7 @@ def scale_by_step_size(
     del params
     given = extra_args.get("learning_rate")
     step = _value(given, learning_rate, state.count, "learning_rate")
-    scaled = jax.tree.map(lambda u: -step * u, updates)
+    scaled = jax.tree.map(lambda u: (-step * u).astype(u.dtype), updates)
     return scaled, ProxState(optax.safe_increment(state.count))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -30,6 +30,9 @@ from quped_jax.codebook import (
 )
 
 hard = jax.jit(hard_quantize)
+find = jax.jit(nearest)
+reorder = jax.jit(set_centers)
+init_traced = jax.jit(init_codebook, static_argnums=2)
 soft = jax.jit(soft_quantize, static_argnames="unit")
 init = jax.jit(
   init_codebook,
@@ -227,7 +230,7 @@ def test_the_unit_of_the_default_sharpness_is_the_mean_gap():
 
 
 @pytest.mark.parametrize(
-  ("count", "max_levels"), [(2, 4), (3, 4), (8, 16), (8, 256), (200, 256)]
+  ("count", "max_levels"), [(2, 4), (3, 4), (8, 16), (200, 256)]
 )
 @pytest.mark.parametrize("padding", [None, -7.0, 1e4])
 def test_padding_changes_nothing(count, max_levels, padding):
@@ -242,7 +245,7 @@ def test_padding_changes_nothing(count, max_levels, padding):
   np.testing.assert_allclose(dc[:, :count], want[2], rtol=1e-5, atol=1e-5)
   assert not np.any(dc[:, count:])
   np.testing.assert_array_equal(hard(x, padded), hard(x, plain))
-  np.testing.assert_array_equal(nearest(x, padded), nearest(x, plain))
+  np.testing.assert_array_equal(find(x, padded), find(x, plain))
 
 
 @pytest.mark.parametrize("max_levels", [2, 4, 16, 256])
@@ -285,7 +288,7 @@ soft_loss = loss_and_gradients(soft_quantize)
 
 
 def test_learners_of_mixed_precision_share_one_program():
-  bits = np.array([1, 2, 3, 4, 8, 32])
+  bits = np.array([1, 3, 8, 32])
   rng = np.random.default_rng(0)
   x = rng.normal(size=(len(bits), 40)).astype(np.float32)
   weights = rng.normal(size=40).astype(np.float32)
@@ -299,9 +302,9 @@ def test_learners_of_mixed_precision_share_one_program():
     soft = fn(x, codebooks.centers, codebooks.levels, weights)
     return codebooks, soft, jax.vmap(hard_quantize)(x, codebooks)
 
-  for order in (np.arange(6), np.arange(6)[::-1]):
+  for order in (np.arange(4), np.arange(4)[::-1]):
     codebooks, (value, (dx, dc)), quantized = everything(x, bits[order])
-    assert codebooks.centers.shape == (6, 256)
+    assert codebooks.centers.shape == (4, 256)
     for i, b in enumerate(bits[order].tolist()):
       alone = init(x[i], bits=b)
       count = int(alone.levels)
@@ -341,24 +344,24 @@ def test_hard_is_the_brute_force_nearest_and_the_lower_at_ties(levels, x):
     quantized = np.asarray(hard(x, codebook))
     np.testing.assert_array_equal(quantized, centers[index])
     np.testing.assert_array_equal(
-      look_up(nearest(x, codebook), codebook), centers[index]
+      look_up(find(x, codebook), codebook), centers[index]
     )
     assert len(np.unique(quantized)) <= len(centers)
     if len(set(levels)) == len(levels):
-      np.testing.assert_array_equal(nearest(x, codebook), index)
+      np.testing.assert_array_equal(find(x, codebook), index)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 16, 17, 20, 33, 64, 256, 300])
+@pytest.mark.parametrize("count", [2, 5, 16, 17, 64, 256, 300])
 def test_nearest_finds_every_level_and_border(count):
   centers = np.arange(count, dtype=np.float32)
   codebook = make_codebook(centers)
-  np.testing.assert_array_equal(nearest(centers, codebook), np.arange(count))
+  np.testing.assert_array_equal(find(centers, codebook), np.arange(count))
   np.testing.assert_array_equal(
-    nearest(centers[:-1] + np.float32(0.5), codebook), np.arange(count - 1)
+    find(centers[:-1] + np.float32(0.5), codebook), np.arange(count - 1)
   )
   far = jnp.array([-1e30, -jnp.inf, 1e30, jnp.inf])
   last = count - 1
-  np.testing.assert_array_equal(nearest(far, codebook), [0, 0, last, last])
+  np.testing.assert_array_equal(find(far, codebook), [0, 0, last, last])
 
 
 @pytest.mark.parametrize("count", [2, 4, 16, 256])
@@ -371,12 +374,12 @@ def test_gradient_of_a_level_sums_over_its_weights_and_none_reaches_x(count):
   fn = loss_and_gradients(hard_quantize)
   _, (dx, dc) = fn(x, codebook.centers, codebook.levels, weights)
   want = np.zeros(count)
-  np.add.at(want, np.asarray(nearest(x, codebook)), weights)
+  np.add.at(want, np.asarray(find(x, codebook)), weights)
   np.testing.assert_allclose(dc, want, rtol=1e-5, atol=1e-5)
   assert not np.any(dx)
 
 
-@pytest.mark.parametrize("max_levels", [2, 4, 16, 256])
+@pytest.mark.parametrize("max_levels", [4, 256])
 @pytest.mark.parametrize("quantize", [soft_quantize, hard_quantize])
 def test_full_precision_is_the_identity_to_the_bit(quantize, max_levels):
   rng = np.random.default_rng(0)
@@ -422,14 +425,12 @@ TENSORS = {
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("name", TENSORS)
 def test_any_tensor_gets_distinct_sorted_finite_levels(name, bits):
-  codebook = init(np.asarray(TENSORS[name], np.float32), bits=bits)
-  assert codebook.levels == codebook.max_levels == 2**bits
-  centers = np.asarray(codebook.centers, np.float64)
+  x = np.asarray(TENSORS[name], np.float32)
+  codebook = init_traced(x, bits, 256)
+  assert codebook.levels == 2**bits
+  centers = np.asarray(codebook.centers, np.float64)[: 2**bits]
   assert np.all(np.isfinite(centers))
   assert np.all(np.diff(centers) > 0)
-
-
-init_jit = jax.jit(init_codebook, static_argnums=2)
 
 
 @given(
@@ -441,7 +442,7 @@ init_jit = jax.jit(init_codebook, static_argnums=2)
 @few
 def test_levels_are_distinct_whatever_the_weights(x, base, scale, bits):
   x = np.asarray(base + scale * np.asarray(x), np.float32)
-  centers = np.asarray(init_jit(x, bits, 256).centers)[: 2**bits]
+  centers = np.asarray(init_traced(x, bits, 256).centers)[: 2**bits]
   assert np.all(np.isfinite(centers))
   assert np.all(np.diff(centers) > 0)
 
@@ -462,7 +463,7 @@ def test_more_bits_start_evenly_from_smallest_to_largest(bits):
   np.testing.assert_allclose(
     centers[: 2**bits], np.linspace(x.min(), x.max(), 2**bits), atol=1e-6
   )
-  np.testing.assert_array_equal(centers[2**bits :], x.max())
+  np.testing.assert_array_equal(centers[2**bits :], centers[2**bits - 1])
 
 
 @pytest.mark.parametrize("bits", [1, 2, 8])
@@ -474,14 +475,18 @@ def test_outer_level_overrides_the_weights(bits):
   )
 
 
+# Subnormal numbers may count as zero.
+normal_floats = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
+
+
 @given(
-  centers=st.lists(st.floats(-1e6, 1e6, width=32), min_size=8, max_size=8),
+  centers=st.lists(normal_floats, min_size=8, max_size=8),
   count=st.integers(0, 8),
 )
 @few
 def test_set_centers_sorts_and_refills_the_padding(centers, count):
   codebook = Codebook(jnp.zeros(8), jnp.int32(count))
-  new = set_centers(codebook, jnp.asarray(centers, jnp.float32))
+  new = reorder(codebook, np.asarray(centers, np.float32))
   centers = np.asarray(centers, np.float32)
   assert new.levels == count
   if count == 0:
@@ -491,7 +496,7 @@ def test_set_centers_sorts_and_refills_the_padding(centers, count):
     np.testing.assert_array_equal(new.centers[count:], new.centers[count - 1])
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 32])
+@pytest.mark.parametrize("bits", [1, 3, 32])
 def test_a_codebook_per_channel_is_a_loop_over_channels(bits):
   rng = np.random.default_rng(0)
   scales = np.array([0.1, 1.0, 5.0], np.float32)
@@ -508,7 +513,7 @@ def test_a_codebook_per_channel_is_a_loop_over_channels(bits):
   def loop(fn):
     return np.stack([fn(x[..., i], c) for i, c in enumerate(alone)], axis=-1)
 
-  np.testing.assert_array_equal(nearest(x, together), loop(nearest))
+  np.testing.assert_array_equal(find(x, together), loop(find))
   np.testing.assert_allclose(
     hard(x, together), loop(hard), rtol=1e-6, atol=1e-7
   )
@@ -524,11 +529,9 @@ def test_a_codebook_per_channel_is_a_loop_over_channels(bits):
     np.testing.assert_allclose(dx[..., i], dxi, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(dc[i], dci, rtol=1e-4, atol=1e-4)
   new = rng.normal(size=together.centers.shape).astype(np.float32)
-  moved = set_centers(together, jnp.asarray(new))
+  moved = reorder(together, new)
   for i, c in enumerate(alone):
-    np.testing.assert_array_equal(
-      moved.centers[i], set_centers(c, jnp.asarray(new[i])).centers
-    )
+    np.testing.assert_array_equal(moved.centers[i], reorder(c, new[i]).centers)
 
 
 PARAMS = {

@@ -4,7 +4,6 @@ import json
 import pytest
 import rich.console
 
-import quped_jax as qj
 from quped_jax import metrics
 
 RECORD = {"loss": 1.0, "test/quantized": 0.5, "test/global": 0.255}
@@ -12,11 +11,12 @@ RECORD = {"loss": 1.0, "test/quantized": 0.5, "test/global": 0.255}
 
 def lines(capsys, rounds, every=1, **options):
   """What a display off the terminal prints in a run of that many rounds."""
-  settings = qj.Settings(method="local", rounds=rounds)
-  with metrics.Display(**options).show(settings, None) as update:
+  with metrics.Display(**options).show("local", rounds) as update:
     for round_ in range(1, rounds + 1):
       if round_ == rounds or round_ % every == 0:
-        update({"round": round_, **RECORD}, 0.25)
+        update(round_, RECORD, 0.25)
+      else:
+        update(round_)
   return capsys.readouterr().out.splitlines()
 
 
@@ -45,16 +45,16 @@ def test_a_quiet_display_prints_nothing(capsys):
 def test_on_a_terminal_progress_is_live():
   file = io.StringIO()
   console = rich.console.Console(file=file, force_terminal=True, width=120)
-  settings = qj.Settings(method="local", rounds=4)
-  with metrics.Display(console).show(settings, None) as update:
-    update({"round": 3, **RECORD}, 0.25)
+  with metrics.Display(console).show("local", 4) as update:
+    update(2, RECORD, 0.25)
+    update(3)
   shown = file.getvalue()
   assert "3/4" in shown and "quantized 50.0 %" in shown
 
 
 def test_files_hold_plain_json(tmp_path):
   writer = metrics.Writer(tmp_path / "deep" / "down")
-  writer.config({"bits": (1, 2)})
+  writer.start({"bits": (1, 2)})
   writer.summary({"worst": float("nan"), "table": [1.0, float("inf")]})
   writer.metrics({"round": 1, "loss": float("nan")})
   writer.metrics({"round": 2, "loss": 0.5})
@@ -82,7 +82,7 @@ def test_files_hold_plain_json(tmp_path):
 def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   writer = metrics.Writer(None)
-  writer.config({})
+  writer.start({})
   writer.summary({})
   writer.metrics({})
   writer.clients([{"client": 0}])
@@ -92,8 +92,28 @@ def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
 def test_a_second_run_in_a_workdir_starts_its_records_afresh(tmp_path):
   for _ in range(2):
     writer = metrics.Writer(tmp_path)
+    writer.start({})
+    assert not (tmp_path / "summary.json").exists()
     writer.metrics({"round": 1})
+    writer.summary({})
   assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_run_that_never_starts_leaves_an_earlier_one_alone(tmp_path):
+  writer = metrics.Writer(tmp_path)
+  writer.start({})
+  writer.metrics({"round": 1})
+  metrics.Writer(tmp_path)
+  assert (tmp_path / "metrics.jsonl").read_text() == '{"round": 1}\n'
+
+
+def test_lines_go_to_the_console_that_was_given(capsys):
+  file = io.StringIO()
+  display = metrics.Display(rich.console.Console(file=file))
+  with display.show("local", 1) as update:
+    update(1, RECORD, 0.25)
+  assert file.getvalue().startswith("local: round 1/1: ")
+  assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("below", ["", "folder"])

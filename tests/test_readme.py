@@ -1,5 +1,6 @@
 import pathlib
 import re
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def test_python_of_readme_runs(block, monkeypatch):
 
 
 def test_readme_optax_example_reaches_its_levels():
-  namespace = {"__name__": "readme"}
+  namespace: dict[str, Any] = {"__name__": "readme"}
   (block,) = [b for b in BLOCKS if "prox_quantize" in b]
   exec(compile(block, str(README), "exec"), namespace)
   trained = namespace["params"]["kernel"]

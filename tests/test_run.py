@@ -218,9 +218,12 @@ def test_a_run_can_start_from_a_state(finished):
   for _ in range(5):
     start, _ = simulation.run_round(start)
   with tiny.quick_compilation():
-    more = qj.run(settings(rounds=1), state=start, display=QUIET)
+    more = qj.run(settings(rounds=6), state=start, display=QUIET)
   assert int(more.state.round) == 6
+  assert [record["round"] for record in more.history] == [6]
   assert more.history[0]["loss"] < result.history[0]["loss"]
+  with pytest.raises(ValueError, match="rounds=6: must be more than 6"):
+    qj.run(settings(rounds=6), state=more.state, display=QUIET)
 
 
 def test_synthetic_data_runs_like_any_other():

@@ -41,6 +41,8 @@ TRANSFORMS = {
 }
 USES_VALUES = [n for n in TRANSFORMS if n != "keep_params_in_box"]
 USES_CODEBOOKS = [n for n in TRANSFORMS if n != "scale_by_step_size"]
+weights_prox_jit = jax.jit(weights_prox, static_argnums=3)
+centers_prox_jit = jax.jit(centers_prox, static_argnums=(4, 5))
 ON_WEIGHTS = ["prox_quantize l1", "prox_quantize l2", "keep_params_in_box"]
 RATE, STRENGTH = 0.5, 0.1
 
@@ -97,11 +99,11 @@ def expected(name, updates, params, extra, rate, strength):
       new = jnp.clip(p + u, -0.5, 0.5)
     elif of_centers(name):
       method = "subgradient" if name.endswith("subgradient") else "exact"
-      new = centers_prox(p + u, w, codebook, threshold, norm, method)
+      new = centers_prox_jit(p + u, w, codebook, threshold, norm, method)
       new = jnp.where(jnp.arange(8) < codebook.levels, new, p)
       return new - p
     else:
-      new = weights_prox(p + u, codebook, threshold, norm)
+      new = weights_prox_jit(p + u, codebook, threshold, norm)
     return jnp.where(codebook.levels > 0, new - p, u)
 
   weights = extra.get("weights", params)

@@ -88,7 +88,7 @@ def partition(
       without training or test data.
   """
   if scheme not in SCHEMES:
-    raise ValueError(f"scheme={scheme!r}: must be one of {sorted(SCHEMES)}")
+    raise ValueError(f"partition={scheme!r}: must be one of {sorted(SCHEMES)}")
   if not 0 < train_fraction < 1:
     raise ValueError(f"train_fraction={train_fraction}: must be in (0, 1)")
   if not 0 <= validation_fraction < 1:
@@ -213,7 +213,7 @@ def _check_nobody_empty(kind, rows_of_clients, scheme):
   for client, rows in enumerate(rows_of_clients):
     if not len(rows):
       raise ValueError(
-        f"scheme={scheme!r}: client {client} has no {kind} data; must be at "
+        f"partition={scheme!r}: client {client} has no {kind} data; must be at "
         "least one sample. Fewer clients, a larger min_size or a larger alpha "
         "help"
       )

@@ -136,7 +136,7 @@ def _natural(pool: Pool, rng: np.random.Generator) -> np.ndarray:
   per_client = _required(pool, "natural", "groups_per_client")
   if pool.groups is None:
     raise ValueError(
-      f"scheme='natural': {pool.name!r} has no groups; must be one of "
+      f"partition='natural': {pool.name!r} has no groups; must be one of "
       f"{sorted(set(SCHEMES) - {'natural'})}"
     )
   groups, group_of_row = np.unique(pool.groups, return_inverse=True)
@@ -165,5 +165,5 @@ SCHEMES: dict[str, Scheme] = {
 def _required(pool, scheme, option):
   value = getattr(pool, option)
   if value is None:
-    raise ValueError(f"{option}=None: must be given for scheme={scheme!r}")
+    raise ValueError(f"{option}=None: must be given for partition={scheme!r}")
   return value

@@ -150,7 +150,7 @@ def _femnist_loader(name, other_writers) -> _Loader:
       arrays = _select_writers(*read(), other_writers)
       if not len(arrays["labels"]):
         raise ValueError(
-          f"dataset={name!r}: must have writers, but every writer in {data_dir} "
+          f"dataset={name!r}: must have writers, but each one in {data_dir} "
           f"has {'training' if other_writers else 'test'} images"
         )
       return arrays

@@ -197,8 +197,8 @@ def _check_reachable(name, url, data_dir, filenames):
 
 def _not_found(name, reason, data_dir, filenames):
   return FileNotFoundError(
-    f"dataset={name!r}: not in {data_dir / name}, and {reason}. Either name the "
-    "folder that holds it (data_dir= or the environment variable "
+    f"dataset={name!r}: not in {data_dir / name}, and {reason}. Either name "
+    "the folder that holds it (data_dir= or the environment variable "
     "QUPED_DATA_DIR), or, with a network, run\n"
     f'  python -c "import quped_jax.data as d; d.load_dataset({name!r})"\n'
     f"or put {', '.join(filenames)} into {data_dir}/downloads/manual"

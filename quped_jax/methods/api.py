@@ -64,7 +64,8 @@ class Context(NamedTuple):
     spec: the client's ClientSpec; None at the server.
     rates: this round's step sizes and strength for the client; None at the
       server.
-    shared_learning_rate: this round's step size of downloaded models.
+    shared_learning_rate: this round's step size of downloaded models; None at
+      the server.
     num_steps: int32 `[]`, how many local steps count, for a straggler; None if
       all do.
   """
@@ -214,13 +215,34 @@ class Training(NamedTuple):
       positions = data.draw(
         context.key, self.recalibration_batches, self.batch_size
       )
-
-      def body(stats, position):
-        inputs = data.batch(position).inputs
-        return model.apply(params, stats, inputs, True)[1], None
-
-      stats, _ = jax.lax.scan(body, stats, positions)
+      fresh = _batch_statistics(model, params, stats, data, positions)
+      counts = codebook_lib.is_quantized(learner.codebooks)
+      stats = jax.tree.map(
+        lambda new, old: jnp.where(counts, new, old), fresh, stats
+      )
     return params, stats, model
+
+
+def _batch_statistics(model, params, like, data, positions) -> Any:
+  """Running statistics as the given batches alone make them.
+
+  A running average that starts from zero is too small by 1 - m^k after k
+  batches, m its momentum: the share that a start from one keeps of itself.
+  """
+  zero = jax.tree.map(jnp.zeros_like, like)
+  one = jax.tree.map(jnp.ones_like, like)
+
+  def update(stats, position):
+    inputs = data.batch(position).inputs
+    return model.apply(params, stats, inputs, True)[1], None
+
+  momentum = jax.tree.map(
+    jnp.subtract, update(one, positions[0])[0], update(zero, positions[0])[0]
+  )
+  total, _ = jax.lax.scan(update, zero, positions)
+  return jax.tree.map(
+    lambda t, m: t / (1 - m ** positions.shape[0]), total, momentum
+  )
 
 
 def local_steps(

@@ -19,6 +19,7 @@ __all__ = [
   "from_linen",
   "hidden_kernels",
   "max_pool_2x2",
+  "model_names",
   "register_model",
   "resolve_conv",
   "shift_conv",
@@ -124,6 +125,11 @@ def register_model(name: str, factory: Callable[..., Model]) -> None:
   _registered[name] = factory
 
 
+def model_names() -> tuple[str, ...]:
+  """Names that `create_model` knows, in order."""
+  return tuple(sorted(_BUILT_IN | _registered))
+
+
 def create_model(
   name: str,
   num_classes: int,
@@ -157,7 +163,7 @@ def create_model(
   """
   factories = _BUILT_IN | _registered
   if name not in factories:
-    allowed = ", ".join(sorted(factories))
+    allowed = ", ".join(model_names())
     raise ValueError(f"model={name!r}: must be one of {allowed}")
   if num_classes < 1:
     raise ValueError(f"num_classes = {num_classes}; allowed is at least 1")

@@ -260,7 +260,7 @@ def test_one_training_sample_is_not_given_to_validation():
 @pytest.mark.parametrize(
   ("scheme", "num_clients", "options", "message"),
   [
-    ("random", 5, {}, "scheme='random': must be one of .*'shards'"),
+    ("random", 5, {}, "partition='random': must be one of .*'shards'"),
     ("iid", 0, {}, "clients=0: must be between 1 and 600"),
     ("iid", 601, {}, "clients=601: must be between 1 and 600"),
     ("iid", 5, {"train_fraction": 1.0}, r"train_fraction=1.0: .*\(0, 1\)"),
@@ -313,7 +313,7 @@ def test_one_training_sample_is_not_given_to_validation():
     ("natural", 21, {"groups_per_client": 1}, "groups_per_client=1: .* 20"),
     ("natural", 5, {"groups_per_client": 5}, "groups_per_client=5: .* 20"),
     ("natural", 5, {"groups_per_client": 0}, "groups_per_client=0: "),
-    ("iid", 500, {}, r"scheme='iid': client \d+ has no test data"),
+    ("iid", 500, {}, r"partition='iid': client \d+ has no test data"),
   ],
 )
 def test_errors(scheme, num_clients, options, message):
@@ -333,7 +333,7 @@ def test_every_client_keeps_a_test_sample():
 
 
 def test_a_lone_sample_leaves_no_test_data():
-  with pytest.raises(ValueError, match="scheme='iid': client 0 has no test"):
+  with pytest.raises(ValueError, match="partition='iid': client 0 has no test"):
     partition(make_dataset(num_test=0), "iid", 600)
 
 
