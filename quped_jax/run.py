@@ -192,9 +192,6 @@ def _resolve(
     average = np.mean(np.asarray(federation.train.count))
     steps = max(int(average) // settings.batch_size, 1)
     settings = dataclasses.replace(settings, steps=steps)
-  settings = dataclasses.replace(
-    settings, dataset=federation.name, model=model.name
-  )
   return settings, federation, model
 
 
@@ -254,7 +251,7 @@ def _table(accuracy: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
   return {name: _spread(values) for name, values in accuracy.items()}
 
 
-def _client_rows(settings, federation, accuracy) -> list[dict[str, Any]]:
+def _client_rows(settings, federation, model, accuracy) -> list[dict[str, Any]]:
   train, test = (
     np.asarray(split.count) for split in (federation.train, federation.test)
   )
@@ -262,7 +259,7 @@ def _client_rows(settings, federation, accuracy) -> list[dict[str, Any]]:
   return [
     {
       "client": i,
-      "model": settings.model,
+      "model": model.name,
       "bits": int(bits[i]),
       "train_samples": int(train[i]),
       "test_samples": int(test[i]),
@@ -369,8 +366,8 @@ def run(
   headline = simulation.headline
   summary = {
     "method": settings.method,
-    "dataset": settings.dataset,
-    "model": settings.model,
+    "dataset": federation.name,
+    "model": model.name,
     "bits": list(settings.bits),
     "seed": settings.seed,
     "clients": federation.num_clients,
@@ -392,7 +389,7 @@ def run(
       "device_peak_bytes": _device_peak(),
     },
   }
-  rows = _client_rows(settings, federation, evaluated[-1]["test"])
+  rows = _client_rows(settings, federation, model, evaluated[-1]["test"])
   writer.clients(rows)
   writer.summary(summary)
   return Result(summary, rows, history, state, simulation)

@@ -177,10 +177,6 @@ class Settings:
         f"finetune_at={self.finetune_at}: must be less than rounds="
         f"{self.rounds}, or 0 for no second phase"
       )
-    if len(self.bits) > self.clients:
-      raise ValueError(
-        f"bits={self.bits}: must be at most as many as clients={self.clients}"
-      )
     if self.clients_per_round > self.clients:
       raise ValueError(
         f"clients_per_round={self.clients_per_round}: must be at most "

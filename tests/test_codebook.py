@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import quped_jax as qj
 from quped_jax import codebook as codebook_lib
 from quped_jax.codebook import (
   Codebook,
@@ -721,3 +722,18 @@ def test_the_cost_does_not_grow_with_the_number_of_levels():
   # 1.5 where nothing else runs; the rest is for busy machines.
   assert best["8 bits"] <= 2.0 * best["4 bits"], best
   assert best["8 bits"] <= best["full"] / 5, best
+
+
+def test_nan_is_never_mistaken_for_a_level():
+  codebook = codebook_of_pair()
+  x = jnp.array([jnp.nan, 1.0])
+  quantized = np.asarray(qj.hard_quantize(x, codebook))
+  assert np.isnan(quantized[0]) and quantized[1] == 0.5
+  broken = qj.set_centers(codebook, jnp.array([jnp.nan, 0.1, 7.0, 7.0]))
+  assert np.isnan(np.asarray(broken.centers)).all()
+
+
+def codebook_of_pair():
+  """Two levels, -0.5 and 0.5, in a codebook of four."""
+  centers = jnp.array([-0.5, 0.5, 0.5, 0.5])
+  return qj.Codebook(centers, jnp.int32(2))

@@ -69,3 +69,10 @@ def test_every_variant_is_evaluated_on_every_split(trained):
     np.testing.assert_allclose(
       values["zero"], np.mean(np.asarray(labels) == 0), rtol=1e-6
     )
+
+
+def test_a_model_of_nan_predicts_nothing(trained):
+  federation, model, params, stats = trained
+  broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), params)
+  data = federation.client(jnp.int32(0))
+  assert evaluate.accuracy(model, broken, stats, data, "test") == 0.0

@@ -197,3 +197,25 @@ def test_a_federation_is_an_argument_of_compiled_functions():
   assert counter.calls == 1
   with pytest.raises(dataclasses.FrozenInstanceError):
     first.num_clients = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+  ("train", "test", "message"),
+  [
+    (([0, 1], []), ([2], [3]), r"partition.train\[1\]=\[\]: must hold"),
+    (([0, 1], [4]), ([2], []), r"partition.test\[1\]=\[\]: must hold"),
+    (([0, 1], [100]), ([2], [3]), r"train\[1\]: must hold rows from 0 to 19"),
+    (([0, 1], [-1]), ([2], [3]), r"train\[1\]: must hold rows from 0 to 19"),
+    (([0, 1], [4]), ([2],), "partition.test: must be of 2 clients"),
+  ],
+)
+def test_a_partition_that_cannot_be_is_an_error(train, test, message):
+  dataset = qj.from_arrays(np.zeros((20, 2)), np.arange(20) % 2)
+  nothing = tuple(np.zeros(0, np.int32) for _ in train)
+  parts = qj.data.Partition(
+    train=tuple(np.array(rows, np.int32) for rows in train),
+    validation=nothing,
+    test=tuple(np.array(rows, np.int32) for rows in test),
+  )
+  with pytest.raises(ValueError, match=message):
+    qj.make_federation(dataset, parts)

@@ -235,3 +235,18 @@ def test_synthetic_data_runs_like_any_other():
     result = qj.run(settings(**changes), display=QUIET)
   assert result.simulation.program.compilations == 1
   assert result.summary["accuracy"]["personalized"]["mean"] > 0.6
+
+
+def test_a_client_that_is_not_there_is_an_error(finished):
+  result, _ = finished
+  with pytest.raises(ValueError, match="client_id=99: must be from 0 to"):
+    qj.client_state(result.state, 99)
+
+
+def test_a_loss_that_is_not_finite_is_a_warning():
+  changes = {"learning_rate": (1e6,), "bits": (32,), "method": "local"}
+  with (
+    tiny.quick_compilation(),
+    pytest.warns(UserWarning, match="learning_rate=.* may be too large"),
+  ):
+    qj.run(settings(rounds=2, **changes), display=QUIET)

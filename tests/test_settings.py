@@ -116,7 +116,6 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_allowed(
     ({"quped": {"weighting": 1}}, ["quped.weighting=1", "text"]),
     ({"method_options": {"quped": {}}}, ["method_options=", "no such field"]),
     ({"finetune_at": 3, "rounds": 3}, ["finetune_at=3", "rounds=3"]),
-    ({"bits": (1, 2, 4), "clients": 2}, ["bits=(1, 2, 4)", "clients=2"]),
     ({"hidden": [8], "model": "cnn1"}, ["hidden=(8,)", "model='cnn1'"]),
     ({"fedavg": {"server_momentum": 2}}, ["fedavg.server_momentum=2"]),
     ({"fedavg": {"server_learning_rate": 0}}, ["server_learning_rate=0"]),
@@ -172,8 +171,8 @@ def test_settings_that_do_not_fit_the_data_are_errors(values, fragments):
 
 def test_a_federation_of_another_size_is_an_error():
   federation = tiny.make_federation((9, 9))
-  with pytest.raises(ValueError, match="clients=5: must be 2"):
-    qj.build(tiny.make_settings("local", 5), federation=federation)
+  with pytest.raises(ValueError, match="clients=3: must be 2"):
+    qj.build(tiny.make_settings("local", 3), federation=federation)
 
 
 def test_options_of_an_unknown_method_are_an_error():

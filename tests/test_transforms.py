@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import quped_jax as qj
 from quped_jax.codebook import (
   Codebook,
   full_precision,
@@ -516,3 +517,22 @@ def test_base_optimizers_are_those_of_optax(name, weight_decay):
     want, plain_state = plain_update(grads, plain_state, params)
     assert_close(new, want)
     params = optax.apply_updates(params, new)
+
+
+def test_updates_keep_their_type():
+  params = {"kernel": jnp.linspace(-1, 1, 8, dtype=jnp.bfloat16)}
+  codebooks = qj.init_codebooks(params, lambda _: True, 1)
+  optimizer = optax.chain(
+    scale_by_step_size(jnp.float32(0.1)),
+    qj.prox_quantize(optax.constant_schedule(0.1), jnp.float32(0.1)),
+  )
+  updates, _ = optimizer.update(
+    params, optimizer.init(params), params, codebooks=codebooks
+  )
+  assert jax.tree.leaves(updates)[0].dtype == jnp.bfloat16
+
+
+def test_a_mask_that_is_a_function_is_an_error():
+  codebooks = qj.init_codebooks({"kernel": jnp.ones(3)}, lambda _: True, 1)
+  with pytest.raises(ValueError, match="mask=.*must be a tree of bools"):
+    qj.mask_codebooks(codebooks, lambda params: params)

@@ -233,10 +233,19 @@ def test_statistics_are_estimated_again_on_the_quantized_model(normed):
   assert tiny.largest_difference(stats, kept) > 1e-3
   assert made.settings.recalibration_batches == 10
   positions = data.draw(context.key, 10, tiny.BATCH)
-  for position in positions:
-    inputs = data.batch(position).inputs
-    _, kept = made.model.apply(params, kept, inputs, True)
-  assert tiny.largest_difference(stats, kept) < 1e-5
+
+  # The running average over the batches, as if nothing had been before them:
+  # far from zero it would have forgotten where it started.
+  def running(start):
+    current = jax.tree.map(lambda s: jnp.full_like(s, start), kept)
+    for position in positions:
+      inputs = data.batch(position).inputs
+      _, current = made.model.apply(params, current, inputs, True)
+    return current
+
+  zero, one = running(0.0), running(1.0)
+  expected = jax.tree.map(lambda z, o: z / (1 - (o - z)), zero, one)
+  assert tiny.largest_difference(stats, expected) < 1e-4
 
 
 def test_a_residual_network_with_batch_norm_trains():
