@@ -6,6 +6,7 @@ python -m experiments.demo --workdir=/tmp/demo
 import pathlib
 
 import matplotlib
+import rich.box
 import rich.console
 import rich.table
 from absl import app, flags
@@ -24,11 +25,11 @@ _ROUNDS = flags.DEFINE_integer("rounds", 40, "Rounds of every method.")
 
 # name: (what it is called, settings beside those of configs/digits.py)
 _RUNS = {
-  "local": ("local training, 32 bits", {"method": "local", "bits": (32,)}),
+  "local": ("local, 32 bits", {"method": "local", "bits": (32,)}),
   "fedavg": ("FedAvg, 32 bits", {"method": "fedavg", "bits": (32,)}),
   "quped_1bit": ("QuPeD, 1 bit", {"method": "quped", "bits": (1,)}),
   "quped_mixed": (
-    "QuPeD, 1, 2, 3, 4, 32 bits",
+    "QuPeD, 1/2/3/4/32 bits",
     {"method": "quped", "bits": (1, 2, 3, 4, 32)},
   ),
 }
@@ -41,10 +42,11 @@ def _percent(value: float | None) -> str:
 def _table(results: dict[str, qj.Result]) -> rich.table.Table:
   """One row per run: accuracy over clients, and what a round costs."""
   table = rich.table.Table(
-    title="Accuracy on each client's own test data, mean over 40 clients, %"
+    title="Accuracy on each client's own test data, mean over 40 clients, %",
+    box=rich.box.SIMPLE_HEAD,
   )
   table.add_column("method")
-  for name in ("personalized", "quantized", "global", "worst client"):
+  for name in ("personalized", "quantized", "global", "worst"):
     table.add_column(name, justify="right")
   table.add_column("KB up", justify="right")
   table.add_column("s/round", justify="right")
@@ -99,7 +101,7 @@ def main(argv: list[str]) -> None:
       results[name] = qj.run(
         common.get_settings(config), folder / name, display=display
       )
-    rich.console.Console(width=None).print(_table(results))
+    rich.console.Console().print(_table(results))
     _figure(results, folder / "accuracy.png")
     print(f"Figure: {folder / 'accuracy.png'}")
 

@@ -178,7 +178,9 @@ def make_alternating(
   Args:
     optimizer: of the parameters; `update` is given `learning_rate`,
       `strength` and `codebooks` as extra arguments.
-    centers_optimizer: of the levels, likewise.
+    centers_optimizer: of the levels, likewise. Moments that it keeps stay in
+      their places when levels cross and are put in order; plain SGD keeps
+      none.
     estimator: "soft" differentiates through the soft quantizer; "hard" runs
       the model at the nearest levels, through which no gradient reaches x.
     sharpness: of the soft quantizer, in the unit.
