@@ -29,7 +29,7 @@ _RUNS = {
   "fedavg": ("FedAvg, 32 bits", {"method": "fedavg", "bits": (32,)}),
   "quped_1bit": ("QuPeD, 1 bit", {"method": "quped", "bits": (1,)}),
   "quped_mixed": (
-    "QuPeD, 1/2/3/4/32 bits",
+    "QuPeD, mixed bits",
     {"method": "quped", "bits": (1, 2, 3, 4, 32)},
   ),
 }
@@ -44,8 +44,11 @@ def _table(results: dict[str, qj.Result]) -> rich.table.Table:
   table = rich.table.Table(
     title="Accuracy on each client's own test data, mean over 40 clients, %",
     box=rich.box.SIMPLE_HEAD,
+    caption="mixed bits: clients of 1, 2, 3, 4 and 32 bits in turn",
+    show_edge=False,
+    pad_edge=False,
   )
-  table.add_column("method")
+  table.add_column("method", no_wrap=True)
   for name in ("personalized", "quantized", "global", "worst"):
     table.add_column(name, justify="right")
   table.add_column("KB up", justify="right")
@@ -54,10 +57,14 @@ def _table(results: dict[str, qj.Result]) -> rich.table.Table:
     summary = result.summary
     accuracy = summary["accuracy"]
     headline = accuracy[summary["headline"]]
+    # At full precision the quantized model is the personalized one.
+    shown = dict(accuracy)
+    if summary["bits"] == [32]:
+      shown.pop("quantized", None)
     table.add_row(
       _RUNS[name][0],
       *(
-        _percent(accuracy.get(variant, {}).get("mean"))
+        _percent(shown.get(variant, {}).get("mean"))
         for variant in ("personalized", "quantized", "global")
       ),
       _percent(headline["worst"]),
