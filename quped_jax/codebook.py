@@ -61,9 +61,7 @@ class Codebook:
 def check_bits(bits: Any, field: str = "bits") -> None:
   """Raises a ValueError unless every entry is 1 to 8, or 32."""
   for value in np.ravel(bits).tolist():
-    if value != FULL_PRECISION and (
-      value != int(value) or not 1 <= value <= MAX_BITS
-    ):
+    if value not in (*range(1, MAX_BITS + 1), FULL_PRECISION):
       raise ValueError(
         f"{field}={value}: must be from 1 to {MAX_BITS}, or "
         f"{FULL_PRECISION} for full precision"
