@@ -11,17 +11,11 @@ quantized run by --config.warm_start=FILE.
 import pathlib
 
 from absl import app, flags
-from ml_collections import config_flags
 
 import quped_jax as qj
 from experiments import common
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  "configs/centralized.py:digits",
-  "Settings of the run.",
-  lock_config=True,
-)
+_CONFIG = common.define_config("configs/centralized.py:digits")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
@@ -52,4 +46,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  common.run_app(main)

@@ -1,11 +1,13 @@
 """What the command lines share: configs from settings, and errors for users."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
-from absl import flags, logging
+from absl import app, flags, logging
+from ml_collections import config_flags
 
 import quped_jax as qj
 
@@ -27,6 +29,55 @@ def get_config(**overrides: Any) -> ml_collections.ConfigDict:
 def get_settings(config: ml_collections.ConfigDict) -> qj.Settings:
   """The checked settings that a config holds."""
   return qj.Settings.from_dict(config.to_dict())
+
+
+@contextlib.contextmanager
+def _field_errors() -> Iterator[None]:
+  """One line for what the config library raises for an unknown field."""
+  try:
+    yield
+  except (AttributeError, KeyError) as error:
+    print(
+      f"error: --config has no such field: {error}. The fields are those of "
+      "quped_jax/settings.py; options are METHOD.OPTION, such as "
+      "--config.quped.lambda_p=0.3",
+      file=sys.stderr,
+    )
+    sys.exit(2)
+
+
+def define_config(default: str) -> flags.FlagHolder:
+  """Defines the flag `--config`.
+
+  Args:
+    default: path of a config file, perhaps with `:VARIANT`.
+
+  Returns:
+    The flag, whose value is the config.
+  """
+  # The library reads the fields on the command line here if it finds no
+  # --config there, and when flags are parsed otherwise.
+  with _field_errors():
+    return config_flags.DEFINE_config_file(
+      "config",
+      default,
+      "Settings of the run, see quped_jax/settings.py.",
+      lock_config=True,
+    )
+
+
+def run_app(main: Callable[[list[str]], None]) -> None:
+  """`app.run`, with one line for a config field that does not exist.
+
+  Args:
+    main: takes the arguments that are no flags.
+  """
+
+  def parse(argv):
+    with _field_errors():
+      return app.parse_flags_with_usage(argv)
+
+  app.run(main, flags_parser=parse)
 
 
 def run_main(main: Callable[[], None]) -> None:

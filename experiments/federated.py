@@ -5,14 +5,11 @@ python -m experiments.federated --config=configs/digits.py --workdir=/tmp/run \
 """
 
 from absl import app, flags
-from ml_collections import config_flags
 
 import quped_jax as qj
 from experiments import common
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", "configs/digits.py", "Settings of the run.", lock_config=True
-)
+_CONFIG = common.define_config("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
@@ -32,4 +29,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  common.run_app(main)

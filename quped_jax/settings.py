@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from quped_jax import alternating, methods, proximal, transforms
+from quped_jax import alternating, methods, models, proximal, transforms
 from quped_jax import clients as clients_lib
 from quped_jax import codebook as codebook_lib
 from quped_jax.data import SCHEMES
@@ -185,9 +185,11 @@ class Settings:
     if any(width < 1 for width in self.hidden):
       raise ValueError(f"hidden={self.hidden}: must be positive widths")
     if self.hidden and self.model != "mlp":
+      # A misspelt model is the likelier mistake.
+      api.check_choice("model", self.model, models.model_names())
       raise ValueError(
-        f"hidden={self.hidden}: must be () for model={self.model!r}; it sets "
-        "the layers of 'mlp'"
+        f"hidden={self.hidden}: must be () for model={self.model!r}, as by "
+        "--config.hidden='()'; it sets the layers of 'mlp'"
       )
     for field in ("learning_rate", "centers_learning_rate"):
       rates = getattr(self, field)
@@ -352,7 +354,7 @@ def _check_types(fields, values: Mapping[str, Any], prefix: str = "") -> None:
       "int": ("a whole number", _is_whole),
       "float": ("a number", _is_number),
       "tuple[int, ...]": (
-        "a tuple of whole numbers, such as (2,)",
+        "a tuple of whole numbers, such as (1, 2)",
         lambda v: isinstance(v, tuple) and all(_is_whole(x) for x in v),
       ),
       "tuple[float, ...]": (
