@@ -5,18 +5,15 @@ python -m experiments.demo --workdir=/tmp/demo
 
 import pathlib
 
-import matplotlib
 import rich.box
 import rich.console
 import rich.table
 from absl import app, flags
+from matplotlib.figure import Figure
 
 import quped_jax as qj
 from configs import digits
 from experiments import common
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402 (a backend for no screen, first)
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", "results/demo", "Folder for the results."
@@ -76,7 +73,8 @@ def _table(results: dict[str, qj.Result]) -> rich.table.Table:
 
 def _figure(results: dict[str, qj.Result], path: pathlib.Path) -> None:
   """Accuracy over the rounds, of what each method would deploy."""
-  figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+  figure = Figure(figsize=(6, 4), layout="constrained")
+  axes = figure.subplots()
   for name, result in results.items():
     headline = f"test/{result.simulation.headline}"
     axes.plot(
@@ -90,7 +88,6 @@ def _figure(results: dict[str, qj.Result], path: pathlib.Path) -> None:
   axes.legend(loc="lower right")
   axes.grid(alpha=0.3)
   figure.savefig(path, dpi=150)
-  plt.close(figure)
 
 
 def main(argv: list[str]) -> None:
