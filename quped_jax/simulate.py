@@ -5,7 +5,6 @@ randomness comes from the state's key: that of client i in round r is
 `fold_in(fold_in(key, r), i)`, whatever runs beside it and in whatever order.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from quped_jax import evaluate as evaluate_lib
 from quped_jax.alternating import Rates
 from quped_jax.federation import Federation
 from quped_jax.methods import api
+from quped_jax.program import Program
 from quped_jax.schedule import Schedule
 
 # Numbers that no round and no client has, for keys of their own.
@@ -62,47 +62,6 @@ class SimulationState(NamedTuple):
   clients: dict[str, Any]
   round: jax.Array
   key: jax.Array
-
-
-class Program:
-  """A function that is compiled ahead of time, once per kind of arguments.
-
-  Attributes:
-    compilations: how often it was compiled.
-    compile_seconds: how long that took, in all.
-    memory: bytes that the last compiled form takes: arguments and outputs
-      (those that share a buffer once) and temporaries.
-  """
-
-  def __init__(self, fn: Callable[..., Any], donate: tuple[int, ...] = ()):
-    self._jitted = jax.jit(fn, donate_argnums=donate)
-    self._compiled: dict[Any, Any] = {}
-    self.compilations = 0
-    self.compile_seconds = 0.0
-    self.memory = 0
-
-  def __call__(self, *args):
-    leaves, structure = jax.tree.flatten(args)
-    types = [jax.typeof(x) for x in leaves]
-    kind = (structure, tuple((t.shape, t.dtype) for t in types))
-    if kind not in self._compiled:
-      self._compiled[kind] = self._compile(args)
-    return self._compiled[kind](*args)
-
-  def _compile(self, args):
-    start = time.perf_counter()
-    compiled = self._jitted.lower(*args).compile()
-    self.compile_seconds += time.perf_counter() - start
-    self.compilations += 1
-    memory = compiled.memory_analysis()
-    if memory is not None:
-      self.memory = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-      )
-    return compiled
 
 
 class Simulation(NamedTuple):

@@ -47,17 +47,18 @@ class CNN(nn.Module):
     """Maps `[batch, height, width, channels]` to `[batch, num_classes]`."""
     outputs = check_images(inputs)
     for index, channels in enumerate(self.conv_features):
-      outputs = nn.relu(
-        nn.Conv(
-          channels,
-          (5, 5),
-          dtype=self.dtype,
-          conv_general_dilated=self.conv,
-          name=_layer_name(index),
-        )(outputs)
-      )
+      outputs = nn.Conv(
+        channels,
+        (5, 5),
+        dtype=self.dtype,
+        conv_general_dilated=self.conv,
+        name=_layer_name(index),
+      )(outputs)
+      # Before the relu, with which a maximum commutes: a quarter of its work,
+      # and the convolution's outputs need not be kept for the backward pass.
       if index < _POOLED:
         outputs = max_pool_2x2(outputs)
+      outputs = nn.relu(outputs)
     outputs = outputs.reshape(outputs.shape[0], -1)
     for index, width in enumerate(self.dense_features, len(self.conv_features)):
       name = _layer_name(index)
