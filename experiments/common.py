@@ -69,6 +69,8 @@ def define_config(default: str) -> flags.FlagHolder:
 def run_app(main: Callable[[list[str]], None]) -> None:
   """`app.run`, with one line for a config field that does not exist.
 
+  Makes every CPU core a device, and keeps compiled programs for later runs.
+
   Args:
     main: takes the arguments that are no flags.
   """
@@ -77,6 +79,8 @@ def run_app(main: Callable[[list[str]], None]) -> None:
     with _field_errors():
       return app.parse_flags_with_usage(argv)
 
+  qj.use_cores()
+  qj.use_compilation_cache()
   app.run(main, flags_parser=parse)
 
 

@@ -10,6 +10,7 @@ from quped_jax.alternating import (
   freeze,
   make_alternating,
 )
+from quped_jax.clients import use_cores
 from quped_jax.codebook import (
   Codebook,
   get_centers,
@@ -28,6 +29,7 @@ from quped_jax.federation import Federation, make_federation
 from quped_jax.methods import register_method
 from quped_jax.metrics import Display
 from quped_jax.models import Model, create_model, from_linen, register_model
+from quped_jax.program import use_compilation_cache
 from quped_jax.proximal import centers_prox, weights_prox
 from quped_jax.run import Result, build, client_state, run
 from quped_jax.settings import Settings
@@ -87,6 +89,8 @@ __all__ = [
   "set_centers_tree",
   "soft_quantize",
   "soft_quantize_tree",
+  "use_compilation_cache",
+  "use_cores",
   "weights_prox",
   "with_centers",
 ]

@@ -1,45 +1,200 @@
 """The client axis: a function of one client, run over many.
 
-Clients' states are stacked: every array leads with a `clients` axis. They run
-either all at once under vmap, or in chunks: a loop that updates the stacked
-state in place, with vmap inside, whose memory grows with the chunk and not
-with the federation. A chunk of one client needs no vmap at all.
+Clients' states are stacked: every array leads with a `clients` axis, divided
+evenly over the devices of a mesh. Each device runs its own clients, all at
+once under vmap or in chunks: a loop that updates the stacked state in place,
+with vmap inside, whose memory grows with the chunk and not with the
+federation. A chunk of one client needs no vmap at all. The loop is compiled,
+or it is the host's, which never waits for a value ("dispatch"). Only sums
+cross between devices.
 """
 
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-STRATEGIES = ("auto", "vmap", "chunks")
+STRATEGIES = ("auto", "vmap", "chunks", "dispatch")
+AXIS = "clients"
+
+# Each CPU device holds a copy of the data.
+_MOST_CPU_DEVICES = 8
 
 
-def resolve_chunk_size(strategy: str, chunk_size: int, num_clients: int) -> int:
-  """How many clients run at once.
+def use_cores(limit: int = _MOST_CPU_DEVICES) -> bool:
+  """Makes every CPU core a device, so that clients run side by side.
 
-  "auto" is one at a time on a CPU, where batched small products and copies of
-  stacked state cost more than they save, and all at once elsewhere.
+  XLA divides single operations over the cores; those of a small model are too
+  small for that and leave all but one core idle. The commands in
+  `experiments` call this. Where JAX has an accelerator it changes nothing.
 
   Args:
-    strategy: "auto", "vmap" or "chunks".
-    chunk_size: of "chunks".
-    num_clients: that take part in a round.
+    limit: the largest number of devices; JAX_NUM_CPU_DEVICES in the
+      environment overrides it.
 
-  Raises:
-    ValueError: unknown strategy, or a chunk of less than one client.
+  Returns:
+    False if JAX has been used before, which is too late.
   """
+  if "JAX_NUM_CPU_DEVICES" in os.environ:
+    return True
+  if hasattr(os, "sched_getaffinity"):
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  try:
+    jax.config.update("jax_num_cpu_devices", min(cores, limit))
+  except RuntimeError:
+    return False
+  return True
+
+
+class Layout(NamedTuple):
+  """How the clients are run.
+
+  Attributes:
+    mesh: the devices; None for the default device alone.
+    chunk_size: how many clients run at once on each device.
+    on_host: whether the loop over chunks is the host's.
+  """
+
+  mesh: Mesh | None
+  chunk_size: int
+  on_host: bool = False
+
+  @property
+  def devices(self) -> int:
+    return self.mesh.size if self.mesh else 1
+
+  @property
+  def at_once(self) -> int:
+    """How many clients run at once on all devices together."""
+    return self.devices * self.chunk_size
+
+  def slots(self, clients: int) -> int:
+    """The length of stacked arrays: a multiple of the number of devices."""
+    return -(-clients // self.devices) * self.devices
+
+  def shard(self, fn: Callable[..., Any], in_specs: Any, out_specs: Any):
+    """fn as run by each device on its part; specs are those of shard_map."""
+    if self.mesh is None:
+      return fn
+    # The check does not see through custom_vmap (`adaptive_conv`).
+    return jax.shard_map(
+      fn,
+      mesh=self.mesh,
+      in_specs=in_specs,
+      out_specs=out_specs,
+      check_vma=False,
+    )
+
+  def place(self, tree: Any, spec: P) -> Any:
+    """Moves arrays to where `shard` takes them, if they are not there yet."""
+    if self.mesh is None:
+      return tree
+    return jax.device_put(tree, NamedSharding(self.mesh, spec))
+
+  def sum(self, tree: Any) -> Any:
+    """The sum over devices, inside `shard`."""
+    return tree if self.mesh is None else jax.lax.psum(tree, AXIS)
+
+  def first(self, clients: int) -> Any:
+    """Number of the first slot of this device, inside `shard`."""
+    if self.mesh is None:
+      return 0
+    return jax.lax.axis_index(AXIS) * (self.slots(clients) // self.devices)
+
+
+def check_strategy(strategy: str, chunk_size: int, devices: int) -> None:
+  """Raises a ValueError unless clients can be run so."""
   if strategy not in STRATEGIES:
     raise ValueError(
       f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}"
     )
   if chunk_size < 1:
     raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
-  if strategy == "chunks":
-    return min(chunk_size, num_clients)
-  if strategy == "auto" and jax.default_backend() == "cpu":
-    return 1
-  return num_clients
+  if devices < 0:
+    raise ValueError(f"devices={devices}: must be at least 0 (0 is all)")
+
+
+def resolve_layout(
+  strategy: str,
+  chunk_size: int,
+  participants: int,
+  *,
+  devices: int = 0,
+  room_for: int | None = None,
+) -> Layout:
+  """Chooses how clients are run.
+
+  "auto" is one at a time on each device on CPUs, where batched small products
+  and copies of stacked state cost more than they save, and on accelerators all
+  at once, or as many as memory has room for.
+
+  Args:
+    strategy: "auto", "vmap", "chunks" or "dispatch".
+    chunk_size: of "chunks" and "dispatch", on each device.
+    participants: how many clients run in a round.
+    devices: how many devices to use; 0 for all that JAX has, of which no more
+      are used than clients take part.
+    room_for: how many clients a device's memory has room for at once; None if
+      that is not known.
+
+  Raises:
+    ValueError: unknown strategy, a chunk of less than one client, or more
+      devices than there are.
+  """
+  check_strategy(strategy, chunk_size, devices)
+  available = jax.local_devices()
+  if devices > len(available):
+    raise ValueError(
+      f"devices={devices}: must be at most {len(available)}, the devices that "
+      "JAX has here"
+    )
+  used = min(devices or len(available), participants)
+  mesh = Mesh(np.array(available[:used]), (AXIS,)) if used > 1 else None
+  share = -(-participants // used)
+  if strategy in ("chunks", "dispatch"):
+    size = min(chunk_size, share)
+  elif strategy == "vmap":
+    size = share
+  elif available[0].platform == "cpu":
+    size = 1
+  else:
+    size = share if room_for is None else max(min(share, room_for), 1)
+  return Layout(mesh, size, strategy == "dispatch")
+
+
+class Chosen(NamedTuple):
+  """Which of a device's clients run.
+
+  Attributes:
+    positions: int32 `[slots]`, where in the stacked state they are, those that
+      run first.
+    count: how many run.
+    most: the largest count that there can be, static.
+  """
+
+  positions: jax.Array
+  count: Any
+  most: int
+
+
+def choose(present: jax.typing.ArrayLike, most: int) -> Chosen:
+  """Those whom a mask names, in order.
+
+  Args:
+    present: bool `[slots]`.
+    most: the largest number of them that there can be.
+  """
+  present = jnp.asarray(present)
+  size = present.shape[0]
+  (positions,) = jnp.nonzero(present, size=size, fill_value=size - 1)
+  return Chosen(positions.astype(jnp.int32), jnp.sum(present), most)
 
 
 def _batched(fn: Callable[..., Any], size: int) -> Callable[..., Any]:
@@ -54,73 +209,140 @@ def _batched(fn: Callable[..., Any], size: int) -> Callable[..., Any]:
   return single
 
 
+# `(client_id, state) -> (new state, output)`, for one client.
+Step = Callable[[jax.Array, Any], tuple[Any, Any]]
+
+
+def _run_block(step: Step, ids, states, start, size):
+  """Clients that lie side by side, from `start` on; it may be traced."""
+
+  def block(x):
+    return jax.lax.dynamic_slice_in_dim(x, start, size)
+
+  new, outputs = _batched(step, size)(block(ids), jax.tree.map(block, states))
+  states = jax.tree.map(
+    lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, start, 0),
+    states,
+    new,
+  )
+  return states, jax.tree.map(lambda x: jnp.sum(x, axis=0), outputs)
+
+
+def run_chunk(
+  step: Step,
+  ids: jax.Array,
+  states: Any,
+  index: Any,
+  *,
+  size: int,
+  chosen: Chosen | None = None,
+  surely: bool = False,
+) -> tuple[Any, Any]:
+  """Runs the `index`-th `size` of the clients; the arguments of `run_clients`.
+
+  `surely` says that the chunk is not beyond the last that is chosen.
+
+  Returns:
+    The states, and the sum of the outputs of these clients.
+  """
+  if chosen is None:
+    return _run_block(step, ids, states, index * size, size)
+  slots = ids.shape[0]
+  place = index * size + jnp.arange(size)
+  runs = place < chosen.count
+  where = chosen.positions[jnp.minimum(place, slots - 1)]
+  if size == 1:
+
+    def run(states):
+      return _run_block(step, ids, states, where[0], 1)
+
+    def skip(states):
+      return states, zero_output(step, ids, states)
+
+    return run(states) if surely else jax.lax.cond(runs[0], run, skip, states)
+  mine = jax.tree.map(lambda x: x[where], states)
+  new, outputs = _batched(step, size)(ids[where], mine)
+  target = jnp.where(runs, where, slots)
+  states = jax.tree.map(
+    lambda x, y: x.at[target].set(y, mode="drop"), states, new
+  )
+
+  def total(x):
+    mask = runs.reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.sum(jnp.where(mask, x, 0), axis=0)
+
+  return states, jax.tree.map(total, outputs)
+
+
+def _zeros(shapes: Any) -> Any:
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def zero_output(step: Step, ids: jax.Array, states: Any) -> Any:
+  """What the outputs of no client at all sum up to."""
+  _, shape = jax.eval_shape(lambda s: _run_block(step, ids, s, 0, 1), states)
+  return _zeros(shape)
+
+
+def divide(slots: int, chunk_size: int, chosen: Chosen | None):
+  """How a device divides its clients: (chosen, clients in a chunk, chunks).
+
+  The number of chunks is traced where only some clients run.
+  """
+  size = min(chunk_size, slots if chosen is None else chosen.most)
+  if chosen is None and slots % size == 0:
+    return None, size, slots // size
+  if chosen is None:
+    # The last chunk is not full.
+    chosen = Chosen(jnp.arange(slots, dtype=jnp.int32), slots, slots)
+  if size >= chosen.most:
+    return chosen, size, 1
+  return chosen, size, -(-chosen.count // size)
+
+
 def run_clients(
-  step: Callable[[jax.Array, Any], tuple[Any, Any]],
-  client_ids: jax.Array,
+  step: Step,
+  ids: jax.Array,
   states: Any,
   *,
   chunk_size: int,
-  positions: jax.Array | None = None,
+  chosen: Chosen | None = None,
 ) -> tuple[Any, Any]:
   """Runs a step of every participating client and sums what they send.
 
   Args:
     step: `(client_id, state) -> (new state, output)`, for one client.
-    client_ids: int32 `[participants]`.
-    states: tree of arrays `[clients, ...]`.
-    chunk_size: how many participants run at once.
-    positions: int32 `[participants]`, where in `states` the participants are;
-      None if they are all clients, in order.
+    ids: int32 `[slots]`, the clients of this device.
+    states: tree of arrays `[slots, ...]`.
+    chunk_size: how many of them run at once.
+    chosen: who runs; None for all.
 
   Returns:
     The states, those of participants updated, and the sum of the outputs over
     the participants.
   """
-  count = client_ids.shape[0]
+  chosen, size, chunks = divide(ids.shape[0], chunk_size, chosen)
 
-  def run(start, size, states):
-    """The participants from `start` on; start may be traced, size not."""
-    ids = jax.lax.dynamic_slice_in_dim(client_ids, start, size)
-    if positions is None:
-      mine = jax.tree.map(
-        lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), states
-      )
-    else:
-      where = jax.lax.dynamic_slice_in_dim(positions, start, size)
-      mine = jax.tree.map(lambda x: x[where], states)
-    new, outputs = _batched(step, size)(ids, mine)
-    if positions is None:
-      states = jax.tree.map(
-        lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, start, 0),
-        states,
-        new,
-      )
-    else:
-      states = jax.tree.map(lambda x, y: x.at[where].set(y), states, new)
-    return states, jax.tree.map(lambda x: jnp.sum(x, axis=0), outputs)
+  def run(index, states):
+    return run_chunk(
+      step, ids, states, index, size=size, chosen=chosen, surely=True
+    )
 
-  if chunk_size >= count:
-    return run(0, count, states)
+  if isinstance(chunks, int) and chunks == 1:
+    return run(0, states)
 
-  _, shape = jax.eval_shape(lambda s: run(0, chunk_size, s), states)
-  total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-
-  def body(chunk, carry):
+  def body(index, carry):
     states, total = carry
-    states, part = run(chunk * chunk_size, chunk_size, states)
+    states, part = run(index, states)
     return states, jax.tree.map(jnp.add, total, part)
 
-  chunks, rest = divmod(count, chunk_size)
-  states, total = jax.lax.fori_loop(0, chunks, body, (states, total))
-  if rest:
-    states, part = run(chunks * chunk_size, rest, states)
-    total = jax.tree.map(jnp.add, total, part)
-  return states, total
+  start = (states, zero_output(step, ids, states))
+  return jax.lax.fori_loop(0, chunks, body, start)
 
 
 def map_clients(
   fn: Callable[[jax.Array, Any], Any],
-  client_ids: jax.Array,
+  ids: jax.Array,
   states: Any,
   *,
   chunk_size: int,
@@ -129,15 +351,15 @@ def map_clients(
 
   Args:
     fn: `(client_id, state) -> output`, for one client.
-    client_ids: int32 `[clients]`.
-    states: tree of arrays `[clients, ...]`.
+    ids: int32 `[slots]`, the clients of this device.
+    states: tree of arrays `[slots, ...]`.
     chunk_size: how many clients run at once.
 
   Returns:
-    The outputs, stacked: arrays `[clients, ...]`.
+    The outputs, stacked: arrays `[slots, ...]`.
   """
-  count = client_ids.shape[0]
+  count = ids.shape[0]
   if chunk_size >= count:
-    return _batched(fn, count)(client_ids, states)
+    return _batched(fn, count)(ids, states)
   size = None if chunk_size == 1 else chunk_size
-  return jax.lax.map(lambda x: fn(*x), (client_ids, states), batch_size=size)
+  return jax.lax.map(lambda x: fn(*x), (ids, states), batch_size=size)

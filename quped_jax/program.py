@@ -1,10 +1,14 @@
 """Programs that are compiled ahead of time, with the options that are fast."""
 
+import os
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+from quped_jax.data.cache import default_cache_dir
 
 # XLA's default on CPU hands convolutions to a library that takes 1.5 to 2
 # times as long with them as XLA's own code (jaxlib 0.10.2: 7 ms against 4 ms
@@ -28,6 +32,28 @@ def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     if not any(name in str(error) for name in _CPU_OPTIONS):
       raise
     return lowered.compile()
+
+
+def use_compilation_cache(folder: str | os.PathLike | None = None) -> None:
+  """Keeps compiled programs on disk, so that a later run need not compile.
+
+  The commands in `experiments` call this. It changes nothing where a cache is
+  set already, as by the environment variable JAX_COMPILATION_CACHE_DIR. Of
+  files beyond 2 GiB those that were not used for longest are deleted.
+
+  Args:
+    folder: where; None for `jax` in the user's cache folder, see
+      `QUPED_CACHE_DIR` in the README.
+  """
+  config: Any = jax.config  # Whose fields type checkers do not know.
+  if config.jax_compilation_cache_dir is not None:
+    return
+  folder = pathlib.Path(folder) if folder else default_cache_dir() / "jax"
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  # A limit makes JAX lock the folder too, for processes that share it.
+  jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 class Program:

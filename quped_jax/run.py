@@ -37,6 +37,11 @@ from quped_jax.weights import load_weights
 
 _COHORT = "clients"
 
+# Floating-point operations of network passes in one dispatch, at most: seconds
+# on two CPU cores, after which progress is shown and a run can be stopped.
+_WORK_PER_DISPATCH = 2e11
+_MOST_ROUNDS = 1000
+
 
 class Result(NamedTuple):
   """What a run ends with.
@@ -127,10 +132,12 @@ def client_state(state: SimulationState, client_id: int) -> Any:
   Raises:
     ValueError: no such client.
   """
-  clients = jax.tree.leaves(state.clients[_COHORT])[0].shape[0]
-  if not 0 <= client_id < clients:
-    raise ValueError(f"client_id={client_id}: must be from 0 to {clients - 1}")
-  return jax.tree.map(lambda x: x[client_id], state.clients[_COHORT])
+  for cohort, members in state.members.items():
+    (place,) = np.nonzero(np.asarray(members) == client_id)
+    if client_id >= 0 and place.size:
+      return jax.tree.map(lambda x, at=place[0]: x[at], state.clients[cohort])
+  largest = max(int(np.max(members)) for members in state.members.values())
+  raise ValueError(f"client_id={client_id}: must be from 0 to {largest}")
 
 
 def population_of(settings: Settings) -> Population:
@@ -231,6 +238,7 @@ def _simulation(settings, federation, model) -> Simulation:
     schedule=settings.schedule(),
     strategy=settings.strategy,
     chunk_size=settings.chunk_size,
+    devices=settings.devices,
     clients_per_round=settings.clients_per_round or None,
   )
 
@@ -280,6 +288,40 @@ def _device_peak() -> int | None:
   return stats.get("peak_bytes_in_use")
 
 
+def _rounds_at_once(settings, federation, model) -> int:
+  """How many rounds go in one dispatch where nothing happens between them.
+
+  It follows from settings and model alone, never from elapsed time: a run that
+  is repeated runs the same programs.
+  """
+  if settings.rounds_per_dispatch:
+    return settings.rounds_per_dispatch
+  example = jax.eval_shape(federation.example)
+  inputs = jax.ShapeDtypeStruct(
+    (settings.batch_size, *example.shape[1:]), example.dtype
+  )
+  variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
+  forward = jax.jit(
+    lambda params, stats, x: model.apply(params, stats, x, True)
+  )
+  cost = forward.lower(*variables, inputs).cost_analysis() or {}
+  passes = (settings.clients_per_round or settings.clients) * settings.steps * 3
+  work = max(cost.get("flops", 0.0) * passes, 1.0)
+  return int(min(max(_WORK_PER_DISPATCH // work, 1), _MOST_ROUNDS))
+
+
+def _next_stop(settings: Settings, done: int, at_once: int) -> int:
+  """The round after which something happens, or the dispatch is full."""
+  stops = [
+    settings.rounds,
+    done + at_once,
+    (done // settings.eval_every + 1) * settings.eval_every,
+  ]
+  if settings.finetune_at > done:
+    stops.append(settings.finetune_at)
+  return min(stops)
+
+
 def run(
   settings: Settings,
   workdir: str | os.PathLike | None = None,
@@ -322,21 +364,24 @@ def run(
   if state is None:
     state = simulation.init(settings.seed)
 
+  at_once = _rounds_at_once(settings, federation, model)
   history: list[dict[str, Any]] = []
   evaluated: list[dict[str, dict[str, np.ndarray]]] = []
   seconds, rounds_timed = [], 0
   with display.show(settings.method, settings.rounds) as update:
     jax.block_until_ready(state)
     start = time.perf_counter()
-    for round_ in range(int(state.round) + 1, settings.rounds + 1):
+    round_ = int(state.round)
+    while round_ < settings.rounds:
       compiling = simulation.compile_seconds()
-      if settings.finetune_at and settings.finetune_at == round_ - 1:
+      if settings.finetune_at and settings.finetune_at == round_:
         state = simulation.begin_finetune(state)
-      state, metrics = simulation.run_round(state)
+      stop = _next_stop(settings, round_, at_once)
+      state, metrics = simulation.run_rounds(state, stop - round_)
       start += simulation.compile_seconds() - compiling
-      rounds_timed += 1
-      last = round_ == settings.rounds
-      if not last and round_ % settings.eval_every:
+      rounds_timed += stop - round_
+      round_ = stop
+      if round_ != settings.rounds and round_ % settings.eval_every:
         update(round_)
         continue
       jax.block_until_ready(state)
@@ -380,7 +425,8 @@ def run(
     "timing": {
       "seconds_per_round": float(np.median(seconds)),
       "compile_seconds": simulation.compile_seconds(),
-      "clients_at_once": simulation.clients_at_once,
+      "clients_at_once": simulation.layout.at_once,
+      "devices": simulation.layout.devices,
       "total_seconds": time.perf_counter() - began,
     },
     "memory": {

@@ -85,8 +85,14 @@ class Settings:
     recalibration_batches: on how many batches batch-norm statistics of a
       quantized model are estimated again before it is evaluated.
     eval_every: rounds between evaluations; the last is always evaluated.
-    strategy: "auto", "vmap" or "chunks": how many clients run at once.
-    chunk_size: of "chunks".
+    strategy: how clients are run on each device: "auto", all at once ("vmap"),
+      some at a time ("chunks"), or that with the loop on the host
+      ("dispatch").
+    chunk_size: of "chunks" and "dispatch".
+    devices: over how many devices the clients are divided; 0 for all.
+    rounds_per_dispatch: how many rounds at most are started at once, where no
+      evaluation or second phase comes between; 0 for a number that follows
+      from the work in a round.
     method_options: the options of every method, by its name; see there.
   """
 
@@ -144,6 +150,8 @@ class Settings:
   eval_every: int = 1
   strategy: str = "auto"
   chunk_size: int = 1
+  devices: int = 0
+  rounds_per_dispatch: int = 0
   method_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
@@ -159,7 +167,7 @@ class Settings:
     if not self.bits:
       raise ValueError("bits=(): must hold at least one precision")
     codebook_lib.check_bits(self.bits)
-    clients_lib.resolve_chunk_size(self.strategy, self.chunk_size, 1)
+    clients_lib.check_strategy(self.strategy, self.chunk_size, self.devices)
     for field in ("clients", "rounds", "batch_size", "eval_every"):
       _check_at_least(field, getattr(self, field), 1)
     for field in (
@@ -167,6 +175,7 @@ class Settings:
       "clients_per_round",
       "finetune_at",
       "recalibration_batches",
+      "rounds_per_dispatch",
       "seed",
     ):
       _check_at_least(field, getattr(self, field), 0)

@@ -5,16 +5,19 @@ randomness comes from the state's key: that of client i in round r is
 `fold_in(fold_in(key, r), i)`, whatever runs beside it and in whatever order.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from quped_jax import clients as clients_lib
 from quped_jax import evaluate as evaluate_lib
 from quped_jax.alternating import Rates
+from quped_jax.clients import Layout
 from quped_jax.federation import Federation
 from quped_jax.methods import api
 from quped_jax.program import Program
@@ -53,13 +56,17 @@ class SimulationState(NamedTuple):
 
   Attributes:
     server: the server's state.
-    clients: {cohort: state of its clients, stacked `[clients, ...]`}.
+    clients: {cohort: state of its clients, stacked `[slots, ...]`}. There are
+      as many slots as clients, or a few more, so that devices divide them.
+    members: {cohort: int32 `[slots]`, which client is in each slot; -1 for
+      none}.
     round: int32 `[]`, the number of rounds that are done.
     key: the root of all randomness.
   """
 
   server: Any
   clients: dict[str, Any]
+  members: dict[str, jax.Array]
   round: jax.Array
   key: jax.Array
 
@@ -69,20 +76,25 @@ class Simulation(NamedTuple):
 
   Attributes:
     init: `seed -> SimulationState`.
-    run_round: `state -> (state, metrics)`; takes the state's buffers over.
+    run_rounds: `(state, rounds) -> (state, metrics of the last)`; takes the
+      state's buffers over. The rounds go in one dispatch, whatever their
+      number, except where the host loops over chunks of clients.
+    run_round: `state -> (state, metrics)`, one round.
     evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
       client has no such variant or no such samples.
     begin_finetune: `state -> state`, begins the second phase; takes the
       buffers of the clients over.
     bytes_down: that one client receives per round.
     bytes_up: that one client sends per round.
-    program: the compiled round, with its costs.
+    program: the compiled round, or that of a chunk of its clients under
+      "dispatch", with its costs.
     compile_seconds: `() -> float`, spent on compiling all programs so far.
-    clients_at_once: how many clients run together.
+    layout: how clients are run.
     headline: the variant that comparisons report.
   """
 
   init: Callable[[int], SimulationState]
+  run_rounds: Callable[[SimulationState, int], tuple[SimulationState, Any]]
   run_round: Callable[[SimulationState], tuple[SimulationState, Any]]
   evaluate: Callable[[SimulationState], dict[str, dict[str, np.ndarray]]]
   begin_finetune: Callable[[SimulationState], SimulationState]
@@ -90,7 +102,7 @@ class Simulation(NamedTuple):
   bytes_up: float
   program: Program
   compile_seconds: Callable[[], float]
-  clients_at_once: int
+  layout: Layout
   headline: str
 
 
@@ -107,6 +119,7 @@ def make_simulation(
   schedule: Schedule | None = None,
   strategy: str = "auto",
   chunk_size: int = 1,
+  devices: int = 1,
   clients_per_round: int | None = None,
 ) -> Simulation:
   """Makes the programs that simulate a federation.
@@ -117,8 +130,9 @@ def make_simulation(
     population: what the clients bring.
     cohorts: {name: ids of its clients}; each client is in one.
     schedule: of the rates; constant but for the strength's ramp by default.
-    strategy: "auto", "vmap" or "chunks", see `resolve_chunk_size`.
-    chunk_size: of "chunks".
+    strategy: "auto", "vmap", "chunks" or "dispatch", see `resolve_layout`.
+    chunk_size: of "chunks" and "dispatch".
+    devices: over how many devices the clients are divided; 0 for all.
     clients_per_round: how many clients, drawn uniformly, take part in each
       round; None for all of them.
 
@@ -148,9 +162,12 @@ def make_simulation(
       f"clients_per_round={present}: must be {num_clients}, all clients, "
       "with more than one cohort"
     )
-  at_once = clients_lib.resolve_chunk_size(strategy, chunk_size, present)
+  layout = clients_lib.resolve_layout(
+    strategy, chunk_size, present, devices=devices
+  )
   # What evaluation holds at once does not grow with the clients.
-  batch_size = max(_EVALUATED_AT_ONCE // at_once, 16)
+  batch_size = max(_EVALUATED_AT_ONCE // layout.chunk_size, 16)
+  federation, population = layout.place((federation, population), P())
 
   def make_context(population, key, round_, client_id):
     spec, base = population.of_client(client_id)
@@ -166,7 +183,7 @@ def make_simulation(
       shared_learning_rate=shared_rate,
     )
 
-  def init_fn(key, federation, population):
+  def init_fn(key, members, federation, population):
     init_key = jax.random.fold_in(key, _INIT_ROUND)
     example = federation.example()
     server = method.init_server(init_key, example)
@@ -180,10 +197,8 @@ def make_simulation(
 
       return jax.vmap(init)
 
-    clients = {
-      name: init_client(name)(jnp.asarray(m)) for name, m in ids.items()
-    }
-    return SimulationState(server, clients, jnp.int32(0), key)
+    clients = {name: init_client(name)(m) for name, m in members.items()}
+    return SimulationState(server, clients, members, jnp.int32(0), key)
 
   def client_step(state, federation, population, cohort):
     def step(client_id, client):
@@ -199,30 +214,27 @@ def make_simulation(
 
     return step
 
-  def select(state, cohort):
-    """Ids of the participants, and where in their cohort's state they are."""
-    members = jnp.asarray(ids[cohort])
+  def choose(state, cohort):
+    """Who of this device's clients takes part; None for all of its slots."""
+    members = state.members[cohort]
     if present == num_clients:
-      return members, None
+      filled = layout.slots(len(ids[cohort])) == len(ids[cohort])
+      most = members.shape[0]
+      return None if filled else clients_lib.choose(members >= 0, most)
     round_key = jax.random.fold_in(state.key, state.round)
     key = jax.random.fold_in(round_key, _SELECTION)
-    order = jax.random.permutation(key, num_clients)[:present]
-    positions = jnp.sort(order).astype(jnp.int32)
-    return members[positions], positions
+    order = jax.random.permutation(key, num_clients)
+    takes_part = jnp.zeros(num_clients, bool).at[order[:present]].set(True)
+    mask = (members >= 0) & takes_part[members]
+    return clients_lib.choose(mask, min(present, members.shape[0]))
 
-  def round_fn(state, federation, population):
-    aggregates, clients, sums = {}, {}, []
-    for cohort in ids:
-      participants, positions = select(state, cohort)
-      clients[cohort], (aggregates[cohort], metrics) = clients_lib.run_clients(
-        client_step(state, federation, population, cohort),
-        participants,
-        state.clients[cohort],
-        chunk_size=min(at_once, participants.shape[0]),
-        positions=positions,
-      )
-      sums.append(metrics)
-    metrics = jax.tree.map(lambda *parts: sum(parts) / present, *sums)
+  def close_round(state, clients, sums):
+    """The server's step, from what each device summed up."""
+    aggregates, metrics = {}, []
+    for cohort, (aggregate, metric) in layout.sum(sums).items():
+      aggregates[cohort] = aggregate
+      metrics.append(metric)
+    metrics = jax.tree.map(lambda *parts: sum(parts) / present, *metrics)
     round_key = jax.random.fold_in(state.key, state.round)
     context = api.Context(
       round=state.round,
@@ -237,6 +249,56 @@ def make_simulation(
       server=server, clients=clients, round=state.round + 1
     ), metrics
 
+  def round_fn(state, federation, population):
+    clients, sums = {}, {}
+    for cohort in ids:
+      clients[cohort], sums[cohort] = clients_lib.run_clients(
+        client_step(state, federation, population, cohort),
+        state.members[cohort],
+        state.clients[cohort],
+        chunk_size=layout.chunk_size,
+        chosen=choose(state, cohort),
+      )
+    return close_round(state, clients, sums)
+
+  def rounds_fn(state, rounds, federation, population):
+    _, shape = jax.eval_shape(round_fn, state, federation, population)
+    metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+    return jax.lax.fori_loop(
+      0,
+      rounds,
+      lambda _, carry: round_fn(carry[0], federation, population),
+      (state, metrics),
+    )
+
+  def chunk_fn(state, sums, index, federation, population, cohort):
+    """One chunk of a cohort's clients: what the host loops over."""
+    step = client_step(state, federation, population, cohort)
+    members, clients = state.members[cohort], state.clients[cohort]
+    chosen, size, _ = clients_lib.divide(
+      members.shape[0], layout.chunk_size, choose(state, cohort)
+    )
+    clients, part = clients_lib.run_chunk(
+      step, members, clients, index, size=size, chosen=chosen
+    )
+    part = jax.tree.map(lambda x: x[None], part)
+    return state._replace(
+      clients={**state.clients, cohort: clients}
+    ), jax.tree.map(jnp.add, sums, part)
+
+  def zero_fn(state, federation, population, cohort):
+    """Sums of no clients at all, one of each device."""
+    zero = clients_lib.zero_output(
+      client_step(state, federation, population, cohort),
+      state.members[cohort],
+      state.clients[cohort],
+    )
+    return jax.tree.map(lambda x: x[None], zero)
+
+  def close_fn(state, sums):
+    sums = jax.tree.map(lambda x: x[0], sums)
+    return close_round(state, state.clients, sums)
+
   splits = (
     ("validation", "test") if federation.validation.max_count else ("test",)
   )
@@ -244,7 +306,7 @@ def make_simulation(
   def evaluate_fn(state, federation, population):
     results = {}
     key = jax.random.fold_in(state.key, _EVALUATION)
-    for cohort, members in ids.items():
+    for cohort in ids:
 
       def one(client_id, client, cohort=cohort):
         context = make_context(population, key, state.round, client_id)
@@ -254,34 +316,102 @@ def make_simulation(
 
       results[cohort] = clients_lib.map_clients(
         one,
-        jnp.asarray(members),
+        state.members[cohort],
         state.clients[cohort],
-        chunk_size=min(at_once, len(members)),
+        chunk_size=layout.chunk_size,
       )
     return results
 
-  initialization = Program(init_fn)
-  program = Program(round_fn, donate=(0,))
-  evaluation = Program(evaluate_fn)
+  # What is the same on all devices, and what is divided over them.
+  same, divided = P(), P(clients_lib.AXIS)
+  specs: Any = (same, divided, divided, same, same)
+  where = SimulationState(*specs)
+
+  def shard(fn, inputs, outputs, **options):
+    return Program(layout.shard(fn, inputs, outputs), **options)
+
+  data_specs = (same, same)
+  initialization = shard(init_fn, (same, divided, *data_specs), where)
+  evaluation = shard(evaluate_fn, (where, *data_specs), divided)
   begin = method.begin_finetune or (lambda client: client)
-  freezing = Program(jax.vmap(begin), donate=(0,))
+  freezing = shard(jax.vmap(begin), (divided,), divided, donate=(0,))
+  whole = shard(
+    rounds_fn, (where, same, *data_specs), (where, same), donate=(0,)
+  )
+  per_chunk = {
+    cohort: shard(
+      functools.partial(chunk_fn, cohort=cohort),
+      (where, divided, same, *data_specs),
+      (where, divided),
+      donate=(0, 1),
+    )
+    for cohort in ids
+  }
+  zeros = {
+    cohort: shard(
+      functools.partial(zero_fn, cohort=cohort), (where, *data_specs), divided
+    )
+    for cohort in ids
+  }
+  closing = shard(close_fn, (where, divided), (where, same), donate=(0,))
+  programs = (
+    *(initialization, evaluation, freezing, whole, closing),
+    *per_chunk.values(),
+    *zeros.values(),
+  )
+
+  def in_slots(members):
+    missing = layout.slots(len(members)) - len(members)
+    return np.append(members, np.full(missing, -1, np.int32))
 
   def init(seed):
-    key = jax.random.key(seed)
-    return initialization(key, federation, population)
+    members = {
+      name: layout.place(jnp.asarray(in_slots(m)), divided)
+      for name, m in ids.items()
+    }
+    key = layout.place(jax.random.key(seed), same)
+    return initialization(key, members, federation, population)
 
-  def run_round(state):
-    return program(state, federation, population)
+  def place(state):
+    """Moves a state made elsewhere, say restored, to where programs take it."""
+    if layout.mesh is None:
+      return state
+    parts = zip(state, specs, strict=True)
+    return SimulationState(*(layout.place(*part) for part in parts))
+
+  def run_rounds(state, rounds):
+    state = place(state)
+    if not layout.on_host:
+      count = layout.place(jnp.int32(rounds), same)
+      return whole(state, count, federation, population)
+    metrics = None
+    for _ in range(rounds):
+      state, metrics = round_on_host(state)
+    return state, metrics
+
+  def round_on_host(state):
+    sums = {}
+    for cohort, members in ids.items():
+      sums[cohort] = zeros[cohort](state, federation, population)
+      slots = layout.slots(len(members)) // layout.devices
+      most = min(present, slots)
+      for index in range(-(-most // min(layout.chunk_size, most))):
+        place = layout.place(jnp.int32(index), same)
+        state, sums[cohort] = per_chunk[cohort](
+          state, sums[cohort], place, federation, population
+        )
+    return closing(state, sums)
 
   def evaluate(state):
-    results = jax.device_get(evaluation(state, federation, population))
+    results = jax.device_get(evaluation(place(state), federation, population))
     table: dict[str, dict[str, np.ndarray]] = {split: {} for split in splits}
     for cohort, per_split in results.items():
+      members = ids[cohort]
       for split, per_variant in per_split.items():
         for variant, values in per_variant.items():
           blank = np.full(num_clients, np.nan, np.float32)
           column = table[split].setdefault(variant, blank)
-          column[ids[cohort]] = values
+          column[members] = values[: len(members)]
     return table
 
   def begin_finetune(state):
@@ -290,10 +420,17 @@ def make_simulation(
         f"finetune_at={schedule.finetune_at}: must be 0, since the method has "
         "no second phase"
       )
+    state = place(state)
     clients = {name: freezing(c) for name, c in state.clients.items()}
     return state._replace(clients=clients)
 
-  abstract = jax.eval_shape(init_fn, jax.random.key(0), federation, population)
+  abstract = jax.eval_shape(
+    init_fn,
+    jax.random.key(0),
+    {name: jnp.asarray(m) for name, m in ids.items()},
+    federation,
+    population,
+  )
 
   def traffic(state, federation, population, cohort):
     client_id = jnp.int32(0)
@@ -318,15 +455,14 @@ def make_simulation(
 
   return Simulation(
     init=init,
-    run_round=run_round,
+    run_rounds=run_rounds,
+    run_round=lambda state: run_rounds(state, 1),
     evaluate=evaluate,
     begin_finetune=begin_finetune,
     bytes_down=down,
     bytes_up=up,
-    program=program,
-    compile_seconds=lambda: sum(
-      p.compile_seconds for p in (initialization, program, evaluation, freezing)
-    ),
-    clients_at_once=at_once,
+    program=next(iter(per_chunk.values())) if layout.on_host else whole,
+    compile_seconds=lambda: sum(p.compile_seconds for p in programs),
+    layout=layout,
     headline=method.headline,
   )

@@ -1,4 +1,4 @@
-"""Keeps compiled programs between test runs.
+"""Keeps compiled programs between test runs, and simulates 8 devices.
 
 JAX writes the entries of its compilation cache in place, so two processes
 that share a folder can read half an entry. Each process (a second run of the
@@ -29,6 +29,9 @@ def _claim_cache() -> pathlib.Path:
     else:
       return folder
 
+
+# Before JAX is first used. Only tests that ask for devices use more than one.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   # Through the environment, and not jax.config, for tests that start Python.

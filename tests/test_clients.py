@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,24 +37,91 @@ def test_every_client_runs_once_on_its_own_state(chunk_size):
   assert number == COUNT
 
 
-@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4])
-def test_only_participants_run(chunk_size):
-  positions = jnp.array([0, 3, 4, 6])
-  ids = jnp.array([20, 23, 24, 26])
-  states, (total, number) = jax.jit(
-    lambda s: clients.run_clients(
-      step, ids, s, chunk_size=chunk_size, positions=positions
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("present", [(0, 3, 4, 6), (2,), ()])
+def test_only_participants_run(chunk_size, present):
+  ids = jnp.arange(20, 20 + COUNT)
+  mask = np.zeros(COUNT, bool)
+  mask[list(present)] = True
+
+  @jax.jit
+  def run(states, mask):
+    chosen = clients.choose(mask, most=4)
+    return clients.run_clients(
+      step, ids, states, chunk_size=chunk_size, chosen=chosen
     )
-  )(fresh())
+
+  states, (total, number) = run(fresh(), mask)
   x = np.asarray(fresh()["x"])
-  expected = x.copy()
-  expected[positions] = 2 * x[positions] + np.asarray(ids)[:, None]
-  np.testing.assert_array_equal(states["x"], expected)
-  assert states["n"].tolist() == [1, 0, 0, 1, 1, 0, 1]
-  np.testing.assert_array_equal(
-    total, (x[positions] * (np.asarray(ids)[:, None] + 1)).sum(axis=0)
+  moved = 2 * x + np.asarray(ids)[:, None]
+  np.testing.assert_array_equal(states["x"], np.where(mask[:, None], moved, x))
+  np.testing.assert_array_equal(states["n"], mask)
+  sent = x * (np.asarray(ids)[:, None] + 1)
+  np.testing.assert_array_equal(total, sent[mask].sum(axis=0))
+  assert number == len(present)
+
+
+def test_what_absent_clients_would_send_is_not_summed():
+  def broken(client_id, state):
+    return state, jnp.where(client_id == 2, 1.0, jnp.nan)
+
+  ids = jnp.arange(COUNT)
+  chosen = clients.choose(ids == 2, most=3)
+  _, total = clients.run_clients(
+    broken, ids, fresh(), chunk_size=3, chosen=chosen
   )
-  assert number == 4
+  assert total == 1
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3])
+@pytest.mark.parametrize("present", [None, (0, 3, 4, 6), ()])
+def test_chunks_one_after_the_other_are_the_loop(chunk_size, present):
+  ids = jnp.arange(COUNT)
+  mask = np.isin(ids, present)
+  chosen = None if present is None else clients.choose(mask, most=5)
+  expected = clients.run_clients(
+    step, ids, fresh(), chunk_size=chunk_size, chosen=chosen
+  )
+  parts, size, _ = clients.divide(COUNT, chunk_size, chosen)
+  states, sums = fresh(), clients.zero_output(step, ids, fresh())
+  for index in range(-(-COUNT // size)):  # Beyond the last one, too.
+    states, part = clients.run_chunk(
+      step, ids, states, index, size=size, chosen=parts
+    )
+    sums = jax.tree.map(jnp.add, sums, part)
+  jax.tree.map(np.testing.assert_array_equal, (states, sums), expected)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("count", [7, 8])
+def test_each_device_runs_its_own_clients(devices, count):
+  layout = clients.resolve_layout("chunks", 2, count, devices=devices)
+  assert layout.devices == devices
+  slots = layout.slots(count)
+  assert slots >= count and slots % devices == 0
+  ids = np.append(np.arange(count), np.full(slots - count, -1))
+  states = {
+    "x": jnp.ones((slots, 3)).at[:, 0].set(jnp.arange(slots)),
+    "n": jnp.zeros(slots, jnp.int32),
+  }
+
+  def run(ids, states):
+    chosen = clients.choose(ids >= 0, most=ids.shape[0])
+    states, sums = clients.run_clients(
+      step, ids, states, chunk_size=layout.chunk_size, chosen=chosen
+    )
+    return states, layout.sum(sums)
+
+  spec = jax.sharding.PartitionSpec(clients.AXIS)
+  run = jax.jit(layout.shard(run, spec, (spec, jax.sharding.PartitionSpec())))
+  placed = layout.place((jnp.asarray(ids), states), spec)
+  new, (total, number) = run(*placed)
+  assert number == count
+  assert new["n"].tolist() == [1] * count + [0] * (slots - count)
+  expected = [sum(range(count)) + sum(i * i for i in range(count))]
+  np.testing.assert_array_equal(
+    total, expected + [count * (count + 1) // 2] * 2
+  )
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 7])
@@ -86,21 +157,57 @@ def test_chunks_hold_less_in_memory_than_all_clients_at_once():
 
 
 def test_strategies_decide_how_many_run_at_once():
-  resolve = clients.resolve_chunk_size
-  assert resolve("vmap", 3, 40) == 40
-  assert resolve("chunks", 3, 40) == 3
-  assert resolve("chunks", 50, 40) == 40
+  def size(*args, **options):
+    return clients.resolve_layout(*args, devices=1, **options).chunk_size
+
+  assert size("vmap", 3, 40) == 40
+  assert size("chunks", 3, 40) == 3
+  assert size("chunks", 50, 40) == 40
+  assert size("dispatch", 3, 40) == 3
   on_cpu = jax.default_backend() == "cpu"
-  assert resolve("auto", 3, 40) == (1 if on_cpu else 40)
+  assert size("auto", 3, 40) == (1 if on_cpu else 40)
+  assert size("auto", 3, 40, room_for=7) == (1 if on_cpu else 7)
+
+
+def test_devices_share_the_clients():
+  if len(jax.local_devices()) < 4:
+    pytest.skip("fewer than 4 devices")
+  layout = clients.resolve_layout("vmap", 1, 9, devices=4)
+  assert (layout.devices, layout.chunk_size, layout.slots(9)) == (4, 3, 12)
+  # Never more devices than participants.
+  layout = clients.resolve_layout("vmap", 1, 3)
+  assert (layout.devices, layout.chunk_size, layout.at_once) == (3, 1, 3)
+  assert clients.resolve_layout("auto", 1, 1).mesh is None
 
 
 @pytest.mark.parametrize(
-  ("strategy", "chunk_size", "message"),
+  ("strategy", "chunk_size", "devices", "message"),
   [
-    ("pmap", 1, "strategy='pmap': must be one of auto, vmap, chunks"),
-    ("chunks", 0, "chunk_size=0: must be at least 1"),
+    ("pmap", 1, 0, "strategy='pmap': must be one of auto, vmap, chunks, disp"),
+    ("chunks", 0, 0, "chunk_size=0: must be at least 1"),
+    ("chunks", 1, -1, "devices=-1: must be at least 0"),
+    ("chunks", 1, 99, "devices=99: must be at most"),
   ],
 )
-def test_wrong_strategies_are_errors(strategy, chunk_size, message):
+def test_wrong_strategies_are_errors(strategy, chunk_size, devices, message):
   with pytest.raises(ValueError, match=message):
-    clients.resolve_chunk_size(strategy, chunk_size, 4)
+    clients.resolve_layout(strategy, chunk_size, 4, devices=devices)
+
+
+def test_cores_become_devices_before_jax_is_used_and_not_after():
+  code = (
+    "import jax, quped_jax as qj;"
+    "first = qj.use_cores(3); count = len(jax.devices());"
+    "print(first, count, qj.use_cores(1), len(jax.devices()))"
+  )
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  environment.pop("JAX_NUM_CPU_DEVICES", None)
+  result = subprocess.run(
+    [sys.executable, "-c", code],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  cores = min(len(os.sched_getaffinity(0)), 3)
+  assert result.stdout.split() == ["True", str(cores), "False", str(cores)]

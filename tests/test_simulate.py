@@ -50,7 +50,14 @@ def population(num_clients):
 
 
 @pytest.mark.parametrize(
-  "how", [{"strategy": "vmap"}, {"strategy": "chunks", "chunk_size": 2}]
+  "how",
+  [
+    {"strategy": "vmap"},
+    {"strategy": "chunks", "chunk_size": 2},
+    {"strategy": "dispatch"},
+    {"strategy": "vmap", "devices": 2},
+    {"strategy": "dispatch", "devices": 3},
+  ],
 )
 def test_the_key_of_client_i_in_round_r_is_folded_in_twice(how):
   federation = tiny.make_federation((9, 9, 9))
@@ -69,6 +76,43 @@ def test_the_key_of_client_i_in_round_r_is_folded_in_twice(how):
         state.clients["all"]["key"][i], jax.random.key_data(key)
       )
   assert simulation.program.compilations == 1
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("strategy", ["vmap", "chunks", "dispatch"])
+def test_the_same_clients_take_part_however_they_are_run(strategy, devices):
+  federation = tiny.make_federation((9,) * 7)
+  simulation = make_simulation(
+    key_method(),
+    federation,
+    population(7),
+    {"all": np.arange(7)},
+    strategy=strategy,
+    devices=devices,
+    clients_per_round=4,
+  )
+  state = simulation.init(7)
+  for round_ in range(3):
+    state, metrics = simulation.run_round(state)
+    key = jax.random.fold_in(jax.random.key(7), round_)
+    order = jax.random.permutation(jax.random.fold_in(key, 2**31 - 2), 7)
+    last = np.asarray(state.clients["all"]["round"])[:7]
+    assert np.flatnonzero(last == round_).tolist() == sorted(order[:4].tolist())
+    assert float(metrics["id"]) == np.mean(np.asarray(order[:4]))
+
+
+def test_only_sums_cross_between_devices():
+  made = tiny.tiny("fedavg", devices=2)
+  simulation = made.simulation
+  with tiny.quick_compilation():
+    simulation.run_round(simulation.init(0))
+  (compiled,) = simulation.program._compiled.values()
+  text = compiled.as_text()
+  names = ("gather", "permute", "to-all", "scatter", "broadcast")
+  assert "all-reduce" in text
+  for name in names:
+    for collective in (f"all-{name}", f"collective-{name}", f"reduce-{name}"):
+      assert collective not in text
 
 
 def test_cohorts_keep_their_clients_numbers_whatever_their_order():

@@ -76,7 +76,9 @@ class Tiny(NamedTuple):
     """One round of the same compiled program with other clients."""
     with quick_compilation():
       state = self.state(seed)
-      return self.simulation.program(state, self.federation, population)[0]
+      return self.simulation.program(
+        state, jnp.int32(1), self.federation, population
+      )[0]
 
 
 def to_host(state):
@@ -88,6 +90,20 @@ def to_host(state):
 def from_host(state):
   state = jax.tree.map(jnp.asarray, state)
   return state._replace(key=jax.random.wrap_key_data(state.key))
+
+
+def in_slots(state, slots: int):
+  """A host state with so many slots: fewer, or more that hold nobody."""
+
+  def fit(x):
+    x = x[:slots]
+    return np.concatenate([x, np.repeat(x[-1:], slots - len(x), axis=0)])
+
+  count = len(state.members[COHORT])
+  members = fit(state.members[COHORT])
+  members[count:] = -1
+  clients = jax.tree.map(fit, state.clients)
+  return state._replace(clients=clients, members={COHORT: members})
 
 
 def change_codebooks(state, change):
@@ -151,6 +167,7 @@ def make_settings(method: str, num_clients: int, **changes) -> qj.Settings:
     "steps": 5,
     "batch_size": BATCH,
     "strategy": "chunks",
+    "devices": 1,
     "bits": BITS,
     "strength": 1e-2,
     "learning_rate": (0.1,),

@@ -20,14 +20,18 @@ def test_the_table_holds_every_method():
 
 
 VMAP, ONE, THREE = {"strategy": "vmap"}, {"chunk_size": 1}, {"chunk_size": 3}
+ON_HOST = {"strategy": "dispatch", "chunk_size": 3}
+# Five clients do not divide over two devices.
+DEVICES = {"devices": 2, "chunk_size": 2}
 
 
 def strategies(name):
-  """Ways to run, of which the third compiles slowly: for one method only.
+  """Ways to run; those that compile slowly for one method only.
 
-  In double precision it runs for all of them.
+  In double precision chunks and devices run for all of them.
   """
-  return [VMAP, ONE, THREE] if name == "local" else [VMAP, ONE]
+  further = [THREE, ON_HOST] if name == "local" else []
+  return [VMAP, ONE, *further]
 
 
 @each
@@ -62,12 +66,18 @@ def test_five_rounds_agree_in_double_precision(name):
   )
   ends = []
   with jax.enable_x64(True), tiny.quick_compilation():
-    for how in (VMAP, THREE):
+    for how in (VMAP, THREE, DEVICES):
       made = tiny.assemble(tiny.make_settings(name, len(tiny.COUNTS), **how))
-      state = tiny.from_host(double)
-      for _ in range(5):
-        state, _ = made.simulation.run_round(state)
-      ends.append(tiny.to_host(state))
+      layout = made.simulation.layout
+      assert layout.devices == how.get("devices", 1)
+      count = len(tiny.COUNTS)
+      state = tiny.from_host(tiny.in_slots(double, layout.slots(count)))
+      # One after the other, and several in one dispatch.
+      state, _ = made.simulation.run_round(state)
+      state, _ = made.simulation.run_rounds(state, 4)
+      assert int(state.round) == 5
+      assert made.simulation.program.compilations == 1
+      ends.append(tiny.in_slots(tiny.to_host(state), count))
   floats = [x for x in jax.tree.leaves(ends[0].clients) if x.dtype.kind == "f"]
   assert floats and all(x.dtype == np.float64 for x in floats)
   for other in ends[1:]:
@@ -96,7 +106,9 @@ def test_other_clients_and_later_rounds_compile_nothing(name):
     population._replace(shared_learning_rate=jnp.float32(0.01)),
   ]
   for other in others:
-    state, _ = made.simulation.program(state, made.federation, other)
+    state, _ = made.simulation.program(
+      state, jnp.int32(1), made.federation, other
+    )
   assert made.traces.calls == traces
   assert made.simulation.program.compilations == programs
 
@@ -168,7 +180,9 @@ def test_the_second_phase_trains_levels_with_frozen_assignments(name):
   made = tiny.tiny(name)
   frozen = made.simulation.begin_finetune(made.play(2))
   start = tiny.to_host(frozen)
-  state = made.simulation.program(frozen, made.federation, made.population)[0]
+  state = made.simulation.program(
+    frozen, jnp.int32(1), made.federation, made.population
+  )[0]
   before, after = start.clients[COHORT], tiny.to_host(state).clients[COHORT]
   for x, y in zip(
     jax.tree.leaves(before.assignments),
