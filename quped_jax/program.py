@@ -74,12 +74,16 @@ class Program:
     self.memory = 0
 
   def __call__(self, *args):
+    return self.compile(*args)(*args)
+
+  def compile(self, *args) -> jax.stages.Compiled:
+    """The compiled form for arguments of this kind; runs nothing."""
     leaves, structure = jax.tree.flatten(args)
     types = [jax.typeof(x) for x in leaves]
     kind = (structure, tuple((t.shape, t.dtype) for t in types))
     if kind not in self._compiled:
       self._compiled[kind] = self._compile(args)
-    return self._compiled[kind](*args)
+    return self._compiled[kind]
 
   def _compile(self, args):
     start = time.perf_counter()

@@ -1,6 +1,7 @@
 """From settings to results: a whole run, its files and its summary."""
 
 import dataclasses
+import functools
 import os
 import resource
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 
 from quped_jax import codebook as codebook_lib
 from quped_jax import data as data_lib
+from quped_jax import memory as memory_lib
 from quped_jax import methods
 from quped_jax import metrics as metrics_lib
 from quped_jax import models as models_lib
@@ -111,7 +113,11 @@ def load_federation(
 def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
   """The network that the settings name, shaped for the federation's data."""
   shape = jax.eval_shape(federation.example).shape
-  options = {"features": settings.hidden} if settings.hidden else {}
+  options: dict[str, Any] = {}
+  if settings.hidden:
+    options["features"] = settings.hidden
+  if settings.compute_dtype != "float32":
+    options["dtype"] = jnp.dtype(settings.compute_dtype)
   model = models_lib.create_model(
     settings.model,
     federation.num_classes,
@@ -240,7 +246,19 @@ def _simulation(settings, federation, model) -> Simulation:
     chunk_size=settings.chunk_size,
     devices=settings.devices,
     clients_per_round=settings.clients_per_round or None,
+    step_bytes=functools.partial(
+      memory_lib.step_bytes,
+      model,
+      _batch_shape(settings, federation),
+      quantized=settings.quantized,
+    ),
   )
+
+
+def _batch_shape(settings, federation) -> jax.ShapeDtypeStruct:
+  example = jax.eval_shape(federation.example)
+  shape = (settings.batch_size, *example.shape[1:])
+  return jax.ShapeDtypeStruct(shape, example.dtype)
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
@@ -296,10 +314,7 @@ def _rounds_at_once(settings, federation, model) -> int:
   """
   if settings.rounds_per_dispatch:
     return settings.rounds_per_dispatch
-  example = jax.eval_shape(federation.example)
-  inputs = jax.ShapeDtypeStruct(
-    (settings.batch_size, *example.shape[1:]), example.dtype
-  )
+  inputs = _batch_shape(settings, federation)
   variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
   forward = jax.jit(
     lambda params, stats, x: model.apply(params, stats, x, True)
@@ -431,6 +446,7 @@ def run(
     },
     "memory": {
       "round_bytes": simulation.program.memory,
+      "estimated_round_bytes": simulation.memory,
       "peak_rss_bytes": _peak_rss(),
       "device_peak_bytes": _device_peak(),
     },

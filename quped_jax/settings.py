@@ -15,6 +15,8 @@ from quped_jax.data.augment import AUGMENTATIONS
 from quped_jax.methods import api
 from quped_jax.schedule import Schedule
 
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
 _FLOAT_OR_INT = (int, float)
 
 
@@ -44,7 +46,9 @@ class Settings:
     augment: of training batches, "none" or "crop_flip".
     model: name of a network, see `quped_jax.models.create_model`.
     hidden: widths of the hidden layers of "mlp"; () for its default.
-    conv: how convolutions are computed, "auto", "native" or "shift".
+    conv: how convolutions are computed, see `quped_jax.models.resolve_conv`.
+    compute_dtype: of the networks' passes, "float32" or "bfloat16"; parameters,
+      levels and losses are float32 in either.
     warm_start: file of weights that all models start from; "" for fresh ones.
     method: name of a federated method.
     rounds: number of rounds.
@@ -112,6 +116,7 @@ class Settings:
   model: str = "mlp"
   hidden: tuple[int, ...] = ()
   conv: str = "auto"
+  compute_dtype: str = "float32"
   warm_start: str = ""
   method: str = "quped"
   rounds: int = 40
@@ -227,6 +232,7 @@ class Settings:
     for field in ("optimizer", "centers_optimizer", "shared_optimizer"):
       api.check_choice(field, getattr(self, field), transforms.OPTIMIZERS)
     api.check_choice("partition", self.partition, tuple(sorted(SCHEMES)))
+    api.check_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
     api.check_choice("augment", self.augment, tuple(AUGMENTATIONS))
     api.check_choice("granularity", self.granularity, ("tensor", "channel"))
     api.check_choice("estimator", self.estimator, alternating.ESTIMATORS)

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from quped_jax import clients as clients_lib
 from quped_jax import evaluate as evaluate_lib
+from quped_jax import memory as memory_lib
 from quped_jax.alternating import Rates
 from quped_jax.clients import Layout
 from quped_jax.federation import Federation
@@ -86,6 +87,8 @@ class Simulation(NamedTuple):
       buffers of the clients over.
     bytes_down: that one client receives per round.
     bytes_up: that one client sends per round.
+    memory: bytes that a round takes on each device, by the formula of
+      `quped_jax.memory`.
     program: the compiled round, or that of a chunk of its clients under
       "dispatch", with its costs.
     compile_seconds: `() -> float`, spent on compiling all programs so far.
@@ -100,14 +103,24 @@ class Simulation(NamedTuple):
   begin_finetune: Callable[[SimulationState], SimulationState]
   bytes_down: float
   bytes_up: float
+  memory: int
   program: Program
   compile_seconds: Callable[[], float]
   layout: Layout
   headline: str
 
 
-def _nbytes(tree: Any) -> int:
-  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+# The rest is for the programs themselves and for what fragments.
+_USABLE_MEMORY = 0.85
+
+
+def _room_for(estimate, num_clients, devices) -> int | None:
+  """How many clients a device runs at once; None if it does not say."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "bytes_limit" not in stats:
+    return None
+  slots = -(-num_clients // (devices or len(jax.local_devices())))
+  return estimate.room_for(slots, int(_USABLE_MEMORY * stats["bytes_limit"]))
 
 
 def make_simulation(
@@ -121,6 +134,7 @@ def make_simulation(
   chunk_size: int = 1,
   devices: int = 1,
   clients_per_round: int | None = None,
+  step_bytes: Callable[..., int] | None = None,
 ) -> Simulation:
   """Makes the programs that simulate a federation.
 
@@ -135,6 +149,8 @@ def make_simulation(
     devices: over how many devices the clients are divided; 0 for all.
     clients_per_round: how many clients, drawn uniformly, take part in each
       round; None for all of them.
+    step_bytes: how many bytes a client's local step needs, given `own` and
+      `download`, see `memory.step_bytes`; None for 0.
 
   Returns:
     The simulation; nothing is compiled yet.
@@ -162,12 +178,6 @@ def make_simulation(
       f"clients_per_round={present}: must be {num_clients}, all clients, "
       "with more than one cohort"
     )
-  layout = clients_lib.resolve_layout(
-    strategy, chunk_size, present, devices=devices
-  )
-  # What evaluation holds at once does not grow with the clients.
-  batch_size = max(_EVALUATED_AT_ONCE // layout.chunk_size, 16)
-  federation, population = layout.place((federation, population), P())
 
   def make_context(population, key, round_, client_id):
     spec, base = population.of_client(client_id)
@@ -213,6 +223,58 @@ def make_simulation(
       return result.client, (contribution, result.metrics)
 
     return step
+
+  # What travels, and what a round takes: by shapes, before all else.
+  abstract = jax.eval_shape(
+    init_fn,
+    jax.random.key(0),
+    {name: jnp.asarray(m) for name, m in ids.items()},
+    federation,
+    population,
+  )
+
+  def traffic(state, federation, population, cohort):
+    client_id = jnp.int32(0)
+    download = method.broadcast(state.server, client_id, cohort)
+    context = make_context(population, state.key, state.round, client_id)
+    client = jax.tree.map(lambda x: x[0], state.clients[cohort])
+    result = method.client_update(
+      download, client, federation.client(client_id), context, cohort
+    )
+    return client, download, result.message
+
+  sizes = {}
+  for cohort in ids:
+    shapes = jax.eval_shape(
+      lambda s, f, p, c=cohort: traffic(s, f, p, c),
+      abstract,
+      federation,
+      population,
+    )
+    sizes[cohort] = np.array([memory_lib.nbytes(tree) for tree in shapes])
+  members_of = [len(members) for members in ids.values()]
+  _, down, up = np.average(list(sizes.values()), axis=0, weights=members_of)
+  own, download, message = (
+    int(x) for x in np.max(list(sizes.values()), axis=0)
+  )
+  estimate = memory_lib.Estimate(
+    data=memory_lib.nbytes((federation, population)),
+    server=memory_lib.nbytes(abstract.server),
+    own=own,
+    download=download,
+    message=message,
+    step=step_bytes(own=own, download=download) if step_bytes else 0,
+  )
+  layout = clients_lib.resolve_layout(
+    strategy,
+    chunk_size,
+    present,
+    devices=devices,
+    room_for=_room_for(estimate, num_clients, devices),
+  )
+  # What evaluation holds at once does not grow with the clients.
+  batch_size = max(_EVALUATED_AT_ONCE // layout.chunk_size, 16)
+  federation, population = layout.place((federation, population), P())
 
   def choose(state, cohort):
     """Who of this device's clients takes part; None for all of its slots."""
@@ -424,43 +486,18 @@ def make_simulation(
     clients = {name: freezing(c) for name, c in state.clients.items()}
     return state._replace(clients=clients)
 
-  abstract = jax.eval_shape(
-    init_fn,
-    jax.random.key(0),
-    {name: jnp.asarray(m) for name, m in ids.items()},
-    federation,
-    population,
-  )
-
-  def traffic(state, federation, population, cohort):
-    client_id = jnp.int32(0)
-    download = method.broadcast(state.server, client_id, cohort)
-    context = make_context(population, state.key, state.round, client_id)
-    client = jax.tree.map(lambda x: x[0], state.clients[cohort])
-    result = method.client_update(
-      download, client, federation.client(client_id), context, cohort
-    )
-    return download, result.message
-
-  down = up = 0.0
-  for cohort, members in ids.items():
-    sizes = jax.eval_shape(
-      lambda s, f, p, c=cohort: traffic(s, f, p, c),
-      abstract,
-      federation,
-      population,
-    )
-    down += _nbytes(sizes[0]) * len(members) / num_clients
-    up += _nbytes(sizes[1]) * len(members) / num_clients
-
   return Simulation(
     init=init,
     run_rounds=run_rounds,
     run_round=lambda state: run_rounds(state, 1),
     evaluate=evaluate,
     begin_finetune=begin_finetune,
-    bytes_down=down,
-    bytes_up=up,
+    bytes_down=float(down),
+    bytes_up=float(up),
+    memory=estimate.total(
+      max(layout.slots(len(m)) for m in ids.values()) // layout.devices,
+      layout.chunk_size,
+    ),
     program=next(iter(per_chunk.values())) if layout.on_host else whole,
     compile_seconds=lambda: sum(p.compile_seconds for p in programs),
     layout=layout,

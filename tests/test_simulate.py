@@ -104,10 +104,12 @@ def test_the_same_clients_take_part_however_they_are_run(strategy, devices):
 def test_only_sums_cross_between_devices():
   made = tiny.tiny("fedavg", devices=2)
   simulation = made.simulation
-  with tiny.quick_compilation():
-    simulation.run_round(simulation.init(0))
-  (compiled,) = simulation.program._compiled.values()
-  text = compiled.as_text()
+  replicated = simulation.layout.place(
+    (jnp.int32(1), made.federation, made.population),
+    jax.sharding.PartitionSpec(),
+  )
+  text = simulation.program.compile(simulation.init(0), *replicated).as_text()
+  assert text
   names = ("gather", "permute", "to-all", "scatter", "broadcast")
   assert "all-reduce" in text
   for name in names:

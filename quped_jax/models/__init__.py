@@ -6,11 +6,19 @@ from typing import Any
 
 from quped_jax.models.base import Model, from_linen, hidden_kernels
 from quped_jax.models.cnn import CNN
-from quped_jax.models.conv import max_pool_2x2, resolve_conv, shift_conv
+from quped_jax.models.conv import (
+  adaptive_conv,
+  canonical_conv,
+  max_pool_2x2,
+  resolve_conv,
+  shift_conv,
+)
 from quped_jax.models.mlp import MLP
 from quped_jax.models.resnet import ResNet
 
 __all__ = [
+  "adaptive_conv",
+  "canonical_conv",
   "CNN",
   "MLP",
   "Model",
@@ -147,7 +155,7 @@ def create_model(
     image_channels: channels of the images: 3 gives the CNNs their widths for
       CIFAR (64, 64, dense 384, 192), anything else those for grey images (32,
       64, dense 512). The other models do without.
-    conv: `"native"`, `"shift"` or `"auto"`; see `resolve_conv`.
+    conv: name of a convolution, see `resolve_conv`.
     **options: `dtype` of the computation (parameters are float32 all the
       same; None, the default, computes in the type of the parameters and
       inputs); `features` of `"mlp"`; `conv_features` and `dense_features` of

@@ -1,0 +1,140 @@
+"""How much memory a round takes, before anything is compiled.
+
+Per device, in bytes,
+
+    data + server + states + messages + at_once * (own + download + message
+    + step), where
+
+- data: the samples and tables, as they lie on the device;
+- server: the server's state;
+- states: of all clients of the device, one copy, updated in place;
+- messages: the sum of what clients sent, if they run in chunks;
+- at_once: how many clients run at once on the device;
+- own: the state of one client, a copy of which is trained if clients run in
+  chunks, and 0 if all run at once, in place;
+- download, message: of one client, a copy each: the download is trained;
+- step: what one local step needs. For a network with parameters of P bytes, a
+  forward pass that keeps R bytes for the backward pass and whose products and
+  convolutions give A bytes: P (gradients) + max(R, 2 A), and R more for each
+  further network that is trained beside it (QuPeD's global model). Quantizing
+  Q bytes of weights adds `QUANTIZED_COPIES` * Q.
+
+The formula counts shapes and knows nothing of what a compiler shares or keeps
+longer: tests hold it to 25 % of what XLA says that compiled rounds take.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+# What computes an array that is written to memory; the rest is fused into
+# these or shares their buffers.
+_WRITERS = ("dot_general", "conv_general_dilated", "custom_vjp_call")
+
+# Arrays as large as the quantized weights that a step holds beside them.
+QUANTIZED_COPIES = 4
+
+
+def nbytes(tree: Any) -> int:
+  """Bytes of the arrays of a tree, or of their shapes; numbers are none."""
+  arrays = [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
+  return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays)
+
+
+def _written(jaxpr: Any) -> int:
+  """Bytes of what the products and convolutions of a function give."""
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in _WRITERS:
+      total += nbytes([v.aval for v in equation.outvars])
+      continue
+    for value in equation.params.values():
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        total += _written(inner)
+  return total
+
+
+def step_bytes(
+  model: Any, inputs: Any, *, own: int, download: int, quantized: bool
+) -> int:
+  """Bytes that a local step needs beside what it updates.
+
+  Args:
+    model: a `quped_jax.Model`.
+    inputs: a batch `[batch, ...]`, or its shape and type.
+    own: bytes of a client's own state: a network, if they are as many as the
+      model's.
+    download: bytes of what it receives, likewise.
+    quantized: whether the kernels that the model names are quantized.
+
+  Returns:
+    P + max(R, 2 A) + QUANTIZED_COPIES Q, and R more if both are networks;
+    see above.
+  """
+  params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
+
+  def forward(params, stats, inputs):
+    return model.apply(params, stats, inputs, True)[0]
+
+  def kept(params, stats, inputs):
+    # In the inputs too: so that what is kept holds every kernel once.
+    return jax.vjp(lambda p, x: forward(p, stats, x), params, inputs)[1]
+
+  held = nbytes(jax.eval_shape(kept, params, stats, inputs)) - nbytes(params)
+  held = max(held, 0)
+  written = _written(jax.make_jaxpr(forward)(params, stats, inputs).jaxpr)
+  size = nbytes(params) + max(held, 2 * written)
+  if min(own, download) >= nbytes(params):
+    size += held
+  if quantized:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    size += QUANTIZED_COPIES * sum(
+      nbytes(x)
+      for path, x in leaves
+      if model.is_quantized(
+        jax.tree_util.keystr(path, simple=True, separator="/")
+      )
+    )
+  return size
+
+
+class Estimate(NamedTuple):
+  """The terms of the formula, in bytes on each device.
+
+  Attributes:
+    data: samples and tables.
+    server: the server's state.
+    own: state of one client.
+    download: of one client.
+    message: of one client.
+    step: what a client's local step needs.
+  """
+
+  data: int
+  server: int
+  own: int
+  download: int
+  message: int
+  step: int
+
+  def total(self, slots: int, at_once: int) -> int:
+    """Bytes on a device with so many clients, so many of them at once."""
+    chunked = at_once < slots
+    client = self.download + self.message + self.step
+    return (
+      self.data
+      + self.server
+      + slots * self.own
+      + (self.message if chunked else 0)
+      + at_once * (client + (self.own if chunked else 0))
+    )
+
+  def room_for(self, slots: int, limit: int) -> int:
+    """How many clients can run at once in so many bytes; 0 if not one."""
+    if self.total(slots, slots) <= limit:
+      return slots
+    client = self.own + self.download + self.message + self.step
+    left = limit - self.total(slots, 0)
+    return max(min(left // max(client, 1), slots - 1), 0)
