@@ -25,7 +25,7 @@ FULL_PRECISION = 32
 MAX_BITS = 8
 # Up to this number of levels are told apart by comparisons alone, which XLA
 # vectorizes on CPU; there a lookup is one load after the other.
-_COMPARED = 16
+COMPARED = 16
 # Up to this number of levels, sums by level are that many masked sums; XLA on
 # CPU scatters one number after the other.
 _MASKED = 4
@@ -69,6 +69,7 @@ def max_levels_for(bits: Any) -> int:
 
 
 def is_traced(x: Any) -> bool:
+  """Whether a value is known only when the program runs."""
   return isinstance(x, Tracer)
 
 
@@ -249,13 +250,13 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   """
   x = jax.lax.stop_gradient(x)
   border = _midpoints(codebook)
-  stride = -(-codebook.max_levels // _COMPARED)
+  stride = -(-codebook.max_levels // COMPARED)
   stride = 1 << (stride - 1).bit_length()
   index = jnp.zeros(x.shape, jnp.int32)
   for k in range(stride, codebook.max_levels, stride):
     index += (x > border[k - 1]).astype(jnp.int32)
   index *= stride
-  padded = jnp.full(stride * _COMPARED, jnp.inf, border.dtype)
+  padded = jnp.full(stride * COMPARED, jnp.inf, border.dtype)
   padded = padded.at[: border.shape[0]].set(border)
   while stride := stride // 2:
     at = padded.at[index + (stride - 1)].get(mode="promise_in_bounds")
@@ -283,7 +284,7 @@ def look_up(index: jax.Array, codebook: Codebook) -> jax.Array:
 @jax.custom_vjp
 def entries(table: jax.Array, index: jax.Array) -> jax.Array:
   """`table[index]`: up to 16 entries by comparisons, more by a gather."""
-  if table.shape[0] > _COMPARED:
+  if table.shape[0] > COMPARED:
     return table.at[index].get(mode="promise_in_bounds")
   found = jnp.broadcast_to(table[0], index.shape)
   for k in range(1, table.shape[0]):
@@ -314,8 +315,8 @@ def sum_by_level(
     levels: how many levels there are.
 
   Returns:
-    `[len(values), levels]`, of the dtype of the values. Up to four levels a
-    pass over the weights for each sum, more one scatter.
+    `[len(values), levels]`, of the dtype of the values. Each array takes a
+    scatter, or with up to four levels a pass over the weights for each.
   """
   if levels <= _MASKED:
     masks = [index == k for k in range(levels)]
@@ -325,9 +326,13 @@ def sum_by_level(
         for v in values
       ]
     )
-  rows = jnp.stack([v.ravel() for v in values], axis=-1)
-  sums = jnp.zeros((levels, len(values)), rows.dtype)
-  return sums.at[index.ravel()].add(rows, mode="promise_in_bounds").T
+  index = index.ravel()
+
+  def scatter(values):
+    sums = jnp.zeros(levels, values.dtype)
+    return sums.at[index].add(values.ravel(), mode="promise_in_bounds")
+
+  return jnp.stack([scatter(v) for v in values])
 
 
 def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:

@@ -15,6 +15,7 @@ References:
   Distillation with Applications to Federated Learning, 2021 (section 2).
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -31,6 +32,11 @@ _DENSE_LEVELS = 4
 # What the steps on one side of the window may add to a weight, in mean gaps,
 # and to its derivative.
 _WINDOW_ERROR = 5e-4
+# Bins per 1 / P, the length over which a step rises: a weight's share in the
+# gradient of a level is off by at most 1e-4.
+_BINS = 12
+# So many times 1 / P beyond the outermost levels all steps are climbed or not.
+_SATURATED = 16
 # Gaps are floored here, so that coinciding levels give finite steepness.
 _MIN_GAP = 1e-8
 
@@ -89,9 +95,10 @@ def _step(x, low, high, slope):
   return gap, share, slope / 2 * gap * share * (1 - share)
 
 
-@jax.custom_vjp
-def _dense(x, centers, slope):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dense(bins, x, centers, slope):
   """The sum over all steps, as the definition says."""
+  del bins
   soft = jnp.broadcast_to(centers[0], x.shape)
   for low, high in zip(centers[:-1], centers[1:], strict=True):
     gap, share, _ = _step(x, low, high, slope)
@@ -99,22 +106,26 @@ def _dense(x, centers, slope):
   return soft
 
 
-def _dense_fwd(x, centers, slope):
-  return _dense(x, centers, slope), (x, centers, slope)
+def _dense_fwd(bins, x, centers, slope):
+  return _dense(bins, x, centers, slope), (x, centers, slope)
 
 
-def _dense_bwd(residuals, cotangent):
+def _dense_bwd(bins, residuals, cotangent):
   x, centers, slope = residuals
   derivative = jnp.zeros_like(x)
+  for low, high in zip(centers[:-1], centers[1:], strict=True):
+    derivative += 2 * _step(x, low, high, slope)[2]
+  to_x = cotangent * derivative
+  if bins:
+    x, cotangent = _binned(bins, x, cotangent, centers, slope)
   to_level = [jnp.ones_like(x)] + [0.0] * (centers.shape[0] - 1)
   for k in range(1, centers.shape[0]):
     _, share, bend = _step(x, centers[k - 1], centers[k], slope)
-    derivative += 2 * bend
     to_level[k - 1] += -share - bend
     to_level[k] += share - bend
   # Level by level: a sum that produces what it adds takes one pass.
   gradient = jnp.stack([jnp.sum(cotangent * share) for share in to_level])
-  return cotangent * derivative, gradient, jnp.zeros_like(slope)
+  return to_x, gradient, jnp.zeros_like(slope)
 
 
 _dense.defvjp(_dense_fwd, _dense_bwd)
@@ -166,105 +177,193 @@ def _window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
   return jax.lax.while_loop(too_narrow, lambda width: width + 1, jnp.int32(1))
 
 
-@jax.custom_vjp
-def _windowed(x, centers, cell, slope, width):
+def _cells(x, centers, levels):
+  """The level at or below each weight, but not the last: its step's foot.
+
+  Beyond the levels the outermost steps count as a weight's own.
+  """
+  index = codebook_lib.nearest(x, Codebook(centers, levels))
+  index -= x <= codebook_lib.entries(centers, index)
+  return jnp.clip(index, 0, jnp.maximum(levels - 2, 0))
+
+
+def _reader(x, centers, levels):
+  """Returns a function of an offset: the levels that far from the cells'."""
+  cell = _cells(x, centers, levels)
+  return lambda offset: codebook_lib.entries(_shifted(centers, offset), cell)
+
+
+def _steps(x, read, slope, offset):
+  """The steps `offset` below and above each weight's own."""
+  below = [read(k - offset) for k in (0, 1)]
+  above = [read(k + offset) for k in (0, 1)]
+  return _step(x, *below, slope), _step(x, *above, slope)
+
+
+def _widen(width, add, total):
+  """Adds what lies more than one step away, up to `width`."""
+  # The condition keeps what the loop shares between its turns from being
+  # computed, over all weights, where there are none.
+  return jax.lax.cond(
+    width > 1,
+    lambda total: jax.lax.fori_loop(2, width + 1, add, total),
+    lambda total: total,
+    total,
+  )
+
+
+def _sum(x, centers, levels, slope, width):
   """The sum over the steps within `width` of the one around each weight.
 
   c_l, plus what the weight has climbed of its own step and those above, less
-  what it lacks of those below: the definition, regrouped around l = `cell`.
+  what it lacks of those below: the definition, regrouped around its cell l.
   """
-  a, b, c, d = _around(centers, cell)
-  soft = b + _climbed(x, b, c, slope) + _climbed(x, c, d, slope)
-  soft -= _lacked(x, a, b, slope)
+  read = _reader(x, centers, levels)
 
   def add(offset, soft):
-    low = [_at(centers, cell, k - offset) for k in (0, 1)]
-    high = [_at(centers, cell, k + offset) for k in (0, 1)]
-    return soft + _climbed(x, *high, slope) - _lacked(x, *low, slope)
+    below, above = _steps(x, read, slope, offset)
+    return soft + above[0] * above[1] - below[0] * (1 - below[1])
 
-  return jax.lax.fori_loop(2, width + 1, add, soft)
-
-
-def _at(centers, cell, offset):
-  return codebook_lib.entries(_shifted(centers, offset), cell)
+  low = read(0)
+  gap, share, _ = _step(x, low, read(1), slope)
+  return _widen(width, add, add(1, low + gap * share))
 
 
-def _around(centers, cell):
-  """The four levels around each weight, two on either side."""
-  return [_at(centers, cell, offset) for offset in (-1, 0, 1, 2)]
+def _derivative(x, centers, levels, slope, width):
+  """The derivative of `_sum` to each weight."""
+  read = _reader(x, centers, levels)
+
+  def add(offset, derivative):
+    below, above = _steps(x, read, slope, offset)
+    return derivative + 2 * (below[2] + above[2])
+
+  own = 2 * _step(x, read(0), read(1), slope)[2]
+  return _widen(width, add, add(1, own))
 
 
-def _climbed(x, low, high, slope):
-  gap, share, _ = _step(x, low, high, slope)
-  return gap * share
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _windowed(bins, x, centers, levels, slope, width):
+  """The soft quantizer by the window around each weight."""
+  rest = centers, levels, slope, width
+  if bins:
+    return _interpolate(_sum, bins, x, *rest)
+  return _sum(x, *rest)
 
 
-def _lacked(x, low, high, slope):
-  gap, share, _ = _step(x, low, high, slope)
-  return gap * (1 - share)
+def _windowed_fwd(bins, x, *rest):
+  return _windowed(bins, x, *rest), (x, *rest)
 
 
-def _windowed_fwd(x, centers, cell, slope, width):
-  soft = _windowed(x, centers, cell, slope, width)
-  return soft, (x, centers, cell, slope, width)
+def _windowed_bwd(bins, residuals, cotangent):
+  x, *rest = residuals
+  centers, _, slope, _ = rest
+  if bins:
+    derivative = _interpolate(_derivative, bins, x, *rest)
+  else:
+    derivative = _derivative(x, *rest)
+  to_x = cotangent * derivative
+  if bins:
+    x, cotangent = _binned(bins, x, cotangent, centers, slope)
+  gradient = _levels_gradient(x, cotangent, *rest)
+  return to_x, gradient, None, jnp.zeros_like(slope), None
 
 
-def _windowed_bwd(residuals, cotangent):
-  x, centers, cell, slope, width = residuals
-  levels = centers.shape[0]
-  a, b, c, d = _around(centers, cell)
-  _, below, bend_below = _step(x, a, b, slope)
-  _, share, bend = _step(x, b, c, slope)
-  _, above, bend_above = _step(x, c, d, slope)
-  rows = [
-    1 - below - bend_below,
-    below - bend_below - share - bend,
-    share - bend - above - bend_above,
-    above - bend_above,
-  ]
-  offsets = (-1, 0, 1, 2)
-  gradient = _fold(rows, offsets, cotangent, cell, levels)
-  derivative = 2 * (bend_below + bend + bend_above)
+_windowed.defvjp(_windowed_fwd, _windowed_bwd)
 
-  def further(offset):
-    low = [_at(centers, cell, k - offset) for k in (0, 1)]
-    high = [_at(centers, cell, k + offset) for k in (0, 1)]
-    return _step(x, *low, slope), _step(x, *high, slope)
 
-  def add_derivative(offset, derivative):
-    (_, _, below), (_, _, above) = further(offset)
-    return derivative + 2 * (below + above)
+def _bins(max_levels, sharpness, size):
+  """How many bins the gradient of the levels takes; 0 for none."""
+  # Two levels take two sums, and so does the binning.
+  if max_levels == 2:
+    return 0
+  bins = int(_BINS * (sharpness * (max_levels - 1) + 2 * _SATURATED))
+  return bins if 4 * bins <= size else 0
 
-  def add_gradient(offset, gradient):
-    (_, below, bend_below), (_, above, bend_above) = further(offset)
+
+def _grid(bins, centers, slope):
+  """The first of `bins` evenly spaced weights, and their distance.
+
+  Below and above them all steps are climbed or not, and functions constant.
+  """
+  margin = _SATURATED / slope
+  span = centers[-1] - centers[0] + 2 * margin
+  return centers[0] - margin, span / (bins - 1)
+
+
+def _place(bins, x, centers, slope):
+  """Between which bins a weight lies: (the left one, the share of the right).
+
+  A function interpolated between bins is off by at most its curvature times
+  their distance squared, over 8.
+  """
+  low, width = _grid(bins, centers, slope)
+  place = jnp.clip((x - low) * (1 / width), 0, bins - 1)
+  # Clipped again for NaN, which no clipping before the cast would catch.
+  left = jnp.clip(place.astype(jnp.int32), 0, bins - 2)
+  return left, place - left
+
+
+def _interpolate(fn, bins, x, centers, levels, slope, width):
+  """`fn` of the weights, interpolated between bins."""
+  low, distance = _grid(bins, centers, slope)
+  nodes = low + distance * jnp.arange(bins, dtype=x.dtype)
+  table = fn(nodes, centers, levels, slope, width)
+  left, share = _place(bins, x, centers, slope)
+  at = table.at[left].get(mode="promise_in_bounds")
+  following = table.at[left + 1].get(mode="promise_in_bounds")
+  return at + share * (following - at)
+
+
+def _binned(bins, x, cotangent, centers, slope):
+  """The bins, as weights that stand for all, with their cotangents.
+
+  What a weight's cotangent gives to a level is a smooth function of the
+  weight. Dividing every cotangent between two bins interpolates it.
+  """
+  left, share = _place(bins, x.ravel(), centers, slope)
+  cotangent = cotangent.ravel()
+
+  def scatter(values):
+    zeros = jnp.zeros(bins, values.dtype)
+    return zeros.at[left].add(values, mode="promise_in_bounds")
+
+  right = scatter(cotangent * share)
+  sums = scatter(cotangent) - right + jnp.roll(right, 1)
+  low, width = _grid(bins, centers, slope)
+  return low + width * jnp.arange(bins, dtype=x.dtype), sums
+
+
+def _levels_gradient(x, cotangent, centers, levels, slope, width):
+  """Sums over the weights of what each gives to the levels of its window."""
+  cell = _cells(x, centers, levels)
+  read = _reader(x, centers, levels)
+  count = centers.shape[0]
+
+  def fold(offsets, rows):
+    sums = codebook_lib.sum_by_level(
+      [cotangent * row for row in rows], cell, count
+    )
+    gradient = jnp.zeros(count, sums.dtype)
+    for offset, each in zip(offsets, sums, strict=True):
+      k = jnp.clip(jnp.arange(count) + offset, 0, count - 1)
+      gradient = gradient.at[k].add(each)
+    return gradient
+
+  def add(offset, gradient):
+    (_, below, bend_below), (_, above, bend_above) = _steps(
+      x, read, slope, offset
+    )
     rows = [
       1 - below - bend_below,
       below - 1 - bend_below,
       -above - bend_above,
       above - bend_above,
     ]
-    offsets = (-offset, 1 - offset, offset, 1 + offset)
-    return gradient + _fold(rows, offsets, cotangent, cell, levels)
+    return gradient + fold((-offset, 1 - offset, offset, 1 + offset), rows)
 
-  # Two loops, so that each goes if its result is not asked for.
-  derivative = jax.lax.fori_loop(2, width + 1, add_derivative, derivative)
-  gradient = jax.lax.fori_loop(2, width + 1, add_gradient, gradient)
-  return cotangent * derivative, gradient, None, jnp.zeros_like(slope), None
-
-
-def _fold(rows, offsets, cotangent, cell, levels):
-  """Sums rows of derivatives to the levels `offsets` away from each cell."""
-  sums = codebook_lib.sum_by_level(
-    [cotangent * row for row in rows], cell, levels
-  )
-  gradient = jnp.zeros(levels, sums.dtype)
-  for offset, each in zip(offsets, sums, strict=True):
-    k = jnp.clip(jnp.arange(levels) + offset, 0, levels - 1)
-    gradient = gradient.at[k].add(each)
-  return gradient
-
-
-_windowed.defvjp(_windowed_fwd, _windowed_bwd)
+  _, share, bend = _step(x, read(0), read(1), slope)
+  own = fold((0, 1), [1 - share - bend, share - bend])
+  return _widen(width, add, add(1, own))
 
 
 @codebook_lib.channelwise
@@ -304,16 +403,15 @@ def soft_quantize(
   dtype = jnp.result_type(x, codebook.centers)
   weights = x.astype(dtype)
   centers = codebook_lib.view_centers(codebook).astype(dtype)
+  slope = slope.astype(dtype)
+  bins = 0
+  if unit == "gap" and not codebook_lib.is_traced(sharpness):
+    bins = _bins(codebook.max_levels, float(sharpness), x.size)
   if codebook.max_levels <= _DENSE_LEVELS:
-    soft = _dense(weights, centers, slope.astype(dtype))
+    soft = _dense(bins, weights, centers, slope)
   else:
-    # Levels that coincide are all one step of height zero after another.
-    fixed = jax.lax.stop_gradient(centers)
-    index = codebook_lib.nearest(x, codebook)
-    cell = index - (weights <= codebook_lib.entries(fixed, index))
-    cell = jnp.clip(cell, 0, jnp.maximum(codebook.levels - 2, 0))
     width = _window_width(codebook, slope)
-    soft = _windowed(weights, centers, cell, slope.astype(dtype), width)
+    soft = _windowed(bins, weights, centers, codebook.levels, slope, width)
   return jnp.where(codebook.levels > 0, soft.astype(x.dtype), x)
 
 
