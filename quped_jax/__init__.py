@@ -20,8 +20,6 @@ from quped_jax.codebook import (
   init_codebooks,
   set_centers,
   set_centers_tree,
-  soft_quantize,
-  soft_quantize_tree,
   with_centers,
 )
 from quped_jax.data import from_arrays, load_dataset, partition
@@ -34,6 +32,7 @@ from quped_jax.proximal import centers_prox, weights_prox
 from quped_jax.run import Result, build, client_state, run
 from quped_jax.settings import Settings
 from quped_jax.simulate import Simulation, SimulationState, make_simulation
+from quped_jax.soft import soft_quantize, soft_quantize_tree
 from quped_jax.transforms import (
   keep_params_in_box,
   mask_codebooks,

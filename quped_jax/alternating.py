@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax import codebook as codebook_lib
-from quped_jax import transforms
+from quped_jax import soft, transforms
 
 ESTIMATORS = ("soft", "hard")
 
@@ -198,7 +198,7 @@ def make_alternating(
     raise ValueError(
       f"estimator={estimator!r}: must be one of {', '.join(ESTIMATORS)}"
     )
-  codebook_lib.check_sharpness(sharpness, sharpness_unit)
+  soft.check_sharpness(sharpness, sharpness_unit)
   optimizer = optax.with_extra_args_support(optimizer)
   centers_optimizer = optax.with_extra_args_support(centers_optimizer)
   prox = optax.chain(optimizer, transforms.prox_quantize(norm=norm))
@@ -209,7 +209,7 @@ def make_alternating(
   def quantize(params, codebooks):
     if estimator == "hard":
       return codebook_lib.hard_quantize_tree(params, codebooks)
-    return codebook_lib.soft_quantize_tree(
+    return soft.soft_quantize_tree(
       params, codebooks, sharpness, unit=sharpness_unit
     )
 

@@ -12,7 +12,7 @@ References:
 import dataclasses
 import fnmatch
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,19 +23,12 @@ from jax.core import Tracer
 
 FULL_PRECISION = 32
 MAX_BITS = 8
-SHARPNESS_UNITS = ("gap", "absolute")
-
-# Below this number of levels the plain sum over all sigmoids is cheaper than
-# looking up the levels around each weight.
-_DENSE_LEVELS = 4
-# Levels on either side of a weight that every windowed sum includes.
-_WINDOW = 2
-# Levels told apart by plain comparisons before a binary search takes over.
-_COARSE = 16
-# What the levels outside the window may add to a weight, in mean gaps.
-_WINDOW_ERROR = 5e-4
-# Gaps are floored here, so that coinciding levels give finite steepness.
-_MIN_GAP = 1e-8
+# Up to this number of levels are told apart by comparisons alone, which XLA
+# vectorizes on CPU; there a lookup is one load after the other.
+COMPARED = 16
+# Up to this number of levels, sums by level are that many masked sums; XLA on
+# CPU scatters one number after the other.
+_MASKED = 4
 
 
 @jax.tree_util.register_dataclass
@@ -75,11 +68,12 @@ def max_levels_for(bits: Any) -> int:
   return 2 ** int(max(quantized, default=1))
 
 
-def _is_traced(x: Any) -> bool:
+def is_traced(x: Any) -> bool:
+  """Whether a value is known only when the program runs."""
   return isinstance(x, Tracer)
 
 
-def _channelwise(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def channelwise(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Maps `fn(x, codebook, ...)` over the last axis of x where needed."""
 
   @functools.wraps(fn)
@@ -195,7 +189,7 @@ def init_codebook(
     raise ValueError(
       f"granularity={granularity!r}: must be 'tensor' or 'channel'"
     )
-  if not _is_traced(bits):
+  if not is_traced(bits):
     check_bits(bits)
     needed = max_levels_for(bits)
     max_levels = needed if max_levels is None else max_levels
@@ -239,7 +233,7 @@ def _midpoints(codebook: Codebook) -> jax.Array:
   return jnp.where(inner, border, jnp.inf)
 
 
-@_channelwise
+@channelwise
 def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   """Index of the nearest level; the lower one at a tie.
 
@@ -256,13 +250,13 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   """
   x = jax.lax.stop_gradient(x)
   border = _midpoints(codebook)
-  stride = -(-codebook.max_levels // _COARSE)
+  stride = -(-codebook.max_levels // COMPARED)
   stride = 1 << (stride - 1).bit_length()
   index = jnp.zeros(x.shape, jnp.int32)
   for k in range(stride, codebook.max_levels, stride):
     index += (x > border[k - 1]).astype(jnp.int32)
   index *= stride
-  padded = jnp.full(stride * _COARSE, jnp.inf, border.dtype)
+  padded = jnp.full(stride * COMPARED, jnp.inf, border.dtype)
   padded = padded.at[: border.shape[0]].set(border)
   while stride := stride // 2:
     at = padded.at[index + (stride - 1)].get(mode="promise_in_bounds")
@@ -270,10 +264,75 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   return index
 
 
-@_channelwise
+@channelwise
 def look_up(index: jax.Array, codebook: Codebook) -> jax.Array:
-  """The levels at the given indices, of the shape of `index`."""
-  return codebook.centers.at[index].get(mode="promise_in_bounds")
+  """The levels at the given indices.
+
+  One pass over the indices; the gradient of the levels, a sum over the
+  weights of each, is another (see `sum_by_level`).
+
+  Args:
+    index: integers in `[0, max_levels)`, any shape.
+    codebook: the levels.
+
+  Returns:
+    Levels, of the shape of `index`.
+  """
+  return entries(codebook.centers, index)
+
+
+@jax.custom_vjp
+def entries(table: jax.Array, index: jax.Array) -> jax.Array:
+  """`table[index]`: up to 16 entries by comparisons, more by a gather."""
+  if table.shape[0] > COMPARED:
+    return table.at[index].get(mode="promise_in_bounds")
+  found = jnp.broadcast_to(table[0], index.shape)
+  for k in range(1, table.shape[0]):
+    found = jnp.where(index >= k, table[k], found)
+  return found
+
+
+def _entries_fwd(table, index):
+  return entries(table, index), (index, table.shape[0])
+
+
+def _entries_bwd(residuals, cotangent):
+  index, length = residuals
+  return sum_by_level([cotangent], index, length)[0], None
+
+
+entries.defvjp(_entries_fwd, _entries_bwd)
+
+
+def sum_by_level(
+  values: Sequence[jax.Array], index: jax.Array, levels: int
+) -> jax.Array:
+  """Sums of values over the weights of each level.
+
+  Args:
+    values: arrays of one dtype and of the shape of `index`.
+    index: the level of each weight, in `[0, levels)`.
+    levels: how many levels there are.
+
+  Returns:
+    `[len(values), levels]`, of the dtype of the values. Each array takes a
+    scatter, or with up to four levels a pass over the weights for each.
+  """
+  if levels <= _MASKED:
+    masks = [index == k for k in range(levels)]
+    return jnp.stack(
+      [
+        jnp.stack([jnp.sum(v, where=mask, dtype=v.dtype) for mask in masks])
+        for v in values
+      ]
+    )
+  index = index.ravel()
+
+  def scatter(values):
+    sums = jnp.zeros(levels, values.dtype)
+    return sums.at[index].add(values.ravel(), mode="promise_in_bounds")
+
+  return jnp.stack([scatter(v) for v in values])
 
 
 def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
@@ -295,217 +354,6 @@ def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
   level = look_up(nearest(x, codebook), codebook)
   quantized = (codebook.levels > 0) & ~jnp.isnan(x)
   return jnp.where(quantized, level.astype(x.dtype), x)
-
-
-def check_sharpness(sharpness: Any, unit: str) -> None:
-  """Raises a ValueError unless the two make sense."""
-  if unit not in SHARPNESS_UNITS:
-    raise ValueError(
-      f"sharpness_unit={unit!r}: must be one of {', '.join(SHARPNESS_UNITS)}"
-    )
-  if not _is_traced(sharpness) and not np.all(np.asarray(sharpness) > 0):
-    raise ValueError(f"sharpness={sharpness}: must be positive")
-
-
-def steepness(
-  codebook: Codebook, sharpness: float | jax.Array, unit: str = "gap"
-) -> jax.Array:
-  r"""The slope P of the soft quantizer's sigmoids, without gradient.
-
-  .. math:: P = \mathrm{sharpness} / \frac{c_m - c_1}{m - 1}
-
-  Args:
-    codebook: the levels, of one tensor or channel.
-    sharpness: in units of the mean gap between levels, or absolute.
-    unit: "gap" or "absolute" (the paper's reading).
-
-  Raises:
-    ValueError: unknown unit, or a sharpness that is not positive.
-  """
-  check_sharpness(sharpness, unit)
-  if unit == "absolute":
-    return jnp.asarray(sharpness, codebook.centers.dtype)
-  return sharpness / _mean_gap(codebook)
-
-
-def _mean_gap(codebook: Codebook) -> jax.Array:
-  centers = jax.lax.stop_gradient(view_centers(codebook))
-  count = jnp.maximum(codebook.levels - 1, 1)
-  return jnp.maximum(centers[-1] / count - centers[0] / count, _MIN_GAP)
-
-
-def _dense(x: jax.Array, codebook: Codebook, slope: jax.Array) -> jax.Array:
-  """The sum over all levels, as the definition says."""
-  centers = view_centers(codebook)
-  soft = jnp.zeros_like(x) + centers[0]
-  for low, high in zip(centers[:-1], centers[1:], strict=True):
-    soft += (high - low) * jax.nn.sigmoid(slope * (x - (low + high) / 2))
-  return soft
-
-
-def _window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
-  r"""How many levels on either side of a weight its sum must include.
-
-  Cell j, from :math:`c_j` to :math:`c_{j+1}`, adds at most its integral of
-  :math:`e^{-P u}` over the distance u (Jensen), so all cells beyond distance
-  D add at most :math:`e^{-P D} / P`. The window grows until D suffices for
-  the value and for the derivative; with evenly spaced levels and the default
-  sharpness it never does.
-  """
-  centers = jax.lax.stop_gradient(view_centers(codebook))
-  gap = _mean_gap(codebook)
-  distance = -jnp.log(_WINDOW_ERROR * jnp.minimum(slope * gap, 1.0)) / slope
-  index = jnp.arange(codebook.max_levels)
-  top = codebook.levels - 1
-  below = (centers[jnp.maximum(index - 1, 0)] + centers) / 2
-  above = (centers[jnp.minimum(index + 1, top)] + centers) / 2
-
-  def too_narrow(width):
-    left = below - centers[jnp.maximum(index - width, 0)]
-    right = centers[jnp.minimum(index + width, top)] - above
-    cut_left = (left < distance) & (index - width >= 1) & (index <= top)
-    cut_right = (right < distance) & (index + width < top)
-    return jnp.any(cut_left | cut_right)
-
-  start = jnp.int32(_WINDOW)
-  return jax.lax.while_loop(too_narrow, lambda width: width + 1, start)
-
-
-def _pair(x, index, centers, top, slope, offset):
-  """The two cells `offset` away from each weight: (gap, sigmoid) each.
-
-  The right-hand sigmoid is the share of its gap that the weight has climbed,
-  the left-hand one the share that it still lacks: both are small far away.
-  """
-
-  def at(k):
-    k = jnp.clip(k, 0, top)
-    return centers.at[k].get(mode="promise_in_bounds")
-
-  near, far = at(index + (offset - 1)), at(index + offset)
-  right = far - near, jax.nn.sigmoid(slope * (x - (near + far) / 2))
-  near, far = at(index - (offset - 1)), at(index - offset)
-  left = near - far, jax.nn.sigmoid(slope * ((near + far) / 2 - x))
-  return right, left
-
-
-@jax.custom_vjp
-def _windowed(x, centers, index, top, slope, width):
-  """The soft quantizer from the `width` levels on either side of a weight.
-
-  c_b + sum over w of (gap * sigmoid on the right - gap * sigmoid on the left)
-  where b is the nearest level: the definition, regrouped around b.
-  """
-  return _windowed_fwd(x, centers, index, top, slope, width)[0]
-
-
-def _windowed_fwd(x, centers, index, top, slope, width):
-  def add(offset, sums):
-    value, derivative = sums
-    (gap_r, right), (gap_l, left) = _pair(x, index, centers, top, slope, offset)
-    value += gap_r * right - gap_l * left
-    derivative += slope * gap_r * right * (1 - right)
-    derivative += slope * gap_l * left * (1 - left)
-    return value, derivative
-
-  sums = (
-    centers.at[index].get(mode="promise_in_bounds"),
-    jnp.zeros_like(x),
-  )
-  for offset in range(1, _WINDOW + 1):
-    sums = add(offset, sums)
-  value, derivative = jax.lax.fori_loop(_WINDOW + 1, width + 1, add, sums)
-  return value, (x, centers, index, top, slope, width, derivative)
-
-
-def _windowed_bwd(residuals, cotangent):
-  x, centers, index, top, slope, width, derivative = residuals
-
-  def shares(offset):
-    """d value / d (right near, right far, left near, left far) levels."""
-    (gap_r, right), (gap_l, left) = _pair(x, index, centers, top, slope, offset)
-    bend_r = slope / 2 * gap_r * right * (1 - right)
-    bend_l = slope / 2 * gap_l * left * (1 - left)
-    return (-right - bend_r, right - bend_r, -left - bend_l, left - bend_l)
-
-  # One scatter carries the whole window of a weight, as a row.
-  rows = [jnp.zeros_like(x) for _ in range(2 * _WINDOW + 1)]
-  rows[_WINDOW] = jnp.ones_like(x)
-  for w in range(1, _WINDOW + 1):
-    right_near, right_far, left_near, left_far = shares(w)
-    rows[_WINDOW + w - 1] += right_near
-    rows[_WINDOW + w] += right_far
-    rows[_WINDOW - w + 1] += left_near
-    rows[_WINDOW - w] += left_far
-  rows = jnp.stack(rows, axis=-1) * cotangent[..., None]
-  levels = centers.shape[0]
-  table = jnp.zeros((levels, 2 * _WINDOW + 1), x.dtype)
-  table = table.at[index].add(rows, mode="promise_in_bounds")
-  target = jnp.arange(levels)[:, None] + jnp.arange(-_WINDOW, _WINDOW + 1)
-  gradient = jnp.zeros_like(centers)
-  gradient = gradient.at[jnp.clip(target, 0, top)].add(table)
-
-  def add(offset, gradient):
-    steps = (offset - 1, offset, 1 - offset, -offset)
-    for step, share in zip(steps, shares(offset), strict=True):
-      k = jnp.clip(index + step, 0, top)
-      gradient = gradient.at[k].add(share * cotangent)
-    return gradient
-
-  gradient = jax.lax.fori_loop(_WINDOW + 1, width + 1, add, gradient)
-  slope_gradient = jnp.zeros_like(slope)
-  return cotangent * derivative, gradient, None, None, slope_gradient, None
-
-
-_windowed.defvjp(_windowed_fwd, _windowed_bwd)
-
-
-@_channelwise
-def soft_quantize(
-  x: jax.Array,
-  codebook: Codebook,
-  sharpness: float | jax.Array = 10.0,
-  *,
-  unit: str = "gap",
-) -> jax.Array:
-  r"""A differentiable quantizer, :math:`\tilde Q_c(x)`.
-
-  .. math::
-    \tilde Q_c(x) = c_1 + \sum_{k=2}^m (c_k - c_{k-1})
-      \, \sigma(P (x - (c_k + c_{k-1}) / 2))
-
-  It tends to `hard_quantize` as the sharpness grows, and is differentiable in
-  x and in the centers (P carries no gradient). With full precision: x.
-
-  More than four levels are summed in a window around each weight: the cost
-  does not grow with the number of levels, but for the search of the window.
-  It agrees with the full sum to 1e-3 of the mean gap and widens where levels
-  are so uneven, or the sharpness so low, that it otherwise would not: an
-  absolute sharpness that is sharp at 1 bit is not at 8, and costs
-  accordingly.
-
-  Args:
-    x: weights, any shape.
-    codebook: the levels.
-    sharpness: slope of the steps, in the `unit`.
-    unit: "gap": of the mean distance between levels; "absolute": of x.
-
-  Returns:
-    An array of the shape of x.
-  """
-  slope = steepness(codebook, sharpness, unit)
-  if codebook.max_levels <= _DENSE_LEVELS:
-    soft = _dense(x, codebook, slope)
-  else:
-    soft = _windowed(
-      x,
-      codebook.centers,
-      nearest(x, codebook),
-      jnp.maximum(codebook.levels - 1, 0),
-      slope.astype(x.dtype),
-      _window_width(codebook, slope),
-    )
-  return jnp.where(codebook.levels > 0, soft.astype(x.dtype), x)
 
 
 # ---------------------------------------------------------------------------
@@ -589,7 +437,7 @@ def init_codebooks(
     ValueError: no path is accepted, a path matches no pattern, or as in
       `init_codebook`.
   """
-  if max_levels is None and not _is_traced(bits):
+  if max_levels is None and not is_traced(bits):
     each = list(bits.values()) if isinstance(bits, Mapping) else bits
     max_levels = max_levels_for(each)
 
@@ -636,22 +484,6 @@ def hard_quantize_tree(params: Any, codebooks: Any) -> Any:
   """`hard_quantize` of every tensor that has a codebook."""
   return map_codebooks(
     lambda codebook, x: hard_quantize(x, codebook),
-    codebooks,
-    params,
-    otherwise=lambda x: x,
-  )
-
-
-def soft_quantize_tree(
-  params: Any,
-  codebooks: Any,
-  sharpness: float | jax.Array = 10.0,
-  *,
-  unit: str = "gap",
-) -> Any:
-  """`soft_quantize` of every tensor that has a codebook."""
-  return map_codebooks(
-    lambda codebook, x: soft_quantize(x, codebook, sharpness, unit=unit),
     codebooks,
     params,
     otherwise=lambda x: x,

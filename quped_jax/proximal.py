@@ -24,10 +24,9 @@ from quped_jax.codebook import Codebook
 NORMS = ("l1", "l2")
 CENTER_METHODS = ("exact", "subgradient")
 
-# Each refining pass of the exact l1 prox divides every bracket into this many
-# parts; two passes find the minimiser to 1e-4 of the first bracket.
+# The exact l1 prox divides every bracket into this many parts, and these once
+# more: it finds the minimiser to 1e-4 of the first bracket.
 _PARTS = 100
-_PASSES = 2
 
 
 def check_norm(norm: str) -> None:
@@ -104,8 +103,10 @@ def centers_prox(
   bracket from mu_k to mu_k + t (#above - #below), exactly where no weight
   lies within that resolution of the minimiser.
 
-  Cost, in passes over the weights: l2 one, subgradient one, exact l1 three,
-  each a lookup and a scatter into counters; none sorts.
+  Cost, in passes over the weights: l2 two, subgradient one, exact l1 two, or
+  three if there are fewer than 10 000 weights per level. A pass looks levels
+  up and sums by level, as `codebook.sum_by_level` does; the counting passes of
+  exact l1 scatter into counters. None sorts.
 
   Args:
     mu: levels after the optimizer's step, of the shape of the centers.
@@ -133,28 +134,19 @@ def centers_prox(
     )(mu, weights, codebook)
   weights = weights.ravel()
   index = codebook_lib.nearest(weights, codebook)
+  levels = mu.shape[0]
   if norm == "l2":
-    total, count = _sums(weights, index, mu.shape[0])
+    total, count = codebook_lib.sum_by_level(
+      [weights, jnp.ones_like(weights)], index, levels
+    )
     moved = (mu + 2 * threshold * total) / (1 + 2 * threshold * count)
   elif method == "subgradient":
-    side = jnp.sign(weights - _lookup(codebook.centers, index))
-    balance, _ = _sums(side, index, mu.shape[0])
+    side = jnp.sign(weights - codebook_lib.entries(codebook.centers, index))
+    (balance,) = codebook_lib.sum_by_level([side], index, levels)
     moved = mu + threshold * balance
   else:
     moved = _median_prox(mu, weights, index, threshold)
   return jnp.where(codebook_lib.valid(codebook), moved, mu)
-
-
-def _lookup(table: jax.Array, index: jax.Array) -> jax.Array:
-  return table.at[index].get(mode="promise_in_bounds")
-
-
-def _sums(values, index, levels):
-  """Per level: the sum of the values, and their number (as values' dtype)."""
-  zeros = jnp.zeros(levels, values.dtype)
-  total = zeros.at[index].add(values, mode="promise_in_bounds")
-  count = jnp.zeros(levels, jnp.int32).at[index].add(1)
-  return total, count.astype(values.dtype)
 
 
 def _median_prox(mu, weights, index, threshold):
@@ -165,22 +157,23 @@ def _median_prox(mu, weights, index, threshold):
   as inf{v: phi(v) >= 0}: the minimiser for l1.
   """
   levels = mu.shape[0]
+  entries = codebook_lib.entries
 
-  def counters(slot, slots):
-    """How many weights of each level are in each slot, [levels, slots]."""
-    counts = jnp.zeros(levels * slots, jnp.int32)
-    return counts.at[index * slots + slot].add(1).reshape(levels, slots)
+  def slots(low, width, parts):
+    """How many weights of each level lie in each part of its bracket.
 
-  def exceeding(low, width):
-    """Per level, #{x_i > v} at v = low + width * j / _PARTS, for all j."""
-    safe = jnp.maximum(width, jnp.finfo(width.dtype).tiny)
-    share = (weights - _lookup(low, index)) / _lookup(safe, index) * _PARTS
-    slot = jnp.clip(jnp.ceil(share), 0, _PARTS + 1).astype(jnp.int32)
-    # A product with ones below the diagonal sums the slots above each edge in
-    # one operation; counts below 2**24 are exact in float32.
-    later = jnp.tri(_PARTS + 2, _PARTS + 1, -1, dtype=jnp.float32)
-    counts = counters(slot, _PARTS + 2).astype(jnp.float32)
-    return jnp.dot(counts, later, precision=jax.lax.Precision.HIGHEST)
+    Returns:
+      float `[levels, parts + 2]`: up to `low`, in each part (which has its
+      upper edge), and above. Exact below 2**24.
+    """
+    scale = parts / jnp.maximum(width, parts * jnp.finfo(width.dtype).tiny)
+    share = (weights - entries(low, index)) * entries(scale, index)
+    slot = jnp.clip(jnp.ceil(share), 0, parts + 1).astype(jnp.int32)
+    counts = jnp.zeros(levels * (parts + 2), jnp.int32)
+    counts = counts.at[index * (parts + 2) + slot].add(
+      1, mode="promise_in_bounds"
+    )
+    return counts.reshape(levels, parts + 2).astype(jnp.float32)
 
   def pull(above, count):
     return threshold * (count - 2 * above).astype(mu.dtype)
@@ -188,21 +181,53 @@ def _median_prox(mu, weights, index, threshold):
   def pick(table, column):
     return jnp.take_along_axis(table, column[:, None], axis=1)[:, 0]
 
-  sides = counters((weights > _lookup(mu, index)).astype(jnp.int32), 2)
-  count = jnp.sum(sides, axis=1).astype(jnp.float32)
-  above_low = sides[:, 1].astype(jnp.float32)
-  low = jnp.minimum(mu, mu - pull(above_low, count))
-  high = jnp.maximum(mu, mu - pull(above_low, count))
-  fraction = jnp.arange(_PARTS + 1, dtype=mu.dtype) / _PARTS
-  for _ in range(_PASSES):
-    width = high - low
+  def narrow(low, width, inside, above, count):
+    """The part of the bracket in which phi changes its sign.
+
+    Args:
+      low: lower end of the bracket, `[levels]`.
+      width: of the bracket.
+      inside: how many weights lie in each part, `[levels, parts]`.
+      above: how many lie above the bracket.
+      count: how many there are.
+
+    Returns:
+      (low, high, the part's number, how many lie above low).
+    """
+    # A product with ones below the diagonal sums the parts above each edge in
+    # one operation.
+    later = jnp.tri(_PARTS, _PARTS + 1, dtype=jnp.float32)
+    above = above[:, None] + jnp.dot(
+      inside, later, precision=jax.lax.Precision.HIGHEST
+    )
+    fraction = jnp.arange(_PARTS + 1, dtype=mu.dtype) / _PARTS
     edges = low[:, None] + width[:, None] * fraction
-    above = exceeding(low, width)
     phi = edges - mu[:, None] + pull(above, count[:, None])
     # The first edge at which phi is not negative closes the bracket.
     first = jnp.sum(phi < 0, axis=1)
     left, right = jnp.maximum(first - 1, 0), jnp.minimum(first, _PARTS)
-    low, high = pick(edges, left), pick(edges, right)
-    above_low = pick(above, left)
+    return pick(edges, left), pick(edges, right), left, pick(above, left)
+
+  side = jnp.where(weights > entries(mu, index), -1.0, 1.0)
+  (balance,) = codebook_lib.sum_by_level([side], index, levels)
+  end = mu - threshold * balance.astype(mu.dtype)
+  low, high = jnp.minimum(mu, end), jnp.maximum(mu, end)
+  width = high - low
+  # The second division needs a pass of its own only where counters for all
+  # parts of parts would outnumber the weights.
+  fine = levels * _PARTS**2 <= weights.size
+  counts = slots(low, width, _PARTS**2 if fine else _PARTS)
+  count = jnp.sum(counts, axis=1)
+  parts = counts[:, 1:-1].reshape(levels, _PARTS, -1)
+  low, high, part, above = narrow(
+    low, width, jnp.sum(parts, axis=2), counts[:, -1], count
+  )
+  if fine:
+    inside = jnp.take_along_axis(parts, part[:, None, None], axis=1)[:, 0]
+    above_high = above - jnp.sum(inside, axis=1)
+  else:
+    counts = slots(low, high - low, _PARTS)
+    inside, above_high = counts[:, 1:-1], counts[:, -1]
+  low, high, _, above = narrow(low, high - low, inside, above_high, count)
   # With no weight inside the bracket phi is linear there, and this exact.
-  return jnp.clip(mu - pull(above_low, count), low, high)
+  return jnp.clip(mu - pull(above, count), low, high)

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import optax
 
-from quped_jax import alternating, methods, models, proximal, transforms
+from quped_jax import (
+  alternating,
+  methods,
+  models,
+  proximal,
+  soft,
+  transforms,
+)
 from quped_jax import clients as clients_lib
 from quped_jax import codebook as codebook_lib
 from quped_jax.data import SCHEMES
@@ -236,7 +243,7 @@ class Settings:
     api.check_choice("augment", self.augment, tuple(AUGMENTATIONS))
     api.check_choice("granularity", self.granularity, ("tensor", "channel"))
     api.check_choice("estimator", self.estimator, alternating.ESTIMATORS)
-    codebook_lib.check_sharpness(self.sharpness, self.sharpness_unit)
+    soft.check_sharpness(self.sharpness, self.sharpness_unit)
     proximal.check_norm(self.norm)
     proximal.check_center_method(self.center_prox)
     for field in ("learning_rate_drops", "centers_drops"):

@@ -18,9 +18,9 @@ from quped_jax.codebook import (
   hard_quantize_tree,
   init_codebooks,
   nearest,
-  soft_quantize_tree,
 )
 from quped_jax.distill import cross_entropy, kl_divergence
+from quped_jax.soft import soft_quantize_tree
 from quped_jax.transforms import base_optimizer
 
 RATES = Rates(learning_rate=0.1, centers_learning_rate=0.05, strength=0.3)

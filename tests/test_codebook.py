@@ -25,10 +25,9 @@ from quped_jax.codebook import (
   nearest,
   set_centers,
   set_centers_tree,
-  soft_quantize,
-  soft_quantize_tree,
   with_centers,
 )
+from quped_jax.soft import soft_quantize, soft_quantize_tree
 
 hard = jax.jit(hard_quantize)
 find = jax.jit(nearest)
