@@ -33,7 +33,7 @@ import numpy as np
 _WRITERS = ("dot_general", "conv_general_dilated", "custom_vjp_call")
 
 # Arrays as large as the quantized weights that a step holds beside them.
-QUANTIZED_COPIES = 4
+QUANTIZED_COPIES = 5
 
 
 def nbytes(tree: Any) -> int:

@@ -5,6 +5,17 @@ architecture, and its copy w_i of the global model; the two teach each other
 by distillation on the client's data. Down: the global model w. Up: w_i, as a
 difference. The server takes the mean.
 
+Network passes of a local step, in forward-equivalents (a backward pass is two):
+
+    a. weights     w_i forward, once, for its logits             1
+                   x and Q(x), forward and backward              6
+    b. levels      Q(x) at the new x, forward and backward       3
+    c. w_i         new x and new Q(x), forward                   2
+                   back through w_i's one forward pass           2
+
+14 in all. With full precision, when no client of a cohort is quantized, 7: 1
+for w_i, 3 for x, 1 for the new x, 2 back through w_i. Plain SGD takes 3.
+
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
   Distillation with Applications to Federated Learning, 2021 (Algorithm 2).
