@@ -34,11 +34,12 @@ def use_cores(limit: int = _MOST_CPU_DEVICES) -> bool:
   `experiments` call this. Where JAX has an accelerator it changes nothing.
 
   Args:
-    limit: the largest number of devices; JAX_NUM_CPU_DEVICES in the
-      environment overrides it.
+    limit: the largest number of devices. JAX_NUM_CPU_DEVICES in the
+      environment overrides it, and is overridden by nothing else.
 
   Returns:
-    False if JAX has been used before, which is too late.
+    False if JAX has been used before, which is too late; True if this, or the
+    environment, decides.
   """
   if "JAX_NUM_CPU_DEVICES" in os.environ:
     return True
@@ -101,12 +102,6 @@ class Layout(NamedTuple):
   def sum(self, tree: Any) -> Any:
     """The sum over devices, inside `shard`."""
     return tree if self.mesh is None else jax.lax.psum(tree, AXIS)
-
-  def first(self, clients: int) -> Any:
-    """Number of the first slot of this device, inside `shard`."""
-    if self.mesh is None:
-      return 0
-    return jax.lax.axis_index(AXIS) * (self.slots(clients) // self.devices)
 
 
 def check_strategy(strategy: str, chunk_size: int, devices: int) -> None:
@@ -295,7 +290,8 @@ def divide(slots: int, chunk_size: int, chosen: Chosen | None):
   if chosen is None:
     # The last chunk is not full.
     chosen = Chosen(jnp.arange(slots, dtype=jnp.int32), slots, slots)
-  if size >= chosen.most:
+  # One alone is not masked, so that it must not run where nobody is chosen.
+  if size >= chosen.most and size > 1:
     return chosen, size, 1
   return chosen, size, -(-chosen.count // size)
 

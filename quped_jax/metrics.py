@@ -129,8 +129,8 @@ class Display:
   def show(self, method: str, rounds: int) -> Iterator[Callable[..., None]]:
     """Yields `update(round, record=None, seconds=None)`.
 
-    It is called after every round, with a record and the seconds per round
-    where that was evaluated.
+    It is called when rounds have been dispatched, and after an evaluation
+    with its record and the seconds per round.
 
     Args:
       method: what the run is called if the display has no label.

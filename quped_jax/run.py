@@ -39,9 +39,10 @@ from quped_jax.weights import load_weights
 
 _COHORT = "clients"
 
-# Floating-point operations of network passes in one dispatch, at most: seconds
-# on two CPU cores, after which progress is shown and a run can be stopped.
-_WORK_PER_DISPATCH = 2e11
+# Floating-point operations in one dispatch, at most, counted as plain SGD's
+# network passes, of which QuPeD with levels takes about ten times as many:
+# seconds on two CPU cores, after which progress is shown and a run can stop.
+_WORK_PER_DISPATCH = 2e10
 _MOST_ROUNDS = 1000
 
 
@@ -117,6 +118,11 @@ def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
   if settings.hidden:
     options["features"] = settings.hidden
   if settings.compute_dtype != "float32":
+    if not models_lib.takes_dtype(settings.model):
+      raise ValueError(
+        f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with "
+        f"model={settings.model!r}, which takes no dtype"
+      )
     options["dtype"] = jnp.dtype(settings.compute_dtype)
   model = models_lib.create_model(
     settings.model,
@@ -197,6 +203,11 @@ def _resolve(
     raise ValueError(
       f"clients={settings.clients}: must be {federation.num_clients}, the "
       "number of clients of the given federation"
+    )
+  if model is not None and settings.compute_dtype != "float32":
+    raise ValueError(
+      f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with a "
+      "given model, which computes in the type that it was made for"
     )
   model = model or load_model(settings, federation)
   if settings.quantized:

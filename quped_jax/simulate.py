@@ -77,8 +77,8 @@ class Simulation(NamedTuple):
 
   Attributes:
     init: `seed -> SimulationState`.
-    run_rounds: `(state, rounds) -> (state, metrics of the last)`; takes the
-      state's buffers over. The rounds go in one dispatch, whatever their
+    run_rounds: `(state, rounds) -> (state, metrics of the last)`, at least
+      one round; takes the state's buffers over. The rounds go in one dispatch, whatever their
       number, except where the host loops over chunks of clients.
     run_round: `state -> (state, metrics)`, one round.
     evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
@@ -270,7 +270,7 @@ def make_simulation(
     chunk_size,
     present,
     devices=devices,
-    room_for=_room_for(estimate, num_clients, devices),
+    room_for=_room_for(estimate, num_clients, min(devices, present)),
   )
   # What evaluation holds at once does not grow with the clients.
   batch_size = max(_EVALUATED_AT_ONCE // layout.chunk_size, 16)
@@ -333,12 +333,16 @@ def make_simulation(
       (state, metrics),
     )
 
-  def chunk_fn(state, sums, index, federation, population, cohort):
+  def chunk_fn(state, sums, order, index, federation, population, cohort):
     """One chunk of a cohort's clients: what the host loops over."""
     step = client_step(state, federation, population, cohort)
     members, clients = state.members[cohort], state.clients[cohort]
+    chosen = None
+    if order is not None:
+      most = min(present, members.shape[0])
+      chosen = clients_lib.Chosen(order[0], order[1][0], most)
     chosen, size, _ = clients_lib.divide(
-      members.shape[0], layout.chunk_size, choose(state, cohort)
+      members.shape[0], layout.chunk_size, chosen
     )
     clients, part = clients_lib.run_chunk(
       step, members, clients, index, size=size, chosen=chosen
@@ -348,14 +352,21 @@ def make_simulation(
       clients={**state.clients, cohort: clients}
     ), jax.tree.map(jnp.add, sums, part)
 
-  def zero_fn(state, federation, population, cohort):
-    """Sums of no clients at all, one of each device."""
+  def open_fn(state, federation, population, cohort):
+    """Begins a round on the host.
+
+    Returns:
+      Sums of no clients at all, one on each device; and who takes part, each
+      device's positions and their number, or None for everyone.
+    """
+    chosen = choose(state, cohort)
+    order = None if chosen is None else (chosen.positions, chosen.count[None])
     zero = clients_lib.zero_output(
       client_step(state, federation, population, cohort),
       state.members[cohort],
       state.clients[cohort],
     )
-    return jax.tree.map(lambda x: x[None], zero)
+    return jax.tree.map(lambda x: x[None], zero), order
 
   def close_fn(state, sums):
     sums = jax.tree.map(lambda x: x[0], sums)
@@ -403,15 +414,15 @@ def make_simulation(
   per_chunk = {
     cohort: shard(
       functools.partial(chunk_fn, cohort=cohort),
-      (where, divided, same, *data_specs),
+      (where, divided, divided, same, *data_specs),
       (where, divided),
       donate=(0, 1),
     )
     for cohort in ids
   }
-  zeros = {
+  opening = {
     cohort: shard(
-      functools.partial(zero_fn, cohort=cohort), (where, *data_specs), divided
+      functools.partial(open_fn, cohort=cohort), (where, *data_specs), divided
     )
     for cohort in ids
   }
@@ -419,7 +430,7 @@ def make_simulation(
   programs = (
     *(initialization, evaluation, freezing, whole, closing),
     *per_chunk.values(),
-    *zeros.values(),
+    *opening.values(),
   )
 
   def in_slots(members):
@@ -434,9 +445,26 @@ def make_simulation(
     key = layout.place(jax.random.key(seed), same)
     return initialization(key, members, federation, population)
 
+  def refit(state):
+    """The state with as many slots as this number of devices asks for."""
+    members, clients = dict(state.members), dict(state.clients)
+    for cohort, owners in ids.items():
+      if members[cohort].shape[0] == layout.slots(len(owners)):
+        continue
+      members[cohort] = jnp.asarray(in_slots(owners))
+      last = len(owners) - 1
+      source = np.minimum(np.arange(layout.slots(len(owners))), last)
+      clients[cohort] = jax.tree.map(
+        lambda x, source=source: x[source], clients[cohort]
+      )
+    return state._replace(members=members, clients=clients)
+
   def place(state):
-    """Moves a state made elsewhere, say restored, to where programs take it."""
+    """Moves a state made elsewhere, say on more devices, to where it runs."""
+    state = refit(state)
     if layout.mesh is None:
+      if len(jnp.asarray(state.round).devices()) > 1:
+        return jax.device_put(state, jax.local_devices()[0])
       return state
     parts = zip(state, specs, strict=True)
     return SimulationState(*(layout.place(*part) for part in parts))
@@ -454,13 +482,13 @@ def make_simulation(
   def round_on_host(state):
     sums = {}
     for cohort, members in ids.items():
-      sums[cohort] = zeros[cohort](state, federation, population)
+      sums[cohort], order = opening[cohort](state, federation, population)
       slots = layout.slots(len(members)) // layout.devices
       most = min(present, slots)
       for index in range(-(-most // min(layout.chunk_size, most))):
         place = layout.place(jnp.int32(index), same)
         state, sums[cohort] = per_chunk[cohort](
-          state, sums[cohort], place, federation, population
+          state, sums[cohort], order, place, federation, population
         )
     return closing(state, sums)
 
@@ -495,7 +523,7 @@ def make_simulation(
     bytes_down=float(down),
     bytes_up=float(up),
     memory=estimate.total(
-      max(layout.slots(len(m)) for m in ids.values()) // layout.devices,
+      sum(layout.slots(len(m)) for m in ids.values()) // layout.devices,
       layout.chunk_size,
     ),
     program=next(iter(per_chunk.values())) if layout.on_host else whole,

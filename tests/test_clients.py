@@ -61,6 +61,17 @@ def test_only_participants_run(chunk_size, present):
   assert number == len(present)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_nobody_runs_where_at_most_one_could_and_none_is_present(chunk_size):
+  ids = jnp.full(1, -1)
+  states = jax.tree.map(lambda x: x[:1], fresh())
+  chosen = clients.choose(ids >= 0, most=1)
+  new, (_, number) = clients.run_clients(
+    step, ids, states, chunk_size=chunk_size, chosen=chosen
+  )
+  assert number == 0 and new["n"].tolist() == [0]
+
+
 def test_what_absent_clients_would_send_is_not_summed():
   def broken(client_id, state):
     return state, jnp.where(client_id == 2, 1.0, jnp.nan)

@@ -101,6 +101,41 @@ def test_the_same_clients_take_part_however_they_are_run(strategy, devices):
     assert float(metrics["id"]) == np.mean(np.asarray(order[:4]))
 
 
+def test_a_run_goes_on_with_another_number_of_devices():
+  made = [
+    tiny.tiny("fedavg", num_clients=3, bits=(32,), devices=devices)
+    for devices in (1, 2)
+  ]
+  expected = tiny.to_host(made[0].play(3))
+  state = made[0].state()
+  with tiny.quick_compilation():
+    for one in (made[0], made[1], made[0]):
+      state, metrics = one.simulation.run_round(state)
+      assert state.members[COHORT].shape[0] == one.simulation.layout.slots(3)
+  assert len(state.round.devices()) == 1
+  assert tiny.largest_difference(tiny.to_host(state), expected) < 1e-5
+
+
+def test_padded_slots_are_nobodys():
+  made = tiny.tiny("local", num_clients=3, bits=(1,), devices=2)
+  one = tiny.tiny("local", num_clients=3, bits=(1,))
+  with tiny.quick_compilation():
+    state, _ = made.simulation.run_round(made.simulation.init(0))
+    state = made.simulation.begin_finetune(state)
+    table = made.simulation.evaluate(state)["test"]
+    alone = one.simulation.evaluate(state)["test"]
+  for name, values in table.items():
+    np.testing.assert_array_equal(values, alone[name])
+    assert values.shape == (3,)
+  kernel = qj.client_state(state, 2).params["first"]["kernel"]
+  np.testing.assert_array_equal(
+    kernel, state.clients[COHORT].params["first"]["kernel"][2]
+  )
+  for wrong in (-1, 3):
+    with pytest.raises(ValueError, match=f"client_id={wrong}: must be from 0"):
+      qj.client_state(state, wrong)
+
+
 def test_only_sums_cross_between_devices():
   made = tiny.tiny("fedavg", devices=2)
   simulation = made.simulation
@@ -117,13 +152,23 @@ def test_only_sums_cross_between_devices():
       assert collective not in text
 
 
-def test_cohorts_keep_their_clients_numbers_whatever_their_order():
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("strategy", ["vmap", "dispatch"])
+def test_cohorts_keep_their_clients_numbers_whatever_their_order(
+  strategy, devices
+):
   federation = tiny.make_federation((9, 9, 9))
   cohorts = {"big": np.array([2, 0]), "small": np.array([1])}
   simulation = make_simulation(
-    key_method(), federation, population(3), cohorts, strategy="vmap"
+    key_method(),
+    federation,
+    population(3),
+    cohorts,
+    strategy=strategy,
+    devices=devices,
   )
-  state, _ = simulation.run_round(simulation.init(7))
+  state, metrics = simulation.run_round(simulation.init(7))
+  assert float(metrics["id"]) == 1.0
   round_key = jax.random.fold_in(jax.random.key(7), 0)
   for name, members in cohorts.items():
     for place, i in enumerate(members):

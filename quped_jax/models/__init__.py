@@ -31,6 +31,7 @@ __all__ = [
   "register_model",
   "resolve_conv",
   "shift_conv",
+  "takes_dtype",
 ]
 
 # Widths of CNN1: (convolutions, dense layers before the last).
@@ -120,7 +121,8 @@ def register_model(name: str, factory: Callable[..., Model]) -> None:
   Args:
     name: the name for `create_model`.
     factory: called as `factory(num_classes, image_channels=..., conv=...,
-      **options)`; `**_` takes those it has no use for.
+      **options)`; `**_` takes those it has no use for. One that names
+      `dtype` can be asked for `compute_dtype="bfloat16"`.
 
   Raises:
     ValueError: if the name is that of a model of this package.
@@ -136,6 +138,12 @@ def register_model(name: str, factory: Callable[..., Model]) -> None:
 def model_names() -> tuple[str, ...]:
   """Names that `create_model` knows, in order."""
   return tuple(sorted(_BUILT_IN | _registered))
+
+
+def takes_dtype(name: str) -> bool:
+  """Whether a model's factory names the option `dtype` of the computation."""
+  factory = (_BUILT_IN | _registered)[name]
+  return "dtype" in inspect.signature(factory).parameters
 
 
 def create_model(

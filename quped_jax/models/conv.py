@@ -153,6 +153,18 @@ def _normalize(
       f"lhs has {lhs.shape[-1]} channels; allowed is {in_features}, the number "
       f"that rhs has"
     )
+  names = ("SAME", "SAME_LOWER", "VALID")
+  if isinstance(padding, str) and padding not in names:
+    raise ValueError(f"padding = {padding!r}; allowed are {names} or pairs")
+  for field, value in (
+    ("window_strides", window_strides),
+    ("padding", padding),
+  ):
+    if not isinstance(value, str) and len(value) != len(size):
+      raise ValueError(
+        f"{field} = {tuple(value)}; allowed is one entry for each of "
+        f"{len(size)} spatial axes"
+      )
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(size, window, window_strides, padding)
   geometry = _Geometry(
@@ -305,6 +317,8 @@ def _canonical_inputs(geometry, cotangent, kernel):
   cotangent = _spread_out(geometry, cotangent)
   axes = tuple(range(len(geometry.window)))
   turned = jnp.flip(kernel, axes).swapaxes(-1, -2)
+  # It is of another type where `preferred_element_type` says so.
+  cotangent = cotangent.astype(kernel.dtype)
   padding = []
   for size, spread, extent, (low, _) in zip(
     geometry.size,
@@ -337,6 +351,7 @@ def _canonical_kernel(geometry, inputs, cotangent):
     )
   ]
   images = inputs.swapaxes(0, -1)
+  cotangent = cotangent.astype(inputs.dtype)
   kernel = _native(images, jnp.moveaxis(cotangent, 0, -2), padding, geometry)
   return jnp.moveaxis(kernel, 0, -2)
 

@@ -110,7 +110,7 @@ def _vmap(function, inputs, kernels):
 
 
 def _shard_map(function, inputs, kernels):
-  mesh = jax.sharding.Mesh(jax.devices()[:1], ("clients",))
+  mesh = jax.sharding.Mesh(jax.devices()[: len(inputs)], ("clients",))
   clients = jax.sharding.PartitionSpec("clients")
   return jax.shard_map(
     lambda *args: _vmap(function, *args),
@@ -244,6 +244,16 @@ def test_conv_element_type(name):
   kernel = jnp.ones((3, 3, 2, 5), jnp.bfloat16)
   run = functools.partial(_arguments(name), inputs, kernel)
   assert run().dtype == jnp.bfloat16
+
+  def loss(x, k):
+    return jnp.sum(_arguments(name)(x, k, preferred_element_type=jnp.float32))
+
+  grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(inputs, kernel)
+  assert [g.dtype for g in grads] == [jnp.bfloat16] * 2
+  expected = jax.grad(
+    lambda x, k: jnp.sum(_arguments("native")(x, k)), argnums=(0, 1)
+  )(inputs.astype(jnp.float32), kernel.astype(jnp.float32))
+  _assert_close([g.astype(jnp.float32) for g in grads], list(expected))
   assert run(preferred_element_type=jnp.float32).dtype == jnp.float32
 
 
@@ -253,6 +263,9 @@ def test_conv_element_type(name):
     ({"rhs_dilation": (2, 1)}, r"rhs_dilation = \(2, 1\) is not supported"),
     ({"lhs_dilation": (1, 2)}, r"lhs_dilation = \(1, 2\) is not supported"),
     ({"feature_group_count": 2}, r"feature_group_count = \(2,\) is not"),
+    ({"padding": "FULL"}, "padding = 'FULL'; allowed are"),
+    ({"padding": ((1, 1),)}, "padding = .*one entry for each of 2"),
+    ({"window_strides": (1,)}, "window_strides = .*one entry for each of 2"),
     ({"batch_group_count": 2}, r"batch_group_count = \(2,\) is not"),
     ({"rhs": jnp.ones((3, 3, 1, 4))}, "lhs has 2 channels; allowed is 1"),
     ({"rhs": jnp.ones((7, 3, 2, 4))}, r"window of \(7, 3\); allowed is at"),
