@@ -316,7 +316,7 @@ def sum_by_level(
 
   Returns:
     `[len(values), levels]`, of the dtype of the values. Each array takes a
-    scatter, or with up to four levels a pass over the weights for each.
+    scatter, or with up to four levels a pass over the weights per level.
   """
   if levels <= _MASKED:
     masks = [index == k for k in range(levels)]
