@@ -78,8 +78,8 @@ class Simulation(NamedTuple):
   Attributes:
     init: `seed -> SimulationState`.
     run_rounds: `(state, rounds) -> (state, metrics of the last)`, at least
-      one round; takes the state's buffers over. The rounds go in one dispatch, whatever their
-      number, except where the host loops over chunks of clients.
+      one round; takes the state's buffers over. The rounds go in one dispatch,
+      whatever their number, unless the host loops over chunks of clients.
     run_round: `state -> (state, metrics)`, one round.
     evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
       client has no such variant or no such samples.

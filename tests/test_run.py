@@ -1,12 +1,20 @@
 import csv
+import dataclasses
 import json
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.run import _best_rounds, load_federation
+from quped_jax.run import (
+  _best_rounds,
+  _next_stop,
+  _rounds_at_once,
+  load_federation,
+)
 from tests import tiny
 
 QUIET = qj.Display(quiet=True)
@@ -250,3 +258,72 @@ def test_a_loss_that_is_not_finite_is_a_warning():
     pytest.warns(UserWarning, match="learning_rate=.* may be too large"),
   ):
     qj.run(settings(rounds=2, **changes), display=QUIET)
+
+
+def test_rounds_in_one_dispatch_change_nothing():
+  given = tiny.make_settings(
+    "quped", 3, bits=(1,), rounds=5, finetune_at=3, eval_every=4
+  )
+  federation = tiny.make_federation(tiny.COUNTS[:3])
+  ends = []
+  for at_once in (1, 4):
+    result = qj.run(
+      dataclasses.replace(given, rounds_per_dispatch=at_once),
+      federation=federation,
+      display=QUIET,
+    )
+    assert [record["round"] for record in result.history] == [4, 5]
+    ends.append(result)
+  assert ends[0].history == ends[1].history
+  for x, y in zip(
+    *(jax.tree.leaves(tiny.to_host(end.state).clients) for end in ends),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+  ("done", "at_once", "stop"),
+  [(0, 100, 4), (3, 100, 4), (4, 100, 6), (6, 100, 8), (8, 100, 10), (0, 3, 3)],
+)
+def test_a_dispatch_ends_where_something_happens(done, at_once, stop):
+  given = qj.Settings(rounds=10, eval_every=4, finetune_at=6)
+  assert _next_stop(given, done, at_once) == stop
+
+
+def test_how_many_rounds_go_at_once_follows_from_the_settings():
+  federation = tiny.make_federation(tiny.COUNTS[:3])
+  model = qj.create_model("mlp", tiny.CLASSES)
+
+  def count(**changes):
+    given = tiny.make_settings("local", 3, hidden=(), **changes)
+    return _rounds_at_once(given, federation, model)
+
+  assert count(rounds_per_dispatch=7) == 7
+  few, many = count(steps=10**5), count(steps=10**4)
+  assert 1 <= few < many
+
+
+def test_computing_in_bfloat16_trains_parameters_of_float32():
+  given = tiny.make_settings("quped", 3, bits=(2,), compute_dtype="bfloat16")
+  federation = tiny.make_federation(tiny.COUNTS[:3])
+  simulation, _, model = qj.build(given, federation=federation)
+  state, metrics = simulation.run_round(simulation.init(0))
+  assert np.isfinite(float(metrics["loss"]))
+  assert jnp.bfloat16 not in [x.dtype for x in jax.tree.leaves(state.clients)]
+  jaxpr = jax.make_jaxpr(lambda p, x: model.apply(p, {}, x, True)[0])(
+    qj.client_state(state, 0).params, jnp.ones((2, 6))
+  )
+  assert "bf16" in str(jaxpr)
+
+
+def test_a_type_that_a_model_cannot_compute_in_is_an_error():
+  federation = tiny.make_federation(tiny.COUNTS[:3])
+  given = tiny.make_settings("local", 3, compute_dtype="bfloat16")
+  model = qj.create_model("mlp", tiny.CLASSES)
+  with pytest.raises(ValueError, match="compute_dtype='bfloat16'.*given model"):
+    qj.build(given, federation=federation, model=model)
+  qj.register_model("plain", lambda classes, **_: model)
+  other = dataclasses.replace(given, model="plain", hidden=())
+  with pytest.raises(ValueError, match="compute_dtype='bfloat16'.*'plain'"):
+    qj.build(other, federation=federation)
