@@ -9,7 +9,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from experiments.benchmarks import timing
+from experiments.benchmarks import machine, timing
 from experiments.benchmarks.timing import Contestant
 
 # Where tables are not printed on a terminal, which has a width of its own.
@@ -31,7 +31,7 @@ class Bench:
 
   Attributes:
     suite: name of the suite.
-    machine: what `machine.describe` returned.
+    machine: what `machine.describe` returned; its matrix rates grow.
     quick: whether sizes are tiny, for tests; nothing it measures means much.
     folder: where files go.
     rows: all rows so far.
@@ -41,7 +41,7 @@ class Bench:
   def __init__(
     self,
     suite: str,
-    machine: dict[str, Any],
+    described: dict[str, Any],
     folder: pathlib.Path,
     *,
     repetitions: int,
@@ -49,7 +49,7 @@ class Bench:
     console: rich.console.Console | None = None,
   ):
     self.suite = suite
-    self.machine = machine
+    self.machine = described
     self.folder = folder
     self.quick = quick
     self.rows: list[dict[str, Any]] = []
@@ -89,13 +89,13 @@ class Bench:
     if reference not in times:
       reference = contestants[0].name
     base = times[reference].minimum
+    self._update_matrix_rates()
     rows = {}
     for contestant in contestants:
       measured = times[contestant.name]
       rate = None
       if contestant.flops is not None:
         rate = contestant.flops / measured.minimum / 1e9
-      full = self.machine["matrix_gflops"][contestant.dtype]
       rows[contestant.name] = {
         "group": group,
         "name": contestant.name,
@@ -106,13 +106,23 @@ class Bench:
         "spread": measured.spread,
         "repetitions": measured.repetitions,
         "gflops": rate,
-        "matrix_rate_fraction": None if rate is None else rate / full,
+        "dtype": contestant.dtype,
+        "matrix_rate_fraction": self._fraction(rate, contestant.dtype),
         "reference": reference,
         "ratio": measured.minimum / base,
       }
     self.rows += rows.values()
     self._console.print(_table(group, unit, sizes, list(rows.values())))
     return rows
+
+  def _update_matrix_rates(self) -> None:
+    """Measures the machine's rates beside every group, and keeps the best."""
+    best = self.machine["matrix_gflops"]
+    for dtype, rate in machine.matrix_rates(self.quick).items():
+      best[dtype] = max(best[dtype], rate)
+
+  def _fraction(self, rate: float | None, dtype: str) -> float | None:
+    return None if rate is None else rate / self.machine["matrix_gflops"][dtype]
 
   def derive(self, group: str, values: dict[str, dict[str, Any]]) -> None:
     """Keeps and prints numbers that are no times of a contestant.
@@ -136,6 +146,10 @@ class Bench:
 
   def write(self) -> pathlib.Path:
     """Writes `SUITE_DEVICE.json`."""
+    # Of the best rates of all groups.
+    for row in self.rows:
+      fraction = self._fraction(row["gflops"], row["dtype"])
+      row["matrix_rate_fraction"] = fraction
     self.folder.mkdir(parents=True, exist_ok=True)
     path = self.folder / f"{self.suite}_{self.stem}.json"
     content = {
@@ -179,21 +193,24 @@ def _table(
   group: str, unit: str, sizes: dict[str, Any], rows: list[dict[str, Any]]
 ) -> rich.table.Table:
   described = ", ".join(f"{key} {value}" for key, value in sizes.items())
-  table = _empty_table(
-    f"{group}: milliseconds per {unit}",
-    ("min", "median", "IQR", "runs", "ratio", "GFLOP/s", "of dot"),
-  )
+  columns = ["min", "median", "IQR", "runs", "ratio"]
+  counted = any(row["gflops"] is not None for row in rows)
+  if counted:
+    columns += ["GFLOP/s", "of dot"]
+  table = _empty_table(f"{group}: milliseconds per {unit}", columns)
   table.caption = f"{described}; ratio of minima to {rows[0]['reference']!r}"
   for row in rows:
-    rate, fraction = row["gflops"], row["matrix_rate_fraction"]
-    table.add_row(
-      row["name"],
-      _milliseconds(row["seconds_min"]),
-      _milliseconds(row["seconds_median"]),
-      _milliseconds(row["spread"]),
+    cells = [
+      *(
+        _milliseconds(row[field])
+        for field in ("seconds_min", "seconds_median", "spread")
+      ),
       str(row["repetitions"]),
       f"{row['ratio']:.2f}",
-      "" if rate is None else f"{rate:.3g}",
-      "" if fraction is None else f"{100 * fraction:.0f} %",
-    )
+    ]
+    rate, fraction = row["gflops"], row["matrix_rate_fraction"]
+    if counted:
+      cells.append("" if rate is None else f"{rate:.3g}")
+      cells.append("" if fraction is None else f"{100 * fraction:.0f} %")
+    table.add_row(row["name"], *cells)
   return table

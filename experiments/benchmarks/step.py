@@ -44,16 +44,10 @@ _WEIGHT_PASSES = 9
 
 def run(bench: Bench) -> None:
   """Measures the suite."""
-  shape = (8, 8, 1) if bench.quick else (28, 28, 1)
+  name, shape = ("mlp", (8,)) if bench.quick else ("cnn1", (28, 28, 1))
   clients, steps, batch = (4, 1, 2) if bench.quick else (8, 3, 32)
-  widths: dict[str, Any] = (
-    {"conv_features": (2, 3), "dense_features": (4,)} if bench.quick else {}
-  )
-
-  def make_model(conv):
-    return qj.create_model("cnn1", engine.CLASSES, conv=conv, **widths)
-
-  model = make_model("auto")
+  model = qj.create_model(name, engine.CLASSES)
+  native = qj.create_model(name, engine.CLASSES, conv="native")
   federation = engine.random_federation(clients, shape, 2 * batch)
   common: dict[str, Any] = {"steps": steps, "batch_size": batch}
   units = clients * steps
@@ -62,7 +56,7 @@ def run(bench: Bench) -> None:
     return engine.rounds(federation, model, method="quped", bits=bits, **common)
 
   sgd = engine.rounds(federation, model, method="local", bits=(32,), **common)
-  count = flops.sgd_flops(make_model("native"), (batch, *shape))
+  count = flops.sgd_flops(native, (batch, *shape))
   contestants = [
     Contestant(_SGD, sgd, units, count),
     Contestant(_NETWORK, _network_part(federation, model, common), units),

@@ -20,7 +20,7 @@ import numpy as np
 _AT_LEAST = 0.05
 # All repetitions of one contestant, in seconds; more than that, and it gets
 # fewer repetitions than others, at least one.
-_AT_MOST = 20.0
+_AT_MOST = 30.0
 # Threads of the contestant before, that wait for more work, go to sleep.
 _PAUSE = 0.005
 

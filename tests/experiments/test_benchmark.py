@@ -29,10 +29,7 @@ from experiments.benchmarks.timing import Contestant
 from quped_jax import methods
 from quped_jax.methods import api
 from quped_jax.run import population_of
-
-needs_torch = pytest.mark.skipif(
-  not torch_loop.available(), reason="needs the extra 'bench'"
-)
+from tests.tiny import quick_compilation
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +204,7 @@ FIELDS = {
   "spread",
   "repetitions",
   "gflops",
+  "dtype",
   "matrix_rate_fraction",
   "reference",
   "ratio",
@@ -216,7 +214,8 @@ FIELDS = {
 @pytest.mark.parametrize("name", sorted(benchmark.SUITES))
 def test_every_suite_writes_what_it_measured(name, bench):
   bench.suite = name
-  benchmark.SUITES[name](bench)
+  with quick_compilation():
+    benchmark.SUITES[name](bench)
   path = bench.write()
   assert path.name == f"{name}_{machine.device_name()}.json"
   written = json.loads(path.read_text())
@@ -236,7 +235,9 @@ def test_every_suite_writes_what_it_measured(name, bench):
         row["ratio"], row["seconds_min"] / reference["seconds_min"]
       )
       if row["gflops"] is not None:
-        assert row["gflops"] > 0
+        rate = written["matrix_gflops"][row["dtype"]]
+        fraction = row["matrix_rate_fraction"]
+        assert math.isclose(fraction * rate, row["gflops"])
   torch_rows = [r for r in written["rows"] if "PyTorch" in r["name"]]
   if name in ("conv", "clients"):
     assert bool(torch_rows) == torch_loop.available()
@@ -246,7 +247,8 @@ def test_every_suite_writes_what_it_measured(name, bench):
 
 def test_suites_do_without_torch(bench, monkeypatch):
   monkeypatch.setattr(torch_loop, "available", lambda: False)
-  benchmark.SUITES["conv"](bench)
+  with quick_compilation():
+    benchmark.SUITES["conv"](bench)
   assert not [row for row in bench.rows if "PyTorch" in row["name"]]
   # Ratios are to whoever comes first.
   assert all("PyTorch" not in row["reference"] for row in bench.rows)
