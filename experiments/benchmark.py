@@ -1,0 +1,87 @@
+"""How fast the library is here, beside other ways to do the same.
+
+python -m experiments.benchmark --suite=conv,step,clients,precision,methods \
+  --output=results/benchmark
+
+| suite | compared |
+| --- | --- |
+| conv | CNN1 under SGD and single convolutions: ours, native, PyTorch |
+| step | QuPeD's step with SGD's; network passes; work on the weights |
+| clients | rounds of 16 to 4096 clients with Python and PyTorch loops; memory |
+| precision | bfloat16 with float32 |
+| methods | rounds of all methods; mixed with uniform bits |
+
+Each suite in `experiments/benchmarks` says what exactly. A suite prints tables
+and leaves `SUITE_DEVICE.json`: versions, the machine and its own rate of matrix
+products and copies, and a row per contestant with the seconds of one unit of
+work. The contestants of a group take turns, and only ratios within a group
+mean much. `--quick` makes everything tiny, to see that it works.
+
+The PyTorch baseline needs the extra `bench` (see setup.cfg).
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from experiments import common
+from experiments.benchmarks import (
+  clients,
+  conv,
+  machine,
+  methods,
+  precision,
+  step,
+)
+from experiments.benchmarks.bench import Bench, make_console
+
+SUITES = {
+  "conv": conv.run,
+  "step": step.run,
+  "clients": clients.run,
+  "precision": precision.run,
+  "methods": methods.run,
+}
+
+_SUITE = flags.DEFINE_list("suite", list(SUITES), "What to measure.")
+_OUTPUT = flags.DEFINE_string(
+  "output", "results/benchmark", "Folder for the results."
+)
+_REPETITIONS = flags.DEFINE_integer(
+  "repetitions", 7, "Of every measurement; fewer of slow ones.", lower_bound=1
+)
+_QUICK = flags.DEFINE_bool(
+  "quick", False, "Tiny sizes and two repetitions: a check that all runs."
+)
+
+
+def main(argv: list[str]) -> None:
+  """Measures the suites, one after the other."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+
+  def run():
+    for name in _SUITE.value:
+      if name not in SUITES:
+        raise ValueError(f"suite={name!r}: must be one of {', '.join(SUITES)}")
+    folder = pathlib.Path(_OUTPUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    described = machine.describe(_QUICK.value)
+    console = make_console()
+    for name in _SUITE.value:
+      bench = Bench(
+        name,
+        described,
+        folder,
+        repetitions=_REPETITIONS.value,
+        quick=_QUICK.value,
+        console=console,
+      )
+      SUITES[name](bench)
+      console.print(f"Results: {bench.write()}", highlight=False)
+
+  common.run_main(run)
+
+
+if __name__ == "__main__":
+  common.run_app(main)

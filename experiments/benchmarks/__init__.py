@@ -1,0 +1,1 @@
+"""Parts of `experiments.benchmark`: how to time, what to time, the suites."""
