@@ -25,6 +25,10 @@ AXIS = "clients"
 # Each CPU device holds a copy of the data.
 _MOST_CPU_DEVICES = 8
 
+# What stays in the cache of a core: half of what small ones have today.
+_CORE_BYTES = 2**20
+_MOST_AT_ONCE = 16
+
 
 def use_cores(limit: int = _MOST_CPU_DEVICES) -> bool:
   """Makes every CPU core a device, so that clients run side by side.
@@ -123,12 +127,14 @@ def resolve_layout(
   *,
   devices: int = 0,
   room_for: int | None = None,
+  client_bytes: int | None = None,
 ) -> Layout:
   """Chooses how clients are run.
 
   "auto" is one at a time on each device on CPUs, where batched small products
-  and copies of stacked state cost more than they save, and on accelerators all
-  at once, or as many as memory has room for.
+  and copies of stacked state cost more than they save, or a few where a client
+  is so small that starting operations is what takes time; on accelerators it
+  is all at once, or as many as memory has room for.
 
   Args:
     strategy: "auto", "vmap", "chunks" or "dispatch".
@@ -138,6 +144,8 @@ def resolve_layout(
       are used than clients take part.
     room_for: how many clients a device's memory has room for at once; None if
       that is not known.
+    client_bytes: what one more client takes that runs at the same time; None
+      if that is not known.
 
   Raises:
     ValueError: unknown strategy, a chunk of less than one client, or more
@@ -158,10 +166,18 @@ def resolve_layout(
   elif strategy == "vmap":
     size = share
   elif available[0].platform == "cpu":
-    size = 1
+    size = _few(share, client_bytes)
   else:
     size = share if room_for is None else max(min(share, room_for), 1)
   return Layout(mesh, size, strategy == "dispatch")
+
+
+def _few(share: int, client_bytes: int | None) -> int:
+  """How many small clients a core runs at once: a divisor of its share."""
+  if not client_bytes:
+    return 1
+  most = min(max(_CORE_BYTES // client_bytes, 1), _MOST_AT_ONCE, share)
+  return max(size for size in range(1, most + 1) if share % size == 0)
 
 
 class Chosen(NamedTuple):

@@ -119,22 +119,21 @@ class Estimate(NamedTuple):
   message: int
   step: int
 
+  @property
+  def client(self) -> int:
+    """Bytes that one more client takes that runs at the same time."""
+    return self.own + self.download + self.message + self.step
+
   def total(self, slots: int, at_once: int) -> int:
     """Bytes on a device with so many clients, so many of them at once."""
-    chunked = at_once < slots
-    client = self.download + self.message + self.step
-    return (
-      self.data
-      + self.server
-      + slots * self.own
-      + (self.message if chunked else 0)
-      + at_once * (client + (self.own if chunked else 0))
-    )
+    fixed = self.data + self.server + slots * self.own
+    if at_once < slots:
+      return fixed + self.message + at_once * self.client
+    return fixed + at_once * (self.client - self.own)
 
   def room_for(self, slots: int, limit: int) -> int:
     """How many clients can run at once in so many bytes; 0 if not one."""
     if self.total(slots, slots) <= limit:
       return slots
-    client = self.own + self.download + self.message + self.step
     left = limit - self.total(slots, 0)
-    return max(min(left // max(client, 1), slots - 1), 0)
+    return max(min(left // max(self.client, 1), slots - 1), 0)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from quped_jax import clients as clients_lib
+from quped_jax import codebook as codebook_lib
 from quped_jax import evaluate as evaluate_lib
 from quped_jax import memory as memory_lib
 from quped_jax.alternating import Rates
@@ -265,12 +266,16 @@ def make_simulation(
     message=message,
     step=step_bytes(own=own, download=download) if step_bytes else 0,
   )
+  # A batched soft quantizer gains nothing: its loops run for all if for one.
+  full = np.asarray(population.spec.bits) >= codebook_lib.FULL_PRECISION
+  small = step_bytes is not None and np.all(full)
   layout = clients_lib.resolve_layout(
     strategy,
     chunk_size,
     present,
     devices=devices,
     room_for=_room_for(estimate, num_clients, min(devices, present)),
+    client_bytes=estimate.client if small else None,
   )
   # What evaluation holds at once does not grow with the clients.
   batch_size = max(_EVALUATED_AT_ONCE // layout.chunk_size, 16)

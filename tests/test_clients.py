@@ -178,6 +178,13 @@ def test_strategies_decide_how_many_run_at_once():
   on_cpu = jax.default_backend() == "cpu"
   assert size("auto", 3, 40) == (1 if on_cpu else 40)
   assert size("auto", 3, 40, room_for=7) == (1 if on_cpu else 7)
+  if on_cpu:
+    # Small clients a few at a time, a number that divides them.
+    assert size("auto", 3, 40, client_bytes=2**17) == 8
+    assert size("auto", 3, 42, client_bytes=2**17) == 7
+    assert size("auto", 3, 41, client_bytes=2**17) == 1
+    assert size("auto", 3, 5, client_bytes=1) == 5
+    assert size("auto", 3, 40, client_bytes=2**24) == 1
 
 
 def test_devices_share_the_clients():
