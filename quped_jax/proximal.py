@@ -170,9 +170,7 @@ def _median_prox(mu, weights, index, threshold):
     share = (weights - entries(low, index)) * entries(scale, index)
     slot = jnp.clip(jnp.ceil(share), 0, parts + 1).astype(jnp.int32)
     counts = jnp.zeros(levels * (parts + 2), jnp.int32)
-    counts = counts.at[index * (parts + 2) + slot].add(
-      1, mode="promise_in_bounds"
-    )
+    counts = counts.at[index * (parts + 2) + slot].add(1, mode="drop")
     return counts.reshape(levels, parts + 2).astype(jnp.float32)
 
   def pull(above, count):
@@ -223,6 +221,9 @@ def _median_prox(mu, weights, index, threshold):
     low, width, jnp.sum(parts, axis=2), counts[:, -1], count
   )
   if fine:
+    # Where rounding puts the minimiser at the upper end, the bracket is empty
+    # and any part will do, but one that is not there would read as NaN.
+    part = jnp.minimum(part, _PARTS - 1)
     inside = jnp.take_along_axis(parts, part[:, None, None], axis=1)[:, 0]
     above_high = above - jnp.sum(inside, axis=1)
   else:

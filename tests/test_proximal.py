@@ -365,3 +365,18 @@ def test_errors_name_the_field_and_its_value(call, message):
   x = jnp.arange(4.0)
   with pytest.raises(ValueError, match=message):
     call(x, init_codebook(x, 1))
+
+
+@pytest.mark.parametrize("threshold", [1e-8, 1e-7, 1e-6, 1e-5, 1e-3])
+@pytest.mark.parametrize("seed", range(4))
+def test_exact_center_prox_of_many_weights_is_finite(seed, threshold):
+  # All weights of a level on one side put its minimiser at the bracket's end.
+  rng = np.random.default_rng(seed)
+  weights = jnp.asarray(rng.uniform(0.01, 0.04, 50_000), jnp.float32)
+  weights = weights.at[::3].multiply(-1)
+  book = init_codebook(weights, 2)
+  mu = book.centers + jnp.asarray(rng.normal(size=4) * 1e-3, jnp.float32)
+  moved = jax.jit(centers_prox)(mu, weights, book, threshold)
+  assert np.all(np.isfinite(moved))
+  count = np.bincount(np.asarray(nearest(weights, book)), minlength=4)
+  assert np.all(np.abs(moved - mu) <= threshold * count * (1 + 1e-5) + 1e-7)
