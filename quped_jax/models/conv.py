@@ -24,65 +24,6 @@ from jax import lax
 _THIN = 4
 
 
-def shift_conv(
-  lhs: jax.Array,
-  rhs: jax.Array,
-  window_strides: Sequence[int],
-  padding: str | Sequence[tuple[int, int]],
-  lhs_dilation: Sequence[int] | None = None,
-  rhs_dilation: Sequence[int] | None = None,
-  dimension_numbers: Any = None,
-  feature_group_count: int = 1,
-  batch_group_count: int = 1,
-  precision: Any = None,
-  preferred_element_type: Any = None,
-) -> jax.Array:
-  """Convolves by shifting, concatenating and one product of matrices.
-
-  Pads the input, takes one shifted (and strided) window per kernel position,
-  concatenates them on the channels and multiplies with the flattened kernel.
-  It equals `jax.lax.conv_general_dilated` and takes the same arguments, so it
-  serves as `flax.linen.Conv(conv_general_dilated=shift_conv)`. The windows
-  take prod(kernel sizes) times the memory of the input.
-
-  Args:
-    lhs: the input, laid out as `dimension_numbers` say.
-    rhs: the kernel, likewise.
-    window_strides: one stride per spatial axis.
-    padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"` or a pair (low, high) per
-      spatial axis.
-    lhs_dilation: None or ones.
-    rhs_dilation: None or ones.
-    dimension_numbers: as for `jax.lax.conv_general_dilated`.
-    feature_group_count: 1.
-    batch_group_count: 1.
-    precision: of the product, as for `jax.lax.dot_general`.
-    preferred_element_type: of the product, as for `jax.lax.dot_general`.
-
-  Returns:
-    The output, laid out as `dimension_numbers` say.
-
-  Raises:
-    ValueError: for dilations or groups other than 1, for channels that do not
-      fit, or for a kernel that is larger than the padded input.
-  """
-  geometry, lhs, rhs, restore = _normalize(
-    "shift_conv",
-    lhs,
-    rhs,
-    window_strides,
-    padding,
-    lhs_dilation,
-    rhs_dilation,
-    dimension_numbers,
-    feature_group_count,
-    batch_group_count,
-    precision,
-    preferred_element_type,
-  )
-  return restore(_shift(geometry, lhs, rhs))
-
-
 class _Geometry(NamedTuple):
   """What is static about a convolution with channels last.
 
@@ -469,8 +410,10 @@ def _differentiable(form: _Form) -> Callable[..., jax.Array]:
   return outputs
 
 
-def _make_conv(name: str, form: _Form, doc: str) -> Callable[..., jax.Array]:
-  compute = _differentiable(form)
+def _make_conv(
+  name: str, compute: Callable[..., jax.Array], doc: str
+) -> Callable[..., jax.Array]:
+  """`compute(geometry, lhs, rhs)` with the arguments that flax gives."""
 
   def conv(
     lhs: jax.Array,
@@ -506,9 +449,43 @@ def _make_conv(name: str, form: _Form, doc: str) -> Callable[..., jax.Array]:
   return conv
 
 
+shift_conv = _make_conv(
+  "shift_conv",
+  _shift,
+  """Convolves by shifting, concatenating and one product of matrices.
+
+  Pads the input, takes one shifted (and strided) window per kernel position,
+  concatenates them on the channels and multiplies with the flattened kernel.
+  It equals `jax.lax.conv_general_dilated` and takes the same arguments, so it
+  serves as `flax.linen.Conv(conv_general_dilated=shift_conv)`. The windows
+  take prod(kernel sizes) times the memory of the input.
+
+  Args:
+    lhs: the input, laid out as `dimension_numbers` say.
+    rhs: the kernel, likewise.
+    window_strides: one stride per spatial axis.
+    padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"` or a pair (low, high) per
+      spatial axis.
+    lhs_dilation: None or ones.
+    rhs_dilation: None or ones.
+    dimension_numbers: as for `jax.lax.conv_general_dilated`.
+    feature_group_count: 1.
+    batch_group_count: 1.
+    precision: of the product, as for `jax.lax.dot_general`.
+    preferred_element_type: of the product, as for `jax.lax.dot_general`.
+
+  Returns:
+    The output, laid out as `dimension_numbers` say.
+
+  Raises:
+    ValueError: for dilations or groups other than 1, for channels that do not
+      fit, or for a kernel that is larger than the padded input.
+  """,
+)
+
 canonical_conv = _make_conv(
   "canonical_conv",
-  _CANONICAL,
+  _differentiable(_CANONICAL),
   """XLA's convolution, with gradients that stay fast in loops on a CPU.
 
   Takes the arguments of `shift_conv` and equals it. The gradients are
@@ -520,7 +497,7 @@ canonical_conv = _make_conv(
 
 adaptive_conv = _make_conv(
   "adaptive_conv",
-  _ADAPTIVE,
+  _differentiable(_ADAPTIVE),
   """`canonical_conv` for one kernel, `shift_conv` for a kernel per client.
 
   Takes the arguments of `shift_conv` and equals it. A map over the inputs
