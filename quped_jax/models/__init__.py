@@ -9,11 +9,11 @@ from quped_jax.models.cnn import CNN
 from quped_jax.models.conv import (
   adaptive_conv,
   canonical_conv,
-  max_pool_2x2,
   resolve_conv,
   shift_conv,
 )
 from quped_jax.models.mlp import MLP
+from quped_jax.models.pool import max_pool_2x2
 from quped_jax.models.resnet import ResNet
 
 __all__ = [

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from quped_jax.models.conv import check_images, max_pool_2x2
+from quped_jax.models.conv import check_images
+from quped_jax.models.pool import max_pool_2x2
 
 _POOLED = 2  # convolutions that a pooling follows
 

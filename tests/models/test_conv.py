@@ -284,33 +284,6 @@ def test_conv_errors(name, options, message):
     conv.resolve_conv(name)(**(arguments | options))
 
 
-@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
-def test_max_pool_equals_flax(size):
-  inputs = _normal(0, 2, *size, 3)
-
-  def native(inputs):
-    return nn.max_pool(inputs, (2, 2), strides=(2, 2))
-
-  weights = _normal(1, *native(inputs).shape)
-  for pool in (conv.max_pool_2x2, jax.vmap(conv.max_pool_2x2)):
-    _assert_close(pool(inputs), native(inputs))
-    _assert_close(
-      jax.grad(lambda x, pool=pool: (weights * pool(x)).sum())(inputs),
-      jax.grad(lambda x: (weights * native(x)).sum())(inputs),
-    )
-
-
-def test_max_pool_gives_the_gradient_of_ties_to_the_first():
-  inputs = jnp.array([[0.0, 1.0], [1.0, 1.0]]).reshape(1, 2, 2, 1)
-  gradient = jax.grad(lambda x: conv.max_pool_2x2(x).sum())(inputs)
-  np.testing.assert_array_equal(gradient.reshape(2, 2), [[0, 1], [0, 0]])
-
-
-def test_max_pool_errors():
-  with pytest.raises(ValueError, match="height 1 and width 4; allowed is at"):
-    conv.max_pool_2x2(jnp.ones((2, 1, 4, 3)))
-
-
 def test_resolve_conv():
   assert conv.resolve_conv("native") is lax.conv_general_dilated
   assert conv.resolve_conv("shift") is conv.shift_conv
