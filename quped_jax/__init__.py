@@ -10,6 +10,7 @@ from quped_jax.alternating import (
   freeze,
   make_alternating,
 )
+from quped_jax.assemble import build
 from quped_jax.clients import use_cores
 from quped_jax.codebook import (
   Codebook,
@@ -29,7 +30,7 @@ from quped_jax.metrics import Display
 from quped_jax.models import Model, create_model, from_linen, register_model
 from quped_jax.program import use_compilation_cache
 from quped_jax.proximal import centers_prox, weights_prox
-from quped_jax.run import Result, build, client_state, run
+from quped_jax.run import Result, client_state, run
 from quped_jax.settings import Settings
 from quped_jax.simulate import Simulation, SimulationState, make_simulation
 from quped_jax.soft import soft_quantize, soft_quantize_tree

@@ -95,10 +95,12 @@ class Alternating(NamedTuple):
 
   Attributes:
     init: `(params, stats, codebooks) -> Learner`.
-    step: `(learner, objective, rates, penalty=None) -> (Learner, loss)`, one
-      alternating step; the loss is that of the objective at x (of c[k(i)] in
-      the second phase), before the step. `penalty` is a further term, of the
-      quantized parameters alone, that counts once in either precision.
+    step: `(learner, objective, rates, penalty=None, correction=None) ->
+      (Learner, loss)`, one alternating step; the loss is that of the objective
+      at x (of c[k(i)] in the second phase), before the step. `penalty` is a
+      further term, of the quantized parameters alone, that counts once in
+      either precision. `correction`, a tree over the parameters, is added to
+      their gradient (a control variate, say).
     views: `learner -> [View, ...]`, the models whose losses are minimised.
   """
 
@@ -237,9 +239,9 @@ def make_alternating(
     )
     return [at_x, quantized]
 
-  def step(learner, objective, rates, penalty=None):
+  def step(learner, objective, rates, penalty=None, correction=None):
     if learner.assignments is not None:
-      return finetune_step(learner, objective, rates, penalty)
+      return finetune_step(learner, objective, rates, penalty, correction)
 
     def weights_loss(params):
       models = views(learner._replace(params=params))
@@ -254,6 +256,7 @@ def make_alternating(
       return total, (losses[0], stats)
 
     grads, (loss, stats) = jax.grad(weights_loss, has_aux=True)(learner.params)
+    grads = corrected(grads, correction)
     updates, opt_state = prox.update(
       grads,
       learner.opt_state,
@@ -295,7 +298,12 @@ def make_alternating(
       centers_opt_state=state,
     )
 
-  def finetune_step(learner, objective, rates, penalty):
+  def corrected(grads, correction):
+    if correction is None:
+      return grads
+    return jax.tree.map(jnp.add, grads, correction)
+
+  def finetune_step(learner, objective, rates, penalty, correction):
     def loss_fn(params, centers):
       codebooks = codebook_lib.with_centers(learner.codebooks, centers)
       params = _assemble(params, codebooks, learner.assignments)
@@ -307,6 +315,7 @@ def make_alternating(
     (grads, centers_grads), (loss, stats) = jax.grad(
       loss_fn, argnums=(0, 1), has_aux=True
     )(learner.params, centers)
+    grads = corrected(grads, correction)
     # R is gone: the base optimizers alone, whose states come first.
     updates, base_state = optimizer.update(
       grads,

@@ -107,6 +107,12 @@ class Layout(NamedTuple):
     """The sum over devices, inside `shard`."""
     return tree if self.mesh is None else jax.lax.psum(tree, AXIS)
 
+  def gather(self, tree: Any) -> Any:
+    """The devices' arrays one after the other, inside `shard`."""
+    if self.mesh is None:
+      return tree
+    return jax.lax.all_gather(tree, AXIS, tiled=True)
+
 
 def check_strategy(strategy: str, chunk_size: int, devices: int) -> None:
   """Raises a ValueError unless clients can be run so."""

@@ -156,6 +156,58 @@ class ClientData:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class PublicSet:
+  """Samples that the server and all clients know, and no client trains on.
+
+  Attributes:
+    source: the Pool of these samples alone; labels of -1 if they have none.
+    labelled: whether they have labels, static.
+  """
+
+  source: Pool
+  labelled: bool = dataclasses.field(metadata={"static": True})
+
+  @property
+  def size(self) -> int:
+    """The number of samples, static."""
+    return self.source.labels.shape[0]
+
+  def data(self, labels: Any = None, rows: Any = None) -> ClientData:
+    """The samples as training data, perhaps with other labels.
+
+    Args:
+      labels: `[size, ...]`, soft ones say; None for the set's own.
+      rows: int32 `[count]`, to which samples to keep; None for all.
+    """
+    count = self.size if rows is None else rows.shape[0]
+    part = Split(rows, jnp.int32(0), jnp.int32(count), count)
+    nothing = Split(None, jnp.int32(0), jnp.int32(0), 0)
+    source = self.source
+    if labels is not None:
+      source = dataclasses.replace(source, labels=labels)
+    return ClientData(source, jnp.int32(-1), part, nothing, nothing, "none")
+
+
+def make_public(dataset: Dataset, rows: Any, *, labelled: bool) -> PublicSet:
+  """Makes a public set of some samples of a dataset.
+
+  Args:
+    dataset: the samples.
+    rows: `[size]`, which of them.
+    labelled: whether their labels are known.
+  """
+  labels = np.asarray(dataset.labels)[rows].astype(np.int32)
+  pool = Pool(
+    inputs=jnp.asarray(np.asarray(dataset.inputs)[rows]),
+    labels=jnp.asarray(labels if labelled else np.full_like(labels, -1)),
+    mean=jnp.asarray(dataset.mean, jnp.float32),
+    std=jnp.asarray(dataset.std, jnp.float32),
+  )
+  return PublicSet(pool, labelled)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Federation:
   """The samples of all clients; a pytree that a jitted round takes.
 
@@ -168,6 +220,7 @@ class Federation:
     num_classes: static.
     name: of the dataset, static.
     augment: name of the augmentation of training batches, static.
+    public: the PublicSet; None without one.
   """
 
   source: Any
@@ -178,6 +231,7 @@ class Federation:
   num_classes: int = dataclasses.field(metadata={"static": True})
   name: str = dataclasses.field(metadata={"static": True})
   augment: str = dataclasses.field(default="none", metadata={"static": True})
+  public: PublicSet | None = None
 
   def client(self, client_id: jax.Array) -> ClientData:
     """One client's view; `client_id` may be traced."""
@@ -185,6 +239,16 @@ class Federation:
     return ClientData(
       source=self.source, client_id=client_id, augment=self.augment, **parts
     )
+
+  def first(self, num_clients: int) -> "Federation":
+    """The federation of its first clients alone."""
+    parts = {}
+    for name in SPLITS:
+      part = getattr(self, name)
+      parts[name] = dataclasses.replace(
+        part, offset=part.offset[:num_clients], count=part.count[:num_clients]
+      )
+    return dataclasses.replace(self, num_clients=num_clients, **parts)
 
   def example(self) -> jax.Array:
     """The inputs of one sample, `[1, ...]`, from which models are shaped."""

@@ -1,7 +1,5 @@
 """From settings to results: a whole run, its files and its summary."""
 
-import dataclasses
-import functools
 import os
 import resource
 import sys
@@ -11,33 +9,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from quped_jax import codebook as codebook_lib
-from quped_jax import data as data_lib
-from quped_jax import memory as memory_lib
-from quped_jax import methods
 from quped_jax import metrics as metrics_lib
 from quped_jax import models as models_lib
-from quped_jax.alternating import Rates
-from quped_jax.data.augment import check_augment
-from quped_jax.federation import (
-  Federation,
-  make_federation,
-  synthetic_federation,
-)
-from quped_jax.methods import api
+from quped_jax.assemble import assemble, batch_shape
+from quped_jax.federation import Federation
 from quped_jax.settings import Settings
-from quped_jax.simulate import (
-  Population,
-  Simulation,
-  SimulationState,
-  make_simulation,
-)
-from quped_jax.weights import load_weights
-
-_COHORT = "clients"
+from quped_jax.simulate import Simulation, SimulationState
 
 # Floating-point operations in one dispatch, at most, counted as plain SGD's
 # network passes, of which QuPeD with levels takes about ten times as many:
@@ -64,80 +43,6 @@ class Result(NamedTuple):
   simulation: Simulation
 
 
-def load_federation(
-  settings: Settings, dataset: data_lib.Dataset | None = None
-) -> Federation:
-  """Loads the data that the settings name and divides it over the clients.
-
-  Args:
-    settings: dataset, partition and number of clients.
-    dataset: used instead of the one that the settings name, if given.
-
-  Raises:
-    ValueError: data or a partition that cannot be; the message names the
-      field.
-  """
-  # Before the data, which may have to be fetched first.
-  if settings.model not in models_lib.model_names():
-    api.check_choice("model", settings.model, models_lib.model_names())
-  if dataset is None and settings.dataset == "synthetic":
-    source = data_lib.SyntheticSource(
-      settings.seed, classes_per_client=settings.classes_per_client
-    )
-    check_augment(settings.augment, source.shape)
-    return synthetic_federation(
-      source,
-      settings.clients,
-      validation_fraction=settings.validation_fraction,
-    )
-  if dataset is None:
-    api.check_choice(
-      "dataset", settings.dataset, (*data_lib.dataset_names(), "synthetic")
-    )
-    dataset = data_lib.load_dataset(settings.dataset, settings.data_dir or None)
-  parts = data_lib.partition(
-    dataset,
-    settings.partition,
-    settings.clients,
-    seed=settings.seed,
-    classes_per_client=settings.classes_per_client,
-    alpha=settings.alpha,
-    min_size=settings.min_size,
-    shards_per_client=settings.shards_per_client,
-    groups_per_client=settings.groups_per_client,
-    train_fraction=settings.train_fraction,
-    validation_fraction=settings.validation_fraction,
-  )
-  return make_federation(dataset, parts, augment=settings.augment)
-
-
-def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
-  """The network that the settings name, shaped for the federation's data."""
-  shape = jax.eval_shape(federation.example).shape
-  options: dict[str, Any] = {}
-  if settings.hidden:
-    options["features"] = settings.hidden
-  if settings.compute_dtype != "float32":
-    if not models_lib.takes_dtype(settings.model):
-      raise ValueError(
-        f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with "
-        f"model={settings.model!r}, which takes no dtype"
-      )
-    options["dtype"] = jnp.dtype(settings.compute_dtype)
-  model = models_lib.create_model(
-    settings.model,
-    federation.num_classes,
-    image_channels=shape[-1] if len(shape) == 4 else None,
-    conv=settings.conv,
-    **options,
-  )
-  if settings.warm_start:
-    like = jax.eval_shape(model.init, jax.random.key(0), federation.example())
-    weights = load_weights(settings.warm_start, *like)
-    model = model._replace(init=lambda key, inputs: weights)
-  return model
-
-
 def client_state(state: SimulationState, client_id: int) -> Any:
   """One client's own state, out of the stacked state of all.
 
@@ -150,126 +55,6 @@ def client_state(state: SimulationState, client_id: int) -> Any:
       return jax.tree.map(lambda x, at=place[0]: x[at], state.clients[cohort])
   largest = max(int(np.max(members)) for members in state.members.values())
   raise ValueError(f"client_id={client_id}: must be from 0 to {largest}")
-
-
-def population_of(settings: Settings) -> Population:
-  """What each client brings: precision and step sizes, in turn."""
-
-  def floats(values):
-    return jnp.asarray(settings.per_client(values), jnp.float32)
-
-  return Population(
-    spec=api.ClientSpec(
-      bits=jnp.asarray(settings.per_client(settings.bits), jnp.int32)
-    ),
-    rates=Rates(
-      learning_rate=floats(settings.learning_rate),
-      centers_learning_rate=floats(settings.centers_learning_rate),
-      strength=floats((settings.strength,)),
-    ),
-    shared_learning_rate=jnp.float32(settings.shared_learning_rate),
-  )
-
-
-def build(
-  settings: Settings,
-  *,
-  federation: Federation | None = None,
-  model: models_lib.Model | None = None,
-) -> tuple[Simulation, Federation, models_lib.Model]:
-  """Makes the simulation that the settings describe.
-
-  Args:
-    settings: all settings.
-    federation: used instead of the one that the settings describe, if given.
-    model: likewise.
-
-  Returns:
-    The simulation, its data and its model. Nothing is compiled yet.
-
-  Raises:
-    ValueError: settings that do not fit each other or the data.
-  """
-  settings, federation, model = _resolve(settings, federation, model)
-  return _simulation(settings, federation, model), federation, model
-
-
-def _resolve(
-  settings: Settings, federation: Federation | None, model
-) -> tuple[Settings, Federation, models_lib.Model]:
-  """Data, model, and the settings as they are for them."""
-  federation = federation or load_federation(settings)
-  if federation.num_clients != settings.clients:
-    raise ValueError(
-      f"clients={settings.clients}: must be {federation.num_clients}, the "
-      "number of clients of the given federation"
-    )
-  if model is not None and settings.compute_dtype != "float32":
-    raise ValueError(
-      f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with a "
-      "given model, which computes in the type that it was made for"
-    )
-  model = model or load_model(settings, federation)
-  if settings.quantized:
-    _check_quantizable(settings, federation, model)
-  if not settings.steps:
-    average = np.mean(np.asarray(federation.train.count))
-    steps = max(int(average) // settings.batch_size, 1)
-    settings = dataclasses.replace(settings, steps=steps)
-  return settings, federation, model
-
-
-def _check_quantizable(settings, federation, model) -> None:
-  params, _ = jax.eval_shape(
-    model.init, jax.random.key(0), federation.example()
-  )
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  names = [codebook_lib.path_name(path) for path, _ in leaves]
-  if not any(model.is_quantized(name) for name in names):
-    raise ValueError(
-      f"bits={settings.bits}: must be {codebook_lib.FULL_PRECISION} for a "
-      f"model with nothing to quantize; of {model.name!r} that is "
-      f"{', '.join(names)} (kernels of hidden layers are quantized: give "
-      "'mlp' two hidden widths at least, or the model a predicate)"
-    )
-
-
-def _simulation(settings, federation, model) -> Simulation:
-  entry = methods.get_method(settings.method)
-  method = entry.make(
-    api.Models(shared=model, clients={_COHORT: model}),
-    None,
-    settings.training(),
-    settings.options(),
-  )
-  if settings.finetune_at and method.begin_finetune is None:
-    raise ValueError(
-      f"finetune_at={settings.finetune_at}: must be 0 with "
-      f"method={settings.method!r}, which has no second phase"
-    )
-  return make_simulation(
-    method,
-    federation,
-    population_of(settings),
-    {_COHORT: np.arange(federation.num_clients)},
-    schedule=settings.schedule(),
-    strategy=settings.strategy,
-    chunk_size=settings.chunk_size,
-    devices=settings.devices,
-    clients_per_round=settings.clients_per_round or None,
-    step_bytes=functools.partial(
-      memory_lib.step_bytes,
-      model,
-      _batch_shape(settings, federation),
-      quantized=settings.quantized,
-    ),
-  )
-
-
-def _batch_shape(settings, federation) -> jax.ShapeDtypeStruct:
-  example = jax.eval_shape(federation.example)
-  shape = (settings.batch_size, *example.shape[1:])
-  return jax.ShapeDtypeStruct(shape, example.dtype)
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
@@ -302,7 +87,7 @@ def _client_rows(settings, federation, model, accuracy) -> list[dict[str, Any]]:
       "test_samples": int(test[i]),
       **{name: float(values[i]) for name, values in accuracy.items()},
     }
-    for i in range(federation.num_clients)
+    for i in range(settings.clients)
   ]
 
 
@@ -325,7 +110,7 @@ def _rounds_at_once(settings, federation, model) -> int:
   """
   if settings.rounds_per_dispatch:
     return settings.rounds_per_dispatch
-  inputs = _batch_shape(settings, federation)
+  inputs = batch_shape(settings, federation)
   variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
   forward = jax.jit(
     lambda params, stats, x: model.apply(params, stats, x, True)
@@ -377,8 +162,9 @@ def run(
   """
   began = time.perf_counter()
   writer = metrics_lib.Writer(workdir)
-  settings, federation, model = _resolve(settings, federation, model)
-  simulation = _simulation(settings, federation, model)
+  made = assemble(settings, federation=federation, model=model)
+  settings, federation, model = made.settings, made.federation, made.model
+  simulation = made.simulation
   if state is not None and int(state.round) >= settings.rounds:
     raise ValueError(
       f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
@@ -441,11 +227,14 @@ def run(
     "model": model.name,
     "bits": list(settings.bits),
     "seed": settings.seed,
-    "clients": federation.num_clients,
+    "clients": settings.clients,
     "rounds": settings.rounds,
+    "steps": settings.steps,
     "headline": headline,
     "accuracy": _table(evaluated[-1]["test"]),
     **_best_rounds(history, evaluated, headline),
+    "new_clients": _table(made.newcomers(state)),
+    "gradients": simulation.gradients,
     "bytes_up": simulation.bytes_up,
     "bytes_down": simulation.bytes_down,
     "timing": {

@@ -23,6 +23,7 @@ from quped_jax.methods import api
 from quped_jax.schedule import Schedule
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
+BUDGETS = ("steps", "gradients")
 
 _FLOAT_OR_INT = (int, float)
 
@@ -51,8 +52,19 @@ class Settings:
       split of its own.
     validation_fraction: of each client's training samples.
     augment: of training batches, "none" or "crop_flip".
+    new_clients: number of further clients, which take no part in training:
+      each starts from the global model when it is evaluated.
+    new_client_steps: local steps that a new client takes first.
+    public_size: samples of the public set, held out from all clients; 0 for no
+      public set, which some methods need.
+    public_dataset: name of the dataset that it is drawn from, of samples of the
+      same shape; "" for `dataset` itself.
+    public_labelled: whether labels of the public set are known.
     model: name of a network, see `quped_jax.models.create_model`.
     hidden: widths of the hidden layers of "mlp"; () for its default.
+    shared_model: the global model's network, for methods in which clients keep
+      models of their own; "" for that of the clients.
+    shared_hidden: its widths, if it is an "mlp"; () for its default.
     conv: how convolutions are computed, see `quped_jax.models.resolve_conv`.
     compute_dtype: of the networks' passes, "float32" or "bfloat16"; parameters,
       levels and losses are float32 in either.
@@ -61,6 +73,9 @@ class Settings:
     rounds: number of rounds.
     steps: local steps of a client per round; 0 for an epoch of the average
       client.
+    budget: what `steps` counts: "steps", the same for every method; or
+      "gradients", those of local training, of which another method takes as
+      many as make no more gradient evaluations (one at least).
     batch_size: samples per step.
     clients_per_round: how many clients take part in a round; 0 for all.
     bits: precisions, given to the clients in turn: 1 to 8, or 32.
@@ -120,14 +135,22 @@ class Settings:
   train_fraction: float = 0.5
   validation_fraction: float = 0.0
   augment: str = "none"
+  new_clients: int = 0
+  new_client_steps: int = 10
+  public_size: int = 0
+  public_dataset: str = ""
+  public_labelled: bool = True
   model: str = "mlp"
   hidden: tuple[int, ...] = ()
+  shared_model: str = ""
+  shared_hidden: tuple[int, ...] = ()
   conv: str = "auto"
   compute_dtype: str = "float32"
   warm_start: str = ""
   method: str = "quped"
   rounds: int = 40
   steps: int = 40
+  budget: str = "steps"
   batch_size: int = 16
   clients_per_round: int = 0
   bits: tuple[int, ...] = (1,)
@@ -181,16 +204,19 @@ class Settings:
     codebook_lib.check_bits(self.bits)
     clients_lib.check_strategy(self.strategy, self.chunk_size, self.devices)
     for field in ("clients", "rounds", "batch_size", "eval_every"):
-      _check_at_least(field, getattr(self, field), 1)
+      api.check_at_least(field, getattr(self, field), 1)
     for field in (
       "steps",
       "clients_per_round",
       "finetune_at",
       "recalibration_batches",
       "rounds_per_dispatch",
+      "new_clients",
+      "new_client_steps",
+      "public_size",
       "seed",
     ):
-      _check_at_least(field, getattr(self, field), 0)
+      api.check_at_least(field, getattr(self, field), 0)
     if self.seed >= 2**31:
       raise ValueError(f"seed={self.seed}: must be less than 2**31")
     if self.finetune_at >= self.rounds:
@@ -203,14 +229,12 @@ class Settings:
         f"clients_per_round={self.clients_per_round}: must be at most "
         f"{self.clients}, the number of clients, or 0 for all"
       )
-    if any(width < 1 for width in self.hidden):
-      raise ValueError(f"hidden={self.hidden}: must be positive widths")
-    if self.hidden and self.model != "mlp":
-      # A misspelt model is the likelier mistake.
-      api.check_choice("model", self.model, models.model_names())
+    self._check_widths("hidden", "model")
+    self._check_widths("shared_hidden", "shared_model")
+    if self.public_dataset and not self.public_size:
       raise ValueError(
-        f"hidden={self.hidden}: must be () for model={self.model!r}, as by "
-        "--config.hidden='()'; it sets the layers of 'mlp'"
+        f"public_size=0: must be positive with public_dataset="
+        f"{self.public_dataset!r}"
       )
     for field in ("learning_rate", "centers_learning_rate"):
       rates = getattr(self, field)
@@ -239,6 +263,7 @@ class Settings:
     for field in ("optimizer", "centers_optimizer", "shared_optimizer"):
       api.check_choice(field, getattr(self, field), transforms.OPTIMIZERS)
     api.check_choice("partition", self.partition, tuple(sorted(SCHEMES)))
+    api.check_choice("budget", self.budget, BUDGETS)
     api.check_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
     api.check_choice("augment", self.augment, tuple(AUGMENTATIONS))
     api.check_choice("granularity", self.granularity, ("tensor", "channel"))
@@ -252,6 +277,20 @@ class Settings:
         raise ValueError(
           f"{field}={drops}: must be rounds from 1 on, in increasing order"
         )
+
+  def _check_widths(self, field: str, model_field: str) -> None:
+    """Widths are those of an MLP."""
+    widths, model = getattr(self, field), getattr(self, model_field)
+    if any(width < 1 for width in widths):
+      raise ValueError(f"{field}={widths}: must be positive widths")
+    if widths and model != "mlp":
+      # A misspelt model is the likelier mistake.
+      if model:
+        api.check_choice(model_field, model, models.model_names())
+      raise ValueError(
+        f"{field}={widths}: must be () for {model_field}={model!r}, as by "
+        f"--config.{field}='()'; it sets the layers of 'mlp'"
+      )
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
@@ -299,8 +338,11 @@ class Settings:
     return made[self.method]
 
   def per_client(self, values: tuple) -> np.ndarray:
-    """Gives values, one or one per precision, to the clients in turn."""
-    turn = np.arange(self.clients) % len(self.bits)
+    """Gives values, one or one per precision, to the clients in turn.
+
+    Those that take no part in training come last.
+    """
+    turn = np.arange(self.clients + self.new_clients) % len(self.bits)
     return np.asarray(values)[turn % len(values)]
 
   @property
@@ -349,11 +391,6 @@ class Settings:
       outer_level=self.outer_level or None,
       recalibration_batches=self.recalibration_batches,
     )
-
-
-def _check_at_least(field: str, value: int, smallest: int) -> None:
-  if value < smallest:
-    raise ValueError(f"{field}={value}: must be at least {smallest}")
 
 
 def _is_number(value: Any) -> bool:

@@ -88,6 +88,8 @@ class Simulation(NamedTuple):
       buffers of the clients over.
     bytes_down: that one client receives per round.
     bytes_up: that one client sends per round.
+    gradients: gradient evaluations of a client per round, see
+      `FederatedMethod`.
     memory: bytes that a round takes on each device, by the formula of
       `quped_jax.memory`.
     program: the compiled round, or that of a chunk of its clients under
@@ -104,6 +106,7 @@ class Simulation(NamedTuple):
   begin_finetune: Callable[[SimulationState], SimulationState]
   bytes_down: float
   bytes_up: float
+  gradients: float | None
   memory: int
   program: Program
   compile_seconds: Callable[[], float]
@@ -180,7 +183,7 @@ def make_simulation(
       "with more than one cohort"
     )
 
-  def make_context(population, key, round_, client_id):
+  def make_context(population, public, key, round_, client_id):
     spec, base = population.of_client(client_id)
     rates, shared_rate = schedule.rates(
       base, population.shared_learning_rate, round_
@@ -192,6 +195,19 @@ def make_simulation(
       spec=spec,
       rates=rates,
       shared_learning_rate=shared_rate,
+      public=public,
+    )
+
+  def server_context(state, public):
+    round_key = jax.random.fold_in(state.key, state.round)
+    return api.Context(
+      round=state.round,
+      key=jax.random.fold_in(round_key, _SERVER),
+      client_id=jnp.int32(-1),
+      spec=None,
+      rates=None,
+      shared_learning_rate=None,
+      public=public,
     )
 
   def init_fn(key, members, federation, population):
@@ -211,19 +227,54 @@ def make_simulation(
     clients = {name: init_client(name)(m) for name, m in members.items()}
     return SimulationState(server, clients, members, jnp.int32(0), key)
 
+  def update(state, federation, population, cohort, client_id, client):
+    """A client's round: what it receives, and what comes of it."""
+    context = make_context(
+      population, federation.public, state.key, state.round, client_id
+    )
+    download = method.broadcast(state.server, client_id, cohort)
+    return download, method.client_update(
+      download, client, federation.client(client_id), context, cohort
+    )
+
   def client_step(state, federation, population, cohort):
-    def step(client_id, client):
-      context = make_context(population, state.key, state.round, client_id)
-      download = method.broadcast(state.server, client_id, cohort)
-      result = method.client_update(
-        download, client, federation.client(client_id), context, cohort
+    at_server = server_context(state, federation.public)
+
+    def step(client_id, slot):
+      client, _ = slot
+      _, result = update(
+        state, federation, population, cohort, client_id, client
       )
       contribution = method.receive(
-        state.server, result.message, result.weight, cohort
+        state.server, result.message, result.weight, at_server, cohort
       )
-      return result.client, (contribution, result.metrics)
+      part = collect(result.message, result.weight)
+      return (result.client, part), (contribution, result.metrics)
 
     return step
+
+  def collect(message, weight):
+    """What is kept of one message apart: nothing, for most methods."""
+    if method.collect is None:
+      return ()
+    weight = jnp.asarray(weight, jnp.float32)
+    return method.collect(message), weight, jnp.bool_(True)
+
+  def with_parts(state, cohort):
+    """The clients' states, each beside room for what is kept apart."""
+    clients, members = state.clients[cohort], state.members[cohort]
+    shapes = jax.eval_shape(collect, messages[cohort], jnp.float32(0))
+    return clients, jax.tree.map(
+      lambda x: jnp.zeros((members.shape[0], *x.shape), x.dtype), shapes
+    )
+
+  def collected(members, part):
+    if method.collect is None:
+      return None
+    parts, weights, sent = layout.gather(part)
+    return api.Collected(
+      jnp.where(sent, layout.gather(members), -1), parts, weights
+    )
 
   # What travels, and what a round takes: by shapes, before all else.
   abstract = jax.eval_shape(
@@ -235,16 +286,13 @@ def make_simulation(
   )
 
   def traffic(state, federation, population, cohort):
-    client_id = jnp.int32(0)
-    download = method.broadcast(state.server, client_id, cohort)
-    context = make_context(population, state.key, state.round, client_id)
     client = jax.tree.map(lambda x: x[0], state.clients[cohort])
-    result = method.client_update(
-      download, client, federation.client(client_id), context, cohort
+    download, result = update(
+      state, federation, population, cohort, jnp.int32(0), client
     )
     return client, download, result.message
 
-  sizes = {}
+  sizes, messages = {}, {}
   for cohort in ids:
     shapes = jax.eval_shape(
       lambda s, f, p, c=cohort: traffic(s, f, p, c),
@@ -252,6 +300,7 @@ def make_simulation(
       federation,
       population,
     )
+    messages[cohort] = shapes[2]
     sizes[cohort] = np.array([memory_lib.nbytes(tree) for tree in shapes])
   members_of = [len(members) for members in ids.values()]
   _, down, up = np.average(list(sizes.values()), axis=0, weights=members_of)
@@ -295,38 +344,31 @@ def make_simulation(
     mask = (members >= 0) & takes_part[members]
     return clients_lib.choose(mask, min(present, members.shape[0]))
 
-  def close_round(state, clients, sums):
-    """The server's step, from what each device summed up."""
+  def close_round(state, clients, sums, parts, public):
+    """The server's step, from what each device summed up and collected."""
     aggregates, metrics = {}, []
     for cohort, (aggregate, metric) in layout.sum(sums).items():
-      aggregates[cohort] = aggregate
+      kept = collected(state.members[cohort], parts[cohort])
+      aggregates[cohort] = aggregate._replace(collected=kept)
       metrics.append(metric)
     metrics = jax.tree.map(lambda *parts: sum(parts) / present, *metrics)
-    round_key = jax.random.fold_in(state.key, state.round)
-    context = api.Context(
-      round=state.round,
-      key=jax.random.fold_in(round_key, _SERVER),
-      client_id=jnp.int32(-1),
-      spec=None,
-      rates=None,
-      shared_learning_rate=None,
-    )
+    context = server_context(state, public)
     server = method.server_update(state.server, aggregates, context)
     return state._replace(
       server=server, clients=clients, round=state.round + 1
     ), metrics
 
   def round_fn(state, federation, population):
-    clients, sums = {}, {}
+    clients, sums, parts = {}, {}, {}
     for cohort in ids:
-      clients[cohort], sums[cohort] = clients_lib.run_clients(
+      (clients[cohort], parts[cohort]), sums[cohort] = clients_lib.run_clients(
         client_step(state, federation, population, cohort),
         state.members[cohort],
-        state.clients[cohort],
+        with_parts(state, cohort),
         chunk_size=layout.chunk_size,
         chosen=choose(state, cohort),
       )
-    return close_round(state, clients, sums)
+    return close_round(state, clients, sums, parts, federation.public)
 
   def rounds_fn(state, rounds, federation, population):
     _, shape = jax.eval_shape(round_fn, state, federation, population)
@@ -338,10 +380,10 @@ def make_simulation(
       (state, metrics),
     )
 
-  def chunk_fn(state, sums, order, index, federation, population, cohort):
+  def chunk_fn(state, carry, order, index, federation, population, cohort):
     """One chunk of a cohort's clients: what the host loops over."""
     step = client_step(state, federation, population, cohort)
-    members, clients = state.members[cohort], state.clients[cohort]
+    members, (sums, parts) = state.members[cohort], carry
     chosen = None
     if order is not None:
       most = min(present, members.shape[0])
@@ -349,33 +391,44 @@ def make_simulation(
     chosen, size, _ = clients_lib.divide(
       members.shape[0], layout.chunk_size, chosen
     )
-    clients, part = clients_lib.run_chunk(
-      step, members, clients, index, size=size, chosen=chosen
+    (clients, parts), part = clients_lib.run_chunk(
+      step,
+      members,
+      (state.clients[cohort], parts),
+      index,
+      size=size,
+      chosen=chosen,
     )
     part = jax.tree.map(lambda x: x[None], part)
-    return state._replace(
-      clients={**state.clients, cohort: clients}
-    ), jax.tree.map(jnp.add, sums, part)
+    sums = jax.tree.map(jnp.add, sums, part)
+    return state._replace(clients={**state.clients, cohort: clients}), (
+      sums,
+      parts,
+    )
 
   def open_fn(state, federation, population, cohort):
     """Begins a round on the host.
 
     Returns:
-      Sums of no clients at all, one on each device; and who takes part, each
-      device's positions and their number, or None for everyone.
+      Sums of no clients at all, one on each device, and room for what is kept
+      of each message; and who takes part, each device's positions and their
+      number, or None for everyone.
     """
     chosen = choose(state, cohort)
     order = None if chosen is None else (chosen.positions, chosen.count[None])
+    slots = with_parts(state, cohort)
     zero = clients_lib.zero_output(
       client_step(state, federation, population, cohort),
       state.members[cohort],
-      state.clients[cohort],
+      slots,
     )
-    return jax.tree.map(lambda x: x[None], zero), order
+    return (jax.tree.map(lambda x: x[None], zero), slots[1]), order
 
-  def close_fn(state, sums):
+  def close_fn(state, carries, public):
+    sums = {name: carry[0] for name, carry in carries.items()}
+    parts = {name: carry[1] for name, carry in carries.items()}
     sums = jax.tree.map(lambda x: x[0], sums)
-    return close_round(state, state.clients, sums)
+    return close_round(state, state.clients, sums, parts, public)
 
   splits = (
     ("validation", "test") if federation.validation.max_count else ("test",)
@@ -387,7 +440,9 @@ def make_simulation(
     for cohort in ids:
 
       def one(client_id, client, cohort=cohort):
-        context = make_context(population, key, state.round, client_id)
+        context = make_context(
+          population, federation.public, key, state.round, client_id
+        )
         data = federation.client(client_id)
         variants = method.variants(state.server, client, data, context, cohort)
         return evaluate_lib.accuracies(variants, data, splits, batch_size)
@@ -431,7 +486,7 @@ def make_simulation(
     )
     for cohort in ids
   }
-  closing = shard(close_fn, (where, divided), (where, same), donate=(0,))
+  closing = shard(close_fn, (where, divided, same), (where, same), donate=(0,))
   programs = (
     *(initialization, evaluation, freezing, whole, closing),
     *per_chunk.values(),
@@ -485,17 +540,17 @@ def make_simulation(
     return state, metrics
 
   def round_on_host(state):
-    sums = {}
+    carries = {}
     for cohort, members in ids.items():
-      sums[cohort], order = opening[cohort](state, federation, population)
+      carries[cohort], order = opening[cohort](state, federation, population)
       slots = layout.slots(len(members)) // layout.devices
       most = min(present, slots)
       for index in range(-(-most // min(layout.chunk_size, most))):
         place = layout.place(jnp.int32(index), same)
-        state, sums[cohort] = per_chunk[cohort](
-          state, sums[cohort], order, place, federation, population
+        state, carries[cohort] = per_chunk[cohort](
+          state, carries[cohort], order, place, federation, population
         )
-    return closing(state, sums)
+    return closing(state, carries, federation.public)
 
   def evaluate(state):
     results = jax.device_get(evaluation(place(state), federation, population))
@@ -527,6 +582,7 @@ def make_simulation(
     begin_finetune=begin_finetune,
     bytes_down=float(down),
     bytes_up=float(up),
+    gradients=method.gradients,
     memory=estimate.total(
       sum(layout.slots(len(m)) for m in ids.values()) // layout.devices,
       layout.chunk_size,

@@ -5,7 +5,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import memory
-from quped_jax.run import population_of
+from quped_jax.assemble import population_of
 from tests import tiny
 
 

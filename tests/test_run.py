@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.run import (
-  _best_rounds,
-  _next_stop,
-  _rounds_at_once,
-  load_federation,
-)
+from quped_jax.assemble import load_federation
+from quped_jax.run import _best_rounds, _next_stop, _rounds_at_once
 from tests import tiny
 
 QUIET = qj.Display(quiet=True)

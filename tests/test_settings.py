@@ -7,8 +7,8 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.alternating import Rates
+from quped_jax.assemble import population_of
 from quped_jax.program import Program
-from quped_jax.run import population_of
 from tests import tiny
 
 NAN, INF = float("nan"), float("inf")

@@ -10,8 +10,8 @@ import numpy as np
 
 import quped_jax as qj
 from quped_jax import methods
+from quped_jax.assemble import load_model, population_of
 from quped_jax.methods import api
-from quped_jax.run import load_model, population_of
 from quped_jax.simulate import Population
 
 METHODS = ("quped", "qupel", "fedavg", "local")

@@ -12,8 +12,8 @@ from experiments import common
 from experiments.benchmarks import engine
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
+from quped_jax.assemble import load_federation
 from quped_jax.methods import METHODS
-from quped_jax.run import load_federation
 
 _MIXED = (1, 2, 3, 4, 32)
 

@@ -24,9 +24,9 @@ from experiments.benchmarks import engine, flops
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax import distill
+from quped_jax.assemble import population_of
 from quped_jax.codebook import path_name
 from quped_jax.methods import api
-from quped_jax.run import population_of
 
 _SGD = "SGD"
 _NETWORK = "network part, quantized"

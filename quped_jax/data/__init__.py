@@ -1,5 +1,5 @@
 from quped_jax.data.dataset import Dataset, from_arrays, from_npy
-from quped_jax.data.partition import Partition, partition
+from quped_jax.data.partition import Partition, draw_public, partition
 from quped_jax.data.schemes import SCHEMES
 from quped_jax.data.sources import (
   dataset_names,
@@ -14,6 +14,7 @@ __all__ = [
   "Partition",
   "SyntheticSource",
   "dataset_names",
+  "draw_public",
   "from_arrays",
   "from_npy",
   "load_dataset",

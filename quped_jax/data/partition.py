@@ -43,6 +43,7 @@ def partition(
   groups_per_client: int | None = None,
   train_fraction: float = 0.5,
   validation_fraction: float = 0.0,
+  exclude: np.ndarray | None = None,
 ) -> Partition:
   """Divides a dataset over clients; no sample goes to two of them.
 
@@ -79,6 +80,7 @@ def partition(
       Not used if the dataset has a test split.
     validation_fraction: Fraction of each client's training samples to set aside
       for validation, in [0, 1).
+    exclude: Rows that no client gets, such as those of a public set.
 
   Returns:
     The rows of each client.
@@ -98,7 +100,10 @@ def partition(
   is_test = dataset.is_test
   if is_test is None:
     is_test = np.zeros(len(dataset.labels), bool)
-  pool_rows = np.flatnonzero(~is_test)
+  free = ~is_test
+  if exclude is not None:
+    free[exclude] = False
+  pool_rows = np.flatnonzero(free)
   if not 1 <= num_clients <= len(pool_rows):
     raise ValueError(
       f"clients={num_clients}: must be between 1 and {len(pool_rows)}, the "
@@ -150,6 +155,7 @@ def _share_test(dataset, owner, pool, rng) -> np.ndarray:
   for label in np.unique(pool.labels):
     of_class = dataset.labels == label
     holders = owner[of_class & ~dataset.is_test]
+    holders = holders[holders != NOBODY]
     weights = np.bincount(holders, minlength=pool.num_clients)
     rows = rng.permutation(np.flatnonzero(of_class & dataset.is_test))
     counts = _apportion(len(rows), weights, rng)
@@ -160,7 +166,8 @@ def _share_test(dataset, owner, pool, rng) -> np.ndarray:
 def _owners_of_groups(dataset, owner) -> np.ndarray:
   """Returns the owner of each sample of the test split, by group."""
   client_of_group = np.full(dataset.groups.max() + 1, NOBODY)
-  client_of_group[dataset.groups[~dataset.is_test]] = owner[~dataset.is_test]
+  owned = owner != NOBODY
+  client_of_group[dataset.groups[owned]] = owner[owned]
   return np.where(dataset.is_test, client_of_group[dataset.groups], NOBODY)
 
 
@@ -207,6 +214,32 @@ def _rows_by_client(owner, num_clients) -> list[np.ndarray]:
   order = np.argsort(owner, kind="stable").astype(np.int32)
   ends = np.searchsorted(owner[order], np.arange(-1, num_clients), "right")
   return np.split(order, ends)[1:-1]
+
+
+def draw_public(dataset: Dataset, size: int, *, seed: int = 0) -> np.ndarray:
+  """Chooses the samples of a public set, classes in proportion.
+
+  Args:
+    dataset: Whose training samples they are.
+    size: How many.
+    seed: Of the choice.
+
+  Returns:
+    Their rows, sorted.
+
+  Raises:
+    ValueError: If there are not that many and one more.
+  """
+  rows = np.arange(len(dataset.labels))
+  if dataset.is_test is not None:
+    rows = np.flatnonzero(~dataset.is_test)
+  if not 1 <= size < len(rows):
+    raise ValueError(
+      f"public_size={size}: must be from 1 to {len(rows) - 1}, less than the "
+      f"training samples of {dataset.name!r}"
+    )
+  rng = np.random.default_rng((seed, size))
+  return _split_by_class(rows, dataset.labels, size / len(rows), 1, rng)[0]
 
 
 def _check_nobody_empty(kind, rows_of_clients, scheme):

@@ -20,7 +20,7 @@ class Entry(NamedTuple):
   """A registered method.
 
   Attributes:
-    make: `(models, public, training, options) -> FederatedMethod`.
+    make: `(models, federation, training, options) -> FederatedMethod`.
     options: the frozen dataclass of the method's own settings.
   """
 
@@ -54,7 +54,7 @@ def register_method(name: str, make: Callable[..., Any], options: type) -> None:
 
   Args:
     name: by which settings choose it.
-    make: `(models, public, training, options) -> FederatedMethod`.
+    make: `(models, federation, training, options) -> FederatedMethod`.
     options: a frozen dataclass; its fields become the settings
       `NAME.FIELD`.
   """

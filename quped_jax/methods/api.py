@@ -68,6 +68,7 @@ class Context(NamedTuple):
       the server.
     num_steps: int32 `[]`, how many local steps count, for a straggler; None if
       all do.
+    public: the server's PublicSet, which clients know too; None without one.
   """
 
   round: Any
@@ -77,6 +78,7 @@ class Context(NamedTuple):
   rates: Any
   shared_learning_rate: Any
   num_steps: Any = None
+  public: Any = None
 
 
 class ClientResult(NamedTuple):
@@ -95,21 +97,40 @@ class ClientResult(NamedTuple):
   metrics: dict[str, jax.Array]
 
 
+class Collected(NamedTuple):
+  """What the server keeps of every message of a cohort, apart.
+
+  Attributes:
+    clients: int32 `[slots]`, who sent it; -1 where nobody did.
+    parts: tree of arrays `[slots, ...]`, zero where nobody did.
+    weights: float32 `[slots]`, likewise.
+  """
+
+  clients: jax.Array
+  parts: Any
+  weights: jax.Array
+
+
 class Aggregate(NamedTuple):
-  """Sum of what the server received from a cohort.
+  """What the server received from a cohort.
 
   Attributes:
     total: sum of weight times message.
     weight: sum of the weights, float32 `[]`.
+    collected: the Collected parts of single messages; None unless the method
+      asks for them.
   """
 
   total: Any
   weight: Any
+  collected: Any = None
 
 
-def weighted_sum(server: Any, message: Any, weight: Any, cohort: str) -> Any:
+def weighted_sum(
+  server: Any, message: Any, weight: Any, context: Context | None, cohort: str
+) -> Aggregate:
   """The default `receive`: weight times message, and the weight."""
-  del server, cohort
+  del server, context, cohort
   weight = jnp.asarray(weight, jnp.float32)
   total = jax.tree.map(lambda m: (weight * m).astype(m.dtype), message)
   return Aggregate(total, weight)
@@ -131,8 +152,17 @@ class FederatedMethod(NamedTuple):
       stats, model)}`, the models to evaluate: "personalized", "quantized",
       "global", those that exist.
     headline: the variant that comparisons report.
-    receive: `(server, message, weight, cohort) -> contribution`, at the
-      server, per client, summed over the clients as it goes.
+    gradients: gradient evaluations of a client per round: a forward and a
+      backward pass of one network on one batch each. None if that is not
+      known, for a method without a budget of gradients.
+    receive: `(server, message, weight, context, cohort) -> Aggregate`, at the
+      server, per client, summed over the clients as it goes; the context is
+      the server's.
+    collect: `message -> part`, what `server_update` gets of every message
+      apart, as `Aggregate.collected`, at the price of its memory times the
+      clients; None for nothing.
+    global_model: `(server, cohort) -> (params, stats, model)`, from which a new
+      client of that cohort would start; None if there is no such model.
     begin_finetune: `client -> client`, freezes the assignment of
       weights to levels; None if the method has no second phase.
   """
@@ -144,7 +174,10 @@ class FederatedMethod(NamedTuple):
   server_update: Callable[..., Any]
   variants: Callable[..., dict[str, tuple[Any, Any, Model]]]
   headline: str
-  receive: Callable[..., Any] = weighted_sum
+  gradients: float | None = None
+  receive: Callable[..., Aggregate] = weighted_sum
+  collect: Callable[[Any], Any] | None = None
+  global_model: Callable[..., tuple[Any, Any, Model]] | None = None
   begin_finetune: Callable[..., Any] | None = None
 
 
@@ -174,6 +207,11 @@ class Training(NamedTuple):
   outer_level: float | None = None
   recalibration_batches: int = 10
   loss: Callable[[jax.Array, jax.Array], jax.Array] = distill.cross_entropy
+
+  @property
+  def gradients_per_step(self) -> int:
+    """Gradient evaluations of an alternating step."""
+    return 1 if self.max_levels is None else 3
 
   def learner(
     self, model: Model, params: Any, stats: Any, bits: Any
@@ -251,6 +289,8 @@ def local_steps(
   data: ClientData,
   context: Context,
   training: Training,
+  *,
+  steps: int | None = None,
 ) -> tuple[Any, dict[str, jax.Array]]:
   """Runs a client's local steps of one round, each on a batch of its own.
 
@@ -260,12 +300,14 @@ def local_steps(
     data: the client's samples.
     context: its key, and how many steps count.
     training: number of steps and size of the batches.
+    steps: another number of steps than that.
 
   Returns:
     The carry after the last step, and the metrics' means over the steps.
   """
+  steps = training.steps if steps is None else steps
   draw_key, augment_key = jax.random.split(context.key)
-  positions = data.draw(draw_key, training.steps, training.batch_size)
+  positions = data.draw(draw_key, steps, training.batch_size)
 
   def body(carry, xs):
     index, position = xs
@@ -276,7 +318,7 @@ def local_steps(
       new = jax.tree.map(lambda a, b: jnp.where(counts, a, b), new, carry)
     return new, metrics
 
-  indices = jnp.arange(training.steps, dtype=jnp.int32)
+  indices = jnp.arange(steps, dtype=jnp.int32)
   carry, metrics = jax.lax.scan(body, carry, (indices, positions))
   return carry, jax.tree.map(jnp.mean, metrics)
 
@@ -333,6 +375,42 @@ def check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
   """Raises a ValueError unless the value is one of those allowed."""
   if value not in allowed:
     raise ValueError(f"{field}={value!r}: must be one of {', '.join(allowed)}")
+
+
+def check_at_least(field: str, value: int, smallest: int) -> None:
+  """Raises a ValueError unless the value is at least the smallest."""
+  if value < smallest:
+    raise ValueError(f"{field}={value}: must be at least {smallest}")
+
+
+def check_public(method: str, federation: Any, *, labelled: bool) -> None:
+  """Raises a ValueError unless there is a public set, with labels if need be.
+
+  Args:
+    method: that needs it.
+    federation: whose `public` it is; None is none.
+    labelled: whether the method needs labels.
+  """
+  public = getattr(federation, "public", None)
+  if public is None:
+    raise ValueError(
+      f"public_size=0: must be positive with method={method!r}, which needs a "
+      "public set"
+    )
+  if labelled and not public.labelled:
+    raise ValueError(
+      f"public_labelled=False: must be True with method={method!r}, which "
+      "learns from the labels of the public set"
+    )
+
+
+def check_full_precision(method: str, training: Training, reason: str) -> None:
+  """Raises a ValueError unless all clients have full precision."""
+  if training.max_levels is not None:
+    raise ValueError(
+      f"bits: must be {codebook_lib.FULL_PRECISION} for all clients with "
+      f"method={method!r}: {reason}"
+    )
 
 
 def check_same_model(method: str, models: Models) -> None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax import transforms
-from quped_jax.methods import api
+from quped_jax.methods import api, averaging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,23 +61,9 @@ class FedavgServer(NamedTuple):
   opt_state: Any
 
 
-class FedavgClient(NamedTuple):
-  """What stays with a client; it has no weights of its own.
-
-  Attributes:
-    codebooks: its levels.
-    centers_opt_state: of their optimizer.
-    quantized_stats: batch-norm statistics of its quantized model.
-  """
-
-  codebooks: Any
-  centers_opt_state: Any
-  quantized_stats: Any
-
-
 def make_fedavg(
   models: api.Models,
-  public: Any,
+  federation: Any,
   training: api.Training,
   options: FedavgOptions,
 ) -> api.FederatedMethod:
@@ -85,67 +71,24 @@ def make_fedavg(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    public: not used.
+    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del public
-  api.check_same_model("fedavg", models)
-  model = models.shared
-  quantized = training.max_levels is not None
+  del federation
+  method = averaging.averaging_method(
+    "fedavg", models, training, weighting=options.weighting
+  )
   server_optimizer = transforms.base_optimizer(
     options.server_optimizer, momentum=options.server_momentum
   )
 
   def init_server(key, inputs):
-    shared = api.GlobalModel(*model.init(key, inputs))
+    shared = method.init_server(key, inputs)
     return FedavgServer(shared, server_optimizer.init(shared.params))
-
-  def keep(learner):
-    return FedavgClient(
-      learner.codebooks, learner.centers_opt_state, learner.quantized_stats
-    )
-
-  def resume(shared, client):
-    """A learner at the global model, with the client's own levels."""
-    learner = training.alternating.init(
-      shared.params, shared.stats, client.codebooks
-    )
-    return learner._replace(
-      centers_opt_state=client.centers_opt_state,
-      quantized_stats=client.quantized_stats,
-    )
-
-  def init_client(key, inputs, server, client_id, spec, cohort):
-    del key, inputs, client_id, cohort
-    shared = server.model
-    return keep(training.learner(model, shared.params, shared.stats, spec.bits))
-
-  def broadcast(server, client_id, cohort):
-    del client_id, cohort
-    return server.model
-
-  def client_update(download, client, data, context, cohort):
-    del cohort
-
-    def step(learner, batch):
-      objective = training.label_objective(model, batch)
-      learner, loss = training.alternating.step(
-        learner, objective, context.rates
-      )
-      return learner, {"loss": loss}
-
-    learner, metrics = api.local_steps(
-      step, resume(download, client), data, context, training
-    )
-    message = api.tree_difference(
-      api.GlobalModel(learner.params, learner.stats), download
-    )
-    weight = api.client_weight(options.weighting, data)
-    return api.ClientResult(keep(learner), message, weight, metrics)
 
   def server_update(server, aggregates, context):
     del context
@@ -167,22 +110,4 @@ def make_fedavg(
     heard = sum(a.weight for a in aggregates.values()) > 0
     return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, server)
 
-  def variants(server, client, data, context, cohort):
-    del cohort
-    shared = server.model
-    result = {"global": (shared.params, shared.stats, model)}
-    if quantized:
-      result["quantized"] = training.quantized_variant(
-        model, resume(shared, client), data, context
-      )
-    return result
-
-  return api.FederatedMethod(
-    init_server=init_server,
-    init_client=init_client,
-    broadcast=broadcast,
-    client_update=client_update,
-    server_update=server_update,
-    variants=variants,
-    headline="quantized" if quantized else "global",
-  )
+  return method._replace(init_server=init_server, server_update=server_update)

@@ -11,8 +11,7 @@ References:
 import dataclasses
 from typing import Any
 
-from quped_jax import alternating
-from quped_jax.methods import api
+from quped_jax.methods import api, personal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,30 +20,20 @@ class LocalOptions:
 
 
 def make_local(
-  models: api.Models, public: Any, training: api.Training, options: LocalOptions
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: LocalOptions,
 ) -> api.FederatedMethod:
   """Makes local training.
 
   Args:
     models: of each cohort.
-    public: not used.
+    federation: not used.
     training: how clients train.
     options: none.
   """
-  del public, options
-
-  def init_server(key, inputs):
-    del key, inputs
-    return ()
-
-  def init_client(key, inputs, server, client_id, spec, cohort):
-    del server, client_id
-    model = models.clients[cohort]
-    return training.learner(model, *model.init(key, inputs), spec.bits)
-
-  def broadcast(server, client_id, cohort):
-    del server, client_id, cohort
-    return ()
+  del federation, options
 
   def client_update(download, client, data, context, cohort):
     del download
@@ -60,25 +49,10 @@ def make_local(
     client, metrics = api.local_steps(step, client, data, context, training)
     return api.ClientResult(client, (), 1.0, metrics)
 
-  def server_update(server, aggregates, context):
-    del aggregates, context
-    return server
-
-  def variants(server, client, data, context, cohort):
-    del server
-    model = models.clients[cohort]
-    return {
-      "personalized": (*alternating.current(client), model),
-      "quantized": training.quantized_variant(model, client, data, context),
-    }
-
-  return api.FederatedMethod(
-    init_server=init_server,
-    init_client=init_client,
-    broadcast=broadcast,
-    client_update=client_update,
-    server_update=server_update,
-    variants=variants,
-    headline="quantized",
-    begin_finetune=alternating.freeze,
+  return personal.personal_method(
+    models,
+    training,
+    client_update,
+    gradients=training.steps * training.gradients_per_step,
+    shares_model=False,
   )

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax import alternating, distill
-from quped_jax.methods import api
+from quped_jax.methods import api, personal
 
 GLOBAL_LOSSES = ("distill", "distill+labels")
 
@@ -65,17 +65,20 @@ class QupedOptions:
 
 
 def make_quped(
-  models: api.Models, public: Any, training: api.Training, options: QupedOptions
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: QupedOptions,
 ) -> api.FederatedMethod:
   """Makes QuPeD.
 
   Args:
     models: of the global model and of each cohort.
-    public: not used.
+    federation: not used.
     training: how clients train.
     options: the method's own settings.
   """
-  del public
+  del federation
   share = options.lambda_p
   from_labels = options.global_loss == "distill+labels"
   kl = functools.partial(
@@ -83,18 +86,6 @@ def make_quped(
     temperature=options.temperature,
     temperature_on=options.temperature_on,
   )
-
-  def init_server(key, inputs):
-    return api.GlobalModel(*models.shared.init(key, inputs))
-
-  def init_client(key, inputs, server, client_id, spec, cohort):
-    del server, client_id
-    model = models.clients[cohort]
-    return training.learner(model, *model.init(key, inputs), spec.bits)
-
-  def broadcast(server, client_id, cohort):
-    del client_id, cohort
-    return server
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]
@@ -155,26 +146,10 @@ def make_quped(
     message = api.tree_difference(shared, download)
     return api.ClientResult(client, message, weight, metrics)
 
-  def server_update(server, aggregates, context):
-    del context
-    mean = api.mean_message(aggregates, server)
-    return optax.apply_updates(server, mean)
-
-  def variants(server, client, data, context, cohort):
-    model = models.clients[cohort]
-    return {
-      "personalized": (*alternating.current(client), model),
-      "quantized": training.quantized_variant(model, client, data, context),
-      "global": (server.params, server.stats, models.shared),
-    }
-
-  return api.FederatedMethod(
-    init_server=init_server,
-    init_client=init_client,
-    broadcast=broadcast,
-    client_update=client_update,
-    server_update=server_update,
-    variants=variants,
-    headline="quantized",
-    begin_finetune=alternating.freeze,
+  return personal.personal_method(
+    models,
+    training,
+    client_update,
+    # Of the views for the weights, of the levels, and of w_i.
+    gradients=training.steps * (training.gradients_per_step + 1),
   )

@@ -22,8 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax import alternating
-from quped_jax.methods import api
+from quped_jax.methods import api, personal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,34 +43,30 @@ class QupelOptions:
 
 
 def make_qupel(
-  models: api.Models, public: Any, training: api.Training, options: QupelOptions
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: QupelOptions,
 ) -> api.FederatedMethod:
   """Makes QuPeL.
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    public: not used.
+    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del public
+  del federation
   api.check_same_model("qupel", models)
   model = models.shared
   lambda_p = options.lambda_p
 
-  def init_server(key, inputs):
-    return api.GlobalModel(*model.init(key, inputs))
-
   def init_client(key, inputs, server, client_id, spec, cohort):
     del key, inputs, client_id, cohort
     return training.learner(model, server.params, server.stats, spec.bits)
-
-  def broadcast(server, client_id, cohort):
-    del client_id, cohort
-    return server
 
   def client_update(download, client, data, context, cohort):
     del cohort
@@ -114,26 +109,10 @@ def make_qupel(
     weight = api.client_weight(options.weighting, data)
     return api.ClientResult(client, message, weight, metrics)
 
-  def server_update(server, aggregates, context):
-    del context
-    mean = api.mean_message(aggregates, server)
-    return optax.apply_updates(server, mean)
-
-  def variants(server, client, data, context, cohort):
-    del cohort
-    return {
-      "personalized": (*alternating.current(client), model),
-      "quantized": training.quantized_variant(model, client, data, context),
-      "global": (server.params, server.stats, model),
-    }
-
-  return api.FederatedMethod(
-    init_server=init_server,
-    init_client=init_client,
-    broadcast=broadcast,
-    client_update=client_update,
-    server_update=server_update,
-    variants=variants,
-    headline="quantized",
-    begin_finetune=alternating.freeze,
+  method = personal.personal_method(
+    models,
+    training,
+    client_update,
+    gradients=training.steps * training.gradients_per_step,
   )
+  return method._replace(init_client=init_client)

@@ -4,7 +4,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from quped_jax.models.base import Model, from_linen, hidden_kernels
+from quped_jax.models.base import (
+  Model,
+  from_linen,
+  hidden_kernels,
+  is_head,
+)
 from quped_jax.models.cnn import CNN
 from quped_jax.models.conv import (
   adaptive_conv,
@@ -26,6 +31,7 @@ __all__ = [
   "create_model",
   "from_linen",
   "hidden_kernels",
+  "is_head",
   "max_pool_2x2",
   "model_names",
   "register_model",

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+# The name of the last layer, a dense one.
+_HEAD = "last"
+
 
 class Model(NamedTuple):
   """A network as pure functions.
@@ -25,12 +28,22 @@ class Model(NamedTuple):
       returned; with False the running ones do and come back unchanged.
     is_quantized: whether the parameter at a path such as `"hidden_1/kernel"`
       is quantized.
+    features: `features(params, stats, inputs, train) -> (features, stats)`,
+      what enters the last layer; None if that is not known.
+    head: `head(params, features) -> logits`, the last layer; likewise.
   """
 
   name: str
   init: Callable[[jax.Array, jax.typing.ArrayLike], tuple[Any, Any]]
   apply: Callable[[Any, Any, jax.typing.ArrayLike, bool], tuple[jax.Array, Any]]
   is_quantized: Callable[[str], bool]
+  features: Callable[..., tuple[jax.Array, Any]] | None = None
+  head: Callable[[Any, jax.Array], jax.Array] | None = None
+
+
+def is_head(path: str) -> bool:
+  """Whether a path names a parameter of the last layer."""
+  return path.split("/")[0] == _HEAD
 
 
 def hidden_kernels(path: str) -> bool:
@@ -100,4 +113,26 @@ def from_linen(
     )
     return logits, updated["batch_stats"]
 
-  return Model(name, init, apply, is_quantized)
+  def features(params, stats, inputs, train):
+    caught = []
+
+    def catch(layer, args, kwargs, context):
+      if context.module.path == (_HEAD,) and context.method_name == "__call__":
+        caught.append(args[0])
+      return layer(*args, **kwargs)
+
+    with nn.intercept_methods(catch):
+      _, stats = apply(params, stats, inputs, train)
+    if not caught:
+      raise ValueError(
+        f"model {name!r} has no layer {_HEAD!r}; must have one, a dense layer "
+        "that gives the logits, for methods that divide the model there"
+      )
+    return caught[-1], stats
+
+  def head(params, features):
+    layer = params[_HEAD]
+    logits = features @ layer["kernel"]
+    return logits + layer["bias"] if "bias" in layer else logits
+
+  return Model(name, init, apply, is_quantized, features, head)

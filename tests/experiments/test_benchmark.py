@@ -27,8 +27,8 @@ from experiments.benchmarks import (
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax import methods
+from quped_jax.assemble import population_of
 from quped_jax.methods import api
-from quped_jax.run import population_of
 from tests.tiny import quick_compilation
 
 

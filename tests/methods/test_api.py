@@ -15,7 +15,7 @@ def message(value):
 
 def test_the_sum_is_weighted_and_keeps_types():
   low = {"w": jnp.full(3, 1.5, jnp.bfloat16)}
-  result = api.weighted_sum(None, low, 4, "a")
+  result = api.weighted_sum(None, low, 4, None, "a")
   assert result.weight == 4.0 and result.weight.dtype == jnp.float32
   assert result.total["w"].dtype == jnp.bfloat16
   np.testing.assert_array_equal(np.asarray(result.total["w"], float), [6.0] * 3)
@@ -23,8 +23,8 @@ def test_the_sum_is_weighted_and_keeps_types():
 
 def test_the_mean_is_over_all_cohorts():
   aggregates = {
-    "a": api.weighted_sum(None, message(1.0), 1.0, "a"),
-    "b": api.weighted_sum(None, message(5.0), 3.0, "b"),
+    "a": api.weighted_sum(None, message(1.0), 1.0, None, "a"),
+    "b": api.weighted_sum(None, message(5.0), 3.0, None, "b"),
   }
   mean = api.mean_message(aggregates, message(0.0))
   np.testing.assert_allclose(mean["w"], np.full(3, 4.0))

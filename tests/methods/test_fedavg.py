@@ -52,6 +52,7 @@ def aggregate(made, server, values, weights):
       server,
       jax.tree.map(lambda p, v=v: jnp.full_like(p, v), server.model),
       weight,
+      None,
       COHORT,
     )
     for v, weight in zip(values, weights, strict=True)

@@ -237,7 +237,7 @@ def test_the_server_takes_the_mean_by_the_weighting():
     ]
     messages = [api.GlobalModel({"w": jnp.array([v])}, {}) for v in (1.0, 3.0)]
     sums = [
-      made.receive(shared, m, w, COHORT)
+      made.receive(shared, m, w, None, COHORT)
       for m, w in zip(messages, weights, strict=True)
     ]
     total = jax.tree.map(jnp.add, *sums)
