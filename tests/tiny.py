@@ -1,9 +1,11 @@
 """Tiny federations, compiled once, that the tests of the engine share."""
 
 import contextlib
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +13,44 @@ import numpy as np
 import quped_jax as qj
 from quped_jax import methods
 from quped_jax.assemble import load_model, population_of
+from quped_jax.federation import make_public
 from quped_jax.methods import api
 from quped_jax.simulate import Population
 
-METHODS = ("quped", "qupel", "fedavg", "local")
 BITS = (1, 2, 3, 4, 32)
 # The first client has less than one batch.
 COUNTS = (5, 23, 40, 64, 17)
 BATCH = 8
 CLASSES = 4
 COHORT = "clients"
+PUBLIC = 24
+
+
+class Case(NamedTuple):
+  """How the tests over all methods run one of them.
+
+  Attributes:
+    options: of the method, other than its defaults.
+    bits: of the clients, in turn.
+    model: "mlp", or "normed", the same with batch normalisation.
+    loss: what the metric "loss" falls to at most, of where it began, in 12
+      rounds of the tiny federation.
+  """
+
+  options: tuple[tuple[str, Any], ...] = ()
+  bits: tuple[int, ...] = BITS
+  model: str = "mlp"
+  loss: float = 0.75
+
+
+# Every registered method.
+CASES: dict[str, Case] = {
+  "fedavg": Case(),
+  "local": Case(),
+  "quped": Case(),
+  "qupel": Case(),
+}
+METHODS = tuple(sorted(CASES))
 
 
 class Counter:
@@ -107,10 +137,15 @@ def in_slots(state, slots: int):
 
 
 def change_codebooks(state, change):
-  """Applies a function to the codebooks of all clients."""
-  own = state.clients[COHORT]
-  own = own._replace(codebooks=change(own.codebooks))
-  return state._replace(clients={COHORT: own})
+  """Applies a function to every codebook, stacked, of the clients."""
+
+  def visit(node):
+    return change(node) if isinstance(node, qj.Codebook) else node
+
+  clients = jax.tree.map(
+    visit, state.clients, is_leaf=lambda x: isinstance(x, qj.Codebook)
+  )
+  return state._replace(clients=clients)
 
 
 def full_precision(state):
@@ -138,7 +173,8 @@ def largest_difference(a: Any, b: Any) -> float:
 def make_federation(counts=COUNTS, seed: int = 0) -> qj.Federation:
   """Gaussian classes; client i has `counts[i]` training rows, 20 of test.
 
-  The first clients of a longer tuple of counts have the same samples.
+  The first clients of a longer tuple of counts have the same samples. The
+  public set, with labels, is of the same classes.
   """
   means = 2 * np.random.default_rng(99).normal(size=(CLASSES, 6))
   inputs, labels, train, test = [], [], [], []
@@ -156,19 +192,49 @@ def make_federation(counts=COUNTS, seed: int = 0) -> qj.Federation:
   )
   nothing = tuple(np.zeros(0, np.int32) for _ in counts)
   parts = qj.data.Partition(tuple(train), nothing, tuple(test))
-  return qj.make_federation(dataset, parts)
+  federation = qj.make_federation(dataset, parts)
+  rng = np.random.default_rng((seed, 10**6))
+  own = rng.integers(0, CLASSES, PUBLIC)
+  public = qj.from_arrays(
+    means[own] + rng.normal(size=(PUBLIC, 6)), own, num_classes=CLASSES
+  )
+  return dataclasses.replace(
+    federation, public=make_public(public, np.arange(PUBLIC), labelled=True)
+  )
+
+
+class Normed(nn.Module):
+  """A perceptron with batch normalisation."""
+
+  classes: int
+
+  @nn.compact
+  def __call__(self, inputs, train: bool):
+    x = nn.Dense(8, name="first")(inputs)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+    x = nn.Dense(8, name="hidden_1")(nn.relu(x))
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+    return nn.Dense(self.classes, name="last")(nn.relu(x))
+
+
+qj.register_model(
+  "normed", lambda classes, **_: qj.from_linen(Normed(classes), "normed")
+)
 
 
 def make_settings(method: str, num_clients: int, **changes) -> qj.Settings:
+  case = CASES[method]
   defaults: dict[str, Any] = {
     "method": method,
+    "method_options": {method: dict(case.options)},
     "clients": num_clients,
-    "hidden": (8, 8),
+    "model": case.model,
+    "hidden": (8, 8) if case.model == "mlp" else (),
     "steps": 5,
     "batch_size": BATCH,
     "strategy": "chunks",
     "devices": 1,
-    "bits": BITS,
+    "bits": case.bits,
     "strength": 1e-2,
     "learning_rate": (0.1,),
     "centers_learning_rate": (1e-2,),
@@ -188,20 +254,81 @@ def assemble(settings: qj.Settings, federation=None, model=None) -> Tiny:
     settings,
     federation,
     model,
-    make_method(settings, model),
+    make_method(settings, model, federation),
     population_of(settings),
     simulation,
     traces,
   )
 
 
-def make_method(settings: qj.Settings, model) -> api.FederatedMethod:
+def make_method(
+  settings: qj.Settings, model, federation=None
+) -> api.FederatedMethod:
   return methods.get_method(settings.method).make(
     api.Models(shared=model, clients={COHORT: model}),
-    None,
+    federation,
     settings.training(),
     settings.options(),
   )
+
+
+@functools.cache
+def method_of(name: str) -> api.FederatedMethod:
+  """A method by itself, of the tiny federation."""
+  settings = make_settings(name, len(COUNTS))
+  federation = make_federation()
+  return make_method(settings, load_model(settings, federation), federation)
+
+
+def needs_public(name: str) -> bool:
+  """Whether a method cannot be made without a public set."""
+  settings = make_settings(name, len(COUNTS))
+  federation = dataclasses.replace(make_federation(), public=None)
+  try:
+    make_method(settings, load_model(settings, federation), federation)
+  except ValueError as error:
+    return "public" in str(error)
+  return False
+
+
+def silence(made: Tiny, server: Any) -> api.Aggregate:
+  """What a server has heard when nobody sent anything."""
+  client = jax.tree.map(lambda x: x[0], made.state().clients[COHORT])
+
+  def hear(server, client, federation, population):
+    spec, rates = population.of_client(0)
+    context = api.Context(
+      round=jnp.int32(0),
+      key=jax.random.key(0),
+      client_id=jnp.int32(0),
+      spec=spec,
+      rates=rates,
+      shared_learning_rate=population.shared_learning_rate,
+      public=federation.public,
+    )
+    download = made.method.broadcast(server, jnp.int32(0), COHORT)
+    result = made.method.client_update(
+      download, client, federation.client(0), context, COHORT
+    )
+    heard = made.method.receive(
+      server, result.message, result.weight, context, COHORT
+    )
+    collect = made.method.collect
+    return heard, collect(result.message) if collect else None
+
+  shapes, part = jax.eval_shape(
+    hear, server, client, made.federation, made.population
+  )
+  slots = len(COUNTS)
+  collected = None
+  if made.method.collect is not None:
+    collected = api.Collected(
+      jnp.full(slots, -1, jnp.int32),
+      jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), part),
+      jnp.zeros(slots),
+    )
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  return zeros._replace(collected=collected)
 
 
 @functools.cache
