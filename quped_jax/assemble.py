@@ -49,9 +49,6 @@ def load_federation(
     ValueError: data or a partition that cannot be; the message names the
       field.
   """
-  # Before the data, which may have to be fetched first.
-  if settings.model not in models_lib.model_names():
-    api.check_choice("model", settings.model, models_lib.model_names())
   if dataset is None and settings.dataset == "synthetic":
     source = data_lib.SyntheticSource(
       settings.seed, classes_per_client=settings.classes_per_client
@@ -227,6 +224,13 @@ def assemble(
   model: models_lib.Model | None = None,
 ) -> Assembly:
   """Makes all that a run of the settings is made of; see `build`."""
+  # Before the data, which may have to be fetched first.
+  if model is None:
+    api.check_choice("model", settings.model, models_lib.model_names())
+  if settings.shared_model:
+    api.check_choice(
+      "shared_model", settings.shared_model, models_lib.model_names()
+    )
   federation = federation or load_federation(settings)
   everyone = settings.clients + settings.new_clients
   if federation.num_clients != everyone:

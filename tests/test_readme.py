@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from quped_jax.methods import METHODS
+
 README = pathlib.Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
@@ -17,7 +19,17 @@ def test_python_of_readme_runs(block, monkeypatch):
   from quped_jax.models import _registered
 
   monkeypatch.setattr("quped_jax.models._registered", dict(_registered))
-  exec(compile(block, str(README), "exec"), {"__name__": "readme"})
+  registered = dict(METHODS)
+  try:
+    exec(compile(block, str(README), "exec"), {"__name__": "readme"})
+  finally:
+    METHODS.clear()
+    METHODS.update(registered)
+
+
+def test_a_method_is_added_in_under_forty_lines():
+  (block,) = [b for b in BLOCKS if "register_method" in b]
+  assert len([line for line in block.splitlines() if line.strip()]) < 40
 
 
 def test_readme_optax_example_reaches_its_levels():

@@ -356,3 +356,69 @@ def test_a_program_knows_what_it_took_and_what_it_needs():
   tiny.tiny("local").play(1)
   assert program.compile_seconds > 0
   assert program.memory > 0
+
+
+def collecting_method():
+  """A method whose server keeps who sent what, and with which weight."""
+
+  def client_update(download, client, data, context, cohort):
+    del download, data, cohort
+    sent = {"id": context.client_id + 10, "round": context.round}
+    return api.ClientResult(client, sent, context.client_id + 1.0, {})
+
+  def server_update(server, aggregates, context):
+    del server, context
+    collected = aggregates["all"].collected
+    return {
+      "clients": collected.clients,
+      "ids": collected.parts,
+      "weights": collected.weights,
+      "total": aggregates["all"].weight,
+    }
+
+  def init_server(key, inputs):
+    return {
+      "clients": jnp.full(8, -1, jnp.int32),
+      "ids": jnp.zeros(8, jnp.int32),
+      "weights": jnp.zeros(8),
+      "total": jnp.zeros(()),
+    }
+
+  return api.FederatedMethod(
+    init_server=init_server,
+    init_client=lambda key, *_: jnp.zeros(()),
+    broadcast=lambda *_: (),
+    client_update=client_update,
+    server_update=server_update,
+    variants=lambda *_: {},
+    headline="",
+    collect=lambda message: message["id"],
+  )
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("strategy", ["vmap", "chunks", "dispatch"])
+def test_single_messages_reach_the_server_if_it_asks(strategy, devices):
+  simulation = make_simulation(
+    collecting_method(),
+    tiny.make_federation((9,) * 8),
+    population(8),
+    {"all": np.arange(8)},
+    strategy=strategy,
+    chunk_size=3,
+    devices=devices,
+    clients_per_round=5,
+  )
+  state = simulation.init(3)
+  for round_ in range(2):
+    state, _ = simulation.run_round(state)
+    key = jax.random.fold_in(jax.random.key(3), round_)
+    order = jax.random.permutation(jax.random.fold_in(key, 2**31 - 2), 8)
+    present = sorted(np.asarray(order[:5]).tolist())
+    server = jax.device_get(state.server)
+    sent = server["clients"] >= 0
+    assert server["clients"][sent].tolist() == present
+    assert server["ids"][sent].tolist() == [i + 10 for i in present]
+    assert server["weights"][sent].tolist() == [i + 1 for i in present]
+    assert not server["ids"][~sent].any() and not server["weights"][~sent].any()
+    assert server["total"] == sum(i + 1 for i in present)

@@ -19,7 +19,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from quped_jax.methods import api, personal
@@ -75,10 +74,7 @@ def make_qupel(
       learner, shared, opt_state = carry
 
       def penalty(params):
-        squares = jax.tree.map(
-          lambda q, w: jnp.sum(jnp.square(q - w)), params, shared
-        )
-        return lambda_p / 2 * sum(jax.tree.leaves(squares))
+        return lambda_p / 2 * api.squared_distance(params, shared)
 
       learner, loss = training.alternating.step(
         learner,

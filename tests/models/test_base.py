@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import quped_jax as qj
 from quped_jax import models
 
 
@@ -133,3 +134,37 @@ def test_create_model_errors(arguments, message):
 def test_register_model_refuses_built_in_names():
   with pytest.raises(ValueError, match="'mlp' is a built-in model"):
     models.register_model("mlp", models.create_model)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn1", "resnet8"])
+def test_features_and_head_make_the_logits(name):
+  model = qj.create_model(name, 3, image_channels=1)
+  inputs = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+  params, stats = model.init(jax.random.key(1), inputs)
+  logits, new_stats = model.apply(params, stats, inputs, True)
+  assert model.features is not None and model.head is not None
+  features, same_stats = model.features(params, stats, inputs, True)
+  assert features.ndim == 2
+  np.testing.assert_allclose(model.head(params, features), logits, rtol=1e-5)
+  for a, b in zip(
+    jax.tree.leaves(new_stats), jax.tree.leaves(same_stats), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_model_without_a_last_layer_has_no_features():
+  class Flat(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(3, name="only")(x)
+
+  model = qj.from_linen(Flat(), "flat")
+  params, stats = model.init(jax.random.key(0), jnp.ones((1, 2)))
+  assert model.features is not None
+  with pytest.raises(ValueError, match="model 'flat' has no layer 'last'"):
+    model.features(params, stats, jnp.ones((1, 2)), True)
+
+
+def test_the_head_is_known_by_its_path():
+  assert qj.models.is_head("last/kernel") and qj.models.is_head("last/bias")
+  assert not qj.models.is_head("first/last")
