@@ -249,10 +249,10 @@ def assemble(
   if settings.quantized:
     _check_quantizable(settings, federation, model)
   trained = federation.first(settings.clients)
-  if not settings.steps:
+  if settings.epochs:
     average = np.mean(np.asarray(trained.train.count))
-    steps = max(int(average) // settings.batch_size, 1)
-    settings = dataclasses.replace(settings, steps=steps)
+    steps = settings.epochs * max(int(average) // settings.batch_size, 1)
+    settings = dataclasses.replace(settings, steps=steps, epochs=0)
   shared = _shared_model(settings, federation, model)
   method, settings = _make_method(
     settings, trained, api.Models(shared=shared, clients={_COHORT: model})

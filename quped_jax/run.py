@@ -163,7 +163,8 @@ def run(
   began = time.perf_counter()
   writer = metrics_lib.Writer(workdir)
   made = assemble(settings, federation=federation, model=model)
-  settings, federation, model = made.settings, made.federation, made.model
+  given, settings = settings, made.settings
+  federation, model = made.federation, made.model
   simulation = made.simulation
   if state is not None and int(state.round) >= settings.rounds:
     raise ValueError(
@@ -171,7 +172,7 @@ def run(
       "rounds that the state has behind it"
     )
   # From here on the run is valid: an earlier one in this workdir makes way.
-  writer.start(settings.to_dict())
+  writer.start(given.to_dict())
   display = display or metrics_lib.Display()
   if state is None:
     state = simulation.init(settings.seed)

@@ -71,8 +71,8 @@ class Settings:
     warm_start: file of weights that all models start from; "" for fresh ones.
     method: name of a federated method.
     rounds: number of rounds.
-    steps: local steps of a client per round; 0 for an epoch of the average
-      client.
+    steps: local steps of a client per round, one batch each.
+    epochs: if positive, so many epochs of the average client instead.
     budget: what `steps` counts: "steps", the same for every method; or
       "gradients", those of local training, of which another method takes as
       many as make no more gradient evaluations (one at least).
@@ -150,6 +150,7 @@ class Settings:
   method: str = "quped"
   rounds: int = 40
   steps: int = 40
+  epochs: int = 0
   budget: str = "steps"
   batch_size: int = 16
   clients_per_round: int = 0
@@ -203,10 +204,10 @@ class Settings:
       raise ValueError("bits=(): must hold at least one precision")
     codebook_lib.check_bits(self.bits)
     clients_lib.check_strategy(self.strategy, self.chunk_size, self.devices)
-    for field in ("clients", "rounds", "batch_size", "eval_every"):
+    for field in ("clients", "rounds", "steps", "batch_size", "eval_every"):
       api.check_at_least(field, getattr(self, field), 1)
     for field in (
-      "steps",
+      "epochs",
       "clients_per_round",
       "finetune_at",
       "recalibration_batches",

@@ -16,6 +16,12 @@ def test_a_budget_of_steps_is_the_same_for_every_method():
   assert made(steps=8).settings.steps == 8
 
 
+def test_epochs_are_those_of_the_average_client():
+  # 5, 23 and 40 samples are 22 on average: two batches of eight.
+  assert made(epochs=1).settings.steps == 2
+  assert made(epochs=3).settings.steps == 6
+
+
 @pytest.mark.parametrize(
   ("bits", "steps", "expected"),
   # Of local training's evaluations, 1 a step or 3 with levels, one of QuPeD's
