@@ -106,15 +106,18 @@ def make_apfl(
       labels = training.label_objective(model, batch)
       v, w = learner.params, shared.params
 
-      def of_own(params, stats):
-        return labels(mix(alpha, params, w), stats)
-
-      def of_alpha(alpha):
-        return labels(mix(alpha, v, w), learner.stats)[0]
-
-      # The passes through the mixture are the same ones, compiled once.
-      slope = jax.grad(of_alpha)(alpha)
-      learner, loss = training.alternating.step(learner, of_own, context.rates)
+      # One pass through the mixture gives both gradients.
+      (loss, stats), grads = jax.value_and_grad(labels, has_aux=True)(
+        mix(alpha, v, w), learner.stats
+      )
+      slopes = jax.tree.map(lambda g, v, w: jnp.vdot(g, v - w), grads, v, w)
+      slope = sum(jax.tree.leaves(slopes))
+      learner, _ = training.alternating.step(
+        learner,
+        lambda params, _: (loss, stats),  # A constant, with the gradient:
+        context.rates,
+        correction=jax.tree.map(lambda g: alpha * g, grads),
+      )
       alpha = jnp.clip(alpha - options.alpha_learning_rate * slope, 0, 1)
       shared, opt_state, _ = personal.shared_step(
         training, shared, opt_state, labels, context

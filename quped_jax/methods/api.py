@@ -333,12 +333,6 @@ def tree_difference(new: Any, old: Any) -> Any:
   return jax.tree.map(jnp.subtract, new, old)
 
 
-def squared_distance(first: Any, second: Any) -> jax.Array:
-  """Sum over all leaves of the squared differences of two trees."""
-  squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square(a - b)), first, second)
-  return sum(jax.tree.leaves(squares), start=jnp.zeros(()))
-
-
 def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
   """Weighted mean of the messages of all cohorts; zero if nobody sent one.
 

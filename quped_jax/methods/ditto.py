@@ -10,8 +10,8 @@ with w_t the global model as it was received. lambda = 0 is local training
 beside FedAvg; a large lambda ties v_i to w_t.
 
 Down: the global model w. Up: the difference of the copy. The copy is of full
-precision. v_i may be quantized: its steps are alternating ones, with the
-penalty at x and at Q(x).
+precision. v_i may be quantized: its steps are alternating ones, in which the
+penalty pulls the weights x, and the levels follow the loss.
 
 References:
   Li, Hu, Beirami, Smith, Ditto: Fair and Robust Federated Learning Through
@@ -20,6 +20,8 @@ References:
 
 import dataclasses
 from typing import Any
+
+import jax
 
 from quped_jax.methods import api, personal
 
@@ -68,12 +70,13 @@ def make_ditto(
       learner, shared, opt_state = carry
       labels = training.label_objective(models.shared, batch)
 
-      def tied(params, stats):
-        loss, stats = labels(params, stats)
-        distance = api.squared_distance(params, download.params)
-        return loss + options.lambda_p / 2 * distance, stats
-
-      learner, loss = training.alternating.step(learner, tied, context.rates)
+      # The gradient of (lambda / 2) ||v - w_t||^2.
+      pull = jax.tree.map(
+        lambda v, w: options.lambda_p * (v - w), learner.params, download.params
+      )
+      learner, loss = training.alternating.step(
+        learner, labels, context.rates, correction=pull
+      )
       shared, opt_state, _ = personal.shared_step(
         training, shared, opt_state, labels, context
       )

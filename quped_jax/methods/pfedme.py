@@ -14,11 +14,12 @@ step to step, and starts each round from w.
 Down: the global model w. Up: w_i, as a difference. The server mixes:
 w <- (1 - beta) w + beta * mean of w_i.
 
-Theta may be quantized: its steps are alternating ones with the penalty at x
-and at Q(x), its levels stay with the client, and w_i follows x. In the second
-phase, where theta's weights sit at their levels, it does not start from w
-again. The step size of theta is `learning_rate`; with plain SGD its product
-with lambda should be below 1.
+Theta may be quantized: its steps are alternating ones. The penalty then pulls
+the weights x, once and not also at Q(x), where it would count twice for what
+is not quantized; w_i follows x; the levels, which stay with the client, follow
+the loss. In the second phase, where theta's weights sit at their levels, it
+does not start from w again. The step size of theta is `learning_rate`; with
+plain SGD its product with lambda must be below 2.
 
 References:
   Dinh, Tran, Nguyen, Personalized Federated Learning with Moreau Envelopes,
@@ -100,19 +101,19 @@ def make_pfedme(
       theta, w = carry
       labels = training.label_objective(models.shared, batch)
 
-      def envelope(params, stats):
-        loss, stats = labels(params, stats)
-        distance = api.squared_distance(params, w)
-        return loss + lambda_p / 2 * distance, stats
-
       def inner_step(theta, _):
-        return training.alternating.step(theta, envelope, context.rates)
+        # The gradient of the penalty.
+        pull = jax.tree.map(lambda t, w: lambda_p * (t - w), theta.params, w)
+        return training.alternating.step(
+          theta, labels, context.rates, correction=pull
+        )
 
       theta, losses = jax.lax.scan(
         inner_step, theta, length=options.inner_steps
       )
-      params, _ = alternating.current(theta)
-      w = jax.tree.map(lambda w, t: w - eta * lambda_p * (w - t), w, params)
+      w = jax.tree.map(
+        lambda w, t: w - eta * lambda_p * (w - t), w, theta.params
+      )
       return (theta, w), {"loss": losses[0]}
 
     carry = (start(client, download), download.params)
