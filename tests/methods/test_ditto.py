@@ -23,13 +23,8 @@ def test_without_penalty_it_is_local_training_beside_fedavg():
 
 
 def test_a_quantized_client_without_penalty_is_that_of_local_training():
-  own, local = (
-    alone.play(alone.make(name, bits=2, **options), download=download)
-    for name, options, download in (
-      ("ditto", {"lambda_p": 0.0}, None),
-      ("local", {}, ()),
-    )
-  )
+  own = alone.play(alone.make("ditto", bits=2, lambda_p=0.0))
+  local = alone.play(alone.make("local", bits=2), download=())
   assert tiny.largest_difference(own.start, local.start) == 0
   own, local = own.result.client, local.result.client
   assert tiny.largest_difference(own, local) < 1e-6

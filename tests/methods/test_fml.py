@@ -1,5 +1,5 @@
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 import quped_jax as qj
@@ -123,7 +123,7 @@ def test_cohorts_of_two_architectures_share_a_third():
     server = made.init_server(key, example)
     sums = {}
     for index, cohort in enumerate(clients):
-      client_id = np.int32(index)
+      client_id = jnp.int32(index)
       client = made.init_client(
         key, example, server, client_id, api.ClientSpec(2), cohort
       )
