@@ -8,8 +8,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from quped_jax.methods import api
+from quped_jax.methods.apfl import ApflOptions, make_apfl
+from quped_jax.methods.ditto import DittoOptions, make_ditto
+from quped_jax.methods.fd import FdOptions, make_fd
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
+from quped_jax.methods.fedkd import FedkdOptions, make_fedkd
+from quped_jax.methods.fml import FmlOptions, make_fml
 from quped_jax.methods.local import LocalOptions, make_local
+from quped_jax.methods.pfedme import PfedmeOptions, make_pfedme
 from quped_jax.methods.quped import QupedOptions, make_quped
 from quped_jax.methods.qupel import QupelOptions, make_qupel
 
@@ -33,6 +39,12 @@ METHODS: dict[str, Entry] = {
   "qupel": Entry(make_qupel, QupelOptions),
   "fedavg": Entry(make_fedavg, FedavgOptions),
   "local": Entry(make_local, LocalOptions),
+  "pfedme": Entry(make_pfedme, PfedmeOptions),
+  "ditto": Entry(make_ditto, DittoOptions),
+  "apfl": Entry(make_apfl, ApflOptions),
+  "fml": Entry(make_fml, FmlOptions),
+  "fedkd": Entry(make_fedkd, FedkdOptions),
+  "fd": Entry(make_fd, FdOptions),
 }
 
 

@@ -1,0 +1,159 @@
+r"""APFL: a learned mixture of a personal and the global model.
+
+A client evaluates the mixture
+
+.. math:: \bar v = \alpha v + (1 - \alpha) w
+
+of its personal model v and the global model, in proportions of its own. Each
+local step takes one batch for all three updates, at the same v, w and alpha:
+
+.. math::
+  w &\leftarrow w - \eta \nabla f(w) \\
+  v &\leftarrow v - \eta \nabla_v f(\bar v)
+    = v - \eta \alpha \nabla f(\bar v) \\
+  \alpha &\leftarrow \mathrm{clip}(\alpha - \eta_\alpha
+    \langle \nabla f(\bar v), v - w \rangle, 0, 1)
+
+alpha = 1 is local training beside FedAvg, alpha = 0 is FedAvg. The paper's
+update of alpha is that of every step, with the step size of the weights; its
+released code takes it once per round, in the first step.
+
+Down: the global model w. Up: the difference of the client's copy of it. v and
+alpha stay; the personalized model is the mixture of v and the server's current
+w. All clients have full precision: the mixture of a quantized and another
+model is not quantized.
+
+References:
+  Deng, Kamani, Mahdavi, Adaptive Personalized Federated Learning, 2020.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.alternating import Learner
+from quped_jax.methods import api, personal
+
+
+@dataclasses.dataclass(frozen=True)
+class ApflOptions:
+  """Settings of APFL.
+
+  Attributes:
+    alpha: initial weight of the personal model in the mixture, in [0, 1].
+    alpha_learning_rate: step size of that weight; 0 keeps it.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  alpha: float = 0.5
+  alpha_learning_rate: float = 0.05
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_unit_interval("apfl.alpha", self.alpha)
+    api.check_not_negative("apfl.alpha_learning_rate", self.alpha_learning_rate)
+    api.check_choice("apfl.weighting", self.weighting, api.WEIGHTINGS)
+
+
+class ApflClient(NamedTuple):
+  """State of a client.
+
+  Attributes:
+    learner: v; its batch-norm statistics are those of the mixture.
+    alpha: weight of v in the mixture, float `[]`.
+  """
+
+  learner: Learner
+  alpha: jax.Array
+
+
+def mix(alpha: Any, own: Any, shared: Any) -> Any:
+  """alpha * own + (1 - alpha) * shared, leaf by leaf."""
+  return jax.tree.map(lambda v, w: alpha * v + (1 - alpha) * w, own, shared)
+
+
+def make_apfl(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: ApflOptions,
+) -> api.FederatedMethod:
+  """Makes APFL.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture, or quantized clients.
+  """
+  del federation
+  api.check_same_model("apfl", models)
+  api.check_full_precision(
+    "apfl", training, "a mixture with the global model is not quantized"
+  )
+  model = models.shared
+
+  def client_update(download, client, data, context, cohort):
+    del cohort
+
+    def step(carry, batch):
+      (learner, alpha), shared, opt_state = carry
+      labels = training.label_objective(model, batch)
+      v, w = learner.params, shared.params
+
+      # One pass through the mixture gives both gradients.
+      (loss, stats), grads = jax.value_and_grad(labels, has_aux=True)(
+        mix(alpha, v, w), learner.stats
+      )
+      slopes = jax.tree.map(lambda g, v, w: jnp.vdot(g, v - w), grads, v, w)
+      slope = sum(jax.tree.leaves(slopes))
+      learner, _ = training.alternating.step(
+        learner,
+        lambda params, _: (loss, stats),  # A constant, with the gradient:
+        context.rates,
+        correction=jax.tree.map(lambda g: alpha * g, grads),
+      )
+      alpha = jnp.clip(alpha - options.alpha_learning_rate * slope, 0, 1)
+      shared, opt_state, _ = personal.shared_step(
+        training, shared, opt_state, labels, context
+      )
+      return (ApflClient(learner, alpha), shared, opt_state), {"loss": loss}
+
+    opt_state = training.shared_optimizer.init(download.params)
+    carry = (client, download, opt_state)
+    (client, shared, _), metrics = api.local_steps(
+      step, carry, data, context, training
+    )
+    weight = api.client_weight(options.weighting, data)
+    message = api.tree_difference(shared, download)
+    return api.ClientResult(client, message, weight, metrics)
+
+  method = personal.personal_method(
+    models,
+    training,
+    client_update,
+    # Of the mixture, and of the copy.
+    gradients=2 * training.steps,
+  )
+
+  def init_client(*args):
+    learner = method.init_client(*args)
+    return ApflClient(learner, jnp.float32(options.alpha))
+
+  def variants(server, client, data, context, cohort):
+    del data, context, cohort
+    learner, alpha = client
+    mixture = mix(alpha, learner.params, server.params)
+    return {
+      "personalized": (mixture, learner.stats, model),
+      "global": (*server, model),
+    }
+
+  return method._replace(
+    init_client=init_client, variants=variants, headline="personalized"
+  )

@@ -1,0 +1,100 @@
+r"""Ditto: FedAvg, and beside it personal models that are tied to its model.
+
+Each local step takes one batch for both: a step of the client's copy of the
+global model, exactly as in FedAvg, and one of its personal model
+
+.. math::
+  v_i \leftarrow v_i - \eta (\nabla f_i(v_i) + \lambda (v_i - w_t)),
+
+with w_t the global model as it was received. lambda = 0 is local training
+beside FedAvg; a large lambda ties v_i to w_t.
+
+Down: the global model w. Up: the difference of the copy. The copy is of full
+precision. v_i may be quantized: its steps are alternating ones, in which the
+penalty pulls the weights x, and the levels follow the loss.
+
+References:
+  Li, Hu, Beirami, Smith, Ditto: Fair and Robust Federated Learning Through
+  Personalization, 2021.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from quped_jax.methods import api, personal
+
+
+@dataclasses.dataclass(frozen=True)
+class DittoOptions:
+  """Settings of Ditto.
+
+  Attributes:
+    lambda_p: weight of the penalty that ties v_i to w_t, at least 0.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  lambda_p: float = 1.0
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_not_negative("ditto.lambda_p", self.lambda_p)
+    api.check_choice("ditto.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def make_ditto(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: DittoOptions,
+) -> api.FederatedMethod:
+  """Makes Ditto.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  del federation
+  api.check_same_model("ditto", models)
+
+  def client_update(download, client, data, context, cohort):
+    del cohort
+
+    def step(carry, batch):
+      learner, shared, opt_state = carry
+      labels = training.label_objective(models.shared, batch)
+
+      # The gradient of (lambda / 2) ||v - w_t||^2.
+      pull = jax.tree.map(
+        lambda v, w: options.lambda_p * (v - w), learner.params, download.params
+      )
+      learner, loss = training.alternating.step(
+        learner, labels, context.rates, correction=pull
+      )
+      shared, opt_state, _ = personal.shared_step(
+        training, shared, opt_state, labels, context
+      )
+      return (learner, shared, opt_state), {"loss": loss}
+
+    opt_state = training.shared_optimizer.init(download.params)
+    carry = (client, download, opt_state)
+    (client, shared, _), metrics = api.local_steps(
+      step, carry, data, context, training
+    )
+    weight = api.client_weight(options.weighting, data)
+    message = api.tree_difference(shared, download)
+    return api.ClientResult(client, message, weight, metrics)
+
+  return personal.personal_method(
+    models,
+    training,
+    client_update,
+    # Of v_i, and of the copy.
+    gradients=training.steps * (training.gradients_per_step + 1),
+  )

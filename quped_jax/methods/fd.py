@@ -1,0 +1,168 @@
+r"""FD, federated distillation: clients exchange mean outputs per label.
+
+No model travels. While a client trains it sums up the softmax outputs of its
+model for every label of its samples. From what all *others* summed up in the
+last round it has their mean output g_y for each label y, and learns
+
+.. math:: CE(y, p) + \gamma \, CE(g_y, p).
+
+A label that nobody else holds gets no such term, nor does any in the first
+round.
+
+Down: the sums and counts of all who took part in the last round, and its
+number. Up: the client's own. It keeps what it sent, and subtracts that from
+the next download if it is in there; so the server needs to know of no client
+in particular. The mean over the others weighs samples equally.
+
+As in the paper the outputs are those of the local steps as they come, each
+before its step. A quantized client learns by alternating steps, and its
+outputs are those of its model at x (in the second phase, at its levels).
+
+References:
+  Jeong, Oh, Kim, Park, Bennis, Kim, Communication-Efficient On-Device Machine
+  Learning: Federated Distillation and Augmentation under Non-IID Private Data,
+  2018.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax import alternating
+from quped_jax.alternating import Learner
+from quped_jax.methods import api, label_outputs, personal
+from quped_jax.methods.label_outputs import Outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class FdOptions:
+  """Settings of FD.
+
+  Attributes:
+    gamma: weight of the others' outputs against labels, at least 0.
+  """
+
+  gamma: float = 0.1
+
+  def __post_init__(self):
+    api.check_not_negative("fd.gamma", self.gamma)
+
+
+class FdServer(NamedTuple):
+  """State of the server, and what it sends.
+
+  Attributes:
+    outputs: of all who took part in the last round.
+    round: int32 `[]`, which round that was; -1 for none.
+  """
+
+  outputs: Outputs
+  round: jax.Array
+
+
+class FdClient(NamedTuple):
+  """State of a client.
+
+  Attributes:
+    learner: its model.
+    sent: the outputs that it sent last.
+    round: int32 `[]`, in which round that was; -1 for none.
+  """
+
+  learner: Learner
+  sent: Outputs
+  round: jax.Array
+
+
+def others(download: FdServer, client: FdClient) -> Outputs:
+  """What all other clients sent in the last round."""
+  is_in = client.round == download.round
+  return jax.tree.map(
+    lambda total, own: total - jnp.where(is_in, own, 0),
+    download.outputs,
+    client.sent,
+  )
+
+
+def make_fd(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FdOptions,
+) -> api.FederatedMethod:
+  """Makes FD.
+
+  Args:
+    models: of each cohort, of any architectures with the same classes.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+  """
+  del federation
+
+  def client_update(download, client, data, context, cohort):
+    model = models.clients[cohort]
+    teacher = others(download, client)
+
+    def step(carry, batch):
+      learner, sums = carry
+
+      def objective(params, stats):
+        logits, stats = model.apply(params, stats, batch.inputs, True)
+        loss = training.loss(logits, batch.labels)
+        taught = label_outputs.taught_loss(logits, batch.labels, teacher)
+        return loss + options.gamma * taught, stats
+
+      logits, _ = model.apply(*alternating.current(learner), batch.inputs, True)
+      sums = jax.tree.map(
+        jnp.add, sums, label_outputs.collect(logits, batch.labels)
+      )
+      learner, loss = training.alternating.step(
+        learner, objective, context.rates
+      )
+      return (learner, sums), {"loss": loss}
+
+    carry = (client.learner, jax.tree.map(jnp.zeros_like, client.sent))
+    (learner, sums), metrics = api.local_steps(
+      step, carry, data, context, training
+    )
+    new = FdClient(learner, sums, context.round)
+    return api.ClientResult(new, sums, 1.0, metrics)
+
+  method = personal.personal_method(
+    models,
+    training,
+    client_update,
+    gradients=training.steps * training.gradients_per_step,
+    shares_model=False,
+  )
+
+  def nothing(key, inputs):
+    model = next(iter(models.clients.values()))
+    logits = jax.eval_shape(
+      lambda: model.apply(*model.init(key, inputs), inputs, False)[0]
+    )
+    classes = logits.shape[-1]
+    return Outputs(jnp.zeros((classes, classes)), jnp.zeros(classes))
+
+  def init_server(key, inputs):
+    return FdServer(nothing(key, inputs), jnp.int32(-1))
+
+  def init_client(key, inputs, *rest):
+    learner = method.init_client(key, inputs, *rest)
+    return FdClient(learner, nothing(key, inputs), jnp.int32(-1))
+
+  def server_update(server, aggregates, context):
+    totals = [a.total for a in aggregates.values()]
+    summed = jax.tree.map(lambda *parts: sum(parts), *totals)
+    heard = sum(a.weight for a in aggregates.values()) > 0
+    new = FdServer(summed, context.round)
+    return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, server)
+
+  return method._replace(
+    init_server=init_server,
+    init_client=init_client,
+    server_update=server_update,
+  )

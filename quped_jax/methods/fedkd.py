@@ -1,0 +1,86 @@
+r"""FedKD: a large mentor stays with the client, a small mentee travels.
+
+Mentor and mentee learn from the labels and, adaptively, from each other: the
+less either knows, the less their divergence counts,
+
+.. math::
+  L_{mentor} &= CE_{mentor}
+    + \frac{KL(mentee \,\|\, mentor)}{CE_{mentor} + CE_{mentee}} \\
+  L_{mentee} &= CE_{mentee}
+    + \frac{KL(mentor \,\|\, mentee)}{CE_{mentor} + CE_{mentee}}.
+
+Each loss is differentiated in its own model alone; the other's logits and the
+divisor are held constant, so that the divisor is a weight and no reward for
+large losses. (The released code differentiates the sum of both losses in
+everything.)
+
+Down: the mentee, the global model. Up: its difference. The mentor may be
+quantized: it then learns by alternating steps, each view with a divisor of its
+own, and teaches in its quantized form. The mentee is of full precision.
+
+Left out: the loss on hidden states and attentions, which needs matching layers
+of both, and the compression of the mentee's updates by truncated singular
+value decompositions.
+
+References:
+  Wu, Wu, Lyu, Huang, Xie, Communication-Efficient Federated Learning via
+  Knowledge Distillation, 2022.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax import distill
+from quped_jax.methods import api, mutual
+
+# Both models may have learned a batch by heart.
+_SMALLEST_DIVISOR = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class FedkdOptions:
+  """Settings of FedKD.
+
+  Attributes:
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_choice("fedkd.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def make_fedkd(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedkdOptions,
+) -> api.FederatedMethod:
+  """Makes FedKD.
+
+  Args:
+    models: `shared` is the mentee's, `clients` are the mentors', of any
+      architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+  """
+  del federation
+
+  def adaptive_loss(logits, teacher, labels):
+    own = training.loss(logits, labels)
+    both = jax.lax.stop_gradient(own) + training.loss(teacher, labels)
+    taught = distill.kl_divergence(teacher, logits)
+    return own + taught / jnp.maximum(both, _SMALLEST_DIVISOR)
+
+  return mutual.mutual_method(
+    models,
+    training,
+    own_loss=adaptive_loss,
+    shared_loss=adaptive_loss,
+    weighting=options.weighting,
+  )

@@ -1,0 +1,81 @@
+r"""FML, federated mutual learning: own models and copies of a shared one.
+
+Every client has a model of its own, of any architecture, and a copy of the
+shared model; on every batch each learns from the labels and from the other,
+
+.. math::
+  L_{own} &= \alpha \, CE + (1 - \alpha) \, T^2 KL(shared \,\|\, own) \\
+  L_{shared} &= \beta \, CE + (1 - \beta) \, T^2 KL(own \,\|\, shared),
+
+the other's logits held constant. alpha = beta = 1 is local training beside
+FedAvg.
+
+Down: the shared model. Up: the difference of the copy, which is of full
+precision. The server takes the mean, uniform as in the paper. A quantized own
+model learns by alternating steps, and teaches in its quantized form.
+
+References:
+  Shen, Zhang, Jia, Zhang, Huang, Zhou, Kuang, Wu, Wu, Federated Mutual
+  Learning, 2020.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+from quped_jax import distill
+from quped_jax.methods import api, mutual
+
+
+@dataclasses.dataclass(frozen=True)
+class FmlOptions:
+  """Settings of FML.
+
+  Attributes:
+    alpha: weight of the labels for the own model, in [0, 1]; the rest is that
+      of the shared model's teaching.
+    beta: weight of the labels for the shared model, likewise.
+    temperature: T, by which logits are divided.
+    weighting: of the clients in the mean, "uniform" or by "samples".
+  """
+
+  alpha: float = 0.5
+  beta: float = 0.5
+  temperature: float = 1.0
+  weighting: str = "uniform"
+
+  def __post_init__(self):
+    api.check_unit_interval("fml.alpha", self.alpha)
+    api.check_unit_interval("fml.beta", self.beta)
+    api.check_positive("fml.temperature", self.temperature)
+    api.check_choice("fml.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def make_fml(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FmlOptions,
+) -> api.FederatedMethod:
+  """Makes FML.
+
+  Args:
+    models: of the shared model and of each cohort, of any architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+  """
+  del federation
+
+  def mutual_loss(logits, teacher, labels, share):
+    from_labels = training.loss(logits, labels)
+    taught = distill.kl_divergence(teacher, logits, options.temperature)
+    return share * from_labels + (1 - share) * taught
+
+  return mutual.mutual_method(
+    models,
+    training,
+    own_loss=functools.partial(mutual_loss, share=options.alpha),
+    shared_loss=functools.partial(mutual_loss, share=options.beta),
+    weighting=options.weighting,
+  )

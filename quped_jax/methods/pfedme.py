@@ -1,0 +1,142 @@
+r"""pFedMe: personal models within a Moreau envelope around the global one.
+
+Every client minimises the envelope of its loss in its copy w_i of the global
+model,
+
+.. math::
+  F_i(w) = \min_\theta f_i(\theta) + \tfrac{\lambda}{2} \|\theta - w\|^2,
+  \qquad \nabla F_i(w) = \lambda (w - \theta^*(w)),
+
+and keeps theta, its personal model. Each local step draws one batch, on which
+theta takes K steps of its own; then w_i moves towards it. Theta goes on from
+step to step, and starts each round from w.
+
+Down: the global model w. Up: w_i, as a difference. The server mixes:
+w <- (1 - beta) w + beta * mean of w_i.
+
+Theta may be quantized: its steps are alternating ones. The penalty then pulls
+the weights x, once and not also at Q(x), where it would count twice for what
+is not quantized; w_i follows x; the levels, which stay with the client, follow
+the loss. In the second phase, where theta's weights sit at their levels, it
+does not start from w again. The step size of theta is `learning_rate`; with
+plain SGD its product with lambda must be below 2.
+
+References:
+  Dinh, Tran, Nguyen, Personalized Federated Learning with Moreau Envelopes,
+  2020.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from quped_jax import alternating
+from quped_jax.methods import api, personal
+
+
+@dataclasses.dataclass(frozen=True)
+class PfedmeOptions:
+  """Settings of pFedMe.
+
+  Attributes:
+    lambda_p: weight of the penalty that ties theta to w_i, positive.
+    inner_steps: K, steps of theta on each batch, at least 1.
+    eta: step size of w_i; its product with lambda_p must be below 1.
+    beta: weight of the mean against the old global model, positive.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  lambda_p: float = 15.0
+  inner_steps: int = 5
+  eta: float = 0.05
+  beta: float = 1.0
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_positive("pfedme.lambda_p", self.lambda_p)
+    api.check_at_least("pfedme.inner_steps", self.inner_steps, 1)
+    api.check_positive("pfedme.eta", self.eta)
+    if self.eta * self.lambda_p >= 1:
+      raise ValueError(
+        f"pfedme.eta={self.eta}: must be below {1 / self.lambda_p:.4g}, "
+        f"which is 1 / pfedme.lambda_p"
+      )
+    api.check_positive("pfedme.beta", self.beta)
+    api.check_choice("pfedme.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def make_pfedme(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: PfedmeOptions,
+) -> api.FederatedMethod:
+  """Makes pFedMe.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  del federation
+  api.check_same_model("pfedme", models)
+  lambda_p, eta = options.lambda_p, options.eta
+
+  def start(learner, shared):
+    """Theta at w, with its own levels and states of optimizers."""
+    if learner.assignments is not None:
+      return learner
+    return learner._replace(params=shared.params, stats=shared.stats)
+
+  def client_update(download, client, data, context, cohort):
+    del cohort
+
+    def step(carry, batch):
+      theta, w = carry
+      labels = training.label_objective(models.shared, batch)
+
+      def inner_step(theta, _):
+        # The gradient of the penalty.
+        pull = jax.tree.map(lambda t, w: lambda_p * (t - w), theta.params, w)
+        return training.alternating.step(
+          theta, labels, context.rates, correction=pull
+        )
+
+      theta, losses = jax.lax.scan(
+        inner_step, theta, length=options.inner_steps
+      )
+      w = jax.tree.map(
+        lambda w, t: w - eta * lambda_p * (w - t), w, theta.params
+      )
+      return (theta, w), {"loss": losses[0]}
+
+    carry = (start(client, download), download.params)
+    (theta, w), metrics = api.local_steps(step, carry, data, context, training)
+    # w_i never sees data: its statistics are those of theta.
+    _, stats = alternating.current(theta)
+    message = api.tree_difference(api.GlobalModel(w, stats), download)
+    weight = api.client_weight(options.weighting, data)
+    return api.ClientResult(theta, message, weight, metrics)
+
+  def server_update(server, aggregates, context):
+    del context
+    mean = api.mean_message(aggregates, server)
+    # Statistics are averaged: beyond their mean, variances could be negative.
+    mixed = jax.tree.map(lambda d: options.beta * d, mean.params)
+    return optax.apply_updates(server, mean._replace(params=mixed))
+
+  method = personal.personal_method(
+    models,
+    training,
+    client_update,
+    gradients=(
+      training.steps * options.inner_steps * training.gradients_per_step
+    ),
+  )
+  return method._replace(server_update=server_update)
