@@ -8,7 +8,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from quped_jax.methods import api
+from quped_jax.methods.cfd import CfdOptions, make_cfd
+from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
+from quped_jax.methods.feddf import FeddfOptions, make_feddf
+from quped_jax.methods.fedmd import FedmdOptions, make_fedmd
 from quped_jax.methods.local import LocalOptions, make_local
 from quped_jax.methods.quped import QupedOptions, make_quped
 from quped_jax.methods.qupel import QupelOptions, make_qupel
@@ -33,6 +37,10 @@ METHODS: dict[str, Entry] = {
   "qupel": Entry(make_qupel, QupelOptions),
   "fedavg": Entry(make_fedavg, FedavgOptions),
   "local": Entry(make_local, LocalOptions),
+  "feddf": Entry(make_feddf, FeddfOptions),
+  "ds_fl": Entry(make_ds_fl, DsFlOptions),
+  "cfd": Entry(make_cfd, CfdOptions),
+  "fedmd": Entry(make_fedmd, FedmdOptions),
 }
 
 
