@@ -12,6 +12,8 @@ from quped_jax.methods.cfd import CfdOptions, make_cfd
 from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
 from quped_jax.methods.feddf import FeddfOptions, make_feddf
+from quped_jax.methods.fedgen import FedgenOptions, make_fedgen
+from quped_jax.methods.fedgkt import FedgktOptions, make_fedgkt
 from quped_jax.methods.fedmd import FedmdOptions, make_fedmd
 from quped_jax.methods.local import LocalOptions, make_local
 from quped_jax.methods.quped import QupedOptions, make_quped
@@ -41,6 +43,8 @@ METHODS: dict[str, Entry] = {
   "ds_fl": Entry(make_ds_fl, DsFlOptions),
   "cfd": Entry(make_cfd, CfdOptions),
   "fedmd": Entry(make_fedmd, FedmdOptions),
+  "fedgkt": Entry(make_fedgkt, FedgktOptions),
+  "fedgen": Entry(make_fedgen, FedgenOptions),
 }
 
 

@@ -35,6 +35,7 @@ import optax
 from quped_jax import distill, evaluate
 from quped_jax.methods import api, averaging
 from quped_jax.methods import public as public_lib
+from quped_jax.methods import server as server_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class FeddfOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    public_lib.check_distillation("feddf", self)
+    server_lib.check_steps("feddf", self, "distill")
     api.check_positive("feddf.temperature", self.temperature)
     api.check_choice("feddf.weighting", self.weighting, api.WEIGHTINGS)
 
@@ -136,9 +137,9 @@ def make_feddf(
 
   def receive(server, message, weight, context, cohort):
     plain = api.weighted_sum(server, message, weight, context, cohort)
-    sent = jax.tree.map(jnp.add, server.models[cohort], message)
+    params, stats = jax.tree.map(jnp.add, server.models[cohort], message)
     logits = evaluate.predict(
-      models.clients[cohort], *sent, context.public.data()
+      models.clients[cohort], params, stats, context.public.data()
     )
     counts = plain.weight > 0
     heard = Heard(
@@ -171,7 +172,7 @@ def make_feddf(
         loss=loss,
         batch_size=training.batch_size,
       )
-      return public_lib.if_heard(aggregates, taught, own)
+      return server_lib.if_heard(aggregates, taught, own)
 
     return FeddfServer({c: update(c, a) for c, a in aggregates.items()})
 

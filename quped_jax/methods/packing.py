@@ -77,7 +77,7 @@ def encode(probabilities: jax.Array, bits: int) -> jax.Array:
   return pack(apportion(probabilities, 2**bits - 1), bits)
 
 
-def decode(encoded: jax.Array, bits: int, shape: tuple[int, int]) -> jax.Array:
+def decode(encoded: jax.Array, bits: int, shape: tuple[int, ...]) -> jax.Array:
   """Soft labels of the given shape from what `encode` made of them."""
   if bits == FULL:
     return encoded
@@ -85,7 +85,7 @@ def decode(encoded: jax.Array, bits: int, shape: tuple[int, int]) -> jax.Array:
   return integers.astype(jnp.result_type(float)) / (2**bits - 1)
 
 
-def nothing(bits: int, shape: tuple[int, int]) -> jax.Array:
+def nothing(bits: int, shape: tuple[int, ...]) -> jax.Array:
   """Encoded soft labels that are all zero: none are known yet."""
   if bits == FULL:
     return jnp.zeros(shape)

@@ -14,7 +14,7 @@ import optax
 from quped_jax import alternating, evaluate, transforms
 from quped_jax.alternating import Learner
 from quped_jax.federation import ClientData, PublicSet
-from quped_jax.methods import api, averaging
+from quped_jax.methods import api, averaging, server
 from quped_jax.models import Model
 
 # `(logits, targets) -> scalar`, both `[batch, ...]`
@@ -210,43 +210,16 @@ def distill(
     return shared
   optimizer = transforms.base_optimizer(options.distill_optimizer)
 
-  def step(carry, position):
-    shared, opt_state = carry
-    batch = data.batch(position)
+  def objective(params, stats, positions):
+    batch = data.batch(positions)
+    logits, stats = model.apply(params, stats, batch.inputs, True)
+    return loss(logits, batch.labels), stats
 
-    def objective(params):
-      logits, stats = model.apply(params, shared.stats, batch.inputs, True)
-      return loss(logits, batch.labels), stats
-
-    grads, stats = jax.grad(objective, has_aux=True)(shared.params)
-    updates, opt_state = optimizer.update(
-      grads,
-      opt_state,
-      shared.params,
-      learning_rate=options.distill_learning_rate,
-    )
-    params: Any = optax.apply_updates(shared.params, updates)
-    return (api.GlobalModel(params, stats), opt_state), None
-
-  carry = (shared, optimizer.init(shared.params))
-  positions = data.draw(key, options.distill_steps, batch_size)
-  return jax.lax.scan(step, carry, positions)[0][0]
-
-
-def if_heard(aggregates: dict[str, api.Aggregate], new: Any, old: Any) -> Any:
-  """The server's new state, or the old one if nobody sent anything."""
-  heard = sum(a.weight for a in aggregates.values()) > 0
-  return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, old)
-
-
-def check_distillation(method: str, options: Any) -> None:
-  """Raises a ValueError for wrong options `distill_*` of a method."""
-  api.check_at_least(f"{method}.distill_steps", options.distill_steps, 0)
-  api.check_positive(
-    f"{method}.distill_learning_rate", options.distill_learning_rate
-  )
-  api.check_choice(
-    f"{method}.distill_optimizer",
-    options.distill_optimizer,
-    transforms.OPTIMIZERS,
-  )
+  return server.descend(
+    optimizer,
+    options.distill_learning_rate,
+    objective,
+    shared,
+    optimizer.init(shared.params),
+    data.draw(key, options.distill_steps, batch_size),
+  )[0]

@@ -16,6 +16,7 @@ import jax
 from quped_jax import evaluate
 from quped_jax.methods import api, packing, personal
 from quped_jax.methods import public as public_lib
+from quped_jax.methods import server as server_lib
 
 
 class SoftLabelServer(NamedTuple):
@@ -39,7 +40,7 @@ def check_options(method: str, options: Any) -> None:
   """Raises a ValueError for wrong options that all such methods have."""
   api.check_at_least(f"{method}.public_samples", options.public_samples, 0)
   api.check_at_least(f"{method}.digest_steps", options.digest_steps, 0)
-  public_lib.check_distillation(method, options)
+  server_lib.check_steps(method, options, "distill")
   api.check_choice(f"{method}.weighting", options.weighting, api.WEIGHTINGS)
 
 
@@ -129,7 +130,7 @@ def soft_label_method(
     next_rows = public_lib.draw_rows(context.key, size, samples)
     download = public_lib.Download(labels, rows, next_rows)
     new = SoftLabelServer(model, download)
-    return public_lib.if_heard(aggregates, new, server)
+    return server_lib.if_heard(aggregates, new, server)
 
   method = personal.personal_method(
     models,

@@ -158,15 +158,6 @@ def test_a_client_says_what_it_knows_after_training(federation, network):
   assert tiny.largest_difference(taught.params, new.params) > 1e-3
 
 
-def test_the_server_moves_only_if_it_heard_somebody():
-  def aggregate(weight):
-    return api.Aggregate((), jnp.float32(weight))
-
-  for weights, expected in (((0, 0), 1.0), ((0, 2), 5.0)):
-    heard = {str(i): aggregate(w) for i, w in enumerate(weights)}
-    assert public.if_heard(heard, jnp.float32(5), jnp.float32(1)) == expected
-
-
 def test_a_public_set_is_predicted_in_any_batches(federation, network):
   model, params, stats = network
   data = federation.public.data()
