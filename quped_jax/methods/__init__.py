@@ -9,10 +9,16 @@ from typing import Any, NamedTuple
 
 from quped_jax.methods import api
 from quped_jax.methods.apfl import ApflOptions, make_apfl
+from quped_jax.methods.cfd import CfdOptions, make_cfd
 from quped_jax.methods.ditto import DittoOptions, make_ditto
+from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fd import FdOptions, make_fd
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
+from quped_jax.methods.feddf import FeddfOptions, make_feddf
+from quped_jax.methods.fedgen import FedgenOptions, make_fedgen
+from quped_jax.methods.fedgkt import FedgktOptions, make_fedgkt
 from quped_jax.methods.fedkd import FedkdOptions, make_fedkd
+from quped_jax.methods.fedmd import FedmdOptions, make_fedmd
 from quped_jax.methods.fml import FmlOptions, make_fml
 from quped_jax.methods.local import LocalOptions, make_local
 from quped_jax.methods.pfedme import PfedmeOptions, make_pfedme
@@ -35,16 +41,22 @@ class Entry(NamedTuple):
 
 
 METHODS: dict[str, Entry] = {
-  "quped": Entry(make_quped, QupedOptions),
-  "qupel": Entry(make_qupel, QupelOptions),
+  "apfl": Entry(make_apfl, ApflOptions),
+  "cfd": Entry(make_cfd, CfdOptions),
+  "ditto": Entry(make_ditto, DittoOptions),
+  "ds_fl": Entry(make_ds_fl, DsFlOptions),
+  "fd": Entry(make_fd, FdOptions),
   "fedavg": Entry(make_fedavg, FedavgOptions),
+  "feddf": Entry(make_feddf, FeddfOptions),
+  "fedgen": Entry(make_fedgen, FedgenOptions),
+  "fedgkt": Entry(make_fedgkt, FedgktOptions),
+  "fedkd": Entry(make_fedkd, FedkdOptions),
+  "fedmd": Entry(make_fedmd, FedmdOptions),
+  "fml": Entry(make_fml, FmlOptions),
   "local": Entry(make_local, LocalOptions),
   "pfedme": Entry(make_pfedme, PfedmeOptions),
-  "ditto": Entry(make_ditto, DittoOptions),
-  "apfl": Entry(make_apfl, ApflOptions),
-  "fml": Entry(make_fml, FmlOptions),
-  "fedkd": Entry(make_fedkd, FedkdOptions),
-  "fd": Entry(make_fd, FdOptions),
+  "quped": Entry(make_quped, QupedOptions),
+  "qupel": Entry(make_qupel, QupelOptions),
 }
 
 

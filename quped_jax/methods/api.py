@@ -284,23 +284,26 @@ def _batch_statistics(model, params, like, data, positions) -> Any:
 
 
 def local_steps(
-  step: Callable[[Any, Batch], tuple[Any, dict[str, jax.Array]]],
+  step: Callable[..., tuple[Any, dict[str, jax.Array]]],
   carry: Any,
   data: ClientData,
   context: Context,
   training: Training,
   *,
   steps: int | None = None,
+  beside: Any = None,
 ) -> tuple[Any, dict[str, jax.Array]]:
   """Runs a client's local steps of one round, each on a batch of its own.
 
   Args:
-    step: `(carry, batch) -> (carry, metrics)`.
+    step: `(carry, batch) -> (carry, metrics)`, or `(carry, batch, beside)`.
     carry: what the steps update.
     data: the client's samples.
     context: its key, and how many steps count.
     training: number of steps and size of the batches.
     steps: another number of steps than that.
+    beside: what is known of the client's training samples beside their labels,
+      arrays `[max_count, ...]`; the step is given those of its batch.
 
   Returns:
     The carry after the last step, and the metrics' means over the steps.
@@ -312,7 +315,10 @@ def local_steps(
   def body(carry, xs):
     index, position = xs
     key = jax.random.fold_in(augment_key, index)
-    new, metrics = step(carry, data.train_batch(key, position))
+    given = [data.train_batch(key, position)]
+    if beside is not None:
+      given.append(jax.tree.map(lambda x: x[position], beside))
+    new, metrics = step(carry, *given)
     if context.num_steps is not None:
       counts = index < context.num_steps
       new = jax.tree.map(lambda a, b: jnp.where(counts, a, b), new, carry)

@@ -1,0 +1,88 @@
+"""CFD: compressed federated distillation with quantized soft labels.
+
+As in ds_fl the clients' mean softmax output on a public set without labels
+teaches a server, but it is not sharpened; what goes down are the server
+model's own soft labels after that (dual distillation), and in both directions
+soft labels travel with b bits per entry: integers that sum to 2^b - 1 for every
+sample, by largest remainder. At 1 bit that is one-hot, the label of the largest
+entry.
+
+Down: the server's soft labels of the round before, packed, and which public
+samples they and this round's are of. Up: the softmax outputs on this round's
+samples, packed. No model travels, so architectures may differ. Quantized
+clients distil and train by the alternating steps; their outputs are those of
+the weights in training.
+
+Left out: delta coding, which sends only the labels that changed since the last
+round and needs messages whose size depends on their values; a one-hot label
+takes 1 bit for each class here, not the entropy of the label.
+
+References:
+  Sattler, Marban, Rischke, Samek, CFD: Communication-Efficient Federated
+  Distillation via Soft-Label Quantization and Delta Coding, 2021.
+"""
+
+import dataclasses
+from typing import Any
+
+from quped_jax.methods import api, packing, soft_labels
+
+
+@dataclasses.dataclass(frozen=True)
+class CfdOptions:
+  """Settings of CFD.
+
+  Attributes:
+    bits_up: of each entry of a soft label that clients send, 1 to 8, or 32.
+    bits_down: of those that they receive.
+    public_samples: drawn from the public set for each round; 0 for all.
+    digest_steps: of a client on the soft labels per round.
+    distill_steps: of the server per round, one batch of the clients' batch
+      size each.
+    distill_learning_rate: their step size.
+    distill_optimizer: "sgd", "momentum", "adam" or "adamw", fresh each round.
+    weighting: of the clients in the mean, "uniform" or by "samples".
+  """
+
+  bits_up: int = 1
+  bits_down: int = 1
+  public_samples: int = 0
+  digest_steps: int = 5
+  distill_steps: int = 50
+  distill_learning_rate: float = 1e-3
+  distill_optimizer: str = "adam"
+  weighting: str = "uniform"
+
+  def __post_init__(self):
+    packing.check_bits("cfd.bits_up", self.bits_up)
+    packing.check_bits("cfd.bits_down", self.bits_down)
+    soft_labels.check_options("cfd", self)
+
+
+def make_cfd(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: CfdOptions,
+) -> api.FederatedMethod:
+  """Makes CFD.
+
+  Args:
+    models: of each cohort and of the server.
+    federation: has the public set.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: no public set, or one smaller than the samples of a round.
+  """
+  return soft_labels.soft_label_method(
+    "cfd",
+    models,
+    federation,
+    training,
+    options,
+    dual=True,
+    bits_up=options.bits_up,
+    bits_down=options.bits_down,
+  )

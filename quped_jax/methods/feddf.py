@@ -1,0 +1,196 @@
+r"""FedDF: FedAvg, then distillation of the ensemble at the server.
+
+The server averages the clients' models as FedAvg does, and then teaches the
+mean w, on a public set without labels, what the clients' models k say together,
+
+.. math::
+  \min_w \; T^2 \, \mathrm{KL}\Big(
+    \mathrm{softmax}\big(\tfrac1{TK} \sum_k g_k(u)\big) \,\Big\|\,
+    \mathrm{softmax}(g_w(u) / T) \Big),
+
+where g are logits and u public samples. Clients of several architectures make
+one student each, all taught by all clients. The logits weigh the same for all
+clients, whatever `weighting` says of the parameters.
+
+Down: w of the client's architecture. Up: the difference after the local steps;
+the server computes the logits, one pass over the public set per client.
+Quantized clients are those of FedAvg: the teacher's logits are those of the
+weights in training, which travel.
+
+Left out: early stopping of the distillation on validation data, its cosine
+schedule, and dropping clients worse than chance.
+
+References:
+  Lin, Kong, Stich, Jaggi, Ensemble Distillation for Robust Model Fusion in
+  Federated Learning, 2020.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax import distill, evaluate
+from quped_jax.methods import api, averaging
+from quped_jax.methods import public as public_lib
+from quped_jax.methods import server as server_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class FeddfOptions:
+  """Settings of FedDF.
+
+  Attributes:
+    distill_steps: of the server per round, one batch of the clients' batch
+      size each; 0 is FedAvg.
+    distill_learning_rate: their step size.
+    distill_optimizer: "sgd", "momentum", "adam" or "adamw", fresh each round.
+    temperature: T, by which logits are divided.
+    weighting: of the clients in the mean of the parameters, by "samples" or
+      "uniform".
+  """
+
+  distill_steps: int = 100
+  distill_learning_rate: float = 1e-3
+  distill_optimizer: str = "adam"
+  temperature: float = 1.0
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    server_lib.check_steps("feddf", self, "distill")
+    api.check_positive("feddf.temperature", self.temperature)
+    api.check_choice("feddf.weighting", self.weighting, api.WEIGHTINGS)
+
+
+class FeddfServer(NamedTuple):
+  """State of the server.
+
+  Attributes:
+    models: {cohort: GlobalModel}, one for each architecture.
+  """
+
+  models: dict[str, api.GlobalModel]
+
+
+class Heard(NamedTuple):
+  """What the server sums up over the clients of a cohort.
+
+  Attributes:
+    difference: weight times the difference of the models.
+    logits: on the public set, `[public, classes]`.
+    count: of the clients, float32 `[]`.
+  """
+
+  difference: api.GlobalModel
+  logits: jax.Array
+  count: jax.Array
+
+
+def make_feddf(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FeddfOptions,
+) -> api.FederatedMethod:
+  """Makes FedDF.
+
+  Args:
+    models: of each cohort; if there is only one, the global model's.
+    federation: has the public set.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: no public set; one cohort of another architecture.
+  """
+  api.check_public("feddf", federation, labelled=False)
+  if len(models.clients) == 1:
+    api.check_same_model("feddf", models)
+  # FedAvg of every architecture by itself.
+  parts = {
+    cohort: averaging.averaging_method(
+      "feddf",
+      api.Models(model, {cohort: model}),
+      training,
+      weighting=options.weighting,
+    )
+    for cohort, model in models.clients.items()
+  }
+
+  def init_server(key, inputs):
+    return FeddfServer(
+      {c: p.init_server(key, inputs) for c, p in parts.items()}
+    )
+
+  def init_client(key, inputs, server, client_id, spec, cohort):
+    own = server.models[cohort]
+    return parts[cohort].init_client(key, inputs, own, client_id, spec, cohort)
+
+  def broadcast(server, client_id, cohort):
+    del client_id
+    return server.models[cohort]
+
+  def client_update(download, client, data, context, cohort):
+    return parts[cohort].client_update(download, client, data, context, cohort)
+
+  def receive(server, message, weight, context, cohort):
+    plain = api.weighted_sum(server, message, weight, context, cohort)
+    params, stats = jax.tree.map(jnp.add, server.models[cohort], message)
+    logits = evaluate.predict(
+      models.clients[cohort], params, stats, context.public.data()
+    )
+    counts = plain.weight > 0
+    heard = Heard(
+      plain.total,
+      jnp.where(counts, logits, 0.0),
+      counts.astype(plain.weight.dtype),
+    )
+    return plain._replace(total=heard)
+
+  def loss(logits, teacher):
+    return distill.kl_divergence(teacher, logits, options.temperature)
+
+  def server_update(server, aggregates, context):
+    heard = [aggregate.total for aggregate in aggregates.values()]
+    count = sum(h.count for h in heard)
+    teacher = sum(h.logits for h in heard) / jnp.maximum(count, 1)
+    data = context.public.data(labels=teacher)
+
+    def update(cohort, aggregate):
+      own = server.models[cohort]
+      difference = aggregate._replace(total=aggregate.total.difference)
+      mean = api.mean_message({cohort: difference}, own)
+      student: Any = optax.apply_updates(own, mean)
+      taught = public_lib.distill(
+        models.clients[cohort],
+        student,
+        data,
+        context.key,
+        options,
+        loss=loss,
+        batch_size=training.batch_size,
+      )
+      return server_lib.if_heard(aggregates, taught, own)
+
+    return FeddfServer({c: update(c, a) for c, a in aggregates.items()})
+
+  def variants(server, client, data, context, cohort):
+    own = server.models[cohort]
+    return parts[cohort].variants(own, client, data, context, cohort)
+
+  def global_model(server, cohort):
+    return (*server.models[cohort], models.clients[cohort])
+
+  first = next(iter(parts.values()))
+  return first._replace(
+    init_server=init_server,
+    init_client=init_client,
+    broadcast=broadcast,
+    client_update=client_update,
+    server_update=server_update,
+    variants=variants,
+    receive=receive,
+    global_model=global_model,
+  )

@@ -1,0 +1,225 @@
+r"""FedGen: FedAvg with a generator of features, which the server learns.
+
+The server learns a generator G that makes features z = G(e, y), what enters a
+classifier's last layer, of noise e and a label y. It knows no samples: the
+clients' last layers h_k, weighted by how many samples of y they have, must
+recognise what it makes,
+
+.. math::
+  \min_G \; \mathrm{CE}\Big(\sum_k \tfrac{n_k(y)}{\sum_j n_j(y)}\, h_k(z),\;
+    y\Big) + \delta \exp\Big(-\operatorname{mean}_{i,j}
+    |z_i - z_j| \, \|e_i - e_j\|\Big),
+
+where the last term keeps the features diverse, and y is drawn as often as the
+clients have it. A client adds alpha CE(h(G(e, y)), y) to its loss, y uniform,
+so that its last layer still knows the classes that it has no samples of.
+
+Down: the model and the generator. Up: the difference of the model, and the
+number of samples per label. Quantized clients take all of this by alternating
+steps; their last layer has full precision, which is what the server sees. The
+additional passes through the last layer are not among the `gradients`.
+
+Left out: the term of the released code that pulls a sample's outputs towards
+those of generated features of its label, and the decay of alpha. Clients draw
+labels uniformly, the paper as often as all clients together have them.
+
+References:
+  Zhu, Hong, Zhou, Data-Free Knowledge Distillation for Heterogeneous Federated
+  Learning, 2021.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax import transforms
+from quped_jax.methods import api, averaging, divided, personal
+from quped_jax.methods import generator as generator_lib
+from quped_jax.methods import server as server_lib
+
+# For keys of their own.
+_GENERATOR, _TRAIN, _GENERATED = 101, 102, 103
+
+
+@dataclasses.dataclass(frozen=True)
+class FedgenOptions:
+  """Settings of FedGen.
+
+  Attributes:
+    alpha: weight of the loss on generated features at the clients.
+    diversity: delta, weight of the diversity of generated features.
+    noise_size: entries of the noise.
+    hidden: widths of the generator's hidden layers.
+    generator_steps: of the server per round, one batch of the clients' batch
+      size each.
+    generator_learning_rate: their step size.
+    generator_optimizer: "sgd", "momentum", "adam" or "adamw".
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  alpha: float = 1.0
+  diversity: float = 1.0
+  noise_size: int = 32
+  hidden: tuple[int, ...] = (64,)
+  generator_steps: int = 50
+  generator_learning_rate: float = 1e-3
+  generator_optimizer: str = "adam"
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_not_negative("fedgen.alpha", self.alpha)
+    api.check_not_negative("fedgen.diversity", self.diversity)
+    api.check_at_least("fedgen.noise_size", self.noise_size, 1)
+    for width in self.hidden:
+      api.check_at_least("fedgen.hidden", width, 1)
+    server_lib.check_steps("fedgen", self, "generator")
+    api.check_choice("fedgen.weighting", self.weighting, api.WEIGHTINGS)
+
+
+class FedgenServer(NamedTuple):
+  """State of the server.
+
+  Attributes:
+    model: the GlobalModel.
+    generator: parameters of G.
+    opt_state: of their optimizer.
+  """
+
+  model: api.GlobalModel
+  generator: Any
+  opt_state: Any
+
+
+class FedgenDownload(NamedTuple):
+  """What a client receives: the server's model and generator."""
+
+  model: api.GlobalModel
+  generator: Any
+
+
+class FedgenMessage(NamedTuple):
+  """What a client sends.
+
+  Attributes:
+    model: the difference.
+    counts: of its samples per label, float32 `[classes]`.
+  """
+
+  model: api.GlobalModel
+  counts: jax.Array
+
+
+def make_fedgen(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedgenOptions,
+) -> api.FederatedMethod:
+  """Makes FedGen.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: of whose samples the model is.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture, or one without a last layer
+      that classifies features.
+  """
+  method = averaging.averaging_method(
+    "fedgen", models, training, weighting=options.weighting
+  )
+  model = models.shared
+  width, classes = divided.check_divided("fedgen", model, federation)
+  head: Any = model.head
+  made = generator_lib.make_generator(
+    width, classes, options.noise_size, options.hidden, training.batch_size
+  )
+  optimizer = transforms.base_optimizer(options.generator_optimizer)
+
+  def init_server(key, inputs):
+    shared = method.init_server(key, inputs)
+    params = made.init(jax.random.fold_in(key, _GENERATOR))
+    return FedgenServer(shared, params, optimizer.init(params))
+
+  def broadcast(server, client_id, cohort):
+    del client_id, cohort
+    return FedgenDownload(server.model, server.generator)
+
+  def client_update(download, client, data, context, cohort):
+    del cohort
+    key = jax.random.fold_in(context.key, _GENERATED)
+
+    def step(carry, batch):
+      learner, index = carry
+      _, labels, features = made.draw(
+        jax.random.fold_in(key, index), download.generator, jnp.ones(classes)
+      )
+      on_samples = training.label_objective(model, batch)
+
+      def objective(params, stats):
+        loss, stats = on_samples(params, stats)
+        logits = head(params, features)
+        generated = jnp.mean(optax.softmax_cross_entropy(logits, labels))
+        # The generator of the first round has learned nothing yet.
+        known = context.round > 0
+        return loss + jnp.where(known, options.alpha * generated, 0.0), stats
+
+      learner, loss = training.alternating.step(
+        learner, objective, context.rates
+      )
+      return (learner, index + 1), {"loss": loss}
+
+    carry = (averaging.resume(training, download.model, client), jnp.int32(0))
+    (learner, _), metrics = api.local_steps(
+      step, carry, data, context, training
+    )
+    message = FedgenMessage(
+      averaging.difference(learner, download.model),
+      generator_lib.label_counts(data, classes),
+    )
+    weight = api.client_weight(options.weighting, data)
+    return api.ClientResult(averaging.keep(learner), message, weight, metrics)
+
+  def receive(server, message, weight, context, cohort):
+    return api.weighted_sum(server, message.model, weight, context, cohort)
+
+  def collect(message):
+    return divided.head_params(message.model.params), message.counts
+
+  def server_update(server, aggregates, context):
+    _, (differences, counts), weights = server_lib.all_collected(aggregates)
+    before = divided.head_params(server.model.params)
+    heads = jax.tree.map(jnp.add, before, differences)
+    counts = jnp.where(weights[:, None] > 0, counts, 0)
+
+    def loss(params, stats, key):
+      return generator_lib.generator_loss(
+        made, head, params, heads, counts, key, options.diversity
+      ), stats
+
+    key = jax.random.fold_in(context.key, _TRAIN)
+    (params, _), opt_state = server_lib.descend(
+      optimizer,
+      options.generator_learning_rate,
+      loss,
+      api.GlobalModel(server.generator, {}),
+      server.opt_state,
+      jax.random.split(key, options.generator_steps),
+    )
+    new = personal.add_mean(server, aggregates, context)
+    new = new._replace(generator=params, opt_state=opt_state)
+    return server_lib.if_heard(aggregates, new, server)
+
+  return method._replace(
+    init_server=init_server,
+    broadcast=broadcast,
+    client_update=client_update,
+    server_update=server_update,
+    receive=receive,
+    collect=collect,
+  )

@@ -1,0 +1,243 @@
+r"""FedGKT: small clients and one large network at the server teach each other.
+
+A client has a small network: an extractor of features and a head. The server
+has a large network over features. Both learn from labels and from each other's
+logits: with u those of the client, v those of the server,
+
+.. math::
+  \text{client:} \; \mathrm{CE}(u, y)
+    + \beta T^2 \mathrm{KL}(\sigma(v / T) \| \sigma(u / T)), \qquad
+  \text{server:} \; \mathrm{CE}(v, y)
+    + \beta T^2 \mathrm{KL}(\sigma(u / T) \| \sigma(v / T)).
+
+Down: the server's logits of the client's own training samples. Up: features,
+logits and labels of all its training samples. All of them travel padded to the
+largest client's number of samples, and are counted so. The server trains on
+what it received in the round and keeps the logits of those that were absent.
+
+The model of a client is its extractor and then the server's network. Quantized
+clients train by the alternating steps; they send what the weights in training
+make, while "quantized" is the server's network on the quantized extractor's
+features.
+
+Left out: the server's convolutions on maps of features. Here the network is
+of dense layers on what enters the client's last layer.
+
+References:
+  He, Annavaram, Avestimehr, Group Knowledge Transfer: Federated Learning of
+  Large CNNs at the Edge, 2020.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax import alternating, distill, evaluate, transforms
+from quped_jax.federation import Pool, PublicSet
+from quped_jax.methods import api, divided, personal
+from quped_jax.methods import server as server_lib
+from quped_jax.models import MLP, from_linen
+
+
+@dataclasses.dataclass(frozen=True)
+class FedgktOptions:
+  """Settings of FedGKT.
+
+  Attributes:
+    weight: beta, of the other side's logits against the labels.
+    temperature: T, by which logits are divided.
+    hidden: widths of the server's hidden layers.
+    server_steps: of the server per round, one batch of the clients' batch size
+      each.
+    server_learning_rate: their step size.
+    server_optimizer: "sgd", "momentum", "adam" or "adamw".
+  """
+
+  weight: float = 1.0
+  temperature: float = 3.0
+  hidden: tuple[int, ...] = (256, 256)
+  server_steps: int = 50
+  server_learning_rate: float = 1e-3
+  server_optimizer: str = "adam"
+
+  def __post_init__(self):
+    api.check_not_negative("fedgkt.weight", self.weight)
+    api.check_positive("fedgkt.temperature", self.temperature)
+    for width in self.hidden:
+      api.check_at_least("fedgkt.hidden", width, 1)
+    server_lib.check_steps("fedgkt", self, "server", smallest=1)
+
+
+class FedgktServer(NamedTuple):
+  """State of the server.
+
+  Attributes:
+    network: parameters of the server's network.
+    opt_state: of their optimizer.
+    logits: its logits of all clients' training samples, `[clients, max_count,
+      classes]`; all zero for a client that it has not heard of yet.
+  """
+
+  network: Any
+  opt_state: Any
+  logits: jax.Array
+
+
+class FedgktMessage(NamedTuple):
+  """What a client sends of its training samples.
+
+  Attributes:
+    features: `[max_count, width]`; those past the count are to be ignored.
+    logits: `[max_count, classes]`, likewise.
+    labels: int32 `[max_count]`, likewise.
+    count: int32 `[]`.
+  """
+
+  features: jax.Array
+  logits: jax.Array
+  labels: jax.Array
+  count: jax.Array
+
+
+def make_fedgkt(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedgktOptions,
+) -> api.FederatedMethod:
+  """Makes FedGKT.
+
+  Args:
+    models: of each cohort, all with as many features.
+    federation: has the number of clients, and of their training samples.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort whose model has no features, or not as many as others.
+  """
+  num_clients, most = federation.num_clients, federation.train.max_count
+  width, classes = divided.check_alike("fedgkt", models.clients, federation)
+  network = from_linen(MLP(classes, tuple(options.hidden)), "server")
+  optimizer = transforms.base_optimizer(options.server_optimizer)
+  wholes = {
+    cohort: divided.stack(model, network)
+    for cohort, model in models.clients.items()
+  }
+
+  def teach(loss, teacher, logits):
+    """Adds what the other side teaches, unless it has said nothing yet."""
+    kl = distill.kl_divergence(teacher, logits, options.temperature)
+    return loss + jnp.where(jnp.any(teacher != 0), options.weight * kl, 0.0)
+
+  def init_server(key, inputs):
+    del inputs
+    params, _ = network.init(key, jnp.zeros((1, width)))
+    table = jnp.zeros((num_clients, most, classes))
+    return FedgktServer(params, optimizer.init(params), table)
+
+  def broadcast(server, client_id, cohort):
+    del cohort
+    return server.logits[client_id]
+
+  def client_update(download, client, data, context, cohort):
+    model = models.clients[cohort]
+    divide: Any = model.features
+    head: Any = model.head
+
+    def step(learner, batch, teacher):
+      def objective(params, stats):
+        logits, stats = model.apply(params, stats, batch.inputs, True)
+        return teach(
+          training.loss(logits, batch.labels), teacher, logits
+        ), stats
+
+      learner, loss = training.alternating.step(
+        learner, objective, context.rates
+      )
+      return learner, {"loss": loss}
+
+    learner, metrics = api.local_steps(
+      step, client, data, context, training, beside=download
+    )
+    params, stats = alternating.current(learner)
+
+    def say(batch):
+      features, _ = divide(params, stats, batch.inputs, False)
+      return features, head(params, features), batch.labels
+
+    features, logits, labels = evaluate.map_batches(say, data)
+    message = FedgktMessage(features, logits, labels, data.train.count)
+    return api.ClientResult(learner, message, 1.0, metrics)
+
+  def receive(server, message, weight, context, cohort):
+    # All is in what is collected; there is nothing to sum.
+    return api.weighted_sum(server, (), weight, context, cohort)
+
+  def server_update(server, aggregates, context):
+    clients, parts, _ = server_lib.all_collected(aggregates)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts[:3])
+    features, theirs, labels = flat
+    # The samples that there are come first; the rest is never drawn.
+    padding = jnp.arange(most) >= parts.count[:, None]
+    order = jnp.argsort(padding.reshape(-1), stable=True).astype(jnp.int32)
+    pool = Pool(features, labels, jnp.zeros(()), jnp.ones(()))
+    received = PublicSet(pool, labelled=True)
+    data = received.data(rows=order)
+    split = dataclasses.replace(data.train, count=jnp.sum(~padding))
+    data = dataclasses.replace(data, train=split)
+
+    teachers = theirs[order]
+
+    def loss(params, stats, positions):
+      batch = data.batch(positions)
+      logits, _ = network.apply(params, {}, batch.inputs, True)
+      labels = distill.cross_entropy(logits, batch.labels)
+      return teach(labels, teachers[positions], logits), stats
+
+    (params, _), opt_state = server_lib.descend(
+      optimizer,
+      options.server_learning_rate,
+      loss,
+      api.GlobalModel(server.network, {}),
+      server.opt_state,
+      data.draw(context.key, options.server_steps, training.batch_size),
+    )
+    logits = evaluate.predict(network, params, {}, received.data())
+    # A slot of nobody writes past the end of the table, which drops it.
+    target = jnp.where(clients >= 0, clients, num_clients)
+    table = server.logits.at[target].set(
+      logits.reshape(-1, most, classes), mode="drop"
+    )
+    new = FedgktServer(params, opt_state, table)
+    return server_lib.if_heard(aggregates, new, server)
+
+  def variants(server, client, data, context, cohort):
+    model, whole = models.clients[cohort], wholes[cohort]
+
+    def then_server(params, stats):
+      return {"client": params, "server": server.network}, stats, whole
+
+    quantized = training.quantized_variant(model, client, data, context)
+    return {
+      "personalized": then_server(*alternating.current(client)),
+      "quantized": then_server(*quantized[:2]),
+    }
+
+  method = personal.personal_method(
+    models,
+    training,
+    client_update,
+    gradients=training.steps * training.gradients_per_step,
+    shares_model=False,
+  )
+  return method._replace(
+    init_server=init_server,
+    broadcast=broadcast,
+    server_update=server_update,
+    variants=variants,
+    receive=receive,
+    collect=lambda message: message,
+  )

@@ -1,0 +1,162 @@
+"""FedMD: clients of any architecture fit the mean of their class scores.
+
+Before its first round a client learns the labels of the public set (transfer
+learning). Then in every round it fits its class scores, the logits, on a random
+subset of the public set to the mean of all clients' of the round before
+(digest), trains on its own data (revisit), and sends its scores on the next
+subset. The paper takes the absolute difference of scores to the mean.
+
+Down: the mean scores, and which public samples they and this round's are of.
+Up: the scores on this round's samples. There is no global model. Quantized
+clients take all these steps by alternating steps; their scores are those of
+the weights in training.
+
+The cost of the transfer learning falls on a client's first round, and on those
+clients that run at the same time; `gradients` does not count it.
+
+References:
+  Li, Wang, FedMD: Heterogenous Federated Learning via Model Distillation, 2019.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax import distill
+from quped_jax.alternating import Learner
+from quped_jax.methods import api, personal
+from quped_jax.methods import public as public_lib
+from quped_jax.methods import server as server_lib
+
+# Of (scores, consensus), both `[batch, classes]`.
+DIGEST_LOSSES: dict[str, public_lib.TargetLoss] = {
+  "mae": lambda scores, mean: jnp.mean(jnp.abs(scores - mean)),
+  "mse": lambda scores, mean: jnp.mean(jnp.square(scores - mean)),
+  "kl": lambda scores, mean: distill.kl_divergence(mean, scores),
+}
+
+# For a key of its own.
+_PRETRAIN = 111
+
+
+@dataclasses.dataclass(frozen=True)
+class FedmdOptions:
+  """Settings of FedMD.
+
+  Attributes:
+    public_samples: drawn from the public set for each round; 0 for all.
+    digest_steps: of a client on the mean scores per round.
+    digest_loss: "mae" or "mse" of the scores, or "kl" of their softmax.
+    pretrain_steps: of a client on the public labels, before its first round.
+    weighting: of the clients in the mean, "uniform" or by "samples".
+  """
+
+  public_samples: int = 0
+  digest_steps: int = 5
+  digest_loss: str = "mae"
+  pretrain_steps: int = 50
+  weighting: str = "uniform"
+
+  def __post_init__(self):
+    api.check_at_least("fedmd.public_samples", self.public_samples, 0)
+    api.check_at_least("fedmd.digest_steps", self.digest_steps, 0)
+    api.check_choice(
+      "fedmd.digest_loss", self.digest_loss, tuple(DIGEST_LOSSES)
+    )
+    api.check_at_least("fedmd.pretrain_steps", self.pretrain_steps, 0)
+    api.check_choice("fedmd.weighting", self.weighting, api.WEIGHTINGS)
+
+
+class FedmdClient(NamedTuple):
+  """State of a client.
+
+  Attributes:
+    learner: its model.
+    started: bool `[]`, whether it has learned the public labels.
+  """
+
+  learner: Learner
+  started: jax.Array
+
+
+def make_fedmd(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedmdOptions,
+) -> api.FederatedMethod:
+  """Makes FedMD.
+
+  Args:
+    models: of each cohort, of any architectures.
+    federation: has the public set, and the number of classes.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: no public set, one without labels, or one smaller than the
+      samples of a round.
+  """
+  api.check_public("fedmd", federation, labelled=True)
+  size, samples = federation.public.size, options.public_samples
+  public_lib.check_samples("fedmd.public_samples", samples, federation.public)
+
+  def init_server(key, inputs):
+    del inputs
+    rows = public_lib.draw_rows(key, size, samples)
+    scores = jnp.zeros((samples or size, federation.num_classes))
+    return public_lib.Download(scores, rows, rows)
+
+  def client_update(download, client, data, context, cohort):
+    model = models.clients[cohort]
+    learner = public_lib.digest(
+      training,
+      model,
+      client.learner,
+      context.public.data(),
+      context,
+      jax.random.fold_in(context.key, _PRETRAIN),
+      loss=training.loss,
+      steps=options.pretrain_steps,
+      counts=~client.started,
+    )
+    learner, scores, metrics = public_lib.client_round(
+      training,
+      model,
+      learner,
+      download,
+      data,
+      context,
+      loss=DIGEST_LOSSES[options.digest_loss],
+      digest_steps=options.digest_steps,
+    )
+    client = FedmdClient(learner, jnp.ones_like(client.started))
+    weight = api.client_weight(options.weighting, data)
+    return api.ClientResult(client, scores, weight, metrics)
+
+  def server_update(server, aggregates, context):
+    scores = api.mean_message(aggregates, server.targets)
+    next_rows = public_lib.draw_rows(context.key, size, samples)
+    new = public_lib.Download(scores, server.next_rows, next_rows)
+    return server_lib.if_heard(aggregates, new, server)
+
+  method = personal.personal_method(
+    models,
+    training,
+    client_update,
+    gradients=(training.steps + options.digest_steps)
+    * training.gradients_per_step,
+    shares_model=False,
+  )
+
+  def init_client(key, inputs, server, client_id, spec, cohort):
+    learner = method.init_client(key, inputs, server, client_id, spec, cohort)
+    return FedmdClient(learner, jnp.bool_(False))
+
+  return method._replace(
+    init_server=init_server,
+    init_client=init_client,
+    server_update=server_update,
+  )

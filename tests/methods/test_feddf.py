@@ -1,0 +1,181 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax import distill
+from quped_jax.methods import api
+from tests import tiny
+from tests.methods import publics
+
+COHORT = tiny.COHORT
+
+
+@pytest.fixture(scope="module")
+def federation():
+  return publics.make_federation(labelled=False)
+
+
+def make(federation, **options):
+  """The method, its model, server, context there, and two messages."""
+  model = publics.make_model()
+  made = publics.make_method("feddf", federation, model=model, **options)
+  server = made.init_server(jax.random.key(0), federation.example())
+  messages = [random_like(server.models[COHORT], seed) for seed in (1, 2)]
+  return made, model, server, publics.make_context(federation), messages
+
+
+def random_like(tree, seed):
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return structure.unflatten(
+    [
+      0.5 * jax.random.normal(k, x.shape)
+      for k, x in zip(keys, leaves, strict=True)
+    ]
+  )
+
+
+def heard(made, server, messages, weights, context):
+  sums = [
+    made.receive(server, m, w, context, COHORT)
+    for m, w in zip(messages, weights, strict=True)
+  ]
+  return jax.tree.map(lambda *x: sum(x), *sums)
+
+
+def logits_of(federation, model, shared):
+  rows = jnp.arange(publics.SIZE)
+  inputs = federation.public.data().batch(rows).inputs
+  return model.apply(shared.params, shared.stats, inputs, False)[0]
+
+
+def test_the_teacher_is_the_mean_of_the_clients_logits(federation):
+  made, model, server, context, messages = make(federation)
+  sent = [
+    jax.tree.map(jnp.add, server.models[COHORT], message)
+    for message in messages
+  ]
+  expected = sum(logits_of(federation, model, s) for s in sent) / 2
+  # Whatever their weights in the mean of the parameters.
+  total = heard(made, server, messages, (3.0, 1.0), context).total
+  np.testing.assert_allclose(total.count, 2)
+  np.testing.assert_allclose(total.logits / 2, expected, atol=1e-5)
+  # A client of no weight has no say.
+  total = heard(made, server, messages, (3.0, 0.0), context).total
+  np.testing.assert_allclose(total.count, 1)
+  first = logits_of(federation, model, sent[0])
+  np.testing.assert_allclose(total.logits, first, atol=1e-5)
+
+
+def test_distillation_brings_the_student_nearer_to_the_teacher(federation):
+  distances = []
+  for steps in (0, 100):
+    made, model, server, context, messages = make(
+      federation, distill_steps=steps, distill_learning_rate=3e-3
+    )
+    sums = heard(made, server, messages, (3.0, 1.0), context)
+    with tiny.quick_compilation():
+      new = jax.jit(made.server_update)(server, {COHORT: sums}, context)
+    student = logits_of(federation, model, new.models[COHORT])
+    teacher = sums.total.logits / sums.total.count
+    distances.append(float(distill.kl_divergence(teacher, student)))
+    if not steps:
+      mean = jax.tree.map(lambda a, b: (3 * a + b) / 4, *messages)
+      expected = jax.tree.map(jnp.add, server.models[COHORT], mean)
+      assert tiny.largest_difference(new.models[COHORT], expected) < 1e-6
+  assert distances[1] < 0.3 * distances[0]
+
+
+def test_a_server_that_hears_nobody_stays_as_it_is(federation):
+  made, _, server, context, messages = make(federation, distill_steps=3)
+  sums = heard(made, server, messages, (0.0, 0.0), context)
+  new = made.server_update(server, {COHORT: sums}, context)
+  assert tiny.largest_difference(new, server) == 0
+
+
+def test_without_distillation_it_is_fedavg(federation):
+  simulation = publics.simulate("feddf", federation, distill_steps=0)
+  own, _ = publics.play(simulation, 3)
+  plain = publics.simulate("fedavg", federation)
+  fedavg, _ = publics.play(plain, 3)
+  difference = tiny.largest_difference(
+    own.server.models[COHORT], fedavg.server.model
+  )
+  assert difference < 1e-6
+  taught, _ = publics.play(publics.simulate("feddf", federation), 1)
+  assert tiny.largest_difference(own.server, taught.server) > 1e-3
+  assert simulation.bytes_up == simulation.bytes_down == plain.bytes_up
+
+
+def test_every_architecture_has_a_student_that_all_clients_teach(federation):
+  small, large = publics.make_model((4,)), publics.make_model((8, 8))
+  training = tiny.make_settings("feddf", 3, bits=(32,)).training()
+  entry = qj.methods.get_method("feddf")
+  made = entry.make(
+    api.Models(large, {"small": small, "large": large}),
+    federation,
+    training,
+    entry.options(distill_steps=100, distill_learning_rate=3e-3),
+  )
+  context = publics.make_context(federation)
+  server = made.init_server(jax.random.key(0), federation.example())
+  models = {"small": small, "large": large}
+  message = {
+    name: random_like(server.models[name], seed)
+    for seed, name in enumerate(models)
+  }
+  sums = {
+    name: made.receive(server, message[name], 1.0, context, name)
+    for name in models
+  }
+  with tiny.quick_compilation():
+    new = jax.jit(made.server_update)(server, sums, context)
+  teacher = (sums["small"].total.logits + sums["large"].total.logits) / 2
+  for name, model in models.items():
+    before = jax.tree.map(jnp.add, server.models[name], message[name])
+    distances = [
+      distill.kl_divergence(teacher, logits_of(federation, model, student))
+      for student in (before, new.models[name])
+    ]
+    assert distances[1] < 0.6 * distances[0]
+    assert made.broadcast(new, jnp.int32(0), name) is new.models[name]
+    assert made.global_model is not None
+    params, _, network = made.global_model(new, name)
+    assert network is model and params is new.models[name].params
+
+
+def test_some_clients_may_stay_away(federation):
+  simulation = publics.simulate(
+    "feddf", federation, settings={"clients_per_round": 1}, distill_steps=5
+  )
+  state, losses = publics.play(simulation, 3)
+  assert np.all(np.isfinite(losses))
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.server))
+
+
+def test_clients_of_all_precisions_learn():
+  publics.check_learns("feddf")
+
+
+def test_it_needs_a_public_set_and_one_architecture(federation):
+  with pytest.raises(ValueError, match="public_size=0: .*'feddf'"):
+    publics.make_method("feddf", None)
+  with pytest.raises(ValueError, match="model='mlp'.* must be the global"):
+    publics.make_method("feddf", federation, shared=publics.make_model((3,)))
+
+
+@pytest.mark.parametrize(
+  ("option", "value", "message"),
+  [
+    ("distill_steps", -1, "distill_steps=-1: must be at least 0"),
+    ("distill_learning_rate", 0.0, "distill_learning_rate=0.0: must be pos"),
+    ("distill_optimizer", "x", "distill_optimizer='x': must be one of sgd"),
+    ("temperature", 0.0, "temperature=0.0: must be positive"),
+    ("weighting", "x", "weighting='x': must be one of uniform, samples"),
+  ],
+)
+def test_wrong_options_are_errors(option, value, message):
+  with pytest.raises(ValueError, match=f"feddf.{message}"):
+    qj.Settings(method_options={"feddf": {option: value}})

@@ -1,0 +1,45 @@
+import jax.numpy as jnp
+import numpy as np
+
+from quped_jax import transforms
+from quped_jax.methods import api, server
+
+
+def test_the_server_moves_only_if_it_heard_somebody():
+  def aggregate(weight):
+    return api.Aggregate((), jnp.float32(weight))
+
+  for weights, expected in (((0, 0), 1.0), ((0, 2), 5.0)):
+    heard = {str(i): aggregate(w) for i, w in enumerate(weights)}
+    assert server.if_heard(heard, jnp.float32(5), jnp.float32(1)) == expected
+
+
+def test_descent_is_the_optimizers_with_statistics_carried():
+  def loss(params, stats, x):
+    return jnp.sum((params - x) ** 2), stats + x
+
+  xs = jnp.array([1.0, -2.0, 0.5])
+  optimizer = transforms.base_optimizer("momentum", momentum=0.5)
+  start = api.GlobalModel(jnp.float32(3.0), jnp.float32(0))
+  (params, stats), _ = server.descend(
+    optimizer, 0.1, loss, start, optimizer.init(start.params), xs
+  )
+  by_hand, velocity = 3.0, 0.0
+  for x in np.asarray(xs):
+    velocity = 0.5 * velocity + 2 * (by_hand - x)
+    by_hand -= 0.1 * velocity
+  np.testing.assert_allclose(params, by_hand, rtol=1e-6)
+  np.testing.assert_allclose(stats, -0.5)
+
+
+def test_what_cohorts_sent_is_joined():
+  def aggregate(clients):
+    ids = jnp.array(clients)
+    return api.Aggregate(
+      (), 1.0, api.Collected(ids, {"x": 10.0 * ids}, jnp.ones(len(clients)))
+    )
+
+  joined = server.all_collected({"a": aggregate([2, -1]), "b": aggregate([0])})
+  np.testing.assert_array_equal(joined.clients, [2, -1, 0])
+  np.testing.assert_array_equal(joined.parts["x"], [20, -10, 0])
+  assert joined.weights.shape == (3,)
