@@ -192,3 +192,84 @@ def check_learns(name: str, rounds: int = 15, **how) -> Played:
   assert played.made.simulation.headline == "quantized"
   assert played.accuracy["quantized"] > 2 / tiny.CLASSES
   return played
+
+
+class OneClient(NamedTuple):
+  """A client's round on a small MLP, and what it was made of.
+
+  Attributes:
+    made: the method.
+    download: what it received.
+    result: its ClientResult.
+    batches: of its local steps.
+    model: the MLP.
+  """
+
+  made: api.FederatedMethod
+  download: Any
+  result: api.ClientResult
+  batches: list[Any]
+  model: qj.Model
+
+
+def play_one_client(name: str, prepare=None, **options) -> OneClient:
+  """The first round of one client, of full precision, with 23 samples.
+
+  Args:
+    name: of the method.
+    prepare: changes the server's state first.
+    options: of the method.
+  """
+  settings = tiny.make_settings(
+    name, 1, bits=(32,), steps=3, method_options={name: options}
+  )
+  model = qj.create_model("mlp", tiny.CLASSES, features=(4,))
+  made = tiny.make_method(settings, model)
+  federation = tiny.make_federation((23,))
+  context, data = make_context(), federation.client(jnp.int32(0))
+
+  @jax.jit
+  def play_round():
+    server, (client,) = begin(made, federation)
+    server = prepare(server) if prepare else server
+    download = made.broadcast(server, jnp.int32(0), COHORT)
+    result = made.client_update(download, client, data, context, COHORT)
+    return download, result
+
+  draw_key, _ = jax.random.split(context.key)
+  batches = [data.batch(p) for p in data.draw(draw_key, 3, tiny.BATCH)]
+  return OneClient(made, *play_round(), batches, model)
+
+
+def hand_forward(params, inputs):
+  """The MLP of `play_one_client`."""
+  x = inputs @ params["first"]["kernel"] + params["first"]["bias"]
+  return jnp.maximum(x, 0) @ params["last"]["kernel"] + params["last"]["bias"]
+
+
+def hand_softmax(logits):
+  exponentials = jnp.exp(logits)
+  return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def hand_labels(logits, labels):
+  """Cross entropy."""
+  p = hand_softmax(logits)
+  return -jnp.mean(jnp.log(p[jnp.arange(len(labels)), labels]))
+
+
+def hand_kl(p, q):
+  """Mean divergence of probabilities `[batch, classes]`."""
+  return jnp.mean(jnp.sum(p * jnp.log(p / q), axis=1))
+
+
+def descend(params, loss, batches):
+  """Gradient steps by hand on `loss(params, batch)`."""
+  step = jax.jit(
+    lambda params, batch: jax.tree.map(
+      lambda p, g: p - RATE * g, params, jax.grad(loss)(params, batch)
+    )
+  )
+  for batch in batches:
+    params = step(params, batch)
+  return params
