@@ -5,6 +5,8 @@ batch. None looks at more than its arguments, so any method can use them.
 
 References:
   Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015.
+  Lee, Jeong, Shin, Bae, Yun, Preservation of the Global Knowledge by
+  Not-True Distillation in Federated Learning, 2022.
 """
 
 import jax
@@ -59,4 +61,40 @@ def kl_divergence(
   softened = second / temperature if temperature_on == "both" else second
   log_q = jax.nn.log_softmax(softened)
   divergence = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+  return temperature**2 * jnp.mean(divergence)
+
+
+def not_true_divergence(
+  first: jax.Array,
+  second: jax.Array,
+  labels: jax.Array,
+  temperature: float = 1.0,
+) -> jax.Array:
+  r"""Softened divergence of two sets of logits over the wrong classes alone.
+
+  .. math::
+    T^2 \, \frac1B \sum_b \mathrm{KL}(\tilde p_b \,\|\, \tilde q_b), \quad
+    \tilde p_{bk} = \frac{\exp(u_{bk} / T)}
+      {\sum_{j \ne y_b} \exp(u_{bj} / T)}, \; k \ne y_b
+
+  and likewise q of v: both renormalised without the true class y, whose logit
+  therefore gets no gradient.
+
+  Args:
+    first: u, logits `[batch, classes]`; the teacher, in distillation.
+    second: v, logits `[batch, classes]`.
+    labels: y, int `[batch]`.
+    temperature: T, positive.
+  """
+  wrong = jnp.arange(first.shape[-1]) != labels[:, None]
+
+  def log_shares(logits):
+    softened = jnp.where(wrong, logits / temperature, -jnp.inf)
+    # No infinities where a difference is taken: they would make NaNs.
+    return jnp.where(wrong, jax.nn.log_softmax(softened), 0.0)
+
+  log_p, log_q = log_shares(first), log_shares(second)
+  divergence = jnp.sum(
+    jnp.where(wrong, jnp.exp(log_p) * (log_p - log_q), 0.0), axis=-1
+  )
   return temperature**2 * jnp.mean(divergence)

@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quped_jax.distill import cross_entropy, kl_divergence
+from quped_jax.distill import (
+  cross_entropy,
+  kl_divergence,
+  not_true_divergence,
+)
 
 BATCH, CLASSES = 3, 4
 few = settings(deadline=None, max_examples=30)
@@ -148,3 +152,51 @@ def test_unknown_temperature_on_is_named():
     ValueError, match="temperature_on='student': must be one of both, teacher"
   ):
     kl_divergence(x, x, temperature_on="student")
+
+
+some_labels = st.lists(
+  st.integers(0, CLASSES - 1), min_size=BATCH, max_size=BATCH
+).map(np.asarray)
+not_true = jax.jit(not_true_divergence)
+not_true_gradients = jax.jit(jax.grad(not_true_divergence, argnums=(0, 1)))
+
+
+def without_label(x, labels):
+  return np.stack([np.delete(row, y) for row, y in zip(x, labels, strict=True)])
+
+
+@given(u=logits, v=logits, labels=some_labels, temperature=temperatures)
+@few
+def test_the_not_true_divergence_is_that_of_the_other_classes(
+  u, v, labels, temperature
+):
+  others = [without_label(x, labels) for x in (u, v)]
+  value, *gradients = reference(*others, temperature, "both")
+  got = not_true(u, v, labels, temperature)
+  np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-4)
+  got = not_true_gradients(u, v, labels, temperature)
+  for mine, theirs in zip(got, gradients, strict=True):
+    np.testing.assert_allclose(
+      without_label(mine, labels), theirs, rtol=1e-3, atol=1e-4
+    )
+    # The true class gets no gradient at all.
+    np.testing.assert_array_equal(mine[np.arange(BATCH), labels], 0.0)
+
+
+def test_the_not_true_divergence_does_not_see_the_true_class():
+  rng = np.random.default_rng(0)
+  u, v = rng.normal(size=(2, BATCH, CLASSES)).astype(np.float32)
+  labels = np.array([0, 3, 1])
+  moved = v.copy()
+  moved[np.arange(BATCH), labels] += (5.0, -300.0, 300.0)
+  value = not_true(u, v, labels, 2.0)
+  np.testing.assert_allclose(not_true(u, moved, labels, 2.0), value, rtol=1e-6)
+  assert value > 0.05
+
+
+def test_of_two_classes_one_is_left_and_nothing_to_learn():
+  u, v = jnp.array([[3.0, -1.0]]), jnp.array([[-2.0, 4.0]])
+  labels = jnp.array([1])
+  assert not_true(u, v, labels) == 0
+  for gradient in not_true_gradients(u, v, labels, 1.0):
+    np.testing.assert_array_equal(gradient, np.zeros((1, 2)))

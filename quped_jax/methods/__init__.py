@@ -14,16 +14,24 @@ from quped_jax.methods.ditto import DittoOptions, make_ditto
 from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fd import FdOptions, make_fd
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
+from quped_jax.methods.fedbn import FedbnOptions, make_fedbn
 from quped_jax.methods.feddf import FeddfOptions, make_feddf
 from quped_jax.methods.fedgen import FedgenOptions, make_fedgen
+from quped_jax.methods.fedgkd import FedgkdOptions, make_fedgkd
+from quped_jax.methods.fedgkd_vote import FedgkdVoteOptions, make_fedgkd_vote
 from quped_jax.methods.fedgkt import FedgktOptions, make_fedgkt
 from quped_jax.methods.fedkd import FedkdOptions, make_fedkd
 from quped_jax.methods.fedmd import FedmdOptions, make_fedmd
+from quped_jax.methods.fedntd import FedntdOptions, make_fedntd
+from quped_jax.methods.fedprox import FedproxOptions, make_fedprox
+from quped_jax.methods.fedrep import FedrepOptions, make_fedrep
 from quped_jax.methods.fml import FmlOptions, make_fml
 from quped_jax.methods.local import LocalOptions, make_local
+from quped_jax.methods.per_fedavg import PerFedavgOptions, make_per_fedavg
 from quped_jax.methods.pfedme import PfedmeOptions, make_pfedme
 from quped_jax.methods.quped import QupedOptions, make_quped
 from quped_jax.methods.qupel import QupelOptions, make_qupel
+from quped_jax.methods.scaffold import ScaffoldOptions, make_scaffold
 
 __all__ = ["METHODS", "Entry", "api", "get_method", "register_method"]
 
@@ -47,16 +55,24 @@ METHODS: dict[str, Entry] = {
   "ds_fl": Entry(make_ds_fl, DsFlOptions),
   "fd": Entry(make_fd, FdOptions),
   "fedavg": Entry(make_fedavg, FedavgOptions),
+  "fedbn": Entry(make_fedbn, FedbnOptions),
   "feddf": Entry(make_feddf, FeddfOptions),
   "fedgen": Entry(make_fedgen, FedgenOptions),
+  "fedgkd": Entry(make_fedgkd, FedgkdOptions),
+  "fedgkd_vote": Entry(make_fedgkd_vote, FedgkdVoteOptions),
   "fedgkt": Entry(make_fedgkt, FedgktOptions),
   "fedkd": Entry(make_fedkd, FedkdOptions),
   "fedmd": Entry(make_fedmd, FedmdOptions),
+  "fedntd": Entry(make_fedntd, FedntdOptions),
+  "fedprox": Entry(make_fedprox, FedproxOptions),
+  "fedrep": Entry(make_fedrep, FedrepOptions),
   "fml": Entry(make_fml, FmlOptions),
   "local": Entry(make_local, LocalOptions),
+  "per_fedavg": Entry(make_per_fedavg, PerFedavgOptions),
   "pfedme": Entry(make_pfedme, PfedmeOptions),
   "quped": Entry(make_quped, QupedOptions),
   "qupel": Entry(make_qupel, QupelOptions),
+  "scaffold": Entry(make_scaffold, ScaffoldOptions),
 }
 
 

@@ -292,6 +292,7 @@ def local_steps(
   *,
   steps: int | None = None,
   beside: Any = None,
+  batches: int = 1,
 ) -> tuple[Any, dict[str, jax.Array]]:
   """Runs a client's local steps of one round, each on a batch of its own.
 
@@ -304,13 +305,15 @@ def local_steps(
     steps: another number of steps than that.
     beside: what is known of the client's training samples beside their labels,
       arrays `[max_count, ...]`; the step is given those of its batch.
+    batches: how many batches a step gets, one after the other in one Batch.
 
   Returns:
     The carry after the last step, and the metrics' means over the steps.
   """
   steps = training.steps if steps is None else steps
   draw_key, augment_key = jax.random.split(context.key)
-  positions = data.draw(draw_key, steps, training.batch_size)
+  positions = data.draw(draw_key, steps * batches, training.batch_size)
+  positions = positions.reshape(steps, batches * training.batch_size)
 
   def body(carry, xs):
     index, position = xs
@@ -363,6 +366,12 @@ def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
     return jnp.where(weight > 0, share, 0.0).astype(leaf.dtype)
 
   return jax.tree.map(mean, like, *totals)
+
+
+def if_heard(aggregates: Mapping[str, Aggregate], new: Any, old: Any) -> Any:
+  """The new server where a message has weight, the old one otherwise."""
+  heard = sum(a.weight for a in aggregates.values()) > 0
+  return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, old)
 
 
 def check_unit_interval(field: str, value: float) -> None:

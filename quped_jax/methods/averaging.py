@@ -14,6 +14,7 @@ from quped_jax.alternating import Learner, Objective
 from quped_jax.federation import Batch, ClientData
 from quped_jax.methods import api
 from quped_jax.methods.personal import add_mean, model_of
+from quped_jax.models import Model
 
 
 class Levels(NamedTuple):
@@ -67,7 +68,9 @@ def train(
   objective: Callable[[Batch], Objective],
   data: ClientData,
   context: api.Context,
+  *,
   correction: Any = None,
+  batches: int = 1,
 ) -> tuple[Learner, dict[str, jax.Array]]:
   """A client's local steps of one round.
 
@@ -78,6 +81,7 @@ def train(
     data: the client's samples.
     context: its rates and key.
     correction: added to the gradient of the weights, see `Alternating.step`.
+    batches: how many batches a step gets, see `api.local_steps`.
 
   Returns:
     The learner, and the metrics' means.
@@ -89,7 +93,37 @@ def train(
     )
     return learner, {"loss": loss}
 
-  return api.local_steps(step, learner, data, context, training)
+  return api.local_steps(
+    step, learner, data, context, training, batches=batches
+  )
+
+
+def with_term(
+  training: api.Training,
+  model: Model,
+  batch: Batch,
+  term: Callable[[jax.Array], jax.Array],
+) -> Objective:
+  """The loss of a model on a batch's labels, and a further term.
+
+  Args:
+    training: whose loss it is.
+    model: the network.
+    batch: the samples.
+    term: of the logits `[batch, classes]`, a scalar.
+  """
+
+  def objective(params, stats):
+    logits, stats = model.apply(params, stats, batch.inputs, True)
+    return training.loss(logits, batch.labels) + term(logits), stats
+
+  return objective
+
+
+def predict(model: Model, teacher: api.GlobalModel, batch: Batch) -> jax.Array:
+  """Logits of a model that teaches, by its running batch-norm statistics."""
+  params, stats = teacher
+  return model.apply(params, stats, batch.inputs, False)[0]
 
 
 def averaging_method(
@@ -99,6 +133,7 @@ def averaging_method(
   *,
   weighting: str = "samples",
   local_loss: LocalLoss | None = None,
+  batches: int = 1,
 ) -> api.FederatedMethod:
   """FedAvg, with a loss of one's own at the clients.
 
@@ -112,6 +147,7 @@ def averaging_method(
     weighting: of the clients in the mean, by "samples" or "uniform".
     local_loss: `(download, batch, context) -> Objective`; that of the labels
       by default.
+    batches: how many batches a local step gets, see `api.local_steps`.
 
   Raises:
     ValueError: a cohort of another architecture.
@@ -148,6 +184,7 @@ def averaging_method(
       lambda batch: objective(download, batch, context),
       data,
       context,
+      batches=batches,
     )
     weight = api.client_weight(weighting, data)
     message = difference(learner, shared)

@@ -107,7 +107,6 @@ def make_fedavg(
       opt_state,
     )
     # A server with momentum moves even on a mean of zero.
-    heard = sum(a.weight for a in aggregates.values()) > 0
-    return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, server)
+    return api.if_heard(aggregates, new, server)
 
   return method._replace(init_server=init_server, server_update=server_update)

@@ -1,0 +1,86 @@
+"""FedBN: everything is averaged but normalisation.
+
+Scales, offsets and running statistics of normalisation layers follow each
+client's own features; the rest is FedAvg. A layer with a parameter `scale` is
+normalisation. Its parameters stay with the client and do not travel, nor do
+any batch-norm statistics. Down: the rest of the global model. Up: the
+difference after the local steps. The server takes the weighted mean.
+
+Quantized clients train by the alternating steps, with levels of their own that
+stay with them. A new client starts from the server's initial normalisation.
+No global model is evaluated, since the server has none that was trained.
+
+References:
+  Li, Jiang, Zhang, Kamp, Dou, FedBN: Federated Learning on Non-IID Features via
+  Local Batch Normalization, 2021.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from quped_jax.codebook import path_name
+from quped_jax.methods import api, partial
+
+
+@dataclasses.dataclass(frozen=True)
+class FedbnOptions:
+  """Settings of FedBN.
+
+  Attributes:
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_choice("fedbn.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def _layer(path: str) -> str:
+  return path.rpartition("/")[0]
+
+
+def normalisation_layers(params: Any) -> frozenset[str]:
+  """The paths of the layers that have a parameter `scale`."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  names = [path_name(path) for path, _ in leaves]
+  return frozenset(
+    _layer(name) for name in names if name.rpartition("/")[2] == "scale"
+  )
+
+
+def make_fedbn(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedbnOptions,
+) -> api.FederatedMethod:
+  """Makes FedBN.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture; when the parameters' shapes
+      are first seen, a model without normalisation.
+  """
+  del federation
+
+  def predicate_of(params):
+    layers = normalisation_layers(params)
+    if not layers:
+      raise ValueError(
+        f"model={models.shared.name!r}: must have normalisation layers (with a "
+        "parameter 'scale') with method='fedbn', which leaves them to clients"
+      )
+    # Statistics lie under the paths of their layers too.
+    return lambda path: _layer(path) in layers
+
+  return partial.partial_method(
+    "fedbn", models, training, predicate_of, weighting=options.weighting
+  )

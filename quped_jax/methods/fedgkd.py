@@ -1,0 +1,111 @@
+r"""FedGKD: clients learn from the mean of the last global models too.
+
+.. math:: \mathrm{CE} + \tfrac{\gamma}{2} \, \mathrm{KL}(\bar w \,\|\, w)
+
+of a student w, with the teacher's parameters the mean of those of the last M
+global models (of all of them in the first rounds). The teacher predicts with
+its running batch-norm statistics, averaged alike.
+
+Down: the global model and, if M > 1, the teacher; with M = 1 they are one. Up:
+the difference after the local steps. The server takes the weighted mean.
+Quantized clients minimise this at x and at Q(x), with levels of their own that
+stay with them; the teacher has full precision.
+
+References:
+  Yao, Pan, Dai, Wan, Ding, Yu, Jin, Xu, Sun, FedGKD: Toward Heterogeneous
+  Federated Learning via Global Knowledge Distillation, 2023.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from quped_jax import distill
+from quped_jax.methods import api, averaging, history
+
+
+@dataclasses.dataclass(frozen=True)
+class FedgkdOptions:
+  """Settings of FedGKD.
+
+  Attributes:
+    gamma: weight of distillation (halved in the loss), at least 0.
+    models: M, how many global models the teacher is the mean of, at least 1.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  gamma: float = 0.2
+  models: int = 5
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_not_negative("fedgkd.gamma", self.gamma)
+    api.check_at_least("fedgkd.models", self.models, 1)
+    api.check_choice("fedgkd.weighting", self.weighting, api.WEIGHTINGS)
+
+
+class FedgkdDownload(NamedTuple):
+  """What travels down if the teacher is not the global model itself.
+
+  Attributes:
+    model: the global model.
+    teacher: the mean of the last ones.
+  """
+
+  model: api.GlobalModel
+  teacher: api.GlobalModel
+
+
+def make_fedgkd(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedgkdOptions,
+) -> api.FederatedMethod:
+  """Makes FedGKD.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  del federation
+  model = models.shared
+  one = options.models == 1
+
+  def local_loss(download, batch, context):
+    del context
+    teacher = download if one else download.teacher
+    taught = averaging.predict(model, teacher, batch)
+    return averaging.with_term(
+      training,
+      model,
+      batch,
+      lambda logits: options.gamma / 2 * distill.kl_divergence(taught, logits),
+    )
+
+  method = averaging.averaging_method(
+    "fedgkd",
+    models,
+    training,
+    weighting=options.weighting,
+    local_loss=local_loss,
+  )
+  if one:
+    return method
+
+  def init_server(key, inputs):
+    return history.begin(method.init_server(key, inputs), options.models)
+
+  def broadcast(server, client_id, cohort):
+    del client_id, cohort
+    return FedgkdDownload(server.model, history.mean(server))
+
+  return method._replace(
+    init_server=init_server,
+    broadcast=broadcast,
+    server_update=history.add_mean,
+  )

@@ -1,0 +1,170 @@
+r"""FedGKD-VOTE: clients learn from each of the last global models.
+
+.. math::
+  \mathrm{CE} + \tfrac{\gamma}{2} \sum_m a_m \mathrm{KL}(w_m \,\|\, w), \quad
+  a = \mathrm{softmax}(-L / T)
+
+with L_m the loss of the m-th of the last M global models (of all of them in
+the first rounds) at the client: the mean over its validation samples, or over
+training samples if it has none, as many as the validation samples of the
+client that has most of them, or all if no client has any. That is one more
+forward pass of each model over these samples per round. Teachers predict with
+their running batch-norm statistics.
+
+Down: the M models, of which the newest is the global one, and their number.
+Up: the difference after the local steps. The server takes the weighted mean.
+Quantized clients minimise this at x and at Q(x), with levels of their own that
+stay with them; the teachers have full precision.
+
+References:
+  Yao, Pan, Dai, Wan, Ding, Yu, Jin, Xu, Sun, FedGKD: Toward Heterogeneous
+  Federated Learning via Global Knowledge Distillation, 2023.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax import distill
+from quped_jax.federation import Batch, ClientData
+from quped_jax.methods import api, averaging, history, personal
+from quped_jax.models import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class FedgkdVoteOptions:
+  """Settings of FedGKD-VOTE.
+
+  Attributes:
+    gamma: weight of distillation (halved in the loss), at least 0.
+    models: M, how many global models teach, at least 1.
+    temperature: T, of the teachers' weights; small for the best one alone.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  gamma: float = 0.2
+  models: int = 5
+  temperature: float = 1.0
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_not_negative("fedgkd_vote.gamma", self.gamma)
+    api.check_at_least("fedgkd_vote.models", self.models, 1)
+    api.check_positive("fedgkd_vote.temperature", self.temperature)
+    api.check_choice("fedgkd_vote.weighting", self.weighting, api.WEIGHTINGS)
+
+
+class Voted(NamedTuple):
+  """What a client makes of what it receives.
+
+  Attributes:
+    model: the global model.
+    teachers: the last M of them.
+    shares: a, float32 `[M]`.
+  """
+
+  model: api.GlobalModel
+  teachers: list[api.GlobalModel]
+  shares: jax.Array
+
+
+def held_out_losses(
+  training: api.Training,
+  model: Model,
+  teachers: list[api.GlobalModel],
+  data: ClientData,
+) -> jax.Array:
+  """Mean loss of each model on samples of a client, see above, `[models]`."""
+  train, validation = data.train, data.validation
+  length = validation.max_count or train.max_count
+  own = validation.count > 0
+  count = jnp.where(own, validation.count, jnp.minimum(train.count, length))
+
+  def draw(positions) -> Batch:
+    batch = data.batch(jnp.minimum(positions, train.count - 1))
+    if not validation.max_count:
+      return batch
+    last = jnp.maximum(validation.count - 1, 0)
+    other = data.batch(jnp.minimum(positions, last), "validation")
+    return jax.tree.map(lambda a, b: jnp.where(own, a, b), other, batch)
+
+  def of_sample(logits, label):
+    return training.loss(logits[None], label[None])
+
+  def sums(start):
+    positions = start + jnp.arange(training.batch_size, dtype=jnp.int32)
+    batch, counts = draw(positions), positions < count
+
+    def total(teacher):
+      logits = averaging.predict(model, teacher, batch)
+      losses = jax.vmap(of_sample)(logits, batch.labels)
+      return jnp.sum(jnp.where(counts, losses, 0.0))
+
+    return jnp.stack([total(teacher) for teacher in teachers])
+
+  starts = jnp.arange(0, length, training.batch_size, dtype=jnp.int32)
+  return jnp.sum(jax.lax.map(sums, starts), axis=0) / count
+
+
+def make_fedgkd_vote(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedgkdVoteOptions,
+) -> api.FederatedMethod:
+  """Makes FedGKD-VOTE.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  del federation
+  model = models.shared
+
+  def local_loss(download, batch, context):
+    del context
+    taught = [
+      averaging.predict(model, teacher, batch) for teacher in download.teachers
+    ]
+
+    def term(logits):
+      divergences = [distill.kl_divergence(t, logits) for t in taught]
+      return (
+        options.gamma / 2 * jnp.dot(download.shares, jnp.stack(divergences))
+      )
+
+    return averaging.with_term(training, model, batch, term)
+
+  method = averaging.averaging_method(
+    "fedgkd_vote",
+    models,
+    training,
+    weighting=options.weighting,
+    local_loss=local_loss,
+  )
+
+  def init_server(key, inputs):
+    return history.begin(method.init_server(key, inputs), options.models)
+
+  def client_update(download, client, data, context, cohort):
+    teachers = [history.nth(download.models, m) for m in range(options.models)]
+    losses = held_out_losses(training, model, teachers, data)
+    shares = jax.nn.softmax(
+      -losses / options.temperature, where=history.remembered(download)
+    )
+    voted = Voted(download.model, teachers, shares)
+    return method.client_update(voted, client, data, context, cohort)
+
+  return method._replace(
+    init_server=init_server,
+    broadcast=personal.send,
+    client_update=client_update,
+    server_update=history.add_mean,
+  )

@@ -1,0 +1,83 @@
+r"""FedNTD: clients keep what the global model knows of the other classes.
+
+.. math:: \mathrm{CE} + \beta T^2 \, \mathrm{KL}(\tilde p \,\|\, \tilde q)
+
+with p and q the predictions of the received global model and of the student,
+both renormalised without the true class: labels teach that class alone, the
+global model the order of the others. It predicts with its running batch-norm
+statistics.
+
+Down: the global model. Up: the difference after the local steps. The server
+takes the weighted mean. Quantized clients minimise this at x and at Q(x), with
+levels of their own that stay with them; the teacher has full precision.
+
+References:
+  Lee, Jeong, Shin, Bae, Yun, Preservation of the Global Knowledge by
+  Not-True Distillation in Federated Learning, 2022.
+"""
+
+import dataclasses
+from typing import Any
+
+from quped_jax import distill
+from quped_jax.methods import api, averaging
+
+
+@dataclasses.dataclass(frozen=True)
+class FedntdOptions:
+  """Settings of FedNTD.
+
+  Attributes:
+    beta: weight of distillation, at least 0; 0 is FedAvg.
+    temperature: T, by which logits are divided.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  beta: float = 1.0
+  temperature: float = 1.0
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_not_negative("fedntd.beta", self.beta)
+    api.check_positive("fedntd.temperature", self.temperature)
+    api.check_choice("fedntd.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def make_fedntd(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedntdOptions,
+) -> api.FederatedMethod:
+  """Makes FedNTD.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  del federation
+  model = models.shared
+
+  def local_loss(download, batch, context):
+    del context
+    taught = averaging.predict(model, download, batch)
+
+    def term(logits):
+      return options.beta * distill.not_true_divergence(
+        taught, logits, batch.labels, options.temperature
+      )
+
+    return averaging.with_term(training, model, batch, term)
+
+  return averaging.averaging_method(
+    "fedntd",
+    models,
+    training,
+    weighting=options.weighting,
+    local_loss=local_loss,
+  )

@@ -1,0 +1,83 @@
+r"""FedProx: FedAvg whose clients are held near the global model.
+
+.. math:: \min_w f_i(w) + \tfrac{\mu}{2} \|w - w_t\|^2
+
+Down: the global model w_t. Up: the difference after the local steps. The
+server takes the weighted mean.
+
+Quantized clients minimise this at x and at Q(x), with levels of their own that
+stay with them. The paper's inexact local solver is the common number of local
+steps here.
+
+References:
+  Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, Federated Optimization in
+  Heterogeneous Networks, 2020.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.methods import api, averaging
+
+
+@dataclasses.dataclass(frozen=True)
+class FedproxOptions:
+  """Settings of FedProx.
+
+  Attributes:
+    mu: weight of the proximal term, at least 0; 0 is FedAvg.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  mu: float = 0.1
+  weighting: str = "samples"
+
+  def __post_init__(self):
+    api.check_not_negative("fedprox.mu", self.mu)
+    api.check_choice("fedprox.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def make_fedprox(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedproxOptions,
+) -> api.FederatedMethod:
+  """Makes FedProx.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  del federation
+
+  def local_loss(download, batch, context):
+    del context
+    from_labels = training.label_objective(models.shared, batch)
+
+    def objective(params, stats):
+      loss, stats = from_labels(params, stats)
+      squares = jax.tree.map(
+        lambda w, start: jnp.sum(jnp.square(w - start)),
+        params,
+        download.params,
+      )
+      return loss + options.mu / 2 * sum(jax.tree.leaves(squares)), stats
+
+    return objective
+
+  return averaging.averaging_method(
+    "fedprox",
+    models,
+    training,
+    weighting=options.weighting,
+    local_loss=local_loss,
+  )

@@ -1,0 +1,149 @@
+"""FedRep: a shared body, and a head of each client's own.
+
+In each round a client first takes some local steps on its head alone, on top
+of the body that it received, then the rest of them on the body alone. The head
+is the last layer; it stays with the client and does not travel. Down: the
+body. Up: its difference after the local steps. The server takes the mean.
+
+Quantized clients train by the alternating steps, with levels of their own that
+stay with them; the levels train with the body. A new client starts from the
+server's initial head. No global model is evaluated, since the server has no
+head that was trained. The optimizer starts afresh with the body.
+
+References:
+  Collins, Hassani, Mokhtari, Shakkottai, Exploiting Shared Representations for
+  Personalized Federated Learning, 2021.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from quped_jax.codebook import path_name
+from quped_jax.methods import api, averaging, partial
+from quped_jax.models import is_head
+
+# Number of the key of the body's steps; those of the two keys into which local
+# steps split theirs are 0 and 1.
+_BODY = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class FedrepOptions:
+  """Settings of FedRep.
+
+  Attributes:
+    head_steps: how many of the local steps train the head, less than all; 0
+      for half of them.
+    weighting: of the clients in the mean, "uniform" or by "samples".
+  """
+
+  head_steps: int = 0
+  weighting: str = "uniform"
+
+  def __post_init__(self):
+    api.check_at_least("fedrep.head_steps", self.head_steps, 0)
+    api.check_choice("fedrep.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def _head_steps(training: api.Training, options: FedrepOptions) -> int:
+  if training.steps == 1:
+    raise ValueError(
+      "steps=1: must be at least 2 with method='fedrep', which trains head and "
+      "body in turn"
+    )
+  if options.head_steps and options.head_steps >= training.steps:
+    raise ValueError(
+      f"fedrep.head_steps={options.head_steps}: must be less than "
+      f"{training.steps}, the local steps, of which the rest train the body"
+    )
+  return options.head_steps or training.steps // 2
+
+
+def make_fedrep(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: FedrepOptions,
+) -> api.FederatedMethod:
+  """Makes FedRep.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture, or not enough local steps;
+      when the parameters' shapes are first seen, a model without a last layer
+      or without a body.
+  """
+  del federation
+
+  def predicate_of(params):
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    heads = [is_head(path_name(path)) for path, _ in leaves]
+    if all(heads) or not any(heads):
+      raise ValueError(
+        f"model={models.shared.name!r}: must have a layer 'last', its head, "
+        "and others with method='fedrep', which divides the model there"
+      )
+    return is_head
+
+  head_steps = _head_steps(training, options)
+
+  def keep(new, old, head):
+    """The parameters of head, or of body, from `new`; the rest from `old`."""
+    return partial.merge(
+      partial.prune(new, is_head, head), partial.prune(old, is_head, not head)
+    )
+
+  def train(learner, data, context):
+    def step(learner, batch, head):
+      objective = training.label_objective(models.shared, batch)
+      new, loss = training.alternating.step(learner, objective, context.rates)
+      new = new._replace(params=keep(new.params, learner.params, head))
+      if head:
+        new = new._replace(
+          codebooks=learner.codebooks,
+          centers_opt_state=learner.centers_opt_state,
+        )
+      return new, {"loss": loss}
+
+    learner, first = api.local_steps(
+      lambda learner, batch: step(learner, batch, True),
+      learner,
+      data,
+      context,
+      training,
+      steps=head_steps,
+    )
+    model = api.GlobalModel(learner.params, learner.stats)
+    learner = averaging.resume(training, model, averaging.keep(learner))
+    left = context.num_steps
+    learner, second = api.local_steps(
+      lambda learner, batch: step(learner, batch, False),
+      learner,
+      data,
+      context._replace(
+        key=jax.random.fold_in(context.key, _BODY),
+        num_steps=None if left is None else left - head_steps,
+      ),
+      training,
+      steps=training.steps - head_steps,
+    )
+    share = head_steps / training.steps
+    return learner, jax.tree.map(
+      lambda a, b: share * a + (1 - share) * b, first, second
+    )
+
+  return partial.partial_method(
+    "fedrep",
+    models,
+    training,
+    predicate_of,
+    weighting=options.weighting,
+    train=train,
+  )

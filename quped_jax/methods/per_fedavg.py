@@ -1,0 +1,176 @@
+r"""Per-FedAvg: an initial model that one gradient step makes personal.
+
+FedAvg on what a step of size alpha from w achieves, the loss of
+w' = w - alpha grad f(w; B1) on a batch B2. The gradient of a local step is
+
+.. math::
+  v &= \nabla f(w'; B_2) \quad \text{("first\_order")} \\
+  v &- \tfrac{\alpha}{2 \delta} \big(
+    \nabla f(w + \delta v; B_3) - \nabla f(w - \delta v; B_3) \big)
+    \quad \text{("hessian\_free")}
+
+whose second form replaces the Hessian times v by a difference. The size beta
+of the local steps is the clients' learning rate; each draws its two or three
+batches. Down: the global model w. Up: the difference after the local steps.
+
+Every client is evaluated after one step of size alpha on a batch of its
+training data. Quantized clients take the meta-gradient at x and at Q(x), with
+levels of their own that stay with them; their quantized model is the adapted
+one at these levels. The exact Hessian of the paper is left out.
+
+References:
+  Fallah, Mokhtari, Ozdaglar, Personalized Federated Learning with Theoretical
+  Guarantees: A Model-Agnostic Meta-Learning Approach, 2020.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.alternating import Objective
+from quped_jax.methods import api, averaging
+
+VARIANTS = ("first_order", "hessian_free")
+
+
+@dataclasses.dataclass(frozen=True)
+class PerFedavgOptions:
+  """Settings of Per-FedAvg.
+
+  Attributes:
+    variant: of the meta-gradient, "first_order" or "hessian_free".
+    alpha: size of the step that adapts, at least 0.
+    delta: of the difference in "hessian_free".
+    weighting: of the clients in the mean, "uniform" or by "samples".
+  """
+
+  variant: str = "first_order"
+  alpha: float = 0.01
+  delta: float = 1e-3
+  weighting: str = "uniform"
+
+  def __post_init__(self):
+    api.check_choice("per_fedavg.variant", self.variant, VARIANTS)
+    api.check_not_negative("per_fedavg.alpha", self.alpha)
+    api.check_positive("per_fedavg.delta", self.delta)
+    api.check_choice("per_fedavg.weighting", self.weighting, api.WEIGHTINGS)
+
+
+def _move(params: Any, direction: Any, size: float) -> Any:
+  return jax.tree.map(lambda p, d: p + size * d, params, direction)
+
+
+def adapt(
+  objective: Objective, params: Any, stats: Any, alpha: float
+) -> tuple[Any, Any]:
+  """One step of size alpha: (params, stats)."""
+  grads, stats = jax.grad(objective, has_aux=True)(params, stats)
+  return _move(params, grads, -alpha), stats
+
+
+def meta_objective(
+  objectives: list[Objective], alpha: float, delta: float
+) -> Objective:
+  """The loss after one step of size alpha, with the meta-gradient as gradient.
+
+  Args:
+    objectives: of the batches B1 and B2, "first_order"; or of B1, B2 and B3,
+      "hessian_free".
+    alpha: size of the step.
+    delta: of the difference.
+  """
+  inner, outer, *curvature = objectives
+
+  def gradient(objective, params, stats):
+    return jax.grad(objective, has_aux=True)(params, stats)[0]
+
+  def meta(params, stats):
+    # The gradient is made here: nothing of this is differentiated again.
+    here = jax.lax.stop_gradient(params)
+    adapted, new_stats = adapt(inner, here, stats, alpha)
+    (loss, new_stats), meta_gradient = jax.value_and_grad(outer, has_aux=True)(
+      adapted, new_stats
+    )
+    for objective in curvature:
+      ahead = _move(here, meta_gradient, delta)
+      behind = _move(here, meta_gradient, -delta)
+      change = api.tree_difference(
+        gradient(objective, ahead, stats), gradient(objective, behind, stats)
+      )
+      meta_gradient = _move(meta_gradient, change, -alpha / (2 * delta))
+    # Zero, with this slope.
+    terms = jax.tree.map(
+      lambda g, p, p0: jnp.sum(g * (p - p0)), meta_gradient, params, here
+    )
+    return loss + sum(jax.tree.leaves(terms)), new_stats
+
+  return meta
+
+
+def make_per_fedavg(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: PerFedavgOptions,
+) -> api.FederatedMethod:
+  """Makes Per-FedAvg.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: not used.
+    training: how clients train.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  del federation
+  model = models.shared
+  hessian_free = options.variant == "hessian_free"
+  batches = 3 if hessian_free else 2
+  quantized = training.max_levels is not None
+
+  def local_loss(download, batch, context):
+    del download, context
+    parts = jax.tree.map(lambda x: jnp.split(x, batches), batch)
+    objectives = [
+      training.label_objective(model, type(batch)(*part))
+      for part in zip(*parts, strict=True)
+    ]
+    return meta_objective(objectives, options.alpha, options.delta)
+
+  method = averaging.averaging_method(
+    "per_fedavg",
+    models,
+    training,
+    weighting=options.weighting,
+    local_loss=local_loss,
+    batches=batches,
+  )
+
+  def variants(server, client, data, context, cohort):
+    del cohort
+    (positions,) = data.draw(context.key, 1, training.batch_size)
+    objective = training.label_objective(model, data.batch(positions))
+    params, stats = adapt(objective, server.params, server.stats, options.alpha)
+    result = {
+      "personalized": (params, stats, model),
+      "global": (server.params, server.stats, model),
+    }
+    if quantized:
+      adapted = api.GlobalModel(params, stats)
+      learner = averaging.resume(training, adapted, client)
+      result["quantized"] = training.quantized_variant(
+        model, learner, data, context
+      )
+    return result
+
+  # At w and w', and on both sides of w.
+  evaluations = 4 if hessian_free else 2
+  return method._replace(
+    variants=variants,
+    headline="quantized" if quantized else "personalized",
+    gradients=training.steps * training.gradients_per_step * evaluations,
+  )

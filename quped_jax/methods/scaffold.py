@@ -1,0 +1,175 @@
+r"""SCAFFOLD: control variates against the drift of clients.
+
+Every client keeps an estimate c_i of its own gradient, the server one, c, of
+the gradient of all; local steps are corrected by their difference:
+
+.. math::
+  y_i &\leftarrow y_i - \eta (\nabla f_i(y_i) - c_i + c)
+    \quad \text{from } y_i = w, \; K \text{ times} \\
+  c_i^+ &= c_i - c + (w - y_i) / (K \eta) \quad \text{(option II)} \\
+  w &\leftarrow w + \eta_g \, \mathrm{mean}_{i \in S} (y_i - w), \quad
+  c \leftarrow c + \tfrac1N \sum_{i \in S} (c_i^+ - c_i)
+
+with S the clients that took part, of N. Down: w and c. Up: the differences of
+y_i and of c_i.
+
+The division by the step size takes the clients' optimizer to be plain SGD:
+with momentum, Adam or weight decay c_i is no estimate of a gradient. Quantized
+clients correct the gradient of their weights x alone; c_i then also holds the
+mean pull of the proximal map, and their levels stay with them.
+
+References:
+  Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, SCAFFOLD: Stochastic
+  Controlled Averaging for Federated Learning, 2020.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax.methods import api, averaging, personal
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaffoldOptions:
+  """Settings of SCAFFOLD.
+
+  Attributes:
+    server_learning_rate: eta_g, the server's step size.
+    weighting: of the clients in the mean of models, "uniform" or by
+      "samples"; that of the controls is uniform.
+  """
+
+  server_learning_rate: float = 1.0
+  weighting: str = "uniform"
+
+  def __post_init__(self):
+    api.check_positive(
+      "scaffold.server_learning_rate", self.server_learning_rate
+    )
+    api.check_choice("scaffold.weighting", self.weighting, api.WEIGHTINGS)
+
+
+class Controlled(NamedTuple):
+  """The server's state, what it sends, and (as differences) what comes back.
+
+  Attributes:
+    model: the GlobalModel.
+    control: tree over its parameters: c, or the difference of c_i.
+  """
+
+  model: api.GlobalModel
+  control: Any
+
+
+class ScaffoldClient(NamedTuple):
+  """What stays with a client.
+
+  Attributes:
+    levels: of its quantized model.
+    control: c_i, a tree over the parameters.
+  """
+
+  levels: averaging.Levels
+  control: Any
+
+
+def make_scaffold(
+  models: api.Models,
+  federation: Any,
+  training: api.Training,
+  options: ScaffoldOptions,
+) -> api.FederatedMethod:
+  """Makes SCAFFOLD.
+
+  Args:
+    models: of each cohort, all of the global model's architecture.
+    federation: has `num_clients`, N.
+    training: how clients train, with plain SGD.
+    options: the method's own settings.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  method = averaging.averaging_method("scaffold", models, training)
+
+  def init_server(key, inputs):
+    model = method.init_server(key, inputs)
+    return Controlled(model, jax.tree.map(jnp.zeros_like, model.params))
+
+  def init_client(key, inputs, server, client_id, spec, cohort):
+    levels = method.init_client(key, inputs, server, client_id, spec, cohort)
+    return ScaffoldClient(levels, jax.tree.map(jnp.zeros_like, server.control))
+
+  def client_update(download, client, data, context, cohort):
+    del cohort
+    learner, metrics = averaging.train(
+      training,
+      averaging.resume(training, download.model, client.levels),
+      lambda batch: training.label_objective(models.shared, batch),
+      data,
+      context,
+      correction=api.tree_difference(download.control, client.control),
+    )
+    moved = averaging.difference(learner, download.model)
+    steps = training.steps
+    if context.num_steps is not None:
+      steps = jnp.minimum(steps, context.num_steps)
+    scale = steps * context.rates.learning_rate
+    stepped = scale > 0
+    # K eta gradients made the move; without a step there is nothing to learn.
+    update = jax.tree.map(
+      lambda c, d: jnp.where(
+        stepped, -c - d / jnp.where(stepped, scale, 1.0), 0.0
+      ),
+      download.control,
+      moved.params,
+    )
+    control = jax.tree.map(jnp.add, client.control, update)
+    return api.ClientResult(
+      ScaffoldClient(averaging.keep(learner), control),
+      Controlled(moved, update),
+      api.client_weight(options.weighting, data),
+      metrics,
+    )
+
+  def receive(server, message, weight, context, cohort):
+    sums = api.weighted_sum(server, message.model, weight, context, cohort)
+    return sums._replace(total=Controlled(sums.total, message.control))
+
+  def server_update(server, aggregates, context):
+    del context
+    moved = api.mean_message(
+      {k: a._replace(total=a.total.model) for k, a in aggregates.items()},
+      server.model,
+    )
+    steps = jax.tree.map(
+      lambda d: options.server_learning_rate * d, moved.params
+    )
+    updates = [a.total.control for a in aggregates.values()]
+    control = jax.tree.map(
+      lambda c, *u: c + sum(u) / federation.num_clients,
+      server.control,
+      *updates,
+    )
+    model = api.GlobalModel(
+      optax.apply_updates(server.model.params, steps),
+      optax.apply_updates(server.model.stats, moved.stats),
+    )
+    return api.if_heard(aggregates, Controlled(model, control), server)
+
+  def variants(server, client, data, context, cohort):
+    return method.variants(server, client.levels, data, context, cohort)
+
+  return method._replace(
+    init_server=init_server,
+    init_client=init_client,
+    broadcast=personal.send,
+    client_update=client_update,
+    receive=receive,
+    server_update=server_update,
+    variants=variants,
+  )
