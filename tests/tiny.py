@@ -45,10 +45,30 @@ class Case(NamedTuple):
 
 # Every registered method.
 CASES: dict[str, Case] = {
+  "apfl": Case(bits=(32,)),
+  "cfd": Case(),
+  "ditto": Case(),
+  "ds_fl": Case(),
+  "fd": Case(),
   "fedavg": Case(),
+  "fedbn": Case(model="normed"),
+  "feddf": Case(options=(("distill_steps", 5),)),
+  "fedgen": Case(options=(("generator_steps", 5),)),
+  "fedgkd": Case(),
+  "fedgkd_vote": Case(),
+  "fedgkt": Case(options=(("server_steps", 10), ("hidden", (16,)))),
+  "fedkd": Case(),
+  "fedmd": Case(),
+  "fedntd": Case(),
+  "fedprox": Case(),
+  "fedrep": Case(),
+  "fml": Case(),
   "local": Case(),
+  "per_fedavg": Case(),
+  "pfedme": Case(),
   "quped": Case(),
   "qupel": Case(),
+  "scaffold": Case(),
 }
 METHODS = tuple(sorted(CASES))
 
