@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import NullFormatter
 
 from experiments.comparison.plan import Row
 from experiments.comparison.runs import Finished
@@ -54,9 +54,9 @@ def styles(rows: Sequence[Row]) -> dict[Row, dict[str, Any]]:
   result = {}
   for row in rows:
     method, bits = methods.index(row.method), precisions.index(row.bits)
-    turn = method // len(_COLOURS) + bits
+    turn, colour = divmod(method, len(_COLOURS))
     result[row] = {
-      "color": _COLOURS[method % len(_COLOURS)],
+      "color": _COLOURS[colour],
       "marker": _MARKERS[turn % len(_MARKERS)],
       "linestyle": _LINES[bits % len(_LINES)],
     }
@@ -122,10 +122,14 @@ def over_bytes(curves: Mapping[Row, Curve]) -> Figure:
         color=style["color"],
         linestyle=style["linestyle"],
       )
-  if any(c.megabytes[-1] > 0 for c in curves.values()):
+  sent = [c.megabytes for c in curves.values() if c.megabytes[-1] > 0]
+  if sent:
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(LogFormatter())
-    axes.xaxis.set_minor_formatter(LogFormatter())
+    axes.xaxis.set_major_formatter("{x:g}")
+    # Powers of ten are enough where there are several.
+    everything = np.concatenate(sent)
+    decades = np.log10(everything.max() / everything.min())
+    axes.xaxis.set_minor_formatter("{x:g}" if decades < 1 else NullFormatter())
   axes.set_xlabel("megabytes per client, down and up")
   _limit(axes, curves)
   _legend(figure)

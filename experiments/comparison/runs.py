@@ -100,7 +100,7 @@ def run_missing(
   """
   pending = [run for run in runs if not is_done(run)]
   check(pending)
-  say(f"{len(runs)} runs, of which {len(runs) - len(pending)} are done")
+  say(f"{len(pending)} of {len(runs)} runs to do")
   began, seconds = time.perf_counter(), {}
   for number, run in enumerate(pending, 1):
     started = time.perf_counter()

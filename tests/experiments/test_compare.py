@@ -269,11 +269,11 @@ def test_what_is_done_is_not_run_again(tmp_path):
     "local_32_seed1",
     "fedavg_32_seed1",
   ]
-  assert lines[0] == "4 runs, of which 0 are done"
+  assert lines[0] == "4 of 4 runs to do"
   assert lines[1].startswith("[1/4] local, 32 bits, seed 0: 0 s; 0:00 elapsed")
   again, lines = run_stub(config, tmp_path)
   assert again == []
-  assert lines == ["4 runs, of which 4 are done"]
+  assert lines == ["0 of 4 runs to do"]
   (tmp_path / "runs" / "fedavg_32_seed0" / "summary.json").unlink()
   assert run_stub(config, tmp_path)[0] == ["fedavg_32_seed0"]
 
@@ -682,7 +682,6 @@ def test_stubbed_comparison_writes_everything(tmp_path):
 def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
   small = (
     f"--workdir={tmp_path}",
-    "--config.methods=local,fedavg",
     "--config.bits=32",
     "--config.base.clients=6",
     "--config.base.new_clients=2",
@@ -692,26 +691,30 @@ def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
     "--config.tune.trials=1",
     "--config.tune.rounds=2",
   )
-  done = command(*small, "--tune")
+  done = command(*small, "--tune", "--config.methods=local")
   assert done.returncode == 0, done.stderr
-  assert "2 runs, of which 0 are done" in done.stdout
+  assert "1 of 1 runs to do" in done.stdout
   # The screen shows no accuracy on test data.
   assert "personalized" not in done.stdout
   best = tmp_path / "best.json"
-  rate = json.loads(best.read_text())["fedavg_32"]["learning_rate"]
+  rate = json.loads(best.read_text())["local_32"]["learning_rate"]
 
-  compare = (*small, "--config.seeds=0,1", f"--overrides={best}")
+  compare = (
+    *small,
+    "--config.methods=local,fedavg",
+    "--config.seeds=0,1",
+    f"--overrides={best}",
+  )
   done = command(*compare)
   assert done.returncode == 0, done.stderr
   assert "fedavg, 32 bits, seed 1: round 2/2" in done.stdout
   assert "[4/4] fedavg, 32 bits, seed 1:" in done.stdout
   assert "minus local 32" in done.stdout
-  run = tmp_path / "runs" / "fedavg_32_seed1"
-  assert json.loads((run / "config.json").read_text())["learning_rate"] == [
-    rate
-  ]
+  tuned = tmp_path / "runs" / "local_32_seed1" / "config.json"
+  assert json.loads(tuned.read_text())["learning_rate"] == [rate]
   with (tmp_path / "table.csv").open() as file:
     local, fedavg = csv.DictReader(file)
+  run = tmp_path / "runs" / "fedavg_32_seed1"
   summary = json.loads((run / "summary.json").read_text())
   assert float(fedavg["bytes"]) == 2 * summary["bytes_up"]
   assert float(local["bytes"]) == 0
@@ -719,7 +722,7 @@ def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
 
   done = command(*compare)
   assert done.returncode == 0, done.stderr
-  assert "4 runs, of which 4 are done" in done.stdout
+  assert "0 of 4 runs to do" in done.stdout
 
 
 @pytest.mark.parametrize(
