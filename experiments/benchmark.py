@@ -33,7 +33,7 @@ from experiments.benchmarks import (
   precision,
   step,
 )
-from experiments.benchmarks.bench import Bench, make_console
+from experiments.benchmarks.bench import Bench
 
 SUITES = {
   "conv": conv.run,
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     folder = pathlib.Path(_OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     described = machine.describe(_QUICK.value)
-    console = make_console()
+    console = common.make_console()
     for name in _SUITE.value:
       bench = Bench(
         name,

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
+import rich.console
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 import quped_jax as qj
+
+# Where tables are not printed on a terminal, which has a width of its own.
+_WIDTH = 120
 
 
 def get_config(**overrides: Any) -> ml_collections.ConfigDict:
@@ -38,7 +42,7 @@ def _field_errors() -> Iterator[None]:
     yield
   except (AttributeError, KeyError) as error:
     print(
-      f"error: --config has no such field: {error}. The fields are those of "
+      f"error: --config has no such field: {error}. Settings are those of "
       "quped_jax/settings.py; options are METHOD.OPTION, such as "
       "--config.quped.lambda_p=0.3",
       file=sys.stderr,
@@ -103,6 +107,14 @@ def run_main(main: Callable[[], None]) -> None:
       raise
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+
+
+def make_console() -> rich.console.Console:
+  """A console on which tables fit."""
+  console = rich.console.Console()
+  if not console.is_terminal:
+    console.width = _WIDTH
+  return console
 
 
 def print_summary(summary: dict[str, Any]) -> None:

@@ -9,21 +9,11 @@ import rich.box
 import rich.console
 import rich.table
 
+from experiments import common
 from experiments.benchmarks import machine, timing
 from experiments.benchmarks.timing import Contestant
 
-# Where tables are not printed on a terminal, which has a width of its own.
-_WIDTH = 110
-
 NO_TORCH = "PyTorch is not installed, so its rows are left out."
-
-
-def make_console() -> rich.console.Console:
-  """A console on which tables fit."""
-  console = rich.console.Console()
-  if not console.is_terminal:
-    console.width = _WIDTH
-  return console
 
 
 class Bench:
@@ -55,7 +45,7 @@ class Bench:
     self.rows: list[dict[str, Any]] = []
     self.derived: list[dict[str, Any]] = []
     self._repetitions = 2 if quick else repetitions
-    self._console = console or make_console()
+    self._console = console or common.make_console()
 
   @property
   def stem(self) -> str:

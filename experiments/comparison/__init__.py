@@ -1,0 +1,1 @@
+"""Parts of `experiments.compare`: what to run, running it, tables, figures."""
