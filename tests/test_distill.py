@@ -170,8 +170,8 @@ def without_label(x, labels):
 def test_the_not_true_divergence_is_that_of_the_other_classes(
   u, v, labels, temperature
 ):
-  others = [without_label(x, labels) for x in (u, v)]
-  value, *gradients = reference(*others, temperature, "both")
+  p, q = (without_label(x, labels) for x in (u, v))
+  value, *gradients = reference(p, q, temperature, "both")
   got = not_true(u, v, labels, temperature)
   np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-4)
   got = not_true_gradients(u, v, labels, temperature)

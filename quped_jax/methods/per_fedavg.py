@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from quped_jax.alternating import Objective
+from quped_jax.federation import Batch
 from quped_jax.methods import api, averaging
 
 VARIANTS = ("first_order", "hessian_free")
@@ -136,7 +137,7 @@ def make_per_fedavg(
     del download, context
     parts = jax.tree.map(lambda x: jnp.split(x, batches), batch)
     objectives = [
-      training.label_objective(model, type(batch)(*part))
+      training.label_objective(model, Batch(*part))
       for part in zip(*parts, strict=True)
     ]
     return meta_objective(objectives, options.alpha, options.delta)

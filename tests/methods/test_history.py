@@ -1,9 +1,14 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from quped_jax.methods import api, history
 from tests import tiny
+
+# Which the server does not look at.
+CONTEXT: Any = None
 
 
 def heard(value, weight=1.0):
@@ -20,7 +25,7 @@ def begin(length):
 def test_the_last_models_are_kept_newest_first():
   server = begin(3)
   for value in (1.0, 10.0, 100.0, 1000.0):
-    server = history.add_mean(server, heard(value, 2.0), None)
+    server = history.add_mean(server, heard(value, 2.0), CONTEXT)
   expected = [[1112.0, 1113.0], [112.0, 113.0], [12.0, 13.0]]
   np.testing.assert_allclose(server.models.params["w"], expected)
   np.testing.assert_allclose(server.models.stats["m"], [1114.0, 114.0, 14.0])
@@ -38,13 +43,13 @@ def test_the_mean_is_over_those_that_have_been():
     np.testing.assert_array_equal(
       history.remembered(server), np.arange(3) < len(values)
     )
-    server = history.add_mean(server, heard(value), None)
+    server = history.add_mean(server, heard(value), CONTEXT)
     values.append(values[-1] + value)
 
 
 def test_a_server_that_hears_nobody_forgets_nothing():
-  server = history.add_mean(begin(3), heard(1.0), None)
-  after = history.add_mean(server, heard(5.0, 0.0), None)
+  server = history.add_mean(begin(3), heard(1.0), CONTEXT)
+  after = history.add_mean(server, heard(5.0, 0.0), CONTEXT)
   assert tiny.largest_difference(server, after) == 0
   assert after.count == server.count == 2
 

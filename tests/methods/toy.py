@@ -238,7 +238,8 @@ def play_one_client(name: str, prepare=None, **options) -> OneClient:
 
   draw_key, _ = jax.random.split(context.key)
   batches = [data.batch(p) for p in data.draw(draw_key, 3, tiny.BATCH)]
-  return OneClient(made, *play_round(), batches, model)
+  download, result = play_round()
+  return OneClient(made, download, result, batches, model)
 
 
 def hand_forward(params, inputs):
