@@ -46,11 +46,7 @@ def is_done(run: Run) -> bool:
   if not (run.folder / "summary.json").is_file():
     return False
   recorded = json.loads((run.folder / "config.json").read_text())
-  settings = run.settings
-  if not settings.steps or settings.budget != "steps":
-    # Recorded is the number of steps that came of it.
-    settings = assemble(settings).settings
-  return _comparable(recorded) == _comparable(settings.to_dict())
+  return _comparable(recorded) == _comparable(run.settings.to_dict())
 
 
 def check(runs: Sequence[Run]) -> None:

@@ -298,7 +298,7 @@ def test_other_settings_are_run_again(tmp_path):
 
 @pytest.mark.parametrize(
   ("method", "base"),
-  [("local", {"steps": 0}), ("quped", {"budget": "gradients"})],
+  [("local", {"epochs": 2}), ("quped", {"budget": "gradients"})],
 )
 def test_steps_that_follow_from_others_are_recognized(tmp_path, method, base):
   config = make_config(methods=(method,), bits=("32",), seeds=(0,), base=base)
