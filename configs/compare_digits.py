@@ -4,6 +4,45 @@ import ml_collections
 
 from configs import digits
 
+# The others are compared with the first.
+_METHODS = (
+  "quped",
+  "local",
+  "fedavg",
+  "fedprox",
+  "scaffold",
+  "per_fedavg",
+  "pfedme",
+  "ditto",
+  "apfl",
+  "fedrep",
+  "fml",
+  "fedkd",
+  "fedgkd",
+  "fedgkd_vote",
+  "fedntd",
+  "fd",
+  "fedmd",
+  "ds_fl",
+  "cfd",
+  "feddf",
+  "fedgkt",
+  "fedgen",
+  "qupel",
+)  # fedbn needs a network with normalisation, as in cifar10's
+
+# Those that run with quantized clients too.
+_QUANTIZED = (
+  "quped",
+  "qupel",
+  "local",
+  "fedavg",
+  "per_fedavg",
+  "pfedme",
+  "ditto",
+  "fml",
+)
+
 
 def _base():
   """What all runs share."""
@@ -21,17 +60,49 @@ def _base():
   return config
 
 
-# Step sizes from which every method's are chosen, of clients' own models and
-# of those that travel.
+# Step sizes of clients' own models, and of those that travel beside them.
 _RATES = {"learning_rate": (0.02, 0.05, 0.1, 0.2)}
 _BOTH_RATES = {**_RATES, "shared_learning_rate": (0.02, 0.05, 0.1, 0.2)}
+_DIGEST = {"digest_steps": (2, 5, 10)}
+
+# What trials are drawn from: step sizes, and what a method's paper tunes.
+_SPACES = {
+  "quped": {**_BOTH_RATES, "quped": {"lambda_p": (0.25, 0.5, 0.75)}},
+  "qupel": {**_BOTH_RATES, "qupel": {"lambda_p": (0.1, 0.5, 2.0)}},
+  "local": {"learning_rate": (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)},
+  "fedavg": {**_RATES, "fedavg": {"server_learning_rate": (0.5, 1.0, 1.5)}},
+  "fedprox": {**_RATES, "fedprox": {"mu": (0.01, 0.1, 1.0)}},
+  "scaffold": {**_RATES, "scaffold": {"server_learning_rate": (0.5, 1.0)}},
+  "per_fedavg": {**_RATES, "per_fedavg": {"alpha": (0.01, 0.03, 0.1)}},
+  "pfedme": {
+    **_RATES,
+    "pfedme": {"lambda_p": (5.0, 15.0), "eta": (0.02, 0.06)},
+  },
+  "ditto": {**_BOTH_RATES, "ditto": {"lambda_p": (0.1, 0.5, 1.0)}},
+  "apfl": {**_BOTH_RATES, "apfl": {"alpha": (0.25, 0.5, 0.75)}},
+  "fedrep": {**_RATES, "fedrep": {"head_steps": (10, 20, 30)}},
+  "fml": {**_BOTH_RATES, "fml": {"alpha": (0.3, 0.5, 0.7)}},
+  "fedkd": _BOTH_RATES,
+  "fedgkd": {**_RATES, "fedgkd": {"gamma": (0.1, 0.2, 0.5)}},
+  "fedgkd_vote": {**_RATES, "fedgkd_vote": {"gamma": (0.1, 0.2, 0.5)}},
+  "fedntd": {**_RATES, "fedntd": {"beta": (0.3, 1.0, 3.0)}},
+  "fd": {**_RATES, "fd": {"gamma": (0.01, 0.1, 0.3)}},
+  "fedmd": {**_RATES, "fedmd": _DIGEST},
+  "ds_fl": {**_RATES, "ds_fl": {**_DIGEST, "temperature": (0.1, 0.3)}},
+  "cfd": {**_RATES, "cfd": {**_DIGEST, "bits_down": (1, 32)}},
+  "feddf": {**_RATES, "feddf": {"distill_steps": (20, 50)}},
+  "fedgkt": {
+    **_RATES,
+    "fedgkt": {"weight": (0.3, 1.0), "temperature": (1.0, 3.0)},
+  },
+  "fedgen": {**_RATES, "fedgen": {"alpha": (0.1, 0.3, 1.0)}},
+}
 
 
 def get_config():
   config = ml_collections.ConfigDict()
   config.base = _base()
-  # The others are compared with the first.
-  config.methods = ("local", "fedavg", "quped", "qupel")
+  config.methods = _METHODS
   # Each is a precision of all clients, or of clients in turn: "1,2,3,4,32".
   config.bits = ("32", "1")
   config.seeds = (0, 1, 2)
@@ -39,23 +110,17 @@ def get_config():
   # {"fedavg": {"learning_rate": 0.1, "fedavg": {"weighting": "uniform"}}}.
   # "bits" are those of a method that takes not all; "method" makes a variant
   # of one under a name of its own.
-  config.overrides = ml_collections.ConfigDict({})
+  config.overrides = ml_collections.ConfigDict(
+    {name: {"bits": ("32",)} for name in _METHODS if name not in _QUANTIZED}
+  )
   config.tune = ml_collections.ConfigDict(
     {
-      "trials": 4,  # of every method and precision
+      "trials": 6,  # of every method and precision
       "seeds": (0,),
       "rounds": 20,
       "validation_fraction": 0.25,  # of each client's training samples
       # {method: {setting: values}}, from which each method's trials are drawn.
-      "spaces": {
-        "local": _RATES,
-        "fedavg": {
-          **_RATES,
-          "fedavg": {"server_learning_rate": (0.5, 1.0, 1.5)},
-        },
-        "quped": {**_BOTH_RATES, "quped": {"lambda_p": (0.25, 0.5, 0.75)}},
-        "qupel": {**_BOTH_RATES, "qupel": {"lambda_p": (0.1, 0.5, 2.0)}},
-      },
+      "spaces": _SPACES,
     }
   )
   return config

@@ -305,8 +305,8 @@ def test_steps_that_follow_from_others_are_recognized(tmp_path, method, base):
   (run,) = plan.make_runs(config, tmp_path)
   with quick_compilation():
     qj.run(run.settings, run.folder, display=qj.Display(quiet=True))
-  recorded = json.loads((run.folder / "config.json").read_text())
-  assert recorded["steps"] != run.settings.steps
+  summary = json.loads((run.folder / "summary.json").read_text())
+  assert summary["steps"] != run.settings.steps
   assert runs.is_done(run)
 
 
