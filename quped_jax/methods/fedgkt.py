@@ -35,7 +35,6 @@ import jax
 import jax.numpy as jnp
 
 from quped_jax import alternating, distill, evaluate, transforms
-from quped_jax.federation import Pool, PublicSet
 from quped_jax.methods import api, divided, personal
 from quped_jax.methods import server as server_lib
 from quped_jax.models import MLP, from_linen
@@ -177,22 +176,13 @@ def make_fedgkt(
     return api.weighted_sum(server, (), weight, context, cohort)
 
   def server_update(server, aggregates, context):
-    clients, parts, _ = server_lib.all_collected(aggregates)
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts[:3])
-    features, theirs, labels = flat
-    # The samples that there are come first; the rest is never drawn.
-    padding = jnp.arange(most) >= parts.count[:, None]
-    order = jnp.argsort(padding.reshape(-1), stable=True).astype(jnp.int32)
-    pool = Pool(features, labels, jnp.zeros(()), jnp.ones(()))
-    received = PublicSet(pool, labelled=True)
-    data = received.data(rows=order)
-    split = dataclasses.replace(data.train, count=jnp.sum(~padding))
-    data = dataclasses.replace(data, train=split)
-
-    teachers = theirs[order]
+    clients, sent, weights = server_lib.all_collected(aggregates)
+    counts = jnp.where(weights > 0, sent.count, 0)
+    received = server_lib.receive_samples(sent.features, sent.labels, counts)
+    teachers = sent.logits.reshape(-1, classes)[received.rows]
 
     def loss(params, stats, positions):
-      batch = data.batch(positions)
+      batch = received.real.batch(positions)
       logits, _ = network.apply(params, {}, batch.inputs, True)
       labels = distill.cross_entropy(logits, batch.labels)
       return teach(labels, teachers[positions], logits), stats
@@ -203,11 +193,13 @@ def make_fedgkt(
       loss,
       api.GlobalModel(server.network, {}),
       server.opt_state,
-      data.draw(context.key, options.server_steps, training.batch_size),
+      received.real.draw(
+        context.key, options.server_steps, training.batch_size
+      ),
     )
-    logits = evaluate.predict(network, params, {}, received.data())
+    logits = evaluate.predict(network, params, {}, received.everything)
     # A slot of nobody writes past the end of the table, which drops it.
-    target = jnp.where(clients >= 0, clients, num_clients)
+    target = jnp.where(counts > 0, clients, num_clients)
     table = server.logits.at[target].set(
       logits.reshape(-1, most, classes), mode="drop"
     )

@@ -1,13 +1,15 @@
 """Building blocks of servers that train networks of their own."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from quped_jax import transforms
+from quped_jax.federation import ClientData, Pool, PublicSet
 from quped_jax.methods import api
 
 
@@ -73,6 +75,48 @@ def all_collected(aggregates: Mapping[str, api.Aggregate]) -> api.Collected:
   """What was collected from all cohorts, one after the other."""
   collected = [aggregate.collected for aggregate in aggregates.values()]
   return jax.tree.map(lambda *x: jnp.concatenate(x), *collected)
+
+
+class Received(NamedTuple):
+  """Samples that clients sent, as training data.
+
+  Attributes:
+    everything: padding too, in the order of clients and samples.
+    real: the samples without the padding.
+    rows: int32 `[clients * max_count]`, at which of everything they are, in
+      the order of their positions; the padding is last.
+  """
+
+  everything: ClientData
+  real: ClientData
+  rows: jax.Array
+
+
+def receive_samples(
+  inputs: jax.Array, labels: jax.Array, counts: jax.Array
+) -> Received:
+  """Makes training data of what clients sent, padded to equal numbers.
+
+  Args:
+    inputs: `[clients, max_count, ...]`.
+    labels: int32 `[clients, max_count]`.
+    counts: int32 `[clients]`, how many there are, the first ones.
+  """
+  padding = jnp.arange(labels.shape[1]) >= counts[:, None]
+  rows = jnp.argsort(padding.reshape(-1), stable=True).astype(jnp.int32)
+  pool = Pool(
+    inputs.reshape(-1, *inputs.shape[2:]),
+    labels.reshape(-1),
+    mean=jnp.zeros(()),
+    std=jnp.ones(()),
+  )
+  samples = PublicSet(pool, labelled=True)
+  real = samples.data(rows=rows)
+  count = jnp.sum(~padding, dtype=jnp.int32)
+  real = dataclasses.replace(
+    real, train=dataclasses.replace(real.train, count=count)
+  )
+  return Received(samples.data(), real, rows)
 
 
 def if_heard(

@@ -32,9 +32,7 @@ def test_models_that_cannot_be_divided_are_errors(federation):
   deep = mlp()._replace(
     features=lambda p, s, x, train: (jnp.zeros((1, 2, 5)), s)
   )
-  with pytest.raises(
-    ValueError, match=r"features \[batch, width\], not \(1, 2"
-  ):
+  with pytest.raises(ValueError, match=r"features \[batch, width\], not"):
     divided.check_divided("any", deep, federation)
   other = {"a": mlp(), "b": mlp(hidden=(6,))}
   with pytest.raises(ValueError, match="'b'.*must have 5 features.*got 6"):

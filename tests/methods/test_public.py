@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax import evaluate
 from quped_jax.methods import api, public
 from tests import tiny
 from tests.methods import publics
@@ -156,15 +155,3 @@ def test_a_client_says_what_it_knows_after_training(federation, network):
   )
   assert tiny.largest_difference(new.params, alone.client.params) < 1e-6
   assert tiny.largest_difference(taught.params, new.params) > 1e-3
-
-
-def test_a_public_set_is_predicted_in_any_batches(federation, network):
-  model, params, stats = network
-  data = federation.public.data()
-  rows = jnp.array([3, 3, 11, 29], jnp.int32)
-  whole = model.apply(params, stats, data.batch(jnp.arange(30)).inputs, False)
-  for size in (1, 7, 30, 500):
-    logits = evaluate.predict(model, params, stats, data, None, size)
-    np.testing.assert_allclose(logits, whole[0], atol=1e-5)
-    some = evaluate.predict(model, params, stats, data, rows, size)
-    np.testing.assert_allclose(some, whole[0][rows], atol=1e-5)

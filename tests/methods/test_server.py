@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -43,3 +44,18 @@ def test_what_cohorts_sent_is_joined():
   np.testing.assert_array_equal(joined.clients, [2, -1, 0])
   np.testing.assert_array_equal(joined.parts["x"], [20, -10, 0])
   assert joined.weights.shape == (3,)
+
+
+def test_padding_of_samples_that_were_sent_is_told_apart():
+  inputs = jnp.arange(12.0).reshape(3, 4, 1)
+  labels = jnp.arange(12).reshape(3, 4)
+  received = server.receive_samples(inputs, labels, jnp.array([1, 0, 3]))
+  everything = received.everything.batch(jnp.arange(12))
+  np.testing.assert_array_equal(everything.labels, np.arange(12))
+  assert received.real.train.count == 4
+  real = received.real.batch(jnp.arange(4))
+  np.testing.assert_array_equal(real.labels, [0, 8, 9, 10])
+  np.testing.assert_array_equal(real.inputs[:, 0], [0, 8, 9, 10])
+  np.testing.assert_array_equal(received.rows[:4], [0, 8, 9, 10])
+  drawn = received.real.draw(jax.random.key(0), 50, 3)
+  assert set(np.unique(drawn)) == {0, 1, 2, 3}
