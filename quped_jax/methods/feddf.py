@@ -172,7 +172,7 @@ def make_feddf(
         loss=loss,
         batch_size=training.batch_size,
       )
-      return server_lib.if_heard(aggregates, taught, own)
+      return api.if_heard(aggregates, taught, own)
 
     return FeddfServer({c: update(c, a) for c, a in aggregates.items()})
 

@@ -213,7 +213,7 @@ def make_fedgen(
     )
     new = personal.add_mean(server, aggregates, context)
     new = new._replace(generator=params, opt_state=opt_state)
-    return server_lib.if_heard(aggregates, new, server)
+    return api.if_heard(aggregates, new, server)
 
   return method._replace(
     init_server=init_server,

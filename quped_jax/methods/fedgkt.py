@@ -204,7 +204,7 @@ def make_fedgkt(
       logits.reshape(-1, most, classes), mode="drop"
     )
     new = FedgktServer(params, opt_state, table)
-    return server_lib.if_heard(aggregates, new, server)
+    return api.if_heard(aggregates, new, server)
 
   def variants(server, client, data, context, cohort):
     model, whole = models.clients[cohort], wholes[cohort]

@@ -28,7 +28,6 @@ from quped_jax import distill
 from quped_jax.alternating import Learner
 from quped_jax.methods import api, personal
 from quped_jax.methods import public as public_lib
-from quped_jax.methods import server as server_lib
 
 # Of (scores, consensus), both `[batch, classes]`.
 DIGEST_LOSSES: dict[str, public_lib.TargetLoss] = {
@@ -140,7 +139,7 @@ def make_fedmd(
     scores = api.mean_message(aggregates, server.targets)
     next_rows = public_lib.draw_rows(context.key, size, samples)
     new = public_lib.Download(scores, server.next_rows, next_rows)
-    return server_lib.if_heard(aggregates, new, server)
+    return api.if_heard(aggregates, new, server)
 
   method = personal.personal_method(
     models,

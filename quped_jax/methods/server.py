@@ -117,11 +117,3 @@ def receive_samples(
     real, train=dataclasses.replace(real.train, count=count)
   )
   return Received(samples.data(), real, rows)
-
-
-def if_heard(
-  aggregates: Mapping[str, api.Aggregate], new: Any, old: Any
-) -> Any:
-  """The server's new state, or the old one if nobody sent anything."""
-  heard = sum(a.weight for a in aggregates.values()) > 0
-  return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, old)

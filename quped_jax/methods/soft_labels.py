@@ -130,7 +130,7 @@ def soft_label_method(
     next_rows = public_lib.draw_rows(context.key, size, samples)
     download = public_lib.Download(labels, rows, next_rows)
     new = SoftLabelServer(model, download)
-    return server_lib.if_heard(aggregates, new, server)
+    return api.if_heard(aggregates, new, server)
 
   method = personal.personal_method(
     models,

@@ -17,7 +17,7 @@ import pytest
 import rich.console
 
 import quped_jax as qj
-from configs import compare_digits
+from configs import compare_digits, compare_images
 from experiments.comparison import (
   figures,
   plan,
@@ -142,6 +142,20 @@ def test_the_config_of_digits_is_allowed(tmp_path):
   config = compare_digits.get_config().to_dict()
   assert len(plan.make_runs(config, tmp_path)) >= 24
   assert len(tune.make_trials(config, tmp_path)) >= 8
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "femnist"])
+def test_the_configs_of_images_are_allowed(tmp_path, name):
+  config = compare_images.get_config(name).to_dict()
+  planned = plan.make_runs(config, tmp_path)
+  assert {run.settings.dataset for run in planned} == {name}
+  assert {run.settings.method for run in planned} >= {"quped", "fedgkt"}
+  assert len(tune.make_trials(config, tmp_path)) >= 8
+
+
+def test_an_unknown_config_of_images_is_an_error():
+  with pytest.raises(ValueError, match="dataset='nope': must be one of mnist"):
+    compare_images.get_config("nope")
 
 
 def test_bits_and_methods_as_the_command_line_gives_them():

@@ -1,0 +1,53 @@
+"""All methods side by side on images: configs/compare_images.py:NAME.
+
+NAME is mnist, fashion_mnist, femnist or cifar10. Bring an accelerator. Step
+sizes and options are those of the dataset's own config and of the methods'
+papers: `--tune` chooses better ones.
+"""
+
+import importlib
+
+import ml_collections
+
+from configs import compare_digits
+
+_DATASETS = ("mnist", "fashion_mnist", "femnist", "cifar10")
+
+
+def get_config(dataset="mnist"):
+  if dataset not in _DATASETS:
+    raise ValueError(
+      f"dataset={dataset!r}: must be one of {', '.join(_DATASETS)}"
+    )
+  config = compare_digits.get_config()
+  base = importlib.import_module(f"configs.{dataset}").get_config()
+  held_out = 5 if dataset == "femnist" else 10  # of 35, and of 50
+  base.update(
+    clients=base.clients - held_out, new_clients=held_out, public_size=1000
+  )
+  for field in ("method", "bits", "seed"):
+    del base[field]
+  config.base = base
+  config.bits = ("32", "2", "1")
+  # Chosen on digits, for other networks.
+  config.overrides = ml_collections.ConfigDict(
+    {
+      name: {"bits": own["bits"]}
+      for name, own in config.overrides.items()
+      if "bits" in own
+    }
+  )
+  config.tune.spaces = ml_collections.ConfigDict(_slower(config.tune.spaces))
+  return config
+
+
+def _slower(spaces):
+  """Smaller step sizes, for deeper networks; the options are the same."""
+  rates = (0.003, 0.01, 0.03, 0.1, 0.2, 0.3)
+  return {
+    name: {
+      field: rates if field.endswith("learning_rate") else values
+      for field, values in own.items()
+    }
+    for name, own in spaces.to_dict().items()
+  }
