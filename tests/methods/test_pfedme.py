@@ -93,14 +93,14 @@ def test_in_the_second_phase_theta_goes_on_from_its_levels():
   np.testing.assert_array_equal(
     new.params["hidden_1"]["kernel"], centers[index]
   )
-  # It is pulled towards w, from where it was.
+  # It is pulled towards w, from where it was: by 1.5 times the distance.
   for layer in ("first", "last"):
     before = played.start.params[layer]
     after, w = new.params[layer], played.download.params[layer]
     distance = [
       np.linalg.norm(x["kernel"] - w["kernel"]) for x in (before, after)
     ]
-    assert distance[1] < 0.8 * distance[0]
+    assert 0.3 < distance[1] / distance[0] < 0.7
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
