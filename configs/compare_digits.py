@@ -1,5 +1,7 @@
 """All methods side by side on digits, see experiments/comparison/plan.py."""
 
+from typing import Any
+
 import ml_collections
 
 from configs import digits
@@ -100,7 +102,7 @@ _SPACES = {
 
 
 def get_config():
-  config = ml_collections.ConfigDict()
+  config: Any = ml_collections.ConfigDict()
   config.base = _base()
   config.methods = _METHODS
   # Each is a precision of all clients, or of clients in turn: "1,2,3,4,32".

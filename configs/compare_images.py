@@ -6,6 +6,7 @@ papers: `--tune` chooses better ones.
 """
 
 import importlib
+from typing import Any
 
 import ml_collections
 
@@ -19,7 +20,7 @@ def get_config(dataset="mnist"):
     raise ValueError(
       f"dataset={dataset!r}: must be one of {', '.join(_DATASETS)}"
     )
-  config = compare_digits.get_config()
+  config: Any = compare_digits.get_config()
   base = importlib.import_module(f"configs.{dataset}").get_config()
   held_out = 5 if dataset == "femnist" else 10  # of 35, and of 50
   base.update(

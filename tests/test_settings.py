@@ -36,7 +36,7 @@ def nothing_compiles(monkeypatch):
     ("bits", (True,), "whole numbers"),
     ("bits", 1, "whole numbers"),
     ("bits", [1], "whole numbers"),
-    ("method", "fedsgd", "fedavg, local, quped, qupel"),
+    ("method", "fedsgd", "local, per_fedavg, pfedme, quped, qupel, scaffold"),
     ("optimizer", "lion", "sgd, momentum, adam, adamw"),
     ("centers_optimizer", "lion", "sgd"),
     ("shared_optimizer", "lion", "sgd"),

@@ -65,7 +65,8 @@ CASES: dict[str, Case] = {
   "fml": Case(),
   "local": Case(),
   "per_fedavg": Case(),
-  "pfedme": Case(),
+  # Its step size times lambda must stay below 2.
+  "pfedme": Case(options=(("lambda_p", 4.0),)),
   "quped": Case(),
   "qupel": Case(),
   "scaffold": Case(),

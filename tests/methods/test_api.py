@@ -38,6 +38,20 @@ def test_the_mean_of_nobody_is_zero_whatever_was_sent():
   assert mean["b"] == 0
 
 
+def test_the_server_moves_only_if_it_heard_somebody():
+  def aggregate(weight):
+    return api.Aggregate((), jnp.float32(weight))
+
+  for weights, expected in (((0, 0), 1.0), ((0, 2), 5.0)):
+    heard = {str(i): aggregate(w) for i, w in enumerate(weights)}
+    assert api.if_heard(heard, jnp.float32(5), jnp.float32(1)) == expected
+
+
+def test_a_squared_distance_is_over_all_leaves():
+  # Three entries of 3, and one of 6.
+  assert api.squared_distance(message(5.0), message(2.0)) == 3 * 9 + 36
+
+
 def test_clients_weigh_one_or_their_training_samples():
   data = tiny.make_federation((9, 3)).client(jnp.int32(0))
   assert api.client_weight("uniform", data) == 1.0
@@ -101,7 +115,9 @@ def test_a_registered_method_runs_by_its_name(monkeypatch):
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known():
-  with pytest.raises(ValueError, match="method='fedsgd'.*fedavg, local, qup"):
+  with pytest.raises(
+    ValueError, match="method='fedsgd'.*fedavg, .*local, .*quped"
+  ):
     qj.methods.get_method("fedsgd")
 
 

@@ -6,15 +6,6 @@ from quped_jax import transforms
 from quped_jax.methods import api, server
 
 
-def test_the_server_moves_only_if_it_heard_somebody():
-  def aggregate(weight):
-    return api.Aggregate((), jnp.float32(weight))
-
-  for weights, expected in (((0, 0), 1.0), ((0, 2), 5.0)):
-    heard = {str(i): aggregate(w) for i, w in enumerate(weights)}
-    assert server.if_heard(heard, jnp.float32(5), jnp.float32(1)) == expected
-
-
 def test_descent_is_the_optimizers_with_statistics_carried():
   def loss(params, stats, x):
     return jnp.sum((params - x) ** 2), stats + x
