@@ -433,6 +433,8 @@ def _check_types(fields, values: Mapping[str, Any], prefix: str = "") -> None:
 def _make_options(name: str, kind: type, given: Mapping[str, Any]) -> Any:
   if not isinstance(given, Mapping):
     raise ValueError(f"{name}={given!r}: must be a mapping of options")
+  # JSON has no tuples.
+  given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
   allowed = {field.name for field in dataclasses.fields(kind)}
   for field, value in given.items():
     if field not in allowed:
