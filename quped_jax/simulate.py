@@ -260,10 +260,19 @@ def make_simulation(
     weight = jnp.asarray(weight, jnp.float32)
     return method.collect(message), weight, jnp.bool_(True)
 
-  def with_parts(state, cohort):
+  def with_parts(state, federation, population, cohort):
     """The clients' states, each beside room for what is kept apart."""
     clients, members = state.clients[cohort], state.members[cohort]
-    shapes = jax.eval_shape(collect, messages[cohort], jnp.float32(0))
+    if method.collect is None:
+      return clients, ()
+
+    def part(client):
+      _, result = update(
+        state, federation, population, cohort, members[0], client
+      )
+      return collect(result.message, result.weight)
+
+    shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], clients))
     return clients, jax.tree.map(
       lambda x: jnp.zeros((members.shape[0], *x.shape), x.dtype), shapes
     )
@@ -292,7 +301,7 @@ def make_simulation(
     )
     return client, download, result.message
 
-  sizes, messages = {}, {}
+  sizes = {}
   for cohort in ids:
     shapes = jax.eval_shape(
       lambda s, f, p, c=cohort: traffic(s, f, p, c),
@@ -300,7 +309,6 @@ def make_simulation(
       federation,
       population,
     )
-    messages[cohort] = shapes[2]
     sizes[cohort] = np.array([memory_lib.nbytes(tree) for tree in shapes])
   members_of = [len(members) for members in ids.values()]
   _, down, up = np.average(list(sizes.values()), axis=0, weights=members_of)
@@ -364,7 +372,7 @@ def make_simulation(
       (clients[cohort], parts[cohort]), sums[cohort] = clients_lib.run_clients(
         client_step(state, federation, population, cohort),
         state.members[cohort],
-        with_parts(state, cohort),
+        with_parts(state, federation, population, cohort),
         chunk_size=layout.chunk_size,
         chosen=choose(state, cohort),
       )
@@ -416,7 +424,7 @@ def make_simulation(
     """
     chosen = choose(state, cohort)
     order = None if chosen is None else (chosen.positions, chosen.count[None])
-    slots = with_parts(state, cohort)
+    slots = with_parts(state, federation, population, cohort)
     zero = clients_lib.zero_output(
       client_step(state, federation, population, cohort),
       state.members[cohort],

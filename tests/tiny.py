@@ -53,7 +53,7 @@ CASES: dict[str, Case] = {
   "fedavg": Case(),
   "fedbn": Case(model="normed"),
   "feddf": Case(options=(("distill_steps", 5),)),
-  "fedgen": Case(options=(("generator_steps", 5),)),
+  "fedgen": Case(options=(("generator_steps", 5), ("alpha", 0.1))),
   "fedgkd": Case(),
   "fedgkd_vote": Case(),
   "fedgkt": Case(options=(("server_steps", 10), ("hidden", (16,)))),
@@ -89,11 +89,13 @@ class Counter:
 @contextlib.contextmanager
 def quick_compilation():
   """Compiles with few optimizations, in half the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
+  config: Any = jax.config  # Whose fields type checkers do not know.
+  before = config.read("jax_disable_most_optimizations")
+  config.update("jax_disable_most_optimizations", True)
   try:
     yield
   finally:
-    jax.config.update("jax_disable_most_optimizations", False)
+    config.update("jax_disable_most_optimizations", before)
 
 
 class Tiny(NamedTuple):

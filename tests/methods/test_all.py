@@ -47,7 +47,7 @@ def equal(first, second):
 
 @each
 def test_one_round_does_not_depend_on_how_many_run_at_once(name):
-  further = [THREE, ON_HOST] if name in ("local", *COLLECTING) else []
+  further = [THREE, ON_HOST] if name in ("local", "fedgkt") else []
   ways = [VMAP, ONE, *further]
   reference, *others = (
     tiny.to_host(tiny.tiny(name, **how).play(1)) for how in ways
@@ -59,11 +59,8 @@ def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   assert tiny.largest_difference(start.clients, reference.clients) > 1e-3
 
 
-# Those whose server looks at single messages, and some that only add up.
-COLLECTING = tuple(
-  name for name in tiny.METHODS if tiny.method_of(name).collect is not None
-)
-IN_DOUBLE = ("quped", "qupel", "fedavg", "local", *COLLECTING)
+# FedGKT's server looks at single messages; the others only add them up.
+IN_DOUBLE = ("quped", "qupel", "fedavg", "local", "fedgkt")
 
 
 @pytest.mark.parametrize("name", IN_DOUBLE)
