@@ -38,7 +38,10 @@ def get_config(dataset="mnist"):
       if "bits" in own
     }
   )
-  config.tune.spaces = ml_collections.ConfigDict(_slower(config.tune.spaces))
+  spaces = _slower(config.tune.spaces)
+  steps = base.steps
+  spaces["fedrep"]["fedrep"] = {"head_steps": (steps // 4, steps // 2)}
+  config.tune.spaces = ml_collections.ConfigDict(spaces)
   return config
 
 

@@ -116,7 +116,8 @@ def _load_public(settings: Settings, dataset: data_lib.Dataset):
       )
   rows = data_lib.draw_public(source, settings.public_size, seed=settings.seed)
   public = make_public(source, rows, labelled=settings.public_labelled)
-  return public, None if settings.public_dataset else rows
+  own = settings.public_dataset in ("", settings.dataset)
+  return public, rows if own else None
 
 
 def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
@@ -131,7 +132,11 @@ def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
 
 def _shared_model(settings, federation, model) -> models_lib.Model:
   """The global model's network, which by default is that of the clients."""
-  if not settings.shared_model:
+  own = settings.model, settings.hidden
+  if not settings.shared_model or own == (
+    settings.shared_model,
+    settings.shared_hidden,
+  ):
     return model
   return _network(
     settings, federation, settings.shared_model, settings.shared_hidden
@@ -185,6 +190,7 @@ class Assembly(NamedTuple):
     model: of the clients.
     simulation: the programs, of the clients that train.
     newcomers: `state -> {variant: accuracy [new clients]}`.
+    method: that is simulated.
   """
 
   settings: Settings
@@ -192,6 +198,40 @@ class Assembly(NamedTuple):
   model: models_lib.Model
   simulation: Simulation
   newcomers: Callable[[SimulationState], dict[str, np.ndarray]]
+  method: api.FederatedMethod
+
+  def headline_model(self) -> tuple[Any, Any, models_lib.Model]:
+    """Shapes of the model that comparisons report: (params, stats, model)."""
+    method, found = self.method, []
+
+    def variant(key, federation, population):
+      inputs = federation.example()
+      spec, rates = population.of_client(0)
+      server = method.init_server(key, inputs)
+      client = method.init_client(key, inputs, server, 0, spec, _COHORT)
+      context = api.Context(
+        round=jnp.int32(0),
+        key=key,
+        client_id=jnp.int32(0),
+        spec=spec,
+        rates=rates,
+        shared_learning_rate=population.shared_learning_rate,
+        public=federation.public,
+      )
+      variants = method.variants(
+        server, client, federation.client(0), context, _COHORT
+      )
+      params, stats, model = variants[method.headline]
+      found.append(model)
+      return params, stats
+
+    shapes = jax.eval_shape(
+      variant,
+      jax.random.key(0),
+      self.federation,
+      population_of(self.settings),
+    )
+    return (*shapes, found[-1])
 
 
 def build(
@@ -259,7 +299,7 @@ def assemble(
   )
   simulation = _simulation(settings, trained, model, method)
   newcomers = _newcomers(settings, federation, method, simulation)
-  return Assembly(settings, federation, model, simulation, newcomers)
+  return Assembly(settings, federation, model, simulation, newcomers, method)
 
 
 def _make_method(
@@ -337,7 +377,8 @@ def _newcomers(settings, federation, method, simulation):
     population_of(settings),
     {_COHORT: ids},
     steps=settings.new_client_steps,
-    schedule=settings.schedule(),
+    # They begin with the first phase, whatever the others have come to.
+    schedule=dataclasses.replace(settings.schedule(), finetune_at=0),
     layout=simulation.layout,
   )
 

@@ -5,8 +5,8 @@ evenly over the devices of a mesh. Each device runs its own clients, all at
 once under vmap or in chunks: a loop that updates the stacked state in place,
 with vmap inside, whose memory grows with the chunk and not with the
 federation. A chunk of one client needs no vmap at all. The loop is compiled,
-or it is the host's, which never waits for a value ("dispatch"). Only sums
-cross between devices.
+or it is the host's, which never waits for a value ("dispatch"). Only sums,
+and what a method collects of single messages, cross between devices.
 """
 
 import os

@@ -6,7 +6,7 @@ Per device, in bytes,
     + step), where
 
 - data: the samples and tables, as they lie on the device;
-- server: the server's state;
+- server: the server's state, and twice what it collects of single messages;
 - states: of all clients of the device, one copy, updated in place;
 - messages: the sum of what clients sent, if they run in chunks;
 - at_once: how many clients run at once on the device;
@@ -107,7 +107,7 @@ class Estimate(NamedTuple):
 
   Attributes:
     data: samples and tables.
-    server: the server's state.
+    server: the server's state, and what it collects, twice.
     own: state of one client.
     download: of one client.
     message: of one client.

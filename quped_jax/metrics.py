@@ -13,12 +13,12 @@ import rich.console
 import rich.progress
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """JSON has no NaN: null stands for it."""
   if isinstance(value, dict):
-    return {k: _plain(v) for k, v in value.items()}
+    return {k: plain(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
-    return [_plain(v) for v in value]
+    return [plain(v) for v in value]
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
@@ -53,7 +53,7 @@ class Writer:
 
   def _json(self, name: str, value: Any) -> None:
     if self._folder is not None:
-      text = json.dumps(_plain(value), indent=2, allow_nan=False)
+      text = json.dumps(plain(value), indent=2, allow_nan=False)
       _replace(self._folder / name, text + "\n")
 
   def start(self, settings: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ class Writer:
     """Appends a line to `metrics.jsonl`."""
     if self._folder is not None:
       with (self._folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(_plain(record), allow_nan=False) + "\n")
+        file.write(json.dumps(plain(record), allow_nan=False) + "\n")
 
   def clients(self, rows: list[dict[str, Any]]) -> None:
     """Writes `clients.csv`."""

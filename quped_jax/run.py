@@ -229,6 +229,7 @@ def run(
     "bits": list(settings.bits),
     "seed": settings.seed,
     "clients": settings.clients,
+    "clients_per_round": settings.clients_per_round or settings.clients,
     "rounds": settings.rounds,
     "steps": settings.steps,
     "headline": headline,

@@ -391,6 +391,9 @@ class Settings:
       granularity=self.granularity,
       outer_level=self.outer_level or None,
       recalibration_batches=self.recalibration_batches,
+      plain_sgd=self.optimizer == "sgd"
+      and not self.weight_decay
+      and not self.weight_clip,
     )
 
 

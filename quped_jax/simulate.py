@@ -315,9 +315,18 @@ def make_simulation(
   own, download, message = (
     int(x) for x in np.max(list(sizes.values()), axis=0)
   )
+  kept = memory_lib.nbytes(
+    jax.eval_shape(
+      lambda s, f, p: [with_parts(s, f, p, cohort)[1] for cohort in ids],
+      abstract,
+      federation,
+      population,
+    )
+  )
   estimate = memory_lib.Estimate(
     data=memory_lib.nbytes((federation, population)),
-    server=memory_lib.nbytes(abstract.server),
+    # What single messages leave is there twice: as it comes, and together.
+    server=memory_lib.nbytes(abstract.server) + 2 * kept,
     own=own,
     download=download,
     message=message,

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 import quped_jax as qj
@@ -70,10 +72,14 @@ def test_the_global_model_can_be_another_network():
 @pytest.mark.parametrize("method", ["fedavg", "qupel"])
 def test_methods_that_average_weights_refuse_another_network(method):
   settings = tiny.make_settings(
-    method, 3, shared_model="mlp", shared_hidden=(8, 8)
+    method, 3, shared_model="mlp", shared_hidden=(8, 7)
   )
-  with pytest.raises(ValueError, match=f"since {method} averages weights"):
-    qj.build(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))
+  federation = tiny.make_federation(tiny.COUNTS[:3])
+  with pytest.raises(ValueError, match=f"shared_model=.*{method} averages"):
+    qj.build(settings, federation=federation)
+  # The same network by its name is no other.
+  same = dataclasses.replace(settings, shared_hidden=(8, 8))
+  qj.build(same, federation=federation)
 
 
 def test_widths_are_of_a_perceptron():

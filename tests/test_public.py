@@ -112,6 +112,12 @@ def test_settings_can_name_another_dataset():
   load_federation(settings(public_dataset="shifted", public_labelled=False))
 
 
+def test_its_own_dataset_by_name_is_held_out_too():
+  federation = load_federation(settings(public_dataset="digits"))
+  counts = [np.asarray(getattr(federation, s).count) for s in ("train", "test")]
+  assert np.sum(counts) == 1797 - 100
+
+
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match="public_dataset='none'"):
     load_federation(settings(public_dataset="none"))

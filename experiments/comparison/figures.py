@@ -26,7 +26,7 @@ class Curve(NamedTuple):
   Attributes:
     rounds: that were evaluated.
     accuracy: of the headline variant, in %.
-    megabytes: sent by each client until then, down and up.
+    megabytes: sent until then, down and up, mean over all clients.
   """
 
   rounds: np.ndarray
@@ -43,7 +43,9 @@ def curve(finished: Mapping[int, Finished]) -> Curve:
   accuracy = np.mean(
     [[record[field] for record in run.history] for run in runs], axis=0
   )
+  # Those that are absent from a round send nothing.
   per_round = summary["bytes_up"] + summary["bytes_down"]
+  per_round *= summary["clients_per_round"] / summary["clients"]
   return Curve(rounds, 100 * accuracy, rounds * per_round / 1e6)
 
 

@@ -36,6 +36,7 @@ SHARED = (
   "new_clients",
   "public_size",
   "public_dataset",
+  "public_labelled",
 )
 
 _FIELDS = {field.name: field.type for field in dataclasses.fields(qj.Settings)}

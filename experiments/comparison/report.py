@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import rich.console
 
@@ -13,23 +12,23 @@ from experiments import common
 from experiments.comparison import figures, plan, runs, statistics, tables
 from experiments.comparison.plan import Row, Run
 from quped_jax import codebook
-from quped_jax.assemble import load_federation, load_model
+from quped_jax.assemble import assemble, load_federation
 
 
 def client_model_bytes(
-  settings: qj.Settings, federation: qj.Federation, variant: str
+  settings: qj.Settings, federation: qj.Federation
 ) -> float:
-  """Size of the model that a client keeps, mean over the clients.
+  """Size of the model that a client would use, mean over the clients.
+
+  It is that of the headline variant, whose accuracy is reported; all but
+  "quantized" is of full precision.
 
   Args:
     settings: of a run.
     federation: data of the shape that the model takes.
-    variant: what is kept; all but "quantized" is of full precision.
   """
-  model = load_model(settings, federation)
-  params, stats = jax.eval_shape(
-    model.init, jax.random.key(0), federation.example()
-  )
+  made = assemble(settings, federation=federation)
+  params, stats, model = made.headline_model()
 
   def size(bits):
     return statistics.model_bytes(
@@ -40,7 +39,7 @@ def client_model_bytes(
       channelwise=settings.granularity == "channel",
     )
 
-  if variant != "quantized":
+  if made.method.headline != "quantized":
     return size(codebook.FULL_PRECISION)
   bits = settings.per_client(settings.bits)[: settings.clients]
   return float(np.mean([size(int(b)) for b in bits]))
@@ -56,9 +55,7 @@ def gather(
     finished = runs.read(run)
     results.setdefault(run.row, {})[run.settings.seed] = finished
     if run.row not in sizes:
-      sizes[run.row] = client_model_bytes(
-        run.settings, federation, finished.summary["headline"]
-      )
+      sizes[run.row] = client_model_bytes(run.settings, federation)
   return results, sizes
 
 

@@ -5,7 +5,9 @@ without replacement from the grid that the config gives for the method. A
 trial's score is the accuracy of the method's headline variant after the last
 round on the validation part of the clients' training data, mean over clients,
 then over seeds. Accuracy on test data is never read. (The test samples of a
-seed can be validation samples of another, whose clients are different ones.)
+seed can be validation samples of another, whose clients are different ones.
+FedGKD-VOTE weighs its teachers by validation samples, and so by those that it
+is chosen on.)
 """
 
 import csv
@@ -22,6 +24,7 @@ import quped_jax as qj
 from experiments.comparison import plan
 from experiments.comparison import runs as runs_lib
 from experiments.comparison.plan import Row, Run
+from quped_jax import metrics
 
 
 class Trial(NamedTuple):
@@ -208,6 +211,7 @@ def write(
 ) -> None:
   """Writes `tune.json`, `tune.csv` and `best.json`."""
   content = {"budget": budget, "trials": tried, "best": chosen}
+  content = metrics.plain(content)
   (workdir / "tune.json").write_text(json.dumps(content, indent=2) + "\n")
   (workdir / "best.json").write_text(json.dumps(chosen, indent=2) + "\n")
   with (workdir / "tune.csv").open("w", newline="") as file:

@@ -196,6 +196,8 @@ class Training(NamedTuple):
     recalibration_batches: on how many training batches the quantized model's
       batch-norm statistics are estimated again before it is evaluated.
     loss: `(logits, labels) -> scalar`.
+    plain_sgd: whether the clients' optimizer is SGD without momentum, weight
+      decay and clipping.
   """
 
   steps: int
@@ -207,6 +209,7 @@ class Training(NamedTuple):
   outer_level: float | None = None
   recalibration_batches: int = 10
   loss: Callable[[jax.Array, jax.Array], jax.Array] = distill.cross_entropy
+  plain_sgd: bool = True
 
   @property
   def gradients_per_step(self) -> int:
@@ -439,6 +442,7 @@ def check_same_model(method: str, models: Models) -> None:
   for cohort, model in models.clients.items():
     if model is not models.shared:
       raise ValueError(
-        f"model={model.name!r} (cohort {cohort!r}): must be the global "
-        f"model's, {models.shared.name!r}, since {method} averages weights"
+        f"shared_model={models.shared.name!r}: must be the network of the "
+        f"clients, {model.name!r} (cohort {cohort!r}), of the same widths, "
+        f"since {method} averages weights"
       )

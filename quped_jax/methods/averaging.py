@@ -2,14 +2,18 @@
 
 Down: w. Up: the difference after the local steps. Quantized clients train w by
 the alternating steps, with levels of their own that stay with them; their
-quantized model is the global one at these levels.
+quantized model is the global one at these levels. Levels are fitted when the
+federation begins: those of a client that has not taken part for long belong to
+a model of long ago.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from quped_jax import codebook
 from quped_jax.alternating import Learner, Objective
 from quped_jax.federation import Batch, ClientData
 from quped_jax.methods import api
@@ -51,7 +55,21 @@ def resume(
   )
   return learner._replace(
     centers_opt_state=levels.centers_opt_state,
-    quantized_stats=levels.quantized_stats,
+    quantized_stats=own_stats(levels, shared.stats),
+  )
+
+
+def own_stats(client: Levels | Learner, stats: Any) -> Any:
+  """Statistics of a quantized model that is to start from a shared one.
+
+  They are the client's own; at full precision, where the quantized model is
+  the model itself, they are those given.
+  """
+  if client.quantized_stats is None:
+    return None
+  own = codebook.is_quantized(client.codebooks)
+  return jax.tree.map(
+    lambda a, b: jnp.where(own, a, b), client.quantized_stats, stats
   )
 
 

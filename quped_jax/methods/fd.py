@@ -157,9 +157,8 @@ def make_fd(
   def server_update(server, aggregates, context):
     totals = [a.total for a in aggregates.values()]
     summed = jax.tree.map(lambda *parts: sum(parts), *totals)
-    heard = sum(a.weight for a in aggregates.values()) > 0
     new = FdServer(summed, context.round)
-    return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, server)
+    return api.if_heard(aggregates, new, server)
 
   return method._replace(
     init_server=init_server,

@@ -17,9 +17,6 @@ References:
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from quped_jax.methods import api, averaging
 
 
@@ -65,12 +62,8 @@ def make_fedprox(
 
     def objective(params, stats):
       loss, stats = from_labels(params, stats)
-      squares = jax.tree.map(
-        lambda w, start: jnp.sum(jnp.square(w - start)),
-        params,
-        download.params,
-      )
-      return loss + options.mu / 2 * sum(jax.tree.leaves(squares)), stats
+      apart = api.squared_distance(params, download.params)
+      return loss + options.mu / 2 * apart, stats
 
     return objective
 

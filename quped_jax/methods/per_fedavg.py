@@ -33,6 +33,9 @@ from quped_jax.alternating import Objective
 from quped_jax.federation import Batch
 from quped_jax.methods import api, averaging
 
+# For a key of its own.
+_ADAPT = 121
+
 VARIANTS = ("first_order", "hessian_free")
 
 
@@ -153,7 +156,8 @@ def make_per_fedavg(
 
   def variants(server, client, data, context, cohort):
     del cohort
-    (positions,) = data.draw(context.key, 1, training.batch_size)
+    key = jax.random.fold_in(context.key, _ADAPT)
+    (positions,) = data.draw(key, 1, training.batch_size)
     objective = training.label_objective(model, data.batch(positions))
     params, stats = adapt(objective, server.params, server.stats, options.alpha)
     result = {

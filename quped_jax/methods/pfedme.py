@@ -30,10 +30,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from quped_jax import alternating
-from quped_jax.methods import api, personal
+from quped_jax import alternating, codebook
+from quped_jax.methods import api, averaging, personal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +91,15 @@ def make_pfedme(
 
   def start(learner, shared):
     """Theta at w, with its own levels and states of optimizers."""
-    if learner.assignments is not None:
-      return learner
-    return learner._replace(params=shared.params, stats=shared.stats)
+    new = learner._replace(
+      params=shared.params,
+      stats=shared.stats,
+      quantized_stats=averaging.own_stats(learner, shared.stats),
+    )
+    if learner.assignments is None:
+      return new
+    at_levels = codebook.is_quantized(learner.codebooks)
+    return jax.tree.map(lambda a, b: jnp.where(at_levels, a, b), learner, new)
 
   def client_update(download, client, data, context, cohort):
     del cohort

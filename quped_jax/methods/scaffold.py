@@ -92,8 +92,14 @@ def make_scaffold(
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort of another architecture, or another optimizer.
   """
+  if not training.plain_sgd:
+    raise ValueError(
+      "optimizer: must be 'sgd', with weight_decay=0 and weight_clip=0, with "
+      "method='scaffold', whose controls are gradients told from how far a "
+      "client went"
+    )
   method = averaging.averaging_method("scaffold", models, training)
 
   def init_server(key, inputs):

@@ -105,6 +105,8 @@ def make_summary(settings, accuracy) -> dict[str, Any]:
     "accuracy": {"quantized": spread},
     "new_clients": newcomers,
     "gradients": 4,
+    "clients": settings.clients,
+    "clients_per_round": settings.clients_per_round or settings.clients,
     "bytes_up": sent,
     "bytes_down": 2 * sent,
     "timing": {
@@ -413,11 +415,18 @@ def test_size_of_a_model():
 
 
 def test_size_is_of_the_variant_and_of_the_clients_in_turn():
-  settings = qj.Settings(clients=5, hidden=(9, 7), bits=(1, 32))
-  federation = report.load_federation(settings)
-  full = report.client_model_bytes(settings, federation, "global")
-  mixed = report.client_model_bytes(settings, federation, "quantized")
-  assert full - mixed == pytest.approx(3 / 5 * (4 * 63 - 8 - 8))
+  def size(method, bits):
+    settings = qj.Settings(
+      method=method, clients=5, hidden=(9, 7), bits=bits, public_size=20
+    )
+    federation = report.load_federation(settings)
+    return report.client_model_bytes(settings, federation)
+
+  full = size("fedavg", (32,))
+  assert full - size("quped", (1, 32)) == 3 / 5 * (4 * 63 - 8 - 8)
+  # The server's network, 7 -> 256 -> 256 -> 10, goes with the client's.
+  server = 7 * 256 + 256 * 256 + 256 * 10 + 256 + 256 + 10
+  assert size("fedgkt", (32,)) == full + 4 * server
 
 
 # Tables.

@@ -274,6 +274,22 @@ def test_quantized_models_have_at_most_as_many_values_as_levels(name):
   check_levels(made, made.play(2))
 
 
+@pytest.mark.parametrize("name", ["fedavg", "scaffold", "pfedme", "ditto"])
+def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
+  """Statistics too are those of the model, in any company and if absent."""
+  made = tiny.tiny(
+    name, model="normed", hidden=(), bits=(1, 32), clients_per_round=2
+  )
+  with tiny.quick_compilation():
+    state = made.simulation.init(0)
+    state, _ = made.simulation.run_rounds(state, 3)
+    accuracy = made.simulation.evaluate(state)["test"]
+  plain = "global" if name in ("fedavg", "scaffold") else "personalized"
+  np.testing.assert_array_equal(
+    accuracy["quantized"][1::2], accuracy[plain][1::2]
+  )
+
+
 PHASES = [
   name for name in QUANTIZED if tiny.method_of(name).begin_finetune is not None
 ]

@@ -162,7 +162,7 @@ def test_clients_of_all_precisions_learn():
 def test_it_needs_a_public_set_and_one_architecture(federation):
   with pytest.raises(ValueError, match="public_size=0: .*'feddf'"):
     publics.make_method("feddf", None)
-  with pytest.raises(ValueError, match="model='mlp'.* must be the global"):
+  with pytest.raises(ValueError, match="shared_model='mlp': must be the"):
     publics.make_method("feddf", federation, shared=publics.make_model((3,)))
 
 

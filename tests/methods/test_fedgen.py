@@ -183,7 +183,7 @@ def test_it_needs_one_architecture_with_a_last_layer(federation):
   whole = publics.make_model()._replace(features=None)
   with pytest.raises(ValueError, match="model='mlp': must have `features`"):
     publics.make_method("fedgen", federation, model=whole)
-  with pytest.raises(ValueError, match="model='mlp'.* must be the global"):
+  with pytest.raises(ValueError, match="shared_model='mlp': must be the"):
     publics.make_method("fedgen", federation, shared=publics.make_model((3,)))
 
 

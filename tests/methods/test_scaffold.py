@@ -158,6 +158,16 @@ def test_clients_weigh_as_told(weighting):
 
 
 @pytest.mark.parametrize(
+  "changes",
+  [{"optimizer": "adam"}, {"weight_decay": 1e-3}, {"weight_clip": 1.0}],
+)
+def test_controls_are_of_plain_sgd(changes):
+  settings = tiny.make_settings("scaffold", 3, **changes)
+  with pytest.raises(ValueError, match="optimizer: must be 'sgd'"):
+    qj.build(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))
+
+
+@pytest.mark.parametrize(
   ("option", "value", "message"),
   [
     ("server_learning_rate", 0.0, "rate=0.0: must be positive"),
