@@ -30,6 +30,27 @@ _CORE_BYTES = 2**20
 _MOST_AT_ONCE = 16
 
 
+# A device that is done with its clients waits for the others; XLA on CPU ends
+# the process after 40 seconds of that, which an uneven round, or a busy
+# machine, takes easily. A week, then, and a warning every hour.
+_PATIENCE = {
+  "--xla_cpu_collective_call_terminate_timeout_seconds": 7 * 24 * 3600,
+  "--xla_cpu_collective_call_warn_stuck_timeout_seconds": 3600,
+}
+
+
+def wait_for_devices() -> None:
+  """Lets CPU devices wait for each other as long as it takes.
+
+  Goes into XLA_FLAGS in the environment, and so does nothing once JAX has been
+  used. What is there already stays.
+  """
+  flags = os.environ.get("XLA_FLAGS", "").split()
+  given = {flag.partition("=")[0] for flag in flags}
+  flags += [f"{k}={v}" for k, v in _PATIENCE.items() if k not in given]
+  os.environ["XLA_FLAGS"] = " ".join(flags)
+
+
 def use_cores(limit: int = _MOST_CPU_DEVICES) -> bool:
   """Makes every CPU core a device, so that clients run side by side.
 
@@ -45,6 +66,7 @@ def use_cores(limit: int = _MOST_CPU_DEVICES) -> bool:
     False if JAX has been used before, which is too late; True if this, or the
     environment, decides.
   """
+  wait_for_devices()
   if "JAX_NUM_CPU_DEVICES" in os.environ:
     return True
   if hasattr(os, "sched_getaffinity"):

@@ -229,3 +229,16 @@ def test_cores_become_devices_before_jax_is_used_and_not_after():
   )
   cores = min(len(os.sched_getaffinity(0)), 3)
   assert result.stdout.split() == ["True", str(cores), "False", str(cores)]
+
+
+def test_devices_wait_for_each_other_and_flags_of_the_user_stay(monkeypatch):
+  name = "--xla_cpu_collective_call_terminate_timeout_seconds"
+  monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=/tmp/x {name}=50")
+  for _ in range(2):
+    clients.wait_for_devices()
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags[:2] == ["--xla_dump_to=/tmp/x", f"{name}=50"]
+    assert len(flags) == 3
+  monkeypatch.delenv("XLA_FLAGS")
+  clients.wait_for_devices()
+  assert f"{name}=604800" in os.environ["XLA_FLAGS"].split()
