@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXTRAS := data,plot,test
+# One worker per core; tests of a method share what they compile.
+PYTEST_ARGS ?= -n auto --maxprocesses=8 --dist=loadgroup
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -15,7 +17,7 @@ EXTRAS := data,plot,test
 
 help:
 	@echo 'make setup   create $(VENV) and install everything into it'
-	@echo 'make test    set up and run the tests (PYTEST_ARGS="-n 2 -k name")'
+	@echo 'make test    set up and run the tests (PYTEST_ARGS="-k name")'
 	@echo 'make lint    set up and check style and types'
 	@echo 'make demo    set up and run the demonstration (DEMO_DIR=$(DEMO_DIR))'
 	@echo 'make clean   remove $(VENV) and all caches'

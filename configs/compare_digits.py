@@ -100,6 +100,92 @@ _SPACES = {
   "fedgen": {**_RATES, "fedgen": {"alpha": (0.1, 0.3, 1.0)}},
 }
 
+# The best of what `--tune` tried (experiments/results/compare_digits/tune.csv).
+_TUNED = {
+  "quped_32": {
+    "learning_rate": 0.05,
+    "quped": {"lambda_p": 0.25},
+    "shared_learning_rate": 0.02,
+  },
+  "quped_1": {
+    "learning_rate": 0.05,
+    "quped": {"lambda_p": 0.25},
+    "shared_learning_rate": 0.1,
+  },
+  "local_32": {"learning_rate": 0.4},
+  "local_1": {"learning_rate": 0.2},
+  "fedavg_32": {"fedavg": {"server_learning_rate": 1.0}, "learning_rate": 0.2},
+  "fedavg_1": {"fedavg": {"server_learning_rate": 1.0}, "learning_rate": 0.2},
+  "fedprox_32": {"fedprox": {"mu": 0.1}, "learning_rate": 0.2},
+  "scaffold_32": {
+    "learning_rate": 0.05,
+    "scaffold": {"server_learning_rate": 1.0},
+  },
+  "per_fedavg_32": {"learning_rate": 0.05, "per_fedavg": {"alpha": 0.03}},
+  "per_fedavg_1": {"learning_rate": 0.1, "per_fedavg": {"alpha": 0.03}},
+  "pfedme_32": {
+    "learning_rate": 0.02,
+    "pfedme": {"eta": 0.06, "lambda_p": 15.0},
+  },
+  "pfedme_1": {
+    "learning_rate": 0.02,
+    "pfedme": {"eta": 0.06, "lambda_p": 15.0},
+  },
+  "ditto_32": {
+    "ditto": {"lambda_p": 0.1},
+    "learning_rate": 0.2,
+    "shared_learning_rate": 0.1,
+  },
+  "ditto_1": {
+    "ditto": {"lambda_p": 0.5},
+    "learning_rate": 0.05,
+    "shared_learning_rate": 0.2,
+  },
+  "apfl_32": {
+    "apfl": {"alpha": 0.25},
+    "learning_rate": 0.2,
+    "shared_learning_rate": 0.1,
+  },
+  "fedrep_32": {"fedrep": {"head_steps": 10}, "learning_rate": 0.2},
+  "fml_32": {
+    "fml": {"alpha": 0.7},
+    "learning_rate": 0.05,
+    "shared_learning_rate": 0.02,
+  },
+  "fml_1": {
+    "fml": {"alpha": 0.7},
+    "learning_rate": 0.05,
+    "shared_learning_rate": 0.02,
+  },
+  "fedkd_32": {"learning_rate": 0.02, "shared_learning_rate": 0.02},
+  "fedgkd_32": {"fedgkd": {"gamma": 0.1}, "learning_rate": 0.2},
+  "fedgkd_vote_32": {"fedgkd_vote": {"gamma": 0.1}, "learning_rate": 0.2},
+  "fedntd_32": {"fedntd": {"beta": 1.0}, "learning_rate": 0.2},
+  "fd_32": {"fd": {"gamma": 0.01}, "learning_rate": 0.02},
+  "fedmd_32": {"fedmd": {"digest_steps": 2}, "learning_rate": 0.2},
+  "ds_fl_32": {
+    "ds_fl": {"digest_steps": 10, "temperature": 0.1},
+    "learning_rate": 0.02,
+  },
+  "cfd_32": {"cfd": {"bits_down": 1, "digest_steps": 5}, "learning_rate": 0.05},
+  "feddf_32": {"feddf": {"distill_steps": 20}, "learning_rate": 0.2},
+  "fedgkt_32": {
+    "fedgkt": {"temperature": 1.0, "weight": 1.0},
+    "learning_rate": 0.1,
+  },
+  "fedgen_32": {"fedgen": {"alpha": 0.3}, "learning_rate": 0.2},
+  "qupel_32": {
+    "learning_rate": 0.05,
+    "qupel": {"lambda_p": 2.0},
+    "shared_learning_rate": 0.2,
+  },
+  "qupel_1": {
+    "learning_rate": 0.05,
+    "qupel": {"lambda_p": 0.1},
+    "shared_learning_rate": 0.1,
+  },
+}
+
 
 def get_config():
   config: Any = ml_collections.ConfigDict()
@@ -113,7 +199,10 @@ def get_config():
   # "bits" are those of a method that takes not all; "method" makes a variant
   # of one under a name of its own.
   config.overrides = ml_collections.ConfigDict(
-    {name: {"bits": ("32",)} for name in _METHODS if name not in _QUANTIZED}
+    {
+      **{n: {"bits": ("32",)} for n in _METHODS if n not in _QUANTIZED},
+      **_TUNED,
+    }
   )
   config.tune = ml_collections.ConfigDict(
     {

@@ -347,6 +347,7 @@ def run_clients(
   *,
   chunk_size: int,
   chosen: Chosen | None = None,
+  zero: Any = None,
 ) -> tuple[Any, Any]:
   """Runs a step of every participating client and sums what they send.
 
@@ -356,6 +357,7 @@ def run_clients(
     states: tree of arrays `[slots, ...]`.
     chunk_size: how many of them run at once.
     chosen: who runs; None for all.
+    zero: the `zero_output`, if it is known: the step need not be traced for it.
 
   Returns:
     The states, those of participants updated, and the sum of the outputs over
@@ -376,8 +378,9 @@ def run_clients(
     states, part = run(index, states)
     return states, jax.tree.map(jnp.add, total, part)
 
-  start = (states, zero_output(step, ids, states))
-  return jax.lax.fori_loop(0, chunks, body, start)
+  if zero is None:
+    zero = zero_output(step, ids, states)
+  return jax.lax.fori_loop(0, chunks, body, (states, zero))
 
 
 def map_clients(

@@ -375,25 +375,37 @@ def make_simulation(
       server=server, clients=clients, round=state.round + 1
     ), metrics
 
-  def round_fn(state, federation, population):
+  def zero_sums(state, federation, population, cohort):
+    """What no client at all sends, and the room for what is kept apart."""
+    slots = with_parts(state, federation, population, cohort)
+    step = client_step(state, federation, population, cohort)
+    zero = clients_lib.zero_output(step, state.members[cohort], slots)
+    return zero, slots[1]
+
+  def round_fn(state, zeros, federation, population):
     clients, sums, parts = {}, {}, {}
     for cohort in ids:
       (clients[cohort], parts[cohort]), sums[cohort] = clients_lib.run_clients(
         client_step(state, federation, population, cohort),
         state.members[cohort],
-        with_parts(state, federation, population, cohort),
+        (state.clients[cohort], zeros[cohort][1]),
         chunk_size=layout.chunk_size,
         chosen=choose(state, cohort),
+        zero=zeros[cohort][0],
       )
     return close_round(state, clients, sums, parts, federation.public)
 
   def rounds_fn(state, rounds, federation, population):
-    _, shape = jax.eval_shape(round_fn, state, federation, population)
-    metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+    zeros = {
+      cohort: zero_sums(state, federation, population, cohort) for cohort in ids
+    }
+    # All cohorts report the same metrics; they are those of a last round.
+    (_, sums), _ = next(iter(zeros.values()))
+    metrics = jax.tree.map(lambda x: x / present, sums)
     return jax.lax.fori_loop(
       0,
       rounds,
-      lambda _, carry: round_fn(carry[0], federation, population),
+      lambda _, carry: round_fn(carry[0], zeros, federation, population),
       (state, metrics),
     )
 
@@ -433,13 +445,8 @@ def make_simulation(
     """
     chosen = choose(state, cohort)
     order = None if chosen is None else (chosen.positions, chosen.count[None])
-    slots = with_parts(state, federation, population, cohort)
-    zero = clients_lib.zero_output(
-      client_step(state, federation, population, cohort),
-      state.members[cohort],
-      slots,
-    )
-    return (jax.tree.map(lambda x: x[None], zero), slots[1]), order
+    zero, parts = zero_sums(state, federation, population, cohort)
+    return (jax.tree.map(lambda x: x[None], zero), parts), order
 
   def close_fn(state, carries, public):
     sums = {name: carry[0] for name, carry in carries.items()}
