@@ -53,7 +53,7 @@ def run(bench: Bench) -> None:
       try:
         contestants.append(contestant(name, method, (bits,)))
       except ValueError as error:
-        left_out[name] = str(error)
+        left_out[name] = {"reason": str(error)}
   rows = bench.measure(
     "methods on digits",
     "round",
@@ -66,7 +66,8 @@ def run(bench: Bench) -> None:
     for name, row in rows.items()
   }
   bench.derive("traffic of a client in a round", traffic)
-  bench.derive("left out", left_out)
+  if left_out:
+    bench.derive("left out", left_out)
   bench.measure(
     "QuPeD's bits on digits",
     "round",

@@ -49,6 +49,9 @@ def make_config(**changes) -> dict[str, Any]:
     **changes.pop("base", {}),
   }
   config["methods"] = ("local", "fedavg")
+  # What the configuration was tuned to, and from, is its own affair.
+  config["overrides"] = {}
+  config["tune"]["spaces"]["local"] = {"learning_rate": (0.02, 0.05, 0.1, 0.2)}
   config["tune"] |= {"trials": 2, "rounds": 2, **changes.pop("tune", {})}
   return {**config, **changes}
 
@@ -423,7 +426,8 @@ def test_size_is_of_the_variant_and_of_the_clients_in_turn():
     return report.client_model_bytes(settings, federation)
 
   full = size("fedavg", (32,))
-  assert full - size("quped", (1, 32)) == 3 / 5 * (4 * 63 - 8 - 8)
+  saved = 3 / 5 * (4 * 63 - 8 - 8)
+  assert full - size("quped", (1, 32)) == pytest.approx(saved)
   # The server's network, 7 -> 256 -> 256 -> 10, goes with the client's.
   server = 7 * 256 + 256 * 256 + 256 * 10 + 256 + 256 + 10
   assert size("fedgkt", (32,)) == full + 4 * server
