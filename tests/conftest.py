@@ -7,8 +7,11 @@ process holds.
 """
 
 import fcntl
+import gc
 import os
 import pathlib
+
+import pytest
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
 
@@ -39,7 +42,33 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
   os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import jax  # noqa: E402
+
 from quped_jax.clients import wait_for_devices  # noqa: E402
 
 # Tests may share a busy machine.
 wait_for_devices()
+
+
+def pytest_collection_modifyitems(items):
+  """In a file, the tests of a group, say of a method, follow each other."""
+  order = {}
+
+  def place(item):
+    marker = item.get_closest_marker("xdist_group")
+    name = marker.args[0] if marker else ""
+    return order.setdefault(item.path, len(order)), name
+
+  items.sort(key=place)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _free_programs():
+  """Frees what JAX compiled for a file's tests.
+
+  Every program maps several pieces of memory, of which Linux allows a process
+  65530. The tests of all files together pass that, and XLA then crashes.
+  """
+  yield
+  jax.clear_caches()
+  gc.collect()

@@ -363,7 +363,8 @@ def silence(made: Tiny, server: Any) -> api.Aggregate:
   return zeros._replace(collected=collected)
 
 
-@functools.cache
+# Few at a time: compiled programs take memory, see tests/conftest.py.
+@functools.lru_cache(maxsize=12)
 def tiny(
   method: str,
   *,
