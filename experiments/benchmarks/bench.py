@@ -156,6 +156,8 @@ class Bench:
 def _short(value: Any) -> str:
   if value is None:
     return ""
+  if isinstance(value, str):
+    return value
   if not isinstance(value, float):
     return f"{value:,}"
   return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
