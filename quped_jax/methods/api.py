@@ -440,9 +440,17 @@ def check_full_precision(method: str, training: Training, reason: str) -> None:
 def check_same_model(method: str, models: Models) -> None:
   """Raises a ValueError unless all cohorts have the global architecture."""
   for cohort, model in models.clients.items():
-    if model is not models.shared:
+    if model is models.shared:
+      continue
+    if len(models.clients) > 1:
+      names = ", ".join(f"{m.name!r}" for m in models.clients.values())
       raise ValueError(
-        f"shared_model={models.shared.name!r}: must be the network of the "
-        f"clients, {model.name!r} (cohort {cohort!r}), of the same widths, "
-        f"since {method} averages weights"
+        f"kinds: must be of one network, the global model's, with method="
+        f"{method!r}, which averages weights; got {names} beside "
+        f"{models.shared.name!r}"
       )
+    raise ValueError(
+      f"shared_model={models.shared.name!r}: must be the network of the "
+      f"clients, {model.name!r} (cohort {cohort!r}), of the same widths, "
+      f"since {method} averages weights"
+    )

@@ -86,7 +86,7 @@ def test_methods_that_average_weights_need_one_architecture(name):
   training = qj.Settings().training()
   entry = qj.methods.get_method(name)
   models = api.Models(shared, {"small": shared, "images": other})
-  with pytest.raises(ValueError, match="model='cnn1'.*'images'.*'mlp'"):
+  with pytest.raises(ValueError, match="kinds: .*one network.*'cnn1'"):
     entry.make(models, None, training, entry.options())
 
 
@@ -108,6 +108,7 @@ def test_a_registered_method_runs_by_its_name(monkeypatch):
   monkeypatch.setitem(qj.methods.METHODS, "placeholder", local)
   qj.register_method("mine", calls, local.options)
   qj.methods.METHODS.pop("placeholder")
+  monkeypatch.setitem(tiny.CASES, "mine", tiny.CASES["local"])
   settings = tiny.make_settings("mine", 2, bits=(32,))
   qj.build(settings, federation=tiny.make_federation((9, 9)))
   assert calls.calls == 1

@@ -133,7 +133,7 @@ def test_layers_with_a_scale_are_normalisation():
 
 
 def test_a_model_without_normalisation_is_an_error_before_compilation():
-  settings = tiny.make_settings("fedbn", 2, bits=(32,))
+  settings = tiny.make_settings("fedbn", 2, bits=(32,), model="mlp")
   with pytest.raises(ValueError, match="model='mlp': must have normalisation"):
     qj.build(settings, federation=tiny.make_federation((9, 9)))
 

@@ -168,7 +168,8 @@ def test_clients_are_evaluated_after_one_step_on_their_data():
       }
     )(end.server, client)
   assert tiny.largest_difference(models["global"], end.server.params) == 0
-  (positions,) = data.draw(context.key, 1, tiny.BATCH)
+  key = jax.random.fold_in(context.key, per_fedavg._ADAPT)
+  (positions,) = data.draw(key, 1, tiny.BATCH)
   batch = data.batch(positions)
 
   def loss(params):
