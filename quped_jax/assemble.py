@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import os
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 
 from quped_jax import codebook as codebook_lib
 from quped_jax import data as data_lib
+from quped_jax import kinds as kinds_lib
 from quped_jax import memory as memory_lib
 from quped_jax import methods
 from quped_jax import models as models_lib
@@ -24,6 +27,7 @@ from quped_jax.federation import (
 )
 from quped_jax.methods import api
 from quped_jax.newcomers import make_newcomers
+from quped_jax.participation import Participation, load_trace
 from quped_jax.settings import Settings
 from quped_jax.simulate import (
   Population,
@@ -31,6 +35,7 @@ from quped_jax.simulate import (
   SimulationState,
   make_simulation,
 )
+from quped_jax.store import Store
 from quped_jax.weights import load_weights
 
 _COHORT = "clients"
@@ -120,32 +125,65 @@ def _load_public(settings: Settings, dataset: data_lib.Dataset):
   return public, rows if own else None
 
 
-def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
-  """The clients' network, shaped for the federation's data."""
-  model = _network(settings, federation, settings.model, settings.hidden)
+def load_models(
+  settings: Settings, federation: Federation
+) -> tuple[api.Models, kinds_lib.Assignment]:
+  """The networks, and which client has which at which precision.
+
+  Of all clients, those that take no part in training last. The cohorts are
+  called by their networks, or "clients" if there is but one.
+
+  Raises:
+    ValueError: an unknown network, or a budget too small for any.
+  """
+  networks, shared = settings.networks(), settings.shared_network()
+  made = {
+    network: _create(settings, federation, network)
+    for network in dict.fromkeys((*networks, shared))
+  }
   if settings.warm_start:
+    warm = kinds_lib.Network(settings.model, settings.hidden)
+    if warm not in made:
+      raise ValueError(
+        f"warm_start={settings.warm_start!r}: must be '' where no client and "
+        f"no server has model={str(warm)!r}, whose weights they are"
+      )
+    model = made[warm]
     like = jax.eval_shape(model.init, jax.random.key(0), federation.example())
     weights = load_weights(settings.warm_start, *like)
-    model = model._replace(init=lambda key, inputs: weights)
-  return model
-
-
-def _shared_model(settings, federation, model) -> models_lib.Model:
-  """The global model's network, which by default is that of the clients."""
-  own = settings.model, settings.hidden
-  if not settings.shared_model or own == (
-    settings.shared_model,
-    settings.shared_hidden,
-  ):
-    return model
-  return _network(
-    settings, federation, settings.shared_model, settings.shared_hidden
+    made[warm] = model._replace(init=lambda key, inputs: weights)
+  assignment = _assign(settings, federation, made)
+  names = _cohort_names(assignment)
+  return (
+    api.Models(
+      shared=made[shared],
+      clients={names[network]: made[network] for network in names},
+    ),
+    assignment,
   )
 
 
-def _network(settings, federation, name, hidden) -> models_lib.Model:
+def load_model(settings: Settings, federation: Federation) -> models_lib.Model:
+  """The network of clients that all have the same."""
+  models, _ = load_models(settings, federation)
+  return next(iter(models.clients.values()))
+
+
+def _cohort_names(
+  assignment: kinds_lib.Assignment,
+) -> dict[kinds_lib.Network, str]:
+  networks = list(assignment.cohorts())
+  if len(networks) == 1:
+    return {networks[0]: _COHORT}
+  return {network: str(network) for network in networks}
+
+
+def _create(settings, federation, network) -> models_lib.Model:
+  name = network.model
   shape = jax.eval_shape(federation.example).shape
-  options: dict[str, Any] = {"features": hidden} if hidden else {}
+  options: dict[str, Any] = {}
+  if network.hidden:
+    options["features"] = network.hidden
   if settings.compute_dtype != "float32":
     if not models_lib.takes_dtype(name):
       raise ValueError(
@@ -162,22 +200,106 @@ def _network(settings, federation, name, hidden) -> models_lib.Model:
   )
 
 
-def population_of(settings: Settings) -> Population:
-  """What each client brings: precision and step sizes, in turn."""
+def _assign(
+  settings: Settings,
+  federation: Federation,
+  made: Mapping[kinds_lib.Network, models_lib.Model],
+) -> kinds_lib.Assignment:
+  everyone = settings.clients + settings.new_clients
+  if settings.kinds:
+    kinds, counts = kinds_lib.parse_kinds(settings.kinds)
+    return kinds_lib.assign_counts(kinds, counts, settings.new_clients)
+  kinds = [
+    kinds_lib.Kind(network, bits, turn)
+    for network in settings.networks()
+    for turn, bits in enumerate(settings.bits)
+  ]
+  if not settings.budget_bytes:
+    return kinds_lib.assign_in_turn(kinds, everyone)
+
+  def size(kind):
+    model = made[kind.network]
+    params, stats = jax.eval_shape(
+      model.init, jax.random.key(0), federation.example()
+    )
+    return kinds_lib.model_bytes(
+      params,
+      stats,
+      model.is_quantized,
+      kind.bits,
+      channelwise=settings.granularity == "channel",
+    )
+
+  budgets = kinds_lib.draw_budgets(
+    settings.budget_bytes, everyone, settings.seed
+  )
+  sizes = {kind: size(kind) for kind in kinds}
+  trained = kinds_lib.assign_by_budget(budgets[: settings.clients], sizes)
+  if not settings.new_clients:
+    return trained
+  # The others have networks that somebody trains.
+  known = trained.cohorts()
+  new = kinds_lib.assign_by_budget(
+    budgets[settings.clients :],
+    {kind: size for kind, size in sizes.items() if kind.network in known},
+  )
+  index = [trained.kinds.index(kind) for kind in new.kinds]
+  of_new = np.array(index, np.int32)[new.of_client]
+  return kinds_lib.Assignment(
+    trained.kinds, np.append(trained.of_client, of_new), budgets
+  )
+
+
+def population_of(
+  settings: Settings, assignment: kinds_lib.Assignment | None = None
+) -> Population:
+  """What each client brings: precision, step sizes, and when it is there.
+
+  Args:
+    settings: all settings, with `steps` as they are.
+    assignment: which kind each client is of; `bits` in turn if None.
+
+  Raises:
+    ValueError: a trace that cannot be.
+  """
+  if assignment is None:
+    network = kinds_lib.Network(settings.model, settings.hidden)
+    assignment = kinds_lib.assign_in_turn(
+      [kinds_lib.Kind(network, b, i) for i, b in enumerate(settings.bits)],
+      settings.clients + settings.new_clients,
+    )
 
   def floats(values):
-    return jnp.asarray(settings.per_client(values), jnp.float32)
+    return jnp.asarray(assignment.per_client(values), jnp.float32)
 
+  def chance(value):
+    return jnp.float32(value) if value else None
+
+  probability, trace = None, None
+  if settings.participation:
+    turn = np.arange(settings.clients) % len(settings.participation)
+    chances = np.asarray(settings.participation, np.float32)
+    probability = jnp.asarray(chances[turn])
+  if settings.participation_trace:
+    trace = load_trace(
+      settings.participation_trace, settings.clients, settings.rounds
+    )
   return Population(
-    spec=api.ClientSpec(
-      bits=jnp.asarray(settings.per_client(settings.bits), jnp.int32)
-    ),
+    spec=api.ClientSpec(bits=jnp.asarray(assignment.bits)),
     rates=Rates(
       learning_rate=floats(settings.learning_rate),
       centers_learning_rate=floats(settings.centers_learning_rate),
       strength=floats((settings.strength,)),
     ),
     shared_learning_rate=jnp.float32(settings.shared_learning_rate),
+    participation=Participation(
+      probability=probability,
+      trace=trace,
+      dropout=chance(settings.dropout),
+      stragglers=chance(settings.stragglers),
+      count=settings.clients_per_round or None,
+      steps=settings.steps,
+    ),
   )
 
 
@@ -187,7 +309,8 @@ class Assembly(NamedTuple):
   Attributes:
     settings: with `steps` as they are for this data and method.
     federation: of all clients, new ones last.
-    model: of the clients.
+    models: the networks, by cohort.
+    assignment: which kind each client is of, new ones last.
     simulation: the programs, of the clients that train.
     newcomers: `state -> {variant: accuracy [new clients]}`.
     method: that is simulated.
@@ -195,31 +318,37 @@ class Assembly(NamedTuple):
 
   settings: Settings
   federation: Federation
-  model: models_lib.Model
+  models: api.Models
+  assignment: kinds_lib.Assignment
   simulation: Simulation
   newcomers: Callable[[SimulationState], dict[str, np.ndarray]]
   method: api.FederatedMethod
 
-  def headline_model(self) -> tuple[Any, Any, models_lib.Model]:
+  @property
+  def model(self) -> models_lib.Model:
+    """The clients' network; if they have several, that of the first client."""
+    return next(iter(self.models.clients.values()))
+
+  def _headline(self, cohort: str, client_id: int):
     """Shapes of the model that comparisons report: (params, stats, model)."""
     method, found = self.method, []
 
     def variant(key, federation, population):
       inputs = federation.example()
-      spec, rates = population.of_client(0)
+      spec, rates = population.of_client(client_id)
       server = method.init_server(key, inputs)
-      client = method.init_client(key, inputs, server, 0, spec, _COHORT)
+      client = method.init_client(key, inputs, server, client_id, spec, cohort)
       context = api.Context(
         round=jnp.int32(0),
         key=key,
-        client_id=jnp.int32(0),
+        client_id=jnp.int32(client_id),
         spec=spec,
         rates=rates,
         shared_learning_rate=population.shared_learning_rate,
         public=federation.public,
       )
       variants = method.variants(
-        server, client, federation.client(0), context, _COHORT
+        server, client, federation.client(client_id), context, cohort
       )
       params, stats, model = variants[method.headline]
       found.append(model)
@@ -229,9 +358,36 @@ class Assembly(NamedTuple):
       variant,
       jax.random.key(0),
       self.federation,
-      population_of(self.settings),
+      population_of(self.settings, self.assignment),
     )
     return (*shapes, found[-1])
+
+  def model_bytes(self) -> np.ndarray:
+    """Size of the model that each client uses, int64 `[clients]`.
+
+    It is that of the headline variant, whose accuracy is reported, packed; all
+    but "quantized" is of full precision.
+    """
+    assignment = self.assignment.first(self.settings.clients)
+    sizes = np.zeros(len(assignment.of_client), np.int64)
+    names = _cohort_names(self.assignment)
+    for network, members in assignment.cohorts().items():
+      params, stats, model = self._headline(names[network], int(members[0]))
+      for bits in np.unique(assignment.bits[members]):
+        if self.method.headline != "quantized":
+          stored = codebook_lib.FULL_PRECISION
+        else:
+          stored = int(bits)
+        sizes[members[assignment.bits[members] == bits]] = (
+          kinds_lib.model_bytes(
+            params,
+            stats,
+            model.is_quantized,
+            stored,
+            channelwise=self.settings.granularity == "channel",
+          )
+        )
+    return sizes
 
 
 def build(
@@ -262,14 +418,15 @@ def assemble(
   *,
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
+  workdir: str | os.PathLike | None = None,
 ) -> Assembly:
   """Makes all that a run of the settings is made of; see `build`."""
   # Before the data, which may have to be fetched first.
-  if model is None:
-    api.check_choice("model", settings.model, models_lib.model_names())
-  if settings.shared_model:
-    api.check_choice(
-      "shared_model", settings.shared_model, models_lib.model_names()
+  _check_names(settings, model)
+  if settings.client_state == "disk" and workdir is None:
+    raise ValueError(
+      "client_state='disk': must be 'host' or 'device' without a workdir, in "
+      "which the files would lie"
     )
   federation = federation or load_federation(settings)
   everyone = settings.clients + settings.new_clients
@@ -280,26 +437,62 @@ def assemble(
       f"new_clients={settings.new_clients} they are as many as the given "
       "federation's"
     )
-  if model is not None and settings.compute_dtype != "float32":
-    raise ValueError(
-      f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with a "
-      "given model, which computes in the type that it was made for"
-    )
-  model = model or load_model(settings, federation)
-  if settings.quantized:
-    _check_quantizable(settings, federation, model)
+  models, assignment = _models(settings, federation, model)
+  if assignment.quantized:
+    _check_quantizable(federation, models, assignment)
   trained = federation.first(settings.clients)
   if settings.epochs:
     average = np.mean(np.asarray(trained.train.count))
     steps = settings.epochs * max(int(average) // settings.batch_size, 1)
     settings = dataclasses.replace(settings, steps=steps, epochs=0)
-  shared = _shared_model(settings, federation, model)
-  method, settings = _make_method(
-    settings, trained, api.Models(shared=shared, clients={_COHORT: model})
+  method, settings = _make_method(settings, trained, models)
+  simulation = _simulation(
+    settings, trained, models, assignment, method, workdir
   )
-  simulation = _simulation(settings, trained, model, method)
-  newcomers = _newcomers(settings, federation, method, simulation)
-  return Assembly(settings, federation, model, simulation, newcomers, method)
+  newcomers = _newcomers(settings, federation, assignment, method, simulation)
+  return Assembly(
+    settings, federation, models, assignment, simulation, newcomers, method
+  )
+
+
+def _check_names(settings: Settings, model) -> None:
+  """Names of networks, which may be registered after settings were made."""
+  known = models_lib.model_names()
+  field = "kinds" if settings.kinds else "candidates"
+  if settings.kinds or settings.candidates:
+    for network in settings.networks():
+      api.check_choice(field, network.model, known)
+      if network.hidden and network.model != "mlp":
+        raise ValueError(
+          f"{field}={str(network)!r}: must have no widths; only 'mlp' takes "
+          "them"
+        )
+  if model is None:
+    api.check_choice("model", settings.model, known)
+  elif settings.kinds or settings.budget_bytes:
+    raise ValueError(
+      f"{'kinds' if settings.kinds else 'budget_bytes'}: must not be set with "
+      "a given model, which is that of all clients; register it with "
+      "register_model"
+    )
+  if settings.shared_model:
+    api.check_choice("shared_model", settings.shared_model, known)
+
+
+def _models(settings, federation, model):
+  """The given model, or those that the settings name."""
+  if model is None:
+    return load_models(settings, federation)
+  if settings.compute_dtype != "float32":
+    raise ValueError(
+      f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with a "
+      "given model, which computes in the type that it was made for"
+    )
+  shared, own = model, kinds_lib.Network(settings.model, settings.hidden)
+  if settings.shared_model and settings.shared_network() != own:
+    shared = _create(settings, federation, settings.shared_network())
+  assignment = _assign(settings, federation, {own: model})
+  return api.Models(shared=shared, clients={_COHORT: model}), assignment
 
 
 def _make_method(
@@ -331,51 +524,74 @@ def _make_method(
   return method, settings
 
 
-def _check_quantizable(settings, federation, model) -> None:
-  params, _ = jax.eval_shape(
-    model.init, jax.random.key(0), federation.example()
-  )
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  names = [codebook_lib.path_name(path) for path, _ in leaves]
-  if not any(model.is_quantized(name) for name in names):
-    raise ValueError(
-      f"bits={settings.bits}: must be {codebook_lib.FULL_PRECISION} for a "
-      f"model with nothing to quantize; of {model.name!r} that is "
-      f"{', '.join(names)} (kernels of hidden layers are quantized: give "
-      "'mlp' two hidden widths at least, or the model a predicate)"
+def _check_quantizable(federation, models, assignment) -> None:
+  """Quantized clients have something to quantize."""
+  names = _cohort_names(assignment)
+  for network, members in assignment.cohorts().items():
+    bits = assignment.bits[members]
+    if np.all(bits == codebook_lib.FULL_PRECISION):
+      continue
+    model = models.clients[names[network]]
+    params, _ = jax.eval_shape(
+      model.init, jax.random.key(0), federation.example()
     )
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    paths = [codebook_lib.path_name(path) for path, _ in leaves]
+    if not any(model.is_quantized(path) for path in paths):
+      raise ValueError(
+        f"bits={tuple(np.unique(bits).tolist())}: must be "
+        f"{codebook_lib.FULL_PRECISION} for a model with nothing to quantize; "
+        f"of {model.name!r} that is {', '.join(paths)} (kernels of hidden "
+        "layers are quantized: give 'mlp' two hidden widths at least, or the "
+        "model a predicate)"
+      )
 
 
-def _simulation(settings, federation, model, method) -> Simulation:
+def _simulation(
+  settings, federation, models, assignment, method, workdir
+) -> Simulation:
+  assignment = assignment.first(settings.clients)
+  names = _cohort_names(assignment)  # New clients have no others.
   return make_simulation(
     method,
     federation,
-    population_of(settings),
-    {_COHORT: np.arange(federation.num_clients)},
+    population_of(settings, assignment),
+    {names[network]: ids for network, ids in assignment.cohorts().items()},
     schedule=settings.schedule(),
     strategy=settings.strategy,
     chunk_size=settings.chunk_size,
     devices=settings.devices,
-    clients_per_round=settings.clients_per_round or None,
-    step_bytes=functools.partial(
-      memory_lib.step_bytes,
-      model,
-      batch_shape(settings, federation),
-      quantized=settings.quantized,
+    step_bytes={
+      name: functools.partial(
+        memory_lib.step_bytes,
+        models.clients[name],
+        batch_shape(settings, federation),
+        quantized=settings.quantized,
+      )
+      for name in names.values()
+    },
+    store=Store(
+      settings.client_state,
+      None if workdir is None else pathlib.Path(workdir) / "clients",
+      settings.clients_per_block,
     ),
   )
 
 
-def _newcomers(settings, federation, method, simulation):
+def _newcomers(settings, federation, assignment, method, simulation):
   if not settings.new_clients:
     return lambda state: {}
-  ids = np.arange(settings.clients, federation.num_clients)
+  names = _cohort_names(assignment)
+  new = {
+    names[network]: ids[ids >= settings.clients]
+    for network, ids in assignment.cohorts().items()
+  }
   return make_newcomers(
     method,
     settings.training(),
     federation,
-    population_of(settings),
-    {_COHORT: ids},
+    population_of(settings, assignment),
+    {name: ids for name, ids in new.items() if ids.size},
     steps=settings.new_client_steps,
     # They begin with the first phase, whatever the others have come to.
     schedule=dataclasses.replace(settings.schedule(), finetune_at=0),

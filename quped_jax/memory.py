@@ -112,6 +112,8 @@ class Estimate(NamedTuple):
     download: of one client.
     message: of one client.
     step: what a client's local step needs.
+    kept: state of one client, on average; `own` where it differs is that of
+      the largest.
   """
 
   data: int
@@ -120,6 +122,7 @@ class Estimate(NamedTuple):
   download: int
   message: int
   step: int
+  kept: int
 
   @property
   def client(self) -> int:
@@ -128,7 +131,7 @@ class Estimate(NamedTuple):
 
   def total(self, slots: int, at_once: int) -> int:
     """Bytes on a device with so many clients, so many of them at once."""
-    fixed = self.data + self.server + slots * self.own
+    fixed = self.data + self.server + slots * self.kept
     if at_once < slots:
       return fixed + self.message + at_once * self.client
     return fixed + at_once * (self.client - self.own)

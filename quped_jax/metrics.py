@@ -125,6 +125,10 @@ class Display:
     self._quiet = quiet
     self._lines = lines
 
+  def note(self, text: str) -> None:
+    """Prints a line."""
+    self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
   @contextlib.contextmanager
   def show(self, method: str, rounds: int) -> Iterator[Callable[..., None]]:
     """Yields `update(round, record=None, seconds=None)`.

@@ -60,6 +60,8 @@ def client_state(state: SimulationState, client_id: int) -> Any:
 def _spread(values: np.ndarray) -> dict[str, float]:
   """Accuracy over clients, as fractions."""
   present = values[~np.isnan(values)]
+  if not present.size:
+    return {}
   return {
     "mean": float(np.mean(present)),
     "std": float(np.std(present)),
@@ -73,22 +75,44 @@ def _table(accuracy: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
   return {name: _spread(values) for name, values in accuracy.items()}
 
 
-def _client_rows(settings, federation, model, accuracy) -> list[dict[str, Any]]:
+def _client_rows(made, accuracy) -> list[dict[str, Any]]:
   train, test = (
-    np.asarray(split.count) for split in (federation.train, federation.test)
+    np.asarray(split.count)
+    for split in (made.federation.train, made.federation.test)
   )
-  bits = settings.per_client(settings.bits)
+  kinds, sizes = made.assignment.kinds, made.model_bytes()
+  several = len(made.models.clients) > 1
   return [
     {
       "client": i,
-      "model": model.name,
-      "bits": int(bits[i]),
+      "model": str(kind.network) if several else made.model.name,
+      "bits": kind.bits,
+      "model_bytes": int(sizes[i]),
       "train_samples": int(train[i]),
       "test_samples": int(test[i]),
       **{name: float(values[i]) for name, values in accuracy.items()},
     }
-    for i in range(settings.clients)
+    for i in range(made.settings.clients)
+    for kind in [kinds[made.assignment.of_client[i]]]
   ]
+
+
+def _kinds(made, accuracy) -> dict[str, dict[str, Any]]:
+  """What each kind of client came to."""
+  assignment = made.assignment.first(made.settings.clients)
+  sizes, labels = made.model_bytes(), np.array(assignment.labels())
+  table = {}
+  for kind in assignment.kinds:
+    own = labels == str(kind)
+    if own.any():
+      table[str(kind)] = {
+        "clients": int(own.sum()),
+        "model_bytes": int(sizes[own][0]),
+        "accuracy": _table(
+          {name: values[own] for name, values in accuracy.items()}
+        ),
+      }
+  return table
 
 
 def _peak_rss() -> int:
@@ -102,23 +126,42 @@ def _device_peak() -> int | None:
   return stats.get("peak_bytes_in_use")
 
 
-def _rounds_at_once(settings, federation, model) -> int:
+def _rounds_at_once(made) -> int:
   """How many rounds go in one dispatch where nothing happens between them.
 
   It follows from settings and model alone, never from elapsed time: a run that
   is repeated runs the same programs.
   """
+  settings = made.settings
   if settings.rounds_per_dispatch:
     return settings.rounds_per_dispatch
-  inputs = batch_shape(settings, federation)
-  variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
-  forward = jax.jit(
-    lambda params, stats, x: model.apply(params, stats, x, True)
-  )
-  cost = forward.lower(*variables, inputs).cost_analysis() or {}
+  inputs = batch_shape(settings, made.federation)
+
+  def forward_cost(model):
+    variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    forward = jax.jit(
+      lambda params, stats, x: model.apply(params, stats, x, True)
+    )
+    cost = forward.lower(*variables, inputs).cost_analysis() or {}
+    return cost.get("flops", 0.0)
+
+  most = max(forward_cost(model) for model in made.models.clients.values())
   passes = (settings.clients_per_round or settings.clients) * settings.steps * 3
-  work = max(cost.get("flops", 0.0) * passes, 1.0)
+  work = max(most * passes, 1.0)
   return int(min(max(_WORK_PER_DISPATCH // work, 1), _MOST_ROUNDS))
+
+
+def _budget_note(made) -> str:
+  """What the budgets came to, in words."""
+  assignment = made.assignment.first(made.settings.clients)
+  sizes, labels = made.model_bytes(), np.array(assignment.labels())
+  counts = [
+    f"{np.sum(labels == str(kind))} x {kind} "
+    f"({int(sizes[labels == str(kind)][0]):,} bytes)"
+    for kind in assignment.kinds
+    if np.any(labels == str(kind))
+  ]
+  return "budgets allow: " + ", ".join(counts)
 
 
 def _next_stop(settings: Settings, done: int, at_once: int) -> int:
@@ -162,10 +205,9 @@ def run(
   """
   began = time.perf_counter()
   writer = metrics_lib.Writer(workdir)
-  made = assemble(settings, federation=federation, model=model)
+  made = assemble(settings, federation=federation, model=model, workdir=workdir)
   given, settings = settings, made.settings
-  federation, model = made.federation, made.model
-  simulation = made.simulation
+  federation, simulation = made.federation, made.simulation
   if state is not None and int(state.round) >= settings.rounds:
     raise ValueError(
       f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
@@ -177,7 +219,9 @@ def run(
   if state is None:
     state = simulation.init(settings.seed)
 
-  at_once = _rounds_at_once(settings, federation, model)
+  if settings.budget_bytes:
+    display.note(_budget_note(made))
+  at_once = _rounds_at_once(made)
   history: list[dict[str, Any]] = []
   evaluated: list[dict[str, dict[str, np.ndarray]]] = []
   seconds, rounds_timed = [], 0
@@ -209,7 +253,9 @@ def run(
           for name, values in table.items()
         },
       }
-      if not np.isfinite(record["loss"]):
+      if not record["participants"]:
+        warnings.warn(f"round {round_}: nobody took part", stacklevel=2)
+      elif not np.isfinite(record["loss"]):
         warnings.warn(
           f"round {round_}: the loss is {record['loss']}; learning_rate="
           f"{settings.learning_rate} may be too large",
@@ -225,8 +271,8 @@ def run(
   summary = {
     "method": settings.method,
     "dataset": federation.name,
-    "model": model.name,
-    "bits": list(settings.bits),
+    "model": made.models.shared.name if settings.kinds else made.model.name,
+    "bits": list(settings.turns),
     "seed": settings.seed,
     "clients": settings.clients,
     "clients_per_round": settings.clients_per_round or settings.clients,
@@ -235,6 +281,7 @@ def run(
     "headline": headline,
     "accuracy": _table(evaluated[-1]["test"]),
     **_best_rounds(history, evaluated, headline),
+    "kinds": _kinds(made, evaluated[-1]["test"]),
     "new_clients": _table(made.newcomers(state)),
     "gradients": simulation.gradients,
     "bytes_up": simulation.bytes_up,
@@ -251,9 +298,10 @@ def run(
       "estimated_round_bytes": simulation.memory,
       "peak_rss_bytes": _peak_rss(),
       "device_peak_bytes": _device_peak(),
+      "client_state_bytes": simulation.state_bytes,
     },
   }
-  rows = _client_rows(settings, federation, model, evaluated[-1]["test"])
+  rows = _client_rows(made, evaluated[-1]["test"])
   writer.clients(rows)
   writer.summary(summary)
   return Result(summary, rows, history, state, simulation)

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import optax
 
 from quped_jax import (
@@ -17,6 +16,9 @@ from quped_jax import (
 )
 from quped_jax import clients as clients_lib
 from quped_jax import codebook as codebook_lib
+from quped_jax import kinds as kinds_lib
+from quped_jax import participation as participation_lib
+from quped_jax import store as store_lib
 from quped_jax.data import SCHEMES
 from quped_jax.data.augment import AUGMENTATIONS
 from quped_jax.methods import api
@@ -62,8 +64,16 @@ class Settings:
     public_labelled: whether labels of the public set are known.
     model: name of a network, see `quped_jax.models.create_model`.
     hidden: widths of the hidden layers of "mlp"; () for its default.
+    kinds: if not "", kinds of clients that make up `clients`, each so many of
+      a network at so many bits: "15*cnn1@1, 15*cnn1@2, 20*mlp(32,32)@32". Then
+      `bits` says nothing, and `model` and `hidden` are the global model's.
+    budget_bytes: if not (), what each client's packed model may take, one of
+      these, drawn for each: clients get the largest of `candidates`, each at
+      each of `bits`, that fits.
+    candidates: networks for `budget_bytes`, such as "cnn1, mlp(32,32)"; "" for
+      `model` alone.
     shared_model: the global model's network, for methods in which clients keep
-      models of their own; "" for that of the clients.
+      models of their own; "" for `model`.
     shared_hidden: its widths, if it is an "mlp"; () for its default.
     conv: how convolutions are computed, see `quped_jax.models.resolve_conv`.
     compute_dtype: of the networks' passes, "float32" or "bfloat16"; parameters,
@@ -77,7 +87,20 @@ class Settings:
       "gradients", those of local training, of which another method takes as
       many as make no more gradient evaluations (one at least).
     batch_size: samples per step.
-    clients_per_round: how many clients take part in a round; 0 for all.
+    clients_per_round: how many clients take part in a round, drawn uniformly;
+      0 for all.
+    participation: chances that clients take part in a round, given to them in
+      turn; () for certainty.
+    participation_trace: file that says who takes part when, CSV with the
+      columns round and client, both from 0; "" for none.
+    dropout: chance that a participant does not get through the round: it keeps
+      its state and sends nothing.
+    stragglers: chance that a participant takes fewer local steps than `steps`,
+      1 to `steps - 1`, all equally likely.
+    client_state: where clients' states are kept: "device"; or "host", in host
+      memory, or "disk", in files in the workdir, for more clients than fit:
+      then only participants are moved.
+    clients_per_block: how many of them are moved at once; 0 for 256.
     bits: precisions, given to the clients in turn: 1 to 8, or 32.
     granularity: of codebooks, "tensor" or "channel".
     outer_level: if positive, levels start evenly from minus to plus this.
@@ -142,6 +165,9 @@ class Settings:
   public_labelled: bool = True
   model: str = "mlp"
   hidden: tuple[int, ...] = ()
+  kinds: str = ""
+  budget_bytes: tuple[int, ...] = ()
+  candidates: str = ""
   shared_model: str = ""
   shared_hidden: tuple[int, ...] = ()
   conv: str = "auto"
@@ -154,6 +180,12 @@ class Settings:
   budget: str = "steps"
   batch_size: int = 16
   clients_per_round: int = 0
+  participation: tuple[float, ...] = ()
+  participation_trace: str = ""
+  dropout: float = 0.0
+  stragglers: float = 0.0
+  client_state: str = "device"
+  clients_per_block: int = 0
   bits: tuple[int, ...] = (1,)
   granularity: str = "tensor"
   outer_level: float = 0.0
@@ -225,11 +257,18 @@ class Settings:
         f"finetune_at={self.finetune_at}: must be less than rounds="
         f"{self.rounds}, or 0 for no second phase"
       )
-    if self.clients_per_round > self.clients:
-      raise ValueError(
-        f"clients_per_round={self.clients_per_round}: must be at most "
-        f"{self.clients}, the number of clients, or 0 for all"
-      )
+    participation_lib.check_participation(
+      self.clients,
+      clients_per_round=self.clients_per_round,
+      probability=self.participation,
+      trace=self.participation_trace,
+      dropout=self.dropout,
+      stragglers=self.stragglers,
+      # Those of `epochs` depend on the data.
+      steps=2 if self.epochs else self.steps,
+    )
+    store_lib.check_store(self.client_state, self.clients_per_block)
+    self._check_kinds()
     self._check_widths("hidden", "model")
     self._check_widths("shared_hidden", "shared_model")
     if self.public_dataset and not self.public_size:
@@ -239,10 +278,10 @@ class Settings:
       )
     for field in ("learning_rate", "centers_learning_rate"):
       rates = getattr(self, field)
-      if len(rates) not in (1, len(self.bits)):
+      if len(rates) not in (1, len(self.turns)):
+        each = f"kinds={self.kinds!r}" if self.kinds else f"bits={self.bits}"
         raise ValueError(
-          f"{field}={rates}: must have one entry, or one for each of "
-          f"bits={self.bits}"
+          f"{field}={rates}: must have one entry, or one for each of {each}"
         )
       for rate in rates:
         api.check_not_negative(field, rate)
@@ -277,6 +316,30 @@ class Settings:
       if list(drops) != sorted(set(drops)) or any(at < 1 for at in drops):
         raise ValueError(
           f"{field}={drops}: must be rounds from 1 on, in increasing order"
+        )
+
+  def _check_kinds(self) -> None:
+    """Kinds that add up, and budgets with candidates."""
+    if self.kinds:
+      _, counts = kinds_lib.parse_kinds(self.kinds)
+      if sum(counts) != self.clients:
+        raise ValueError(
+          f"kinds={self.kinds!r}: must add up to clients={self.clients}; got "
+          f"{' + '.join(map(str, counts))} = {sum(counts)}"
+        )
+      if self.budget_bytes:
+        raise ValueError(
+          f"budget_bytes={self.budget_bytes}: must be () with kinds="
+          f"{self.kinds!r}, which say what clients have"
+        )
+    for budget in self.budget_bytes:
+      api.check_at_least("budget_bytes", budget, 1)
+    if self.candidates:
+      kinds_lib.parse_networks("candidates", self.candidates)
+      if not self.budget_bytes:
+        raise ValueError(
+          f"candidates={self.candidates!r}: must be '' without budget_bytes, "
+          "which choose among them"
         )
 
   def _check_widths(self, field: str, model_field: str) -> None:
@@ -338,18 +401,32 @@ class Settings:
     }
     return made[self.method]
 
-  def per_client(self, values: tuple) -> np.ndarray:
-    """Gives values, one or one per precision, to the clients in turn.
-
-    Those that take no part in training come last.
-    """
-    turn = np.arange(self.clients + self.new_clients) % len(self.bits)
-    return np.asarray(values)[turn % len(values)]
+  @property
+  def turns(self) -> tuple[int, ...]:
+    """The precisions that per-precision step sizes belong to."""
+    if self.kinds:
+      return tuple(kind.bits for kind in kinds_lib.parse_kinds(self.kinds)[0])
+    return self.bits
 
   @property
   def quantized(self) -> bool:
-    """Whether any client has less than full precision."""
-    return any(b != codebook_lib.FULL_PRECISION for b in self.bits)
+    """Whether any client may have less than full precision."""
+    return any(b != codebook_lib.FULL_PRECISION for b in self.turns)
+
+  def networks(self) -> tuple[kinds_lib.Network, ...]:
+    """The networks that clients may have."""
+    if self.kinds:
+      kinds, _ = kinds_lib.parse_kinds(self.kinds)
+      return tuple(dict.fromkeys(kind.network for kind in kinds))
+    if self.candidates:
+      return kinds_lib.parse_networks("candidates", self.candidates)
+    return (kinds_lib.Network(self.model, self.hidden),)
+
+  def shared_network(self) -> kinds_lib.Network:
+    """The global model's network."""
+    if self.shared_model:
+      return kinds_lib.Network(self.shared_model, self.shared_hidden)
+    return kinds_lib.Network(self.model, self.hidden)
 
   def schedule(self) -> Schedule:
     """How the rates change over the rounds."""
@@ -386,7 +463,7 @@ class Settings:
       alternating=steps,
       shared_optimizer=optimizer(self.shared_optimizer),
       max_levels=(
-        codebook_lib.max_levels_for(self.bits) if self.quantized else None
+        codebook_lib.max_levels_for(self.turns) if self.quantized else None
       ),
       granularity=self.granularity,
       outer_level=self.outer_level or None,

@@ -1,10 +1,11 @@
-"""The round: participants chosen, clients run, the server updated.
+"""A simulation: the compiled programs of a federation, and their state.
 
-A `Simulation` is a set of compiled programs over one frozen state. All
-randomness comes from the state's key: that of client i in round r is
-`fold_in(fold_in(key, r), i)`, whatever runs beside it and in whatever order.
+What is computed is in `quped_jax.engine`; here it is compiled, and called. The
+state lives on the devices, or in host memory or files where there are more
+clients than fit (`quped_jax.store`).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,61 +17,24 @@ from jax.sharding import PartitionSpec as P
 
 from quped_jax import clients as clients_lib
 from quped_jax import codebook as codebook_lib
-from quped_jax import evaluate as evaluate_lib
 from quped_jax import memory as memory_lib
-from quped_jax.alternating import Rates
+from quped_jax import store as store_lib
 from quped_jax.clients import Layout
+from quped_jax.engine import Engine, Population, SimulationState
 from quped_jax.federation import Federation
 from quped_jax.methods import api
 from quped_jax.program import Program
 from quped_jax.schedule import Schedule
 
-# Numbers that no round and no client has, for keys of their own.
-_INIT_ROUND = 2**31 - 1
-_SERVER = 2**31 - 1
-_SELECTION = 2**31 - 2
-_EVALUATION = 2**31 - 3
+__all__ = ["Population", "Simulation", "SimulationState", "make_simulation"]
 
 # Samples of all clients together that are evaluated at once.
 _EVALUATED_AT_ONCE = 512
 
-
-class Population(NamedTuple):
-  """What the clients bring, arrays `[clients]`.
-
-  Attributes:
-    spec: ClientSpec of arrays.
-    rates: Rates of arrays, at round 0.
-    shared_learning_rate: float32 `[]`, step size of downloaded models.
-  """
-
-  spec: api.ClientSpec
-  rates: Rates
-  shared_learning_rate: Any
-
-  def of_client(self, client_id) -> tuple[api.ClientSpec, Rates]:
-    """One client's spec and rates."""
-    return jax.tree.map(lambda x: x[client_id], (self.spec, self.rates))
-
-
-class SimulationState(NamedTuple):
-  """All that a federation is at the end of a round.
-
-  Attributes:
-    server: the server's state.
-    clients: {cohort: state of its clients, stacked `[slots, ...]`}. There are
-      as many slots as clients, or a few more, so that devices divide them.
-    members: {cohort: int32 `[slots]`, which client is in each slot; -1 for
-      none}.
-    round: int32 `[]`, the number of rounds that are done.
-    key: the root of all randomness.
-  """
-
-  server: Any
-  clients: dict[str, Any]
-  members: dict[str, jax.Array]
-  round: jax.Array
-  key: jax.Array
+# What is the same on all devices, and what is divided over them.
+_SAME, _DIVIDED = P(), P(clients_lib.AXIS)
+_SPECS: Any = (_SAME, _DIVIDED, _DIVIDED, _SAME, _SAME)
+_STATE: Any = SimulationState(*_SPECS)
 
 
 class Simulation(NamedTuple):
@@ -80,7 +44,9 @@ class Simulation(NamedTuple):
     init: `seed -> SimulationState`.
     run_rounds: `(state, rounds) -> (state, metrics of the last)`, at least
       one round; takes the state's buffers over. The rounds go in one dispatch,
-      whatever their number, unless the host loops over chunks of clients.
+      whatever their number, unless the host loops over chunks of clients, or
+      moves them. Among the metrics is the number of `participants`; the others
+      are means over these, NaN if there was none.
     run_round: `state -> (state, metrics)`, one round.
     evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
       client has no such variant or no such samples.
@@ -92,11 +58,12 @@ class Simulation(NamedTuple):
       `FederatedMethod`.
     memory: bytes that a round takes on each device, by the formula of
       `quped_jax.memory`.
-    program: the compiled round, or that of a chunk of its clients under
-      "dispatch", with its costs.
+    program: the compiled round, or that of a chunk or block of its clients,
+      with its costs.
     compile_seconds: `() -> float`, spent on compiling all programs so far.
     layout: how clients are run.
     headline: the variant that comparisons report.
+    state_bytes: of the state of all clients.
   """
 
   init: Callable[[int], SimulationState]
@@ -112,6 +79,7 @@ class Simulation(NamedTuple):
   compile_seconds: Callable[[], float]
   layout: Layout
   headline: str
+  state_bytes: int
 
 
 # The rest is for the programs themselves and for what fragments.
@@ -127,6 +95,418 @@ def _room_for(estimate, num_clients, devices) -> int | None:
   return estimate.room_for(slots, int(_USABLE_MEMORY * stats["bytes_limit"]))
 
 
+# Bytes of a local step, given a client's `own` state and its `download`.
+StepBytes = Callable[..., int]
+
+
+class _Sizes(NamedTuple):
+  """Bytes of what a client has, receives and sends; means are over clients."""
+
+  estimate: memory_lib.Estimate
+  state: int
+  down: float
+  up: float
+
+
+def _measure(engine: Engine, ids, federation, population, step_bytes) -> _Sizes:
+  """Sizes by shapes, before anything is compiled."""
+  abstract = jax.eval_shape(
+    engine.init,
+    jax.random.key(0),
+    {name: jnp.asarray(m) for name, m in ids.items()},
+    federation,
+    population,
+  )
+  sizes = {}
+  for cohort in ids:
+    shapes = jax.eval_shape(
+      lambda s, f, p, cohort=cohort: engine.traffic(s, f, p, cohort),
+      abstract,
+      federation,
+      population,
+    )
+    sizes[cohort] = np.array([memory_lib.nbytes(tree) for tree in shapes])
+  weights = [len(members) for members in ids.values()]
+  own, down, up = np.average(list(sizes.values()), axis=0, weights=weights)
+  most = np.max(list(sizes.values()), axis=0).astype(int)
+  kept = memory_lib.nbytes(
+    jax.eval_shape(
+      lambda s, f, p: [engine.with_parts(s, f, p, c)[1] for c in ids],
+      abstract,
+      federation,
+      population,
+    )
+  )
+  steps = [
+    step_bytes[cohort](own=int(size[0]), download=int(size[1]))
+    for cohort, size in sizes.items()
+    if step_bytes
+  ]
+  estimate = memory_lib.Estimate(
+    data=memory_lib.nbytes((federation, population)),
+    # What single messages leave is there twice: as it comes, and together.
+    server=memory_lib.nbytes(abstract.server) + 2 * kept,
+    own=int(most[0]),
+    download=int(most[1]),
+    message=int(most[2]),
+    step=max(steps, default=0),
+    kept=int(own),
+  )
+  return _Sizes(estimate, int(own * sum(weights)), float(down), float(up))
+
+
+def _check(ids, federation, population, method, store) -> None:
+  num_clients = federation.num_clients
+  everyone = np.sort(np.concatenate(list(ids.values())))
+  if not np.array_equal(everyone, np.arange(num_clients)):
+    raise ValueError(
+      f"cohorts: must hold each of the {num_clients} clients once; got "
+      f"{ {name: len(m) for name, m in ids.items()} }"
+    )
+  count = population.participation.count
+  if count is not None and not 1 <= count <= num_clients:
+    raise ValueError(
+      f"clients_per_round={count}: must be from 1 to {num_clients}"
+    )
+  if store.where != "device" and method.collect is not None:
+    raise ValueError(
+      f"client_state={store.where!r}: must be 'device' with a method whose "
+      "server looks at single messages"
+    )
+
+
+class _Programs:
+  """What is compiled of an engine, however the state is kept."""
+
+  def __init__(self, engine: Engine, ids, federation, population, slots):
+    self.engine, self.layout, self.ids = engine, engine.layout, ids
+    self.slots = slots
+    self.data = self.layout.place((federation, population), _SAME)
+    self._all: list[Program] = []
+    data = (_SAME, _SAME)
+    self._initialize = self.shard(engine.init, (_SAME, _DIVIDED, *data), _STATE)
+    self._evaluate = self.shard(engine.evaluate, (_STATE, *data), _DIVIDED)
+    begin = engine.method.begin_finetune or (lambda client: client)
+    self._freeze = self.shard(
+      jax.vmap(begin), (_DIVIDED,), _DIVIDED, donate=(0,)
+    )
+    self._close = self.shard(
+      engine.close, (_STATE, _DIVIDED, _SAME), (_STATE, _SAME), donate=(0,)
+    )
+
+  def shard(self, fn, inputs, outputs, **options) -> Program:
+    """A program that each device runs on its part."""
+    program = Program(self.layout.shard(fn, inputs, outputs), **options)
+    self._all.append(program)
+    return program
+
+  def compile_seconds(self) -> float:
+    return sum(program.compile_seconds for program in self._all)
+
+  def members(self, ids: np.ndarray, cohort: str) -> jax.Array:
+    """These clients in the slots of their cohort."""
+    spare = self.slots[cohort] - len(ids)
+    filled = np.append(ids, np.full(spare, -1, np.int32))
+    return self.layout.place(jnp.asarray(filled), _DIVIDED)
+
+  def root_key(self, seed: int) -> jax.Array:
+    return self.layout.place(jax.random.key(seed), _SAME)
+
+  def table(self, evaluated) -> dict[str, dict[str, np.ndarray]]:
+    """Accuracies by split and variant, from `(ids, {cohort: results})`."""
+    table: dict[str, dict[str, np.ndarray]] = {
+      split: {} for split in self.engine.splits
+    }
+    for ids, results in evaluated:
+      for cohort, per_split in jax.device_get(results).items():
+        for split, per_variant in per_split.items():
+          for variant, values in per_variant.items():
+            blank = np.full(self.engine.num_clients, np.nan, np.float32)
+            column = table[split].setdefault(variant, blank)
+            column[ids[cohort]] = values[: len(ids[cohort])]
+    return table
+
+  def check_second_phase(self) -> None:
+    if self.engine.method.begin_finetune is None:
+      raise ValueError(
+        f"finetune_at={self.engine.schedule.finetune_at}: must be 0, since the "
+        "method has no second phase"
+      )
+
+
+class _Resident(_Programs):
+  """The state of all clients is on the devices."""
+
+  def __init__(self, engine: Engine, ids, federation, population, store):
+    del store
+    slots = {c: engine.layout.slots(len(m)) for c, m in ids.items()}
+    super().__init__(engine, ids, federation, population, slots)
+    data = (_SAME, _SAME)
+    self._most = population.participation.most(engine.num_clients)
+    self._whole = self.shard(
+      engine.rounds, (_STATE, _SAME, *data), (_STATE, _SAME), donate=(0,)
+    )
+    self._open = self.shard(engine.open, (_STATE, *data), _DIVIDED)
+    self._chunks = {
+      cohort: self.shard(
+        functools.partial(engine.chunk, cohort=cohort),
+        (_STATE, _DIVIDED, _DIVIDED, _SAME, *data),
+        (_STATE, _DIVIDED),
+        donate=(0, 1),
+      )
+      for cohort in ids
+    }
+    self.main = self._whole
+    if self.layout.on_host:
+      self.main = next(iter(self._chunks.values()))
+
+  def init(self, seed: int) -> SimulationState:
+    members = {name: self.members(m, name) for name, m in self.ids.items()}
+    return self._initialize(self.root_key(seed), members, *self.data)
+
+  def _place(self, state: SimulationState) -> SimulationState:
+    """Moves a state made elsewhere, say on more devices, to where it runs."""
+    members, clients = dict(state.members), dict(state.clients)
+    for cohort, ids in self.ids.items():
+      slots = self.slots[cohort]
+      if members[cohort].shape[0] == slots:
+        continue
+      members[cohort] = self.members(ids, cohort)
+      source = np.minimum(np.arange(slots), len(ids) - 1)
+      clients[cohort] = jax.tree.map(
+        lambda x, source=source: x[source], clients[cohort]
+      )
+    state = state._replace(members=members, clients=clients)
+    if self.layout.mesh is None:
+      if len(jnp.asarray(state.round).devices()) > 1:
+        return jax.device_put(state, jax.local_devices()[0])
+      return state
+    parts = zip(state, _STATE, strict=True)
+    return SimulationState(*(self.layout.place(*part) for part in parts))
+
+  def run_rounds(self, state: SimulationState, rounds: int):
+    state = self._place(state)
+    if not self.layout.on_host:
+      count = self.layout.place(jnp.int32(rounds), _SAME)
+      return self._whole(state, count, *self.data)
+    metrics = None
+    for _ in range(rounds):
+      state, metrics = self._round_on_host(state)
+    return state, metrics
+
+  def _round_on_host(self, state):
+    carries, orders = self._open(state, *self.data)
+    for cohort, slots in self.slots.items():
+      most = min(self._most, slots // self.layout.devices)
+      for index in range(-(-most // min(self.layout.chunk_size, most))):
+        place = self.layout.place(jnp.int32(index), _SAME)
+        state, carries[cohort] = self._chunks[cohort](
+          state, carries[cohort], orders[cohort], place, *self.data
+        )
+    return self._close(state, carries, self.data[0].public)
+
+  def evaluate(self, state: SimulationState):
+    results = self._evaluate(self._place(state), *self.data)
+    return self.table([(self.ids, results)])
+
+  def begin_finetune(self, state: SimulationState) -> SimulationState:
+    self.check_second_phase()
+    state = self._place(state)
+    clients = {name: self._freeze(c) for name, c in state.clients.items()}
+    return state._replace(clients=clients)
+
+
+# {cohort: ids of those of its clients that are moved together}.
+_Block = dict[str, np.ndarray]
+
+
+class _Streamed(_Programs):
+  """The state of all clients is kept elsewhere, and moved block by block.
+
+  In a state, `clients` are numpy arrays, written in place.
+  """
+
+  def __init__(self, engine: Engine, ids, federation, population, store):
+    participants = population.participation.most(engine.num_clients)
+    size = store.block_clients(participants)
+    slots = {c: engine.layout.slots(min(size, len(m))) for c, m in ids.items()}
+    super().__init__(engine, ids, federation, population, slots)
+    self._store, data = store, (_SAME, _SAME)
+    self._zeros = self.shard(
+      lambda *args: engine.open(*args)[0], (_STATE, *data), _DIVIDED
+    )
+    self.main = self.shard(
+      engine.block,
+      (_DIVIDED, _STATE, _DIVIDED, *data),
+      (_DIVIDED, _DIVIDED),
+      donate=(0,),
+    )
+    self._present = Program(engine.present)
+    # Where in its cohort's arrays a client is.
+    self._row = np.zeros(engine.num_clients, np.int32)
+    for members in ids.values():
+      self._row[members] = np.arange(len(members))
+
+  def _blocks(self, ids: _Block) -> list[_Block]:
+    """Divides clients into blocks, at least one."""
+    count = max(1, *(-(-len(m) // self.slots[name]) for name, m in ids.items()))
+    return [
+      {
+        name: m[i * self.slots[name] : (i + 1) * self.slots[name]]
+        for name, m in ids.items()
+      }
+      for i in range(count)
+    ]
+
+  def _gather(self, state, block: _Block):
+    """States of a block's clients; those of empty slots are anyone's."""
+    return {
+      name: store_lib.gather(
+        state.clients[name],
+        np.append(self._row[m], np.zeros(self.slots[name] - len(m), np.int32)),
+      )
+      for name, m in block.items()
+    }
+
+  def _scatter(self, state, block: _Block, new) -> None:
+    for name, m in block.items():
+      store_lib.scatter(state.clients[name], self._row[m], new[name])
+
+  def _on_device(self, state, block: _Block, clients) -> SimulationState:
+    members = {name: self.members(m, name) for name, m in block.items()}
+    if self.layout.mesh is None:
+      clients = jax.tree.map(jnp.asarray, clients)
+    clients = self.layout.place(clients, _DIVIDED)
+    return state._replace(clients=clients, members=members)
+
+  def _allocate(self, like, phase: str = "") -> dict[str, Any]:
+    """Room for all clients; `like` has theirs, or of some of them."""
+    return {
+      name: self._store.allocate(
+        jax.eval_shape(lambda c: jax.tree.map(lambda x: x[0], c), like[name]),
+        len(members),
+        name + phase,
+      )
+      for name, members in self.ids.items()
+    }
+
+  def init(self, seed: int) -> SimulationState:
+    key, stored, state = self.root_key(seed), None, None
+    for block in self._blocks(self.ids):
+      members = {name: self.members(m, name) for name, m in block.items()}
+      made = self._initialize(key, members, *self.data)
+      stored = stored or self._allocate(made.clients)
+      state = made._replace(clients=stored, members=dict(self.ids))
+      self._scatter(state, block, jax.device_get(made.clients))
+    assert state is not None
+    return state
+
+  def _place(self, state: SimulationState) -> SimulationState:
+    """Moves a state that was made elsewhere to where it is kept."""
+    if self.layout.mesh is not None:
+      server, round_, key = (
+        self.layout.place(x, _SAME)
+        for x in (state.server, state.round, state.key)
+      )
+      state = state._replace(server=server, round=round_, key=key)
+    if isinstance(jax.tree.leaves(state.clients)[0], np.ndarray):
+      return state
+    stored = self._allocate(state.clients)
+    given = jax.device_get(state.clients)
+    for name, members in self.ids.items():
+      order = np.argsort(np.asarray(state.members[name]), kind="stable")
+      order = order[-len(members) :][np.argsort(np.argsort(members))]
+      rows = np.arange(len(members))
+      store_lib.scatter(
+        stored[name], rows, store_lib.gather(given[name], order)
+      )
+    return state._replace(clients=stored, members=dict(self.ids))
+
+  def _participants(self, present) -> list[_Block]:
+    present = np.asarray(present)
+    return self._blocks({name: m[present[m]] for name, m in self.ids.items()})
+
+  def run_rounds(self, state: SimulationState, rounds: int):
+    """While the devices run a block, the next is brought together."""
+    state, first = self._place(state), int(state.round)
+    population = self.data[1]
+
+    def draw(index):
+      # One round ahead: behind a running block, the host would wait for it.
+      return self._present(state.key, jnp.int32(first + index), population)
+
+    def plan():
+      drawn = draw(0)
+      for index in range(rounds):
+        blocks = self._participants(drawn)
+        if index + 1 < rounds:
+          drawn = draw(index + 1)
+        for block in blocks:
+          yield block, block is blocks[0], block is blocks[-1]
+
+    todo = iter(plan())
+    now = next(todo)
+    staged, left = self._gather(state, now[0]), None
+    zeros = carries = metrics = None
+    while now is not None:
+      block, is_first, is_last = now
+      on_device = self._on_device(state, block, staged)
+      if zeros is None:
+        zeros = self._zeros(on_device, *self.data)
+      carries = zeros if is_first else carries
+      trained, carries = self.main(
+        on_device.clients, on_device._replace(clients={}), carries, *self.data
+      )
+      if is_last:
+        shell = state._replace(clients={}, members={})
+        closed, metrics = self._close(shell, carries, self.data[0].public)
+        state = closed._replace(clients=state.clients, members=state.members)
+      if left is not None:
+        self._scatter(state, *left)
+      now = next(todo, None)
+      staged = None if now is None else self._gather(state, now[0])
+      left = block, jax.device_get(trained)
+      if now is None:
+        self._scatter(state, *left)
+      else:
+        _overwrite(staged, now[0], *left)
+    return state, metrics
+
+  def evaluate(self, state: SimulationState):
+    state, results = self._place(state), []
+    for block in self._blocks(self.ids):
+      on_device = self._on_device(state, block, self._gather(state, block))
+      results.append((block, self._evaluate(on_device, *self.data)))
+      # At most two blocks are on the devices.
+      jax.block_until_ready([r for _, r in results[:-1]][-1:])
+    return self.table(results)
+
+  def begin_finetune(self, state: SimulationState) -> SimulationState:
+    self.check_second_phase()
+    state, after = self._place(state), None
+    for block in self._blocks(self.ids):
+      on_device = self._on_device(state, block, self._gather(state, block))
+      frozen = {n: self._freeze(c) for n, c in on_device.clients.items()}
+      if after is None:
+        # Frozen assignments are more state.
+        stored = self._allocate(frozen, "_second_phase")
+        after = state._replace(clients=stored)
+      self._scatter(after, block, jax.device_get(frozen))
+    assert after is not None
+    for name in self.ids:
+      self._store.remove(name)
+    return after
+
+
+def _overwrite(staged, block: _Block, newer: _Block, trained) -> None:
+  """Puts the states of clients that are in both blocks into the staged."""
+  for name, members in block.items():
+    _, at, source = np.intersect1d(members, newer[name], return_indices=True)
+    if at.size:
+      new = store_lib.gather(trained[name], source)
+      store_lib.scatter(staged[name], at, new)
+
+
 def make_simulation(
   method: api.FederatedMethod,
   federation: Federation,
@@ -137,24 +517,23 @@ def make_simulation(
   strategy: str = "auto",
   chunk_size: int = 1,
   devices: int = 1,
-  clients_per_round: int | None = None,
-  step_bytes: Callable[..., int] | None = None,
+  step_bytes: Mapping[str, StepBytes] | None = None,
+  store: store_lib.Store | None = None,
 ) -> Simulation:
   """Makes the programs that simulate a federation.
 
   Args:
     method: what clients and server do.
     federation: who holds which samples.
-    population: what the clients bring.
+    population: what the clients bring, and who takes part when.
     cohorts: {name: ids of its clients}; each client is in one.
     schedule: of the rates; constant but for the strength's ramp by default.
     strategy: "auto", "vmap", "chunks" or "dispatch", see `resolve_layout`.
     chunk_size: of "chunks" and "dispatch".
     devices: over how many devices the clients are divided; 0 for all.
-    clients_per_round: how many clients, drawn uniformly, take part in each
-      round; None for all of them.
-    step_bytes: how many bytes a client's local step needs, given `own` and
-      `download`, see `memory.step_bytes`; None for 0.
+    step_bytes: by cohort, how many bytes a client's local step needs, given
+      `own` and `download`, see `memory.step_bytes`; None for 0.
+    store: where the clients' state is kept; on the devices if None.
 
   Returns:
     The simulation; nothing is compiled yet.
@@ -163,456 +542,62 @@ def make_simulation(
     ValueError: cohorts that do not hold every client once, or an argument out
       of range.
   """
-  schedule = schedule or Schedule()
-  num_clients = federation.num_clients
+  schedule, store = schedule or Schedule(), store or store_lib.Store()
   ids = {name: np.asarray(m, np.int32) for name, m in cohorts.items()}
-  everyone = np.sort(np.concatenate(list(ids.values())))
-  if not np.array_equal(everyone, np.arange(num_clients)):
-    raise ValueError(
-      f"cohorts: must hold each of the {num_clients} clients once; got "
-      f"{ {name: len(m) for name, m in ids.items()} }"
-    )
-  present = num_clients if clients_per_round is None else clients_per_round
-  if not 1 <= present <= num_clients:
-    raise ValueError(
-      f"clients_per_round={present}: must be from 1 to {num_clients}"
-    )
-  if present < num_clients and len(ids) > 1:
-    raise ValueError(
-      f"clients_per_round={present}: must be {num_clients}, all clients, "
-      "with more than one cohort"
-    )
-
-  def make_context(population, public, key, round_, client_id):
-    spec, base = population.of_client(client_id)
-    rates, shared_rate = schedule.rates(
-      base, population.shared_learning_rate, round_
-    )
-    return api.Context(
-      round=round_,
-      key=jax.random.fold_in(jax.random.fold_in(key, round_), client_id),
-      client_id=client_id,
-      spec=spec,
-      rates=rates,
-      shared_learning_rate=shared_rate,
-      public=public,
-    )
-
-  def server_context(state, public):
-    round_key = jax.random.fold_in(state.key, state.round)
-    return api.Context(
-      round=state.round,
-      key=jax.random.fold_in(round_key, _SERVER),
-      client_id=jnp.int32(-1),
-      spec=None,
-      rates=None,
-      shared_learning_rate=None,
-      public=public,
-    )
-
-  def init_fn(key, members, federation, population):
-    init_key = jax.random.fold_in(key, _INIT_ROUND)
-    example = federation.example()
-    server = method.init_server(init_key, example)
-
-    def init_client(cohort):
-      def init(client_id):
-        spec, _ = population.of_client(client_id)
-        return method.init_client(
-          init_key, example, server, client_id, spec, cohort
-        )
-
-      return jax.vmap(init)
-
-    clients = {name: init_client(name)(m) for name, m in members.items()}
-    return SimulationState(server, clients, members, jnp.int32(0), key)
-
-  def update(state, federation, population, cohort, client_id, client):
-    """A client's round: what it receives, and what comes of it."""
-    context = make_context(
-      population, federation.public, state.key, state.round, client_id
-    )
-    download = method.broadcast(state.server, client_id, cohort)
-    return download, method.client_update(
-      download, client, federation.client(client_id), context, cohort
-    )
-
-  def client_step(state, federation, population, cohort):
-    at_server = server_context(state, federation.public)
-
-    def step(client_id, slot):
-      client, _ = slot
-      _, result = update(
-        state, federation, population, cohort, client_id, client
-      )
-      contribution = method.receive(
-        state.server, result.message, result.weight, at_server, cohort
-      )
-      part = collect(result.message, result.weight)
-      return (result.client, part), (contribution, result.metrics)
-
-    return step
-
-  def collect(message, weight):
-    """What is kept of one message apart: nothing, for most methods."""
-    if method.collect is None:
-      return ()
-    weight = jnp.asarray(weight, jnp.float32)
-    return method.collect(message), weight, jnp.bool_(True)
-
-  def with_parts(state, federation, population, cohort):
-    """The clients' states, each beside room for what is kept apart."""
-    clients, members = state.clients[cohort], state.members[cohort]
-    if method.collect is None:
-      return clients, ()
-
-    def part(client):
-      _, result = update(
-        state, federation, population, cohort, members[0], client
-      )
-      return collect(result.message, result.weight)
-
-    shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], clients))
-    return clients, jax.tree.map(
-      lambda x: jnp.zeros((members.shape[0], *x.shape), x.dtype), shapes
-    )
-
-  def collected(members, part):
-    if method.collect is None:
-      return None
-    parts, weights, sent = layout.gather(part)
-    return api.Collected(
-      jnp.where(sent, layout.gather(members), -1), parts, weights
-    )
-
-  # What travels, and what a round takes: by shapes, before all else.
-  abstract = jax.eval_shape(
-    init_fn,
-    jax.random.key(0),
-    {name: jnp.asarray(m) for name, m in ids.items()},
-    federation,
-    population,
+  _check(ids, federation, population, method, store)
+  num_clients = federation.num_clients
+  participants = population.participation.most(num_clients)
+  engine = Engine(
+    method,
+    schedule,
+    {name: len(members) for name, members in ids.items()},
+    Layout(None, 1),
+    splits=(
+      ("validation", "test") if federation.validation.max_count else ("test",)
+    ),
+    slots_are_participants=store.where != "device",
   )
-
-  def traffic(state, federation, population, cohort):
-    client = jax.tree.map(lambda x: x[0], state.clients[cohort])
-    download, result = update(
-      state, federation, population, cohort, jnp.int32(0), client
-    )
-    return client, download, result.message
-
-  sizes = {}
-  for cohort in ids:
-    shapes = jax.eval_shape(
-      lambda s, f, p, c=cohort: traffic(s, f, p, c),
-      abstract,
-      federation,
-      population,
-    )
-    sizes[cohort] = np.array([memory_lib.nbytes(tree) for tree in shapes])
-  members_of = [len(members) for members in ids.values()]
-  _, down, up = np.average(list(sizes.values()), axis=0, weights=members_of)
-  own, download, message = (
-    int(x) for x in np.max(list(sizes.values()), axis=0)
-  )
-  kept = memory_lib.nbytes(
-    jax.eval_shape(
-      lambda s, f, p: [with_parts(s, f, p, cohort)[1] for cohort in ids],
-      abstract,
-      federation,
-      population,
-    )
-  )
-  estimate = memory_lib.Estimate(
-    data=memory_lib.nbytes((federation, population)),
-    # What single messages leave is there twice: as it comes, and together.
-    server=memory_lib.nbytes(abstract.server) + 2 * kept,
-    own=own,
-    download=download,
-    message=message,
-    step=step_bytes(own=own, download=download) if step_bytes else 0,
-  )
+  sizes = _measure(engine, ids, federation, population, step_bytes)
   # A batched soft quantizer gains nothing: its loops run for all if for one.
   full = np.asarray(population.spec.bits) >= codebook_lib.FULL_PRECISION
   small = step_bytes is not None and np.all(full)
+  at_once = participants
+  if store.where != "device":
+    at_once = store.block_clients(participants)
   layout = clients_lib.resolve_layout(
     strategy,
     chunk_size,
-    present,
+    at_once,
     devices=devices,
-    room_for=_room_for(estimate, num_clients, min(devices, present)),
-    client_bytes=estimate.client if small else None,
-  )
-  # What evaluation holds at once does not grow with the clients.
-  batch_size = max(_EVALUATED_AT_ONCE // layout.chunk_size, 16)
-  federation, population = layout.place((federation, population), P())
-
-  def choose(state, cohort):
-    """Who of this device's clients takes part; None for all of its slots."""
-    members = state.members[cohort]
-    if present == num_clients:
-      filled = layout.slots(len(ids[cohort])) == len(ids[cohort])
-      most = members.shape[0]
-      return None if filled else clients_lib.choose(members >= 0, most)
-    round_key = jax.random.fold_in(state.key, state.round)
-    key = jax.random.fold_in(round_key, _SELECTION)
-    order = jax.random.permutation(key, num_clients)
-    takes_part = jnp.zeros(num_clients, bool).at[order[:present]].set(True)
-    mask = (members >= 0) & takes_part[members]
-    return clients_lib.choose(mask, min(present, members.shape[0]))
-
-  def close_round(state, clients, sums, parts, public):
-    """The server's step, from what each device summed up and collected."""
-    aggregates, metrics = {}, []
-    for cohort, (aggregate, metric) in layout.sum(sums).items():
-      kept = collected(state.members[cohort], parts[cohort])
-      aggregates[cohort] = aggregate._replace(collected=kept)
-      metrics.append(metric)
-    metrics = jax.tree.map(lambda *parts: sum(parts) / present, *metrics)
-    context = server_context(state, public)
-    server = method.server_update(state.server, aggregates, context)
-    return state._replace(
-      server=server, clients=clients, round=state.round + 1
-    ), metrics
-
-  def zero_sums(state, federation, population, cohort):
-    """What no client at all sends, and the room for what is kept apart."""
-    slots = with_parts(state, federation, population, cohort)
-    step = client_step(state, federation, population, cohort)
-    zero = clients_lib.zero_output(step, state.members[cohort], slots)
-    return zero, slots[1]
-
-  def round_fn(state, zeros, federation, population):
-    clients, sums, parts = {}, {}, {}
-    for cohort in ids:
-      (clients[cohort], parts[cohort]), sums[cohort] = clients_lib.run_clients(
-        client_step(state, federation, population, cohort),
-        state.members[cohort],
-        (state.clients[cohort], zeros[cohort][1]),
-        chunk_size=layout.chunk_size,
-        chosen=choose(state, cohort),
-        zero=zeros[cohort][0],
-      )
-    return close_round(state, clients, sums, parts, federation.public)
-
-  def rounds_fn(state, rounds, federation, population):
-    zeros = {
-      cohort: zero_sums(state, federation, population, cohort) for cohort in ids
-    }
-    # All cohorts report the same metrics; they are those of a last round.
-    (_, sums), _ = next(iter(zeros.values()))
-    metrics = jax.tree.map(lambda x: x / present, sums)
-    return jax.lax.fori_loop(
-      0,
-      rounds,
-      lambda _, carry: round_fn(carry[0], zeros, federation, population),
-      (state, metrics),
-    )
-
-  def chunk_fn(state, carry, order, index, federation, population, cohort):
-    """One chunk of a cohort's clients: what the host loops over."""
-    step = client_step(state, federation, population, cohort)
-    members, (sums, parts) = state.members[cohort], carry
-    chosen = None
-    if order is not None:
-      most = min(present, members.shape[0])
-      chosen = clients_lib.Chosen(order[0], order[1][0], most)
-    chosen, size, _ = clients_lib.divide(
-      members.shape[0], layout.chunk_size, chosen
-    )
-    (clients, parts), part = clients_lib.run_chunk(
-      step,
-      members,
-      (state.clients[cohort], parts),
-      index,
-      size=size,
-      chosen=chosen,
-    )
-    part = jax.tree.map(lambda x: x[None], part)
-    sums = jax.tree.map(jnp.add, sums, part)
-    return state._replace(clients={**state.clients, cohort: clients}), (
-      sums,
-      parts,
-    )
-
-  def open_fn(state, federation, population, cohort):
-    """Begins a round on the host.
-
-    Returns:
-      Sums of no clients at all, one on each device, and room for what is kept
-      of each message; and who takes part, each device's positions and their
-      number, or None for everyone.
-    """
-    chosen = choose(state, cohort)
-    order = None if chosen is None else (chosen.positions, chosen.count[None])
-    zero, parts = zero_sums(state, federation, population, cohort)
-    return (jax.tree.map(lambda x: x[None], zero), parts), order
-
-  def close_fn(state, carries, public):
-    sums = {name: carry[0] for name, carry in carries.items()}
-    parts = {name: carry[1] for name, carry in carries.items()}
-    sums = jax.tree.map(lambda x: x[0], sums)
-    return close_round(state, state.clients, sums, parts, public)
-
-  splits = (
-    ("validation", "test") if federation.validation.max_count else ("test",)
-  )
-
-  def evaluate_fn(state, federation, population):
-    results = {}
-    key = jax.random.fold_in(state.key, _EVALUATION)
-    for cohort in ids:
-
-      def one(client_id, client, cohort=cohort):
-        context = make_context(
-          population, federation.public, key, state.round, client_id
-        )
-        data = federation.client(client_id)
-        variants = method.variants(state.server, client, data, context, cohort)
-        return evaluate_lib.accuracies(variants, data, splits, batch_size)
-
-      results[cohort] = clients_lib.map_clients(
-        one,
-        state.members[cohort],
-        state.clients[cohort],
-        chunk_size=layout.chunk_size,
-      )
-    return results
-
-  # What is the same on all devices, and what is divided over them.
-  same, divided = P(), P(clients_lib.AXIS)
-  specs: Any = (same, divided, divided, same, same)
-  where = SimulationState(*specs)
-
-  def shard(fn, inputs, outputs, **options):
-    return Program(layout.shard(fn, inputs, outputs), **options)
-
-  data_specs = (same, same)
-  initialization = shard(init_fn, (same, divided, *data_specs), where)
-  evaluation = shard(evaluate_fn, (where, *data_specs), divided)
-  begin = method.begin_finetune or (lambda client: client)
-  freezing = shard(jax.vmap(begin), (divided,), divided, donate=(0,))
-  whole = shard(
-    rounds_fn, (where, same, *data_specs), (where, same), donate=(0,)
-  )
-  per_chunk = {
-    cohort: shard(
-      functools.partial(chunk_fn, cohort=cohort),
-      (where, divided, divided, same, *data_specs),
-      (where, divided),
-      donate=(0, 1),
-    )
-    for cohort in ids
-  }
-  opening = {
-    cohort: shard(
-      functools.partial(open_fn, cohort=cohort), (where, *data_specs), divided
-    )
-    for cohort in ids
-  }
-  closing = shard(close_fn, (where, divided, same), (where, same), donate=(0,))
-  programs = (
-    *(initialization, evaluation, freezing, whole, closing),
-    *per_chunk.values(),
-    *opening.values(),
-  )
-
-  def in_slots(members):
-    missing = layout.slots(len(members)) - len(members)
-    return np.append(members, np.full(missing, -1, np.int32))
-
-  def init(seed):
-    members = {
-      name: layout.place(jnp.asarray(in_slots(m)), divided)
-      for name, m in ids.items()
-    }
-    key = layout.place(jax.random.key(seed), same)
-    return initialization(key, members, federation, population)
-
-  def refit(state):
-    """The state with as many slots as this number of devices asks for."""
-    members, clients = dict(state.members), dict(state.clients)
-    for cohort, owners in ids.items():
-      if members[cohort].shape[0] == layout.slots(len(owners)):
-        continue
-      members[cohort] = jnp.asarray(in_slots(owners))
-      last = len(owners) - 1
-      source = np.minimum(np.arange(layout.slots(len(owners))), last)
-      clients[cohort] = jax.tree.map(
-        lambda x, source=source: x[source], clients[cohort]
-      )
-    return state._replace(members=members, clients=clients)
-
-  def place(state):
-    """Moves a state made elsewhere, say on more devices, to where it runs."""
-    state = refit(state)
-    if layout.mesh is None:
-      if len(jnp.asarray(state.round).devices()) > 1:
-        return jax.device_put(state, jax.local_devices()[0])
-      return state
-    parts = zip(state, specs, strict=True)
-    return SimulationState(*(layout.place(*part) for part in parts))
-
-  def run_rounds(state, rounds):
-    state = place(state)
-    if not layout.on_host:
-      count = layout.place(jnp.int32(rounds), same)
-      return whole(state, count, federation, population)
-    metrics = None
-    for _ in range(rounds):
-      state, metrics = round_on_host(state)
-    return state, metrics
-
-  def round_on_host(state):
-    carries = {}
-    for cohort, members in ids.items():
-      carries[cohort], order = opening[cohort](state, federation, population)
-      slots = layout.slots(len(members)) // layout.devices
-      most = min(present, slots)
-      for index in range(-(-most // min(layout.chunk_size, most))):
-        place = layout.place(jnp.int32(index), same)
-        state, carries[cohort] = per_chunk[cohort](
-          state, carries[cohort], order, place, federation, population
-        )
-    return closing(state, carries, federation.public)
-
-  def evaluate(state):
-    results = jax.device_get(evaluation(place(state), federation, population))
-    table: dict[str, dict[str, np.ndarray]] = {split: {} for split in splits}
-    for cohort, per_split in results.items():
-      members = ids[cohort]
-      for split, per_variant in per_split.items():
-        for variant, values in per_variant.items():
-          blank = np.full(num_clients, np.nan, np.float32)
-          column = table[split].setdefault(variant, blank)
-          column[members] = values[: len(members)]
-    return table
-
-  def begin_finetune(state):
-    if method.begin_finetune is None:
-      raise ValueError(
-        f"finetune_at={schedule.finetune_at}: must be 0, since the method has "
-        "no second phase"
-      )
-    state = place(state)
-    clients = {name: freezing(c) for name, c in state.clients.items()}
-    return state._replace(clients=clients)
-
-  return Simulation(
-    init=init,
-    run_rounds=run_rounds,
-    run_round=lambda state: run_rounds(state, 1),
-    evaluate=evaluate,
-    begin_finetune=begin_finetune,
-    bytes_down=float(down),
-    bytes_up=float(up),
-    gradients=method.gradients,
-    memory=estimate.total(
-      sum(layout.slots(len(m)) for m in ids.values()) // layout.devices,
-      layout.chunk_size,
+    room_for=_room_for(
+      sizes.estimate,
+      num_clients if store.where == "device" else at_once,
+      min(devices, at_once),
     ),
-    program=next(iter(per_chunk.values())) if layout.on_host else whole,
-    compile_seconds=lambda: sum(p.compile_seconds for p in programs),
+    client_bytes=sizes.estimate.client if small else None,
+  )
+  engine = dataclasses.replace(
+    engine,
+    layout=layout,
+    # What evaluation holds at once does not grow with the clients.
+    evaluated_at_once=max(_EVALUATED_AT_ONCE // layout.chunk_size, 16),
+  )
+  kind = _Resident if store.where == "device" else _Streamed
+  programs = kind(engine, ids, federation, population, store)
+  slots = sum(programs.slots.values()) // layout.devices
+  return Simulation(
+    init=programs.init,
+    run_rounds=programs.run_rounds,
+    run_round=lambda state: programs.run_rounds(state, 1),
+    evaluate=programs.evaluate,
+    begin_finetune=programs.begin_finetune,
+    bytes_down=sizes.down,
+    bytes_up=sizes.up,
+    gradients=method.gradients,
+    memory=sizes.estimate.total(slots, layout.chunk_size),
+    program=programs.main,
+    compile_seconds=programs.compile_seconds,
     layout=layout,
     headline=method.headline,
+    state_bytes=sizes.state,
   )

@@ -37,7 +37,7 @@ def test_a_step_of_a_linear_layer_by_hand():
 
 def test_room_is_what_the_total_says():
   estimate = memory.Estimate(
-    data=1000, server=100, own=5, download=20, message=20, step=60
+    data=1000, server=100, own=5, download=20, message=20, step=60, kept=5
   )
   assert estimate.total(10, 10) == 1100 + 50 + 10 * 100
   assert estimate.total(10, 2) == 1100 + 50 + 20 + 2 * 105

@@ -48,7 +48,7 @@ def test_steps_on_their_own_data_help_and_depend_on_nothing_else():
 
 def test_they_have_precisions_in_turn_and_levels_of_their_own():
   assembly = made("quped", bits=(32, 32, 32, 32, 1), new_client_steps=3)
-  bits = assembly.settings.per_client(assembly.settings.bits)
+  bits = assembly.assignment.bits
   assert bits.tolist() == [32, 32, 32, 32, 1]
   with tiny.quick_compilation():
     table = assembly.newcomers(assembly.simulation.init(0))

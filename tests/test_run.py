@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.assemble import load_federation
+from quped_jax.assemble import assemble, load_federation
 from quped_jax.run import _best_rounds, _next_stop, _rounds_at_once
 from tests import tiny
 
@@ -79,8 +79,8 @@ def test_clients_are_a_table(finished):
   with (workdir / "clients.csv").open(newline="") as file:
     rows = list(csv.DictReader(file))
   assert list(rows[0]) == [
-    "client", "model", "bits", "train_samples", "test_samples", "global",
-    "quantized",
+    "client", "model", "bits", "model_bytes", "train_samples", "test_samples",
+    "global", "quantized",
   ]  # fmt: skip
   assert [row["client"] for row in rows] == ["0", "1", "2"]
   assert [row["bits"] for row in rows] == ["2", "32", "2"]
@@ -289,11 +289,10 @@ def test_a_dispatch_ends_where_something_happens(done, at_once, stop):
 
 def test_how_many_rounds_go_at_once_follows_from_the_settings():
   federation = tiny.make_federation(tiny.COUNTS[:3])
-  model = qj.create_model("mlp", tiny.CLASSES)
 
   def count(**changes):
     given = tiny.make_settings("local", 3, hidden=(), **changes)
-    return _rounds_at_once(given, federation, model)
+    return _rounds_at_once(assemble(given, federation=federation))
 
   assert count(rounds_per_dispatch=7) == 7
   few, many = count(steps=10**5), count(steps=10**4)

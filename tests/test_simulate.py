@@ -7,6 +7,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.methods import api
+from quped_jax.participation import Participation
 from quped_jax.simulate import Population, make_simulation
 from tests import tiny
 
@@ -42,10 +43,13 @@ def key_method():
   )
 
 
-def population(num_clients):
+def population(num_clients, **participation):
   ones = jnp.ones(num_clients)
   return Population(
-    api.ClientSpec(jnp.full(num_clients, 32)), qj.Rates(ones, ones, ones), 1.0
+    api.ClientSpec(jnp.full(num_clients, 32)),
+    qj.Rates(ones, ones, ones),
+    1.0,
+    Participation(**participation),
   )
 
 
@@ -85,11 +89,10 @@ def test_the_same_clients_take_part_however_they_are_run(strategy, devices):
   simulation = make_simulation(
     key_method(),
     federation,
-    population(7),
+    population(7, count=4),
     {"all": np.arange(7)},
     strategy=strategy,
     devices=devices,
-    clients_per_round=4,
   )
   state = simulation.init(7)
   for round_ in range(3):
@@ -185,7 +188,6 @@ def test_cohorts_keep_their_clients_numbers_whatever_their_order(
     ({"a": [0, 1], "b": [1, 2]}, None, "cohorts: must hold"),
     ({"a": [0, 1, 2]}, 4, "clients_per_round=4: must be from 1 to 3"),
     ({"a": [0, 1, 2]}, 0, "clients_per_round=0: must be from 1 to 3"),
-    ({"a": [0, 1], "b": [2]}, 2, "clients_per_round=2: must be 3"),
   ],
 )
 def test_wrong_cohorts_and_participants_are_errors(
@@ -197,9 +199,8 @@ def test_wrong_cohorts_and_participants_are_errors(
     make_simulation(
       key_method(),
       federation,
-      population(3),
+      population(3, count=clients_per_round),
       cohorts,
-      clients_per_round=clients_per_round,
     )
 
 
@@ -402,12 +403,11 @@ def test_single_messages_reach_the_server_if_it_asks(strategy, devices):
   simulation = make_simulation(
     collecting_method(),
     tiny.make_federation((9,) * 8),
-    population(8),
+    population(8, count=5),
     {"all": np.arange(8)},
     strategy=strategy,
     chunk_size=3,
     devices=devices,
-    clients_per_round=5,
   )
   state = simulation.init(3)
   for round_ in range(2):

@@ -52,7 +52,7 @@ CASES: dict[str, Case] = {
   "ditto": Case(),
   "ds_fl": Case(),
   "fd": Case(),
-  "fedavg": Case(bits=BITS),
+  "fedavg": Case(),
   "fedbn": Case(model="normed"),
   "feddf": Case(options=(("distill_steps", 5),)),
   "fedgen": Case(options=(("generator_steps", 5), ("alpha", 0.1))),
@@ -71,12 +71,12 @@ CASES: dict[str, Case] = {
   "fedprox": Case(),
   "fedrep": Case(),
   "fml": Case(),
-  "local": Case(bits=BITS),
+  "local": Case(),
   "per_fedavg": Case(),
   # Its step size times lambda must stay below 2.
   "pfedme": Case(options=(("lambda_p", 4.0),)),
   "quped": Case(bits=BITS),
-  "qupel": Case(bits=BITS),
+  "qupel": Case(),
   "scaffold": Case(),
 }
 METHODS = tuple(sorted(CASES))

@@ -4,14 +4,12 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import rich.console
 
 import quped_jax as qj
 from experiments import common
-from experiments.comparison import figures, plan, runs, statistics, tables
+from experiments.comparison import figures, plan, runs, tables
 from experiments.comparison.plan import Row, Run
-from quped_jax import codebook
 from quped_jax.assemble import assemble, load_federation
 
 
@@ -27,22 +25,7 @@ def client_model_bytes(
     settings: of a run.
     federation: data of the shape that the model takes.
   """
-  made = assemble(settings, federation=federation)
-  params, stats, model = made.headline_model()
-
-  def size(bits):
-    return statistics.model_bytes(
-      params,
-      stats,
-      model.is_quantized,
-      bits,
-      channelwise=settings.granularity == "channel",
-    )
-
-  if made.method.headline != "quantized":
-    return size(codebook.FULL_PRECISION)
-  bits = settings.per_client(settings.bits)[: settings.clients]
-  return float(np.mean([size(int(b)) for b in bits]))
+  return float(assemble(settings, federation=federation).model_bytes().mean())
 
 
 def gather(

@@ -1,14 +1,9 @@
-"""What is computed from finished runs: differences, and sizes of models."""
+"""What is computed from finished runs: differences with their intervals."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-import jax
 import numpy as np
-
-from quped_jax import codebook
-
-_FULL_BYTES = 4  # A float32.
 
 
 class Difference(NamedTuple):
@@ -73,36 +68,3 @@ def paired_difference(
   low, high = np.quantile(means.mean(axis=1), (tail, 1 - tail))
   mean = np.mean([each.mean() for each in differences])
   return Difference(float(mean), float(low), float(high))
-
-
-def model_bytes(
-  params: Any,
-  stats: Any,
-  is_quantized: Callable[[str], bool],
-  bits: int,
-  *,
-  channelwise: bool = False,
-) -> int:
-  """Size of a model as it would be stored.
-
-  A quantized tensor takes `bits` for each weight, up to a whole byte, and a
-  float32 for each level; all else is float32.
-
-  Args:
-    params: arrays, or shapes and types.
-    stats: batch-norm statistics, likewise.
-    is_quantized: predicate on the path of a parameter.
-    bits: 1 to 8; 32 for full precision.
-    channelwise: whether every entry of the last axis has levels of its own.
-  """
-  total = sum(_FULL_BYTES * x.size for x in jax.tree.leaves(stats))
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  for path, x in leaves:
-    if bits == codebook.FULL_PRECISION or not is_quantized(
-      codebook.path_name(path)
-    ):
-      total += _FULL_BYTES * x.size
-      continue
-    books = x.shape[-1] if channelwise else 1
-    total += -(-x.size * bits // 8) + _FULL_BYTES * books * 2**bits
-  return total

@@ -28,6 +28,7 @@ from experiments.comparison import (
   tune,
 )
 from experiments.comparison.plan import Row
+from quped_jax.kinds import model_bytes
 from quped_jax.metrics import Writer
 from tests.tiny import quick_compilation
 
@@ -403,9 +404,7 @@ def test_size_of_a_model():
   rest = 5 * 9 + 7 * 10 + 9 + 7 + 10
 
   def size(bits, **kwargs):
-    return statistics.model_bytes(
-      params, stats, model.is_quantized, bits, **kwargs
-    )
+    return model_bytes(params, stats, model.is_quantized, bits, **kwargs)
 
   assert size(32) == 4 * (rest + 63)
   # 63 bits are 8 bytes, and 1 bit has two levels.
@@ -413,7 +412,7 @@ def test_size_of_a_model():
   assert size(3) == 4 * rest + 24 + 8 * 4
   assert size(2, channelwise=True) == 4 * rest + 16 + 7 * 4 * 4
   statistics_of_norm = {"mean": jax.ShapeDtypeStruct((3,), jnp.float32)}
-  more = statistics.model_bytes(params, statistics_of_norm, lambda p: False, 1)
+  more = model_bytes(params, statistics_of_norm, lambda p: False, 1)
   assert more == size(32) + 12
 
 

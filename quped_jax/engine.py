@@ -1,0 +1,419 @@
+"""What each device computes in a round: pure functions of a frozen state.
+
+All randomness comes from the state's key: that of client i in round r is
+`fold_in(fold_in(key, r), i)`, whatever runs beside it and in whatever order.
+`quped_jax.simulate` compiles these functions and calls them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax import clients as clients_lib
+from quped_jax import evaluate as evaluate_lib
+from quped_jax.alternating import Rates
+from quped_jax.clients import Layout
+from quped_jax.federation import Federation
+from quped_jax.methods import api
+from quped_jax.participation import Participation
+from quped_jax.schedule import Schedule
+
+# Numbers that no round and no client has, for keys of their own; more of them
+# in `participation` and `newcomers`.
+_INIT_ROUND = 2**31 - 1
+_SERVER = 2**31 - 1
+_EVALUATION = 2**31 - 3
+
+
+class Population(NamedTuple):
+  """What the clients bring, arrays `[clients]`.
+
+  Attributes:
+    spec: ClientSpec of arrays.
+    rates: Rates of arrays, at round 0.
+    shared_learning_rate: float32 `[]`, step size of downloaded models.
+    participation: who takes part when.
+  """
+
+  spec: api.ClientSpec
+  rates: Rates
+  shared_learning_rate: Any
+  participation: Participation = Participation()
+
+  def of_client(self, client_id) -> tuple[api.ClientSpec, Rates]:
+    """One client's spec and rates."""
+    return jax.tree.map(lambda x: x[client_id], (self.spec, self.rates))
+
+
+class SimulationState(NamedTuple):
+  """All that a federation is at the end of a round.
+
+  Attributes:
+    server: the server's state.
+    clients: {cohort: state of its clients, stacked `[slots, ...]`}. There are
+      as many slots as clients, or a few more, so that devices divide them.
+    members: {cohort: int32 `[slots]`, which client is in each slot; -1 for
+      none}.
+    round: int32 `[]`, the number of rounds that are done.
+    key: the root of all randomness.
+  """
+
+  server: Any
+  clients: dict[str, Any]
+  members: dict[str, jax.Array]
+  round: jax.Array
+  key: jax.Array
+
+
+class Heard(NamedTuple):
+  """What is summed over the clients of a round.
+
+  Attributes:
+    aggregate: what the server received.
+    metrics: sums of what the clients report.
+    count: how many they are, float32 `[]`.
+  """
+
+  aggregate: api.Aggregate
+  metrics: Any
+  count: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+  """The computations of a federation; every method is a pure function.
+
+  A cohort's `carry` is `(heard, parts)`: the Heard so far, and for each slot
+  what is kept of its message alone, which is nothing for most methods.
+
+  Attributes:
+    method: what clients and server do.
+    schedule: of the rates.
+    sizes: {cohort: number of its clients}.
+    layout: how clients are run.
+    splits: that are evaluated.
+    evaluated_at_once: samples of a client that are evaluated at once.
+    slots_are_participants: whether a state holds only those who take part in
+      the round, or are evaluated.
+  """
+
+  method: api.FederatedMethod
+  schedule: Schedule
+  sizes: Mapping[str, int]
+  layout: Layout
+  splits: tuple[str, ...] = ("test",)
+  evaluated_at_once: int = 512
+  slots_are_participants: bool = False
+
+  @property
+  def num_clients(self) -> int:
+    return sum(self.sizes.values())
+
+  def _context(self, population, public, key, round_, client_id):
+    """What a client knows when a round begins, but for its steps."""
+    spec, base = population.of_client(client_id)
+    rates, shared_rate = self.schedule.rates(
+      base, population.shared_learning_rate, round_
+    )
+    return api.Context(
+      round=round_,
+      key=jax.random.fold_in(jax.random.fold_in(key, round_), client_id),
+      client_id=client_id,
+      spec=spec,
+      rates=rates,
+      shared_learning_rate=shared_rate,
+      public=public,
+    )
+
+  def _server_context(self, state, public):
+    round_key = jax.random.fold_in(state.key, state.round)
+    return api.Context(
+      round=state.round,
+      key=jax.random.fold_in(round_key, _SERVER),
+      client_id=jnp.int32(-1),
+      spec=None,
+      rates=None,
+      shared_learning_rate=None,
+      public=public,
+    )
+
+  def init(
+    self,
+    key: jax.Array,
+    members: Mapping[str, jax.Array],
+    federation: Federation,
+    population: Population,
+  ) -> SimulationState:
+    """The state before the first round, of the clients in these slots."""
+    init_key = jax.random.fold_in(key, _INIT_ROUND)
+    example = federation.example()
+    server = self.method.init_server(init_key, example)
+
+    def init_client(cohort):
+      def init(client_id):
+        spec, _ = population.of_client(client_id)
+        return self.method.init_client(
+          init_key, example, server, client_id, spec, cohort
+        )
+
+      return jax.vmap(init)
+
+    clients = {name: init_client(name)(m) for name, m in members.items()}
+    return SimulationState(server, clients, dict(members), jnp.int32(0), key)
+
+  def _update(self, state, federation, population, cohort, client_id, client):
+    """A client's round: what it receives, and what comes of it."""
+    context = self._context(
+      population, federation.public, state.key, state.round, client_id
+    )
+    num_steps = population.participation.num_steps(context.key)
+    download = self.method.broadcast(state.server, client_id, cohort)
+    return download, self.method.client_update(
+      download,
+      client,
+      federation.client(client_id),
+      context._replace(num_steps=num_steps),
+      cohort,
+    )
+
+  def _collect(self, message, weight):
+    """What is kept of one message apart: nothing, for most methods."""
+    if self.method.collect is None:
+      return ()
+    weight = jnp.asarray(weight, jnp.float32)
+    return self.method.collect(message), weight, jnp.bool_(True)
+
+  def client_step(self, state, federation, population, cohort):
+    """A client's round, for `run_clients`: its slot and what is summed."""
+    at_server = self._server_context(state, federation.public)
+
+    def step(client_id, slot):
+      client, _ = slot
+      _, result = self._update(
+        state, federation, population, cohort, client_id, client
+      )
+      aggregate = self.method.receive(
+        state.server, result.message, result.weight, at_server, cohort
+      )
+      part = self._collect(result.message, result.weight)
+      heard = Heard(aggregate, result.metrics, jnp.float32(1))
+      return (result.client, part), heard
+
+    return step
+
+  def with_parts(self, state, federation, population, cohort):
+    """The clients' states, each beside room for what is kept apart."""
+    clients, members = state.clients[cohort], state.members[cohort]
+    if self.method.collect is None:
+      return clients, ()
+
+    def part(client):
+      _, result = self._update(
+        state, federation, population, cohort, members[0], client
+      )
+      return self._collect(result.message, result.weight)
+
+    shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], clients))
+    return clients, jax.tree.map(
+      lambda x: jnp.zeros((members.shape[0], *x.shape), x.dtype), shapes
+    )
+
+  def _collected(self, state, cohort, part):
+    if self.method.collect is None:
+      return None
+    members = state.members[cohort]
+    parts, weights, sent = self.layout.gather(part)
+    return api.Collected(
+      jnp.where(sent, self.layout.gather(members), -1), parts, weights
+    )
+
+  def traffic(self, state, federation, population, cohort):
+    """A client's state, what it receives and what it sends, by shapes."""
+    client = jax.tree.map(lambda x: x[0], state.clients[cohort])
+    download, result = self._update(
+      state, federation, population, cohort, jnp.int32(0), client
+    )
+    return client, download, result.message
+
+  def present(self, key, round_, population) -> jax.Array:
+    """Who takes part in a round, bool `[clients]`."""
+    return population.participation.present(key, round_, self.num_clients)
+
+  def _choose(self, state, population, cohort):
+    """Who of this device's clients takes part; None for all of its slots."""
+    members = state.members[cohort]
+    slots, participation = members.shape[0], population.participation
+    if self.slots_are_participants:
+      return clients_lib.choose(members >= 0, slots)
+    if participation.is_everyone(self.num_clients):
+      filled = self.layout.slots(self.sizes[cohort]) == self.sizes[cohort]
+      return None if filled else clients_lib.choose(members >= 0, slots)
+    takes_part = self.present(state.key, state.round, population)
+    most = min(participation.most(self.num_clients), slots)
+    return clients_lib.choose((members >= 0) & takes_part[members], most)
+
+  def _close(self, state, carries, public):
+    """The server's step, from what each device summed up and collected."""
+    heard = self.layout.sum({name: carry[0] for name, carry in carries.items()})
+    aggregates = {
+      cohort: summed.aggregate._replace(
+        collected=self._collected(state, cohort, carries[cohort][1])
+      )
+      for cohort, summed in heard.items()
+    }
+    count = sum(summed.count for summed in heard.values())
+    metrics = jax.tree.map(
+      lambda *parts: sum(parts) / count, *(x.metrics for x in heard.values())
+    )
+    context = self._server_context(state, public)
+    server = self.method.server_update(state.server, aggregates, context)
+    state = state._replace(server=server, round=state.round + 1)
+    return state, {**metrics, "participants": count}
+
+  def zeros(self, state, federation, population):
+    """{cohort: the carry when nobody has been heard}."""
+
+    def zero(cohort):
+      slots = self.with_parts(state, federation, population, cohort)
+      step = self.client_step(state, federation, population, cohort)
+      return clients_lib.zero_output(step, state.members[cohort], slots), slots[
+        1
+      ]
+
+    return {cohort: zero(cohort) for cohort in self.sizes}
+
+  def _run(self, state, zeros, federation, population):
+    """All participants of all cohorts: (state, carries)."""
+    clients, carries = {}, {}
+    for cohort in self.sizes:
+      zero, parts = zeros[cohort]
+      (clients[cohort], parts), heard = clients_lib.run_clients(
+        self.client_step(state, federation, population, cohort),
+        state.members[cohort],
+        (state.clients[cohort], parts),
+        chunk_size=self.layout.chunk_size,
+        chosen=self._choose(state, population, cohort),
+        zero=zero,
+      )
+      carries[cohort] = heard, parts
+    return state._replace(clients=clients), carries
+
+  def rounds(self, state, rounds, federation, population):
+    """Several rounds, at least one: (state, metrics of the last)."""
+    zeros = self.zeros(state, federation, population)
+
+    def round_(state):
+      state, carries = self._run(state, zeros, federation, population)
+      return self._close(state, carries, federation.public)
+
+    # All cohorts report the same metrics.
+    nothing = next(iter(zeros.values()))[0]
+    metrics = jax.tree.map(lambda x: x / nothing.count, nothing.metrics)
+    metrics = {**metrics, "participants": nothing.count}
+    return jax.lax.fori_loop(
+      0, rounds, lambda _, carry: round_(carry[0]), (state, metrics)
+    )
+
+  # A round in pieces, for a loop on the host. Sums that are not yet those of
+  # all devices have a leading axis `[devices]` between the pieces.
+
+  def open(self, state, federation, population):
+    """Begins a round.
+
+    Returns:
+      {cohort: carry of nobody}; and {cohort: who takes part}: each device's
+      positions and their number, or None for everyone.
+    """
+    orders = {}
+    for cohort in self.sizes:
+      chosen = self._choose(state, population, cohort)
+      orders[cohort] = (
+        None if chosen is None else (chosen.positions, chosen.count[None])
+      )
+    zeros = self.zeros(state, federation, population)
+    return _on_devices(zeros), orders
+
+  def chunk(self, state, carry, order, index, federation, population, cohort):
+    """One chunk of a cohort's clients: (state, carry)."""
+    step = self.client_step(state, federation, population, cohort)
+    members, (heard, parts) = state.members[cohort], carry
+    chosen = None
+    if order is not None:
+      most = min(
+        population.participation.most(self.num_clients), members.shape[0]
+      )
+      chosen = clients_lib.Chosen(order[0], order[1][0], most)
+    chosen, size, _ = clients_lib.divide(
+      members.shape[0], self.layout.chunk_size, chosen
+    )
+    (clients, parts), part = clients_lib.run_chunk(
+      step,
+      members,
+      (state.clients[cohort], parts),
+      index,
+      size=size,
+      chosen=chosen,
+    )
+    part = jax.tree.map(lambda x: x[None], part)
+    heard = jax.tree.map(jnp.add, heard, part)
+    clients = {**state.clients, cohort: clients}
+    return state._replace(clients=clients), (heard, parts)
+
+  def block(self, clients, state, carries, federation, population):
+    """A block of participants, whose states are moved: (clients, carries).
+
+    For a state that holds them alone; what is kept of single messages would
+    have to be kept elsewhere.
+    """
+    state = state._replace(clients=clients)
+    zeros = self.zeros(state, federation, population)
+    state, new = self._run(state, zeros, federation, population)
+    return state.clients, jax.tree.map(jnp.add, carries, _on_devices(new))
+
+  def close(self, state, carries, public):
+    """Ends a round that was begun with `open`: (state, metrics)."""
+    return self._close(
+      state,
+      {
+        name: (jax.tree.map(lambda x: x[0], heard), parts)
+        for name, (heard, parts) in carries.items()
+      },
+      public,
+    )
+
+  def evaluate(self, state, federation, population):
+    """{cohort: {split: {variant: accuracy [slots]}}}."""
+    key = jax.random.fold_in(state.key, _EVALUATION)
+
+    def of_cohort(cohort):
+      def one(client_id, client):
+        context = self._context(
+          population, federation.public, key, state.round, client_id
+        )
+        data = federation.client(client_id)
+        variants = self.method.variants(
+          state.server, client, data, context, cohort
+        )
+        return evaluate_lib.accuracies(
+          variants, data, self.splits, self.evaluated_at_once
+        )
+
+      return clients_lib.map_clients(
+        one,
+        state.members[cohort],
+        state.clients[cohort],
+        chunk_size=self.layout.chunk_size,
+      )
+
+    return {cohort: of_cohort(cohort) for cohort in self.sizes}
+
+
+def _on_devices(carries):
+  """Each device's sums, as its entry of an axis over devices."""
+  return {
+    name: (jax.tree.map(lambda x: x[None], heard), parts)
+    for name, (heard, parts) in carries.items()
+  }
