@@ -7,6 +7,7 @@ from quped_jax.data.sources import (
   register_dataset,
 )
 from quped_jax.data.synthetic import SyntheticSource
+from quped_jax.data.text import next_characters
 
 __all__ = [
   "SCHEMES",
@@ -18,6 +19,7 @@ __all__ = [
   "from_arrays",
   "from_npy",
   "load_dataset",
+  "next_characters",
   "partition",
   "register_dataset",
 ]

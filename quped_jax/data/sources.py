@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from quped_jax.data import leaf, tfds_source
+from quped_jax.data import leaf, text, tfds_source
 from quped_jax.data.cache import cached, default_cache_dir, fingerprint
 from quped_jax.data.dataset import Dataset
 
@@ -38,17 +38,19 @@ def load_dataset(
 ) -> Dataset:
   """Loads a dataset; downloads and prepares it where that is needed.
 
-  "digits" comes with scikit-learn. "mnist", "fashion_mnist" and "cifar10" are
-  read from, or written to, `<data_dir>/<name>/<version>/` in the format of
-  tensorflow-datasets. "femnist" holds the writers that have training images,
-  "femnist_other_writers" those that have test images only; both come from
+  "digits" comes with scikit-learn. "own_source" is the text of this package:
+  which character follows the last 32, in which file. "mnist", "fashion_mnist"
+  and "cifar10" are read from, or written to, `<data_dir>/<name>/<version>/` in
+  the format of tensorflow-datasets. "femnist" holds the writers that have
+  training images, "femnist_other_writers" those that have test images only;
+  both come from
   `<data_dir>/femnist_leaf_subset/<version>/` or else from LEAF's files
   `<data_dir>/femnist/{train,test}/*.json`, and are not downloaded. Their
   images are inverted: ink is 255 and paper 0, as in MNIST.
 
   Args:
-    name: "digits", "mnist", "fashion_mnist", "cifar10", "femnist",
-      "femnist_other_writers", or a name given to `register_dataset`.
+    name: "digits", "own_source", "mnist", "fashion_mnist", "cifar10",
+      "femnist", "femnist_other_writers", or a name given to `register_dataset`.
     data_dir: Folder of the datasets. None: `$QUPED_DATA_DIR`, or
       `~/tensorflow_datasets`.
     cache_dir: Where decoded images are kept, so that the next start is quick.
@@ -105,6 +107,11 @@ def _load_digits(data_dir, cache_dir):
     labels=labels.astype(np.int32),
     num_classes=10,
   )
+
+
+def _load_own_source(data_dir, cache_dir):
+  del data_dir, cache_dir
+  return text.next_characters(text.own_source(), name="own_source")
 
 
 def _images_loader(name, num_classes, scale) -> _Loader:
@@ -221,6 +228,7 @@ def _select_writers(images, labels, writers, is_test, other_writers):
 
 _LOADERS: dict[str, _Loader] = {
   "digits": _load_digits,
+  "own_source": _load_own_source,
   "mnist": _images_loader("mnist", 10, _MNIST_SCALE),
   "fashion_mnist": _images_loader("fashion_mnist", 10, _FASHION_MNIST_SCALE),
   "cifar10": _images_loader("cifar10", 10, _CIFAR10_SCALE),

@@ -20,6 +20,7 @@ from quped_jax.models.conv import (
 from quped_jax.models.mlp import MLP
 from quped_jax.models.pool import max_pool_2x2
 from quped_jax.models.resnet import ResNet
+from quped_jax.models.transformer import Transformer
 
 __all__ = [
   "adaptive_conv",
@@ -28,6 +29,7 @@ __all__ = [
   "MLP",
   "Model",
   "ResNet",
+  "Transformer",
   "create_model",
   "from_linen",
   "hidden_kernels",
@@ -102,6 +104,24 @@ def _resnet(name: str, blocks: int) -> Callable[..., Model]:
   return factory
 
 
+def _transformer(
+  num_classes: int,
+  *,
+  image_channels: int | None,
+  conv: str,
+  width: int = 64,
+  blocks: int = 2,
+  heads: int = 4,
+  dtype: Any = None,
+) -> Model:
+  del image_channels, conv
+  _check_widths("width, blocks, heads", (width, blocks, heads))
+  if width % heads:
+    raise ValueError(f"width = {width}; allowed are multiples of {heads} heads")
+  module = Transformer(num_classes, width, blocks, heads, dtype)
+  return from_linen(module, "transformer")
+
+
 def _check_widths(field: str, widths: tuple[int, ...]) -> None:
   if any(width < 1 for width in widths):
     raise ValueError(f"{field} = {tuple(widths)}; allowed are positive widths")
@@ -114,6 +134,7 @@ _BUILT_IN: dict[str, Callable[..., Model]] = {
   "resnet8": _resnet("resnet8", blocks=1),
   "resnet20": _resnet("resnet20", blocks=3),
   "resnet32": _resnet("resnet32", blocks=5),
+  "transformer": _transformer,
 }
 _registered: dict[str, Callable[..., Model]] = {}
 
@@ -164,7 +185,8 @@ def create_model(
 
   Args:
     name: `"mlp"`, `"cnn1"`, `"cnn2"` (`"cnn1"` with two more convolutions),
-      `"resnet8"`, `"resnet20"`, `"resnet32"`, or a registered name.
+      `"resnet8"`, `"resnet20"`, `"resnet32"`, `"transformer"` (of tokens, as
+      of the dataset "own_source"), or a registered name.
     num_classes: number of logits.
     image_channels: channels of the images: 3 gives the CNNs their widths for
       CIFAR (64, 64, dense 384, 192), anything else those for grey images (32,
@@ -173,7 +195,8 @@ def create_model(
     **options: `dtype` of the computation (parameters are float32 all the
       same; None, the default, computes in the type of the parameters and
       inputs); `features` of `"mlp"`; `conv_features` and `dense_features` of
-      the CNNs, which override the widths by `image_channels`.
+      the CNNs, which override the widths by `image_channels`; `width`, `blocks`
+      and `heads` of `"transformer"`.
 
   Returns:
     The model, whose parameters at paths such as `"hidden_1/kernel"` are

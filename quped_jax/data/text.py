@@ -1,0 +1,104 @@
+"""Text as a dataset: which character comes next, in whose text."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from quped_jax.data.dataset import Dataset
+
+# Printable ASCII, then the end of a line, then all else.
+_FIRST, _LAST = 32, 126
+VOCABULARY = _LAST - _FIRST + 3
+_NEWLINE, _OTHER = VOCABULARY - 2, VOCABULARY - 1
+
+
+def encode(text: str) -> np.ndarray:
+  """Characters as numbers below `VOCABULARY`, uint8 `[len(text)]`."""
+  codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+  printable = (codes >= _FIRST) & (codes <= _LAST)
+  rest = np.where(codes == ord("\n"), _NEWLINE, _OTHER)
+  return np.where(printable, codes - _FIRST, rest).astype(np.uint8)
+
+
+def next_characters(
+  texts: Mapping[str, str],
+  *,
+  name: str = "text",
+  context: int = 32,
+  stride: int = 5,
+  test_fraction: float = 0.2,
+) -> Dataset:
+  """Samples of a text's characters and the one that follows.
+
+  The end of each text is its test part, and no training sample reaches into
+  it.
+
+  Args:
+    texts: by source; each source is a group of the dataset.
+    name: of the dataset.
+    context: how many characters a sample shows.
+    stride: how many characters one sample begins after the other.
+    test_fraction: of each text.
+
+  Returns:
+    A dataset with inputs uint8 `[samples, context]` and `VOCABULARY` classes.
+    Sources too short for a training and a test sample are left out.
+
+  Raises:
+    ValueError: an argument out of range, or no text that is long enough.
+  """
+  if context < 1 or stride < 1:
+    raise ValueError(
+      f"context={context}, stride={stride}: must both be at least 1"
+    )
+  if not 0 < test_fraction < 1:
+    raise ValueError(f"test_fraction={test_fraction}: must be in (0, 1)")
+  windows, is_test, groups = [], [], []
+  for source in sorted(texts):
+    codes = encode(texts[source])
+    cut = int(len(codes) * (1 - test_fraction))
+    parts = [_windows(part, context, stride) for part in np.split(codes, [cut])]
+    if not all(len(part) for part in parts):
+      continue
+    group = max(groups[-1]) + 1 if groups else 0
+    windows += parts
+    is_test += [np.full(len(p), i == 1) for i, p in enumerate(parts)]
+    groups += [np.full(len(p), group, np.int32) for p in parts]
+  if not windows:
+    raise ValueError(
+      f"texts: must hold one of more than {context} characters in both of its "
+      f"parts; got {len(texts)} of at most "
+      f"{max(map(len, texts.values()), default=0)}"
+    )
+  table = np.concatenate(windows)
+  return Dataset(
+    name=name,
+    inputs=np.ascontiguousarray(table[:, :-1]),
+    labels=table[:, -1].astype(np.int32),
+    num_classes=VOCABULARY,
+    is_test=np.concatenate(is_test),
+    groups=np.concatenate(groups),
+  )
+
+
+def _windows(codes: np.ndarray, context: int, stride: int) -> np.ndarray:
+  """uint8 `[samples, context + 1]`: contexts, each with what follows."""
+  if len(codes) <= context:
+    return np.zeros((0, context + 1), np.uint8)
+  return np.lib.stride_tricks.sliding_window_view(codes, context + 1)[::stride]
+
+
+def own_source(folder: pathlib.Path | None = None) -> dict[str, str]:
+  """The text of this package's own files, by name.
+
+  Args:
+    folder: of other Python files; None for the package's.
+  """
+  folder = folder or pathlib.Path(__file__).parents[1]
+  return {
+    path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted(folder.rglob("*.py"))
+  }
