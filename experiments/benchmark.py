@@ -1,7 +1,7 @@
 """How fast the library is here, beside other ways to do the same.
 
-python -m experiments.benchmark --suite=conv,step,clients,precision,methods \
-  --output=results/benchmark
+python -m experiments.benchmark \
+  --suite=conv,step,clients,precision,methods,uneven --output=results/benchmark
 
 | suite | compared |
 | --- | --- |
@@ -10,6 +10,7 @@ python -m experiments.benchmark --suite=conv,step,clients,precision,methods \
 | clients | rounds of 16 to 4096 clients with Python and PyTorch loops; memory |
 | precision | bfloat16 with float32 |
 | methods | rounds of all methods; mixed with uniform bits |
+| uneven | several networks with each alone; states on the host |
 
 Each suite in `experiments/benchmarks` says what exactly. A suite prints tables
 and leaves `SUITE_DEVICE.json`: versions, the machine and its own rate of matrix
@@ -32,6 +33,7 @@ from experiments.benchmarks import (
   methods,
   precision,
   step,
+  uneven,
 )
 from experiments.benchmarks.bench import Bench
 
@@ -41,6 +43,7 @@ SUITES = {
   "clients": clients.run,
   "precision": precision.run,
   "methods": methods.run,
+  "uneven": uneven.run,
 }
 
 _SUITE = flags.DEFINE_list("suite", list(SUITES), "What to measure.")

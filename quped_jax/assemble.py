@@ -56,7 +56,9 @@ def load_federation(
   """
   if dataset is None and settings.dataset == "synthetic":
     source = data_lib.SyntheticSource(
-      settings.seed, classes_per_client=settings.classes_per_client
+      settings.seed,
+      shape=settings.synthetic_shape,
+      classes_per_client=settings.classes_per_client,
     )
     check_augment(settings.augment, source.shape)
     if settings.public_size:

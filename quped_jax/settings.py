@@ -44,6 +44,7 @@ class Settings:
       default of tensorflow-datasets.
     seed: of the partition, the initial weights and the batches.
     clients: number of clients.
+    synthetic_shape: of a sample of synthetic data.
     partition: "iid", "pathological", "dirichlet", "shards" or "natural".
     classes_per_client: of "pathological" (and of synthetic data).
     alpha: of "dirichlet".
@@ -149,6 +150,7 @@ class Settings:
   data_dir: str = ""
   seed: int = 0
   clients: int = 40
+  synthetic_shape: tuple[int, ...] = (64,)
   partition: str = "pathological"
   classes_per_client: int = 3
   alpha: float = 0.5

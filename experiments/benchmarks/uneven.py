@@ -1,0 +1,113 @@
+"""Suite `uneven`: clients of several networks, and more than fit.
+
+1. A round of QuPeD over CNN1 at 1 bit, CNN1 at 2 bits and CNN2 at 32 bits, on
+   random images, beside a round of each cohort alone.
+2. Rounds of QuPeD over the digits' MLP (64-64-64-10, batch 16, 10 steps) on
+   synthetic data, 1000 clients present in each: of 4000 clients whose states
+   are on the devices, and of 4000 and 100,000 with states on the host.
+"""
+
+from typing import Any
+
+import jax
+
+import quped_jax as qj
+from experiments.benchmarks import engine
+from experiments.benchmarks.bench import Bench
+from experiments.benchmarks.timing import Contestant
+from quped_jax.assemble import load_federation
+
+# So many rounds in a call: what the next needs is gathered during the last.
+_ROUNDS = 3
+
+
+def run(bench: Bench) -> None:
+  """Measures the suite."""
+  _kinds(bench)
+  _host(bench)
+
+
+def _kinds(bench: Bench) -> None:
+  shape = (28, 28, 1)
+  parts = ["6*cnn1@1, 6*cnn1@2", "8*cnn2@32"]
+  size = {"steps": 2, "batch_size": 32}
+  if bench.quick:
+    shape, size = (6,), {"steps": 2, "batch_size": 2}
+    parts = ["2*mlp(4,4)@32", "2*mlp(6,4)@32"]
+
+  def rounds(kinds):
+    federation = engine.random_federation(_clients(kinds), shape, 64)
+    settings: dict[str, Any] = {"kinds": kinds, "method": "quped", **size}
+    if not bench.quick:
+      settings["model"] = "cnn1"
+    return engine.rounds(federation, None, devices=0, **settings)
+
+  rows = bench.measure(
+    "kinds of clients",
+    "round",
+    [
+      Contestant(kinds, rounds(kinds), 1)
+      for kinds in (", ".join(parts), *parts)
+    ],
+    sizes=size,
+    reference=", ".join(parts),
+  )
+  together, *alone = (row["seconds_min"] for row in rows.values())
+  shown = {
+    "seconds_together": together,
+    "seconds_alone": sum(alone),
+    "ratio": together / sum(alone),
+  }
+  bench.derive("a round of all kinds, and of each alone", {"kinds": shown})
+
+
+def _clients(kinds: str) -> int:
+  return sum(int(part.split("*")[0]) for part in kinds.split(", "))
+
+
+class _Rounds(engine.Rounds):
+  """Several rounds in one call."""
+
+  def __call__(self) -> None:
+    self.state, metrics = self.simulation.run_rounds(self.state, _ROUNDS)
+    jax.block_until_ready(metrics)
+
+
+def _host(bench: Bench) -> None:
+  few, many, present = (20, 50, 10) if bench.quick else (4000, 100_000, 1000)
+  size = {"steps": 10, "batch_size": 16, "bits": (1, 2, 32)}
+  if bench.quick:
+    size = {"steps": 2, "batch_size": 2, "bits": (32,), "hidden": (4, 4)}
+
+  def contestant(clients, where):
+    settings = qj.Settings(
+      dataset="synthetic",
+      clients=clients,
+      clients_per_round=present,
+      client_state=where,
+      method="quped",
+      learning_rate=(0.01,),
+      shared_learning_rate=0.01,
+      **size,
+    )
+    simulation, _, _ = qj.build(settings, federation=load_federation(settings))
+    name = f"{clients:,} clients, states on the {where}"
+    rounds = _Rounds(simulation)
+    return Contestant(
+      name,
+      rounds,
+      _ROUNDS,
+      details={
+        "clients": clients,
+        "state_bytes_per_client": rounds.client_bytes / clients,
+      },
+    )
+
+  cases = ((few, "device"), (few, "host"), (many, "host"))
+  bench.measure(
+    f"{present:,} clients present",
+    "round",
+    [contestant(*case) for case in cases],
+    sizes={k: v for k, v in size.items() if isinstance(v, int)},
+    reference=f"{few:,} clients, states on the device",
+  )
