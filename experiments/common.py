@@ -130,3 +130,14 @@ def print_summary(summary: dict[str, Any]) -> None:
       f"(worst client {100 * spread['worst']:.1f} %, "
       f"10th percentile {100 * spread['p10']:.1f} %)"
     )
+  if len(summary["kinds"]) < 2:
+    return
+  variant = summary["headline"]
+  print(f"by kind of client, {variant}:")
+  for name, kind in summary["kinds"].items():
+    spread = kind["accuracy"][variant]
+    if spread:
+      print(
+        f"  {name:20s} {kind['clients']:5d} clients  "
+        f"{kind['model_bytes'] / 1000:8.1f} KB  {100 * spread['mean']:5.1f} %"
+      )

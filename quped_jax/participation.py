@@ -92,6 +92,14 @@ class Participation:
       return min(self.trace.most, num_clients)
     return num_clients if self.count is None else min(self.count, num_clients)
 
+  def mean(self, num_clients: int) -> float:
+    """How many take part in a round on average, drop-outs among them."""
+    if self.trace is not None:
+      return self.trace.clients.shape[0] / self.trace.rounds
+    if self.probability is not None:
+      return float(np.sum(np.asarray(self.probability, np.float64)))
+    return num_clients if self.count is None else min(self.count, num_clients)
+
   def present(self, key: jax.Array, round_: Any, num_clients: int) -> jax.Array:
     """Who gets through a round.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from quped_jax import metrics as metrics_lib
 from quped_jax import models as models_lib
-from quped_jax.assemble import assemble, batch_shape
+from quped_jax.assemble import assemble, batch_shape, population_of
 from quped_jax.federation import Federation
 from quped_jax.settings import Settings
 from quped_jax.simulate import Simulation, SimulationState
@@ -275,7 +275,9 @@ def run(
     "bits": list(settings.turns),
     "seed": settings.seed,
     "clients": settings.clients,
-    "clients_per_round": settings.clients_per_round or settings.clients,
+    "clients_per_round": population_of(
+      settings, made.assignment
+    ).participation.mean(settings.clients),
     "rounds": settings.rounds,
     "steps": settings.steps,
     "headline": headline,

@@ -33,6 +33,7 @@ def test_a_count_is_drawn_uniformly():
   assert (present.sum(axis=1) == 3).all()
   np.testing.assert_allclose(present.mean(axis=0), 0.3, atol=0.05)
   assert Participation(count=3).most(10) == 3
+  assert Participation(count=3).mean(10) == 3 and Participation().mean(9) == 9
 
 
 def test_chances_are_each_clients_own():
@@ -42,6 +43,7 @@ def test_chances_are_each_clients_own():
   together = (present[:, 0] & present[:, 1]).mean()
   assert abs(together - 0.05) < 0.02
   assert Participation(probability=chances).most(3) == 3
+  assert Participation(probability=chances).mean(3) == pytest.approx(1.6)
 
 
 def test_drop_outs_are_some_of_those_who_were_there():
@@ -75,6 +77,7 @@ def test_a_trace_says_who_is_there(tmp_path):
   path = write_trace(tmp_path, "2,4", "0,1", "2,0", "0,3", "2,3", "0,1")
   trace = load_trace(path, 5, 4)
   assert (trace.rounds, trace.most) == (4, 3)
+  assert Participation(trace=trace).mean(5) == 5 / 4
   present = draws(Participation(trace=trace), 5, rounds=4)
   who = [np.flatnonzero(row).tolist() for row in present]
   assert who == [[1, 3], [], [0, 3, 4], []]

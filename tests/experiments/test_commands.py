@@ -148,3 +148,53 @@ def test_demo_prints_one_table_and_leaves_a_figure(tmp_path):
   assert (tmp_path / "accuracy.png").stat().st_size > 10_000
   for run in ("local", "fedavg", "quped_1bit", "quped_mixed"):
     assert (tmp_path / run / "summary.json").is_file()
+
+
+def test_uneven_clients_by_flags(tmp_path):
+  """Budgets, chances and states on disk are settings like all others."""
+  done = command(
+    "federated",
+    "--config=configs/digits.py",
+    f"--workdir={tmp_path}",
+    "--config.method=local",
+    "--config.budget_bytes=(6000,30000)",
+    "--config.candidates=mlp(16,16), mlp(64,64)",
+    "--config.bits=(1,32)",
+    "--config.participation=(0.5,1.0)",
+    "--config.stragglers=0.3",
+    "--config.dropout=0.1",
+    "--config.client_state=disk",
+    "--config.rounds=2",
+    "--config.steps=3",
+    "--config.clients=8",
+  )
+  assert done.returncode == 0, done.stderr
+  kinds = json.loads((tmp_path / "summary.json").read_text())["kinds"]
+  assert set(kinds) == {"mlp(16,16)@32", "mlp(64,64)@1"}
+  assert "budgets allow: " in done.stdout
+  for name, kind in kinds.items():
+    assert f"{kind['clients']} x {name}" in done.stdout
+    assert f"{name:20s} {kind['clients']:5d} clients" in done.stdout
+  assert (tmp_path / "clients" / "mlp(16,16)" / "0.npy").is_file()
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--config.kinds=3*lenet@1", "kinds='3*lenet@1': must add up to clients=8"),
+    ("--config.kinds=8*lenet@1", "kinds='lenet': must be one of"),
+    ("--config.participation_trace=nope.csv", "participation_trace='nope.csv'"),
+    ("--config.budget_bytes=(10,)", "budget_bytes=10: must be at least"),
+  ],
+)
+def test_what_uneven_clients_cannot_be_is_one_line(flag, message, tmp_path):
+  done = command(
+    "federated",
+    "--config=configs/digits.py",
+    f"--workdir={tmp_path}",
+    "--config.clients=8",
+    flag,
+  )
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith("error: ") and message in line
