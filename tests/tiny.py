@@ -52,7 +52,7 @@ CASES: dict[str, Case] = {
   "ditto": Case(),
   "ds_fl": Case(),
   "fd": Case(),
-  "fedavg": Case(),
+  "fedavg": Case(bits=BITS),
   "fedbn": Case(model="normed"),
   "feddf": Case(options=(("distill_steps", 5),)),
   "fedgen": Case(options=(("generator_steps", 5), ("alpha", 0.1))),
