@@ -2,17 +2,50 @@
 
 python -m experiments.federated --config=configs/digits.py --workdir=/tmp/run \
   --config.method=quped --config.bits=1,2,4,32
+
+On several machines, or in several processes of one, the same command in each
+with --coordinator=HOST:PORT --num_processes=N --process_id=0 to N - 1; on a
+cluster that JAX knows (Slurm, say) with --distributed alone.
 """
 
 from absl import app, flags
 
 import quped_jax as qj
 from experiments import common
+from quped_jax import processes
 
 _CONFIG = common.define_config("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "host:port of process 0, if there are several."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which one this is.")
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "Take these from the cluster's environment."
+)
+_TIMEOUT = flags.DEFINE_float(
+  "process_timeout", 300.0, "Seconds to wait for the other processes."
+)
+
+
+def _join() -> None:
+  """Joins the other processes, if there are any."""
+  if _DISTRIBUTED.value:
+    processes.join_cluster()
+  elif _COORDINATOR.value:
+    processes.join(
+      _COORDINATOR.value,
+      _NUM_PROCESSES.value,
+      _PROCESS_ID.value,
+      timeout=_TIMEOUT.value,
+    )
+  elif _NUM_PROCESSES.value != 1:
+    raise ValueError(
+      f"num_processes={_NUM_PROCESSES.value}: must be 1 without --coordinator"
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -21,9 +54,12 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
 
   def run():
-    result = qj.run(common.get_settings(_CONFIG.value), _WORKDIR.value)
-    common.print_summary(result.summary)
-    print(f"Results are in {_WORKDIR.value}")
+    settings = common.get_settings(_CONFIG.value)
+    _join()
+    result = qj.run(settings, _WORKDIR.value)
+    if processes.is_first():
+      common.print_summary(result.summary)
+      print(f"Results are in {_WORKDIR.value}")
 
   common.run_main(run)
 

@@ -119,11 +119,22 @@ class Layout(NamedTuple):
       check_vma=False,
     )
 
+  @property
+  def across(self) -> bool:
+    """Whether the devices belong to several processes."""
+    return self.mesh is not None and jax.process_count() > 1
+
   def place(self, tree: Any, spec: P) -> Any:
-    """Moves arrays to where `shard` takes them, if they are not there yet."""
+    """Moves arrays to where `shard` takes them, if they are not there yet.
+
+    With several processes each has all of an array, and moves its part.
+    """
     if self.mesh is None:
       return tree
-    return jax.device_put(tree, NamedSharding(self.mesh, spec))
+    sharding = NamedSharding(self.mesh, spec)
+    if not self.across:
+      return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: _place_part(x, sharding), tree)
 
   def sum(self, tree: Any) -> Any:
     """The sum over devices, inside `shard`."""
@@ -134,6 +145,20 @@ class Layout(NamedTuple):
     if self.mesh is None:
       return tree
     return jax.lax.all_gather(tree, AXIS, tiled=True)
+
+
+def _place_part(x: Any, sharding: NamedSharding) -> jax.Array:
+  """This process's part of an array that it has, or has its part of."""
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return x
+  if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
+    return jax.random.wrap_key_data(
+      _place_part(jax.random.key_data(x), sharding)
+    )
+  host = np.asarray(x)
+  return jax.make_array_from_callback(
+    host.shape, sharding, lambda index: host[index]
+  )
 
 
 def check_strategy(strategy: str, chunk_size: int, devices: int) -> None:
@@ -180,7 +205,15 @@ def resolve_layout(
       devices than there are.
   """
   check_strategy(strategy, chunk_size, devices)
-  available = jax.local_devices()
+  available = jax.devices()
+  if jax.process_count() > 1:
+    # Each process has a part in every program, if only of empty slots.
+    if devices:
+      raise ValueError(
+        f"devices={devices}: must be 0, all of them, with "
+        f"{jax.process_count()} processes"
+      )
+    participants = max(participants, len(available))
   if devices > len(available):
     raise ValueError(
       f"devices={devices}: must be at most {len(available)}, the devices that "

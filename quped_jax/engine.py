@@ -408,7 +408,9 @@ class Engine:
         chunk_size=self.layout.chunk_size,
       )
 
-    return {cohort: of_cohort(cohort) for cohort in self.sizes}
+    results = {cohort: of_cohort(cohort) for cohort in self.sizes}
+    # A process can read what is on devices of its own alone.
+    return self.layout.gather(results) if self.layout.across else results
 
 
 def _on_devices(carries):

@@ -96,7 +96,7 @@ def make_newcomers(
       }
       return evaluate_lib.accuracies(variants, data, ("test",))["test"]
 
-    return {
+    results = {
       cohort: clients_lib.map_clients(
         lambda client_id, x, cohort=cohort: one(client_id, x, cohort),
         ids,
@@ -105,11 +105,12 @@ def make_newcomers(
       )
       for cohort, ids in members.items()
     }
+    return layout.gather(results) if layout.across else results
 
   same, divided = P(), P(clients_lib.AXIS)
-  program = Program(
-    layout.shard(evaluate, (same, same, same, divided, same, same), divided)
-  )
+  inputs = (same, same, same, divided, same, same)
+  outputs = same if layout.across else divided
+  program = Program(layout.shard(evaluate, inputs, outputs))
   members = {}
   for cohort, ids in cohorts.items():
     spare = layout.slots(len(ids)) - len(ids)

@@ -13,6 +13,7 @@ import numpy as np
 
 from quped_jax import metrics as metrics_lib
 from quped_jax import models as models_lib
+from quped_jax import processes
 from quped_jax.assemble import assemble, batch_shape, population_of
 from quped_jax.federation import Federation
 from quped_jax.settings import Settings
@@ -189,7 +190,8 @@ def run(
 
   Args:
     settings: all settings.
-    workdir: where results are written; None for nowhere.
+    workdir: where results are written, by the first process if there are
+      several; None for nowhere.
     federation: used instead of the one that the settings describe, if given.
     model: likewise.
     state: where to go on from, after fewer than `settings.rounds` rounds,
@@ -204,7 +206,8 @@ def run(
     ValueError: settings that cannot be, before anything is compiled.
   """
   began = time.perf_counter()
-  writer = metrics_lib.Writer(workdir)
+  first = processes.is_first()
+  writer = metrics_lib.Writer(workdir if first else None)
   made = assemble(settings, federation=federation, model=model, workdir=workdir)
   given, settings = settings, made.settings
   federation, simulation = made.federation, made.simulation
@@ -215,7 +218,8 @@ def run(
     )
   # From here on the run is valid: an earlier one in this workdir makes way.
   writer.start(given.to_dict())
-  display = display or metrics_lib.Display()
+  if display is None or not first:
+    display = metrics_lib.Display(quiet=not first)
   if state is None:
     state = simulation.init(settings.seed)
 

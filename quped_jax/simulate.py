@@ -168,6 +168,11 @@ def _check(ids, federation, population, method, store) -> None:
     raise ValueError(
       f"clients_per_round={count}: must be from 1 to {num_clients}"
     )
+  if store.where != "device" and jax.process_count() > 1:
+    raise ValueError(
+      f"client_state={store.where!r}: must be 'device' with "
+      f"{jax.process_count()} processes"
+    )
   if store.where != "device" and method.collect is not None:
     raise ValueError(
       f"client_state={store.where!r}: must be 'device' with a method whose "
@@ -185,7 +190,11 @@ class _Programs:
     self._all: list[Program] = []
     data = (_SAME, _SAME)
     self._initialize = self.shard(engine.init, (_SAME, _DIVIDED, *data), _STATE)
-    self._evaluate = self.shard(engine.evaluate, (_STATE, *data), _DIVIDED)
+    self._evaluate = self.shard(
+      engine.evaluate,
+      (_STATE, *data),
+      _SAME if self.layout.across else _DIVIDED,
+    )
     begin = engine.method.begin_finetune or (lambda client: client)
     self._freeze = self.shard(
       jax.vmap(begin), (_DIVIDED,), _DIVIDED, donate=(0,)
