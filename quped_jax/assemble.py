@@ -144,7 +144,7 @@ def load_models(
     for network in dict.fromkeys((*networks, shared))
   }
   if settings.warm_start:
-    warm = kinds_lib.Network(settings.model, settings.hidden)
+    warm = kinds_lib.make_network(settings.model, settings.hidden)
     if warm not in made:
       raise ValueError(
         f"warm_start={settings.warm_start!r}: must be '' where no client and "
@@ -236,6 +236,8 @@ def _assign(
     settings.budget_bytes, everyone, settings.seed
   )
   sizes = {kind: size(kind) for kind in kinds}
+  # Whichever are drawn.
+  kinds_lib.assign_by_budget(np.asarray(settings.budget_bytes), sizes)
   trained = kinds_lib.assign_by_budget(budgets[: settings.clients], sizes)
   if not settings.new_clients:
     return trained
@@ -265,7 +267,7 @@ def population_of(
     ValueError: a trace that cannot be.
   """
   if assignment is None:
-    network = kinds_lib.Network(settings.model, settings.hidden)
+    network = kinds_lib.make_network(settings.model, settings.hidden)
     assignment = kinds_lib.assign_in_turn(
       [kinds_lib.Kind(network, b, i) for i, b in enumerate(settings.bits)],
       settings.clients + settings.new_clients,
@@ -313,6 +315,7 @@ class Assembly(NamedTuple):
     federation: of all clients, new ones last.
     models: the networks, by cohort.
     assignment: which kind each client is of, new ones last.
+    population: what they bring, likewise.
     simulation: the programs, of the clients that train.
     newcomers: `state -> {variant: accuracy [new clients]}`.
     method: that is simulated.
@@ -322,13 +325,14 @@ class Assembly(NamedTuple):
   federation: Federation
   models: api.Models
   assignment: kinds_lib.Assignment
+  population: Population
   simulation: Simulation
   newcomers: Callable[[SimulationState], dict[str, np.ndarray]]
   method: api.FederatedMethod
 
   @property
   def model(self) -> models_lib.Model:
-    """The clients' network; if they have several, that of the first client."""
+    """The clients' network; if they have several, one of them."""
     return next(iter(self.models.clients.values()))
 
   def _headline(self, cohort: str, client_id: int):
@@ -357,10 +361,7 @@ class Assembly(NamedTuple):
       return params, stats
 
     shapes = jax.eval_shape(
-      variant,
-      jax.random.key(0),
-      self.federation,
-      population_of(self.settings, self.assignment),
+      variant, jax.random.key(0), self.federation, self.population
     )
     return (*shapes, found[-1])
 
@@ -425,11 +426,6 @@ def assemble(
   """Makes all that a run of the settings is made of; see `build`."""
   # Before the data, which may have to be fetched first.
   _check_names(settings, model)
-  if settings.client_state == "disk" and workdir is None:
-    raise ValueError(
-      "client_state='disk': must be 'host' or 'device' without a workdir, in "
-      "which the files would lie"
-    )
   federation = federation or load_federation(settings)
   everyone = settings.clients + settings.new_clients
   if federation.num_clients != everyone:
@@ -446,15 +442,43 @@ def assemble(
   if settings.epochs:
     average = np.mean(np.asarray(trained.train.count))
     steps = settings.epochs * max(int(average) // settings.batch_size, 1)
-    settings = dataclasses.replace(settings, steps=steps, epochs=0)
-  method, settings = _make_method(settings, trained, models)
+    settings = _with_steps(settings, steps, f"epochs={settings.epochs}")
+  # Budgets may have bought full precision only.
+  bits = assignment.bits.tolist() if settings.budget_bytes else None
+  method, settings = _make_method(settings, trained, models, bits)
+  population = population_of(settings, assignment)
   simulation = _simulation(
-    settings, trained, models, assignment, method, workdir
+    settings, trained, models, assignment, population, method, workdir
   )
-  newcomers = _newcomers(settings, federation, assignment, method, simulation)
+  newcomers = _newcomers(
+    settings,
+    federation,
+    assignment,
+    population,
+    method,
+    simulation,
+    settings.training(bits),
+  )
   return Assembly(
-    settings, federation, models, assignment, simulation, newcomers, method
+    settings,
+    federation,
+    models,
+    assignment,
+    population,
+    simulation,
+    newcomers,
+    method,
   )
+
+
+def _with_steps(settings: Settings, steps: int, why: str) -> Settings:
+  """The settings with so many local steps, which follow from something."""
+  if steps < 2 and settings.stragglers:
+    raise ValueError(
+      f"stragglers={settings.stragglers}: must be 0 where {why} leaves 1 local "
+      "step, of which nobody can take fewer"
+    )
+  return dataclasses.replace(settings, steps=steps, epochs=0)
 
 
 def _check_names(settings: Settings, model) -> None:
@@ -498,14 +522,14 @@ def _models(settings, federation, model):
 
 
 def _make_method(
-  settings, federation, models
+  settings, federation, models, bits
 ) -> tuple[api.FederatedMethod, Settings]:
   """The method, and the settings with the local steps of its budget."""
   entry = methods.get_method(settings.method)
   steps = given = settings.steps
   while True:
-    settings = dataclasses.replace(settings, steps=steps)
-    training = settings.training()
+    settings = _with_steps(settings, steps, f"budget={settings.budget!r}")
+    training = settings.training(bits)
     method = entry.make(models, federation, training, settings.options())
     if settings.budget == "steps" or steps == 1:
       break
@@ -550,14 +574,14 @@ def _check_quantizable(federation, models, assignment) -> None:
 
 
 def _simulation(
-  settings, federation, models, assignment, method, workdir
+  settings, federation, models, assignment, population, method, workdir
 ) -> Simulation:
   assignment = assignment.first(settings.clients)
   names = _cohort_names(assignment)  # New clients have no others.
   return make_simulation(
     method,
     federation,
-    population_of(settings, assignment),
+    population.first(settings.clients),
     {names[network]: ids for network, ids in assignment.cohorts().items()},
     schedule=settings.schedule(),
     strategy=settings.strategy,
@@ -580,7 +604,15 @@ def _simulation(
   )
 
 
-def _newcomers(settings, federation, assignment, method, simulation):
+def _newcomers(
+  settings,
+  federation,
+  assignment,
+  population,
+  method,
+  simulation,
+  training,
+):
   if not settings.new_clients:
     return lambda state: {}
   names = _cohort_names(assignment)
@@ -590,9 +622,9 @@ def _newcomers(settings, federation, assignment, method, simulation):
   }
   return make_newcomers(
     method,
-    settings.training(),
+    training,
     federation,
-    population_of(settings, assignment),
+    population,
     {name: ids for name, ids in new.items() if ids.size},
     steps=settings.new_client_steps,
     # They begin with the first phase, whatever the others have come to.

@@ -43,6 +43,13 @@ class Population(NamedTuple):
   shared_learning_rate: Any
   participation: Participation = Participation()
 
+  def first(self, num_clients: int) -> "Population":
+    """The same for the first clients alone; only these take part in rounds."""
+    spec, rates = jax.tree.map(
+      lambda x: x[:num_clients], (self.spec, self.rates)
+    )
+    return self._replace(spec=spec, rates=rates)
+
   def of_client(self, client_id) -> tuple[api.ClientSpec, Rates]:
     """One client's spec and rates."""
     return jax.tree.map(lambda x: x[client_id], (self.spec, self.rates))
@@ -262,7 +269,8 @@ class Engine:
       cohort: summed.aggregate._replace(
         collected=self._collected(state, cohort, carries[cohort][1])
       )
-      for cohort, summed in heard.items()
+      for cohort in self.sizes  # Trees come back with their keys sorted.
+      for summed in [heard[cohort]]
     }
     count = sum(summed.count for summed in heard.values())
     metrics = jax.tree.map(

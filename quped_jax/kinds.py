@@ -13,11 +13,13 @@ import jax
 import numpy as np
 
 from quped_jax import codebook as codebook_lib
+from quped_jax.models.mlp import DEFAULT_WIDTHS
 
 _FULL_BYTES = 4  # A float32.
 
 # A network by name and, if it is an "mlp", perhaps widths: "mlp(64,64)".
-_NETWORK = r"([A-Za-z_][\w-]*)\s*(?:\(([\d,\s]*)\))?"
+_WIDTHS = r"\s*[1-9]\d*\s*(?:,\s*[1-9]\d*\s*)*"
+_NETWORK = rf"([A-Za-z_][\w-]*)\s*(?:\(({_WIDTHS})\))?"
 _KIND = re.compile(rf"(\d+)\s*\*\s*{_NETWORK}\s*@\s*(\d+)")
 _BETWEEN = re.compile(r",(?![^(]*\))")  # A comma outside parentheses.
 
@@ -27,7 +29,7 @@ class Network(NamedTuple):
 
   Attributes:
     model: its name, see `quped_jax.models.create_model`.
-    hidden: widths of the hidden layers of "mlp"; () for its default.
+    hidden: widths of the hidden layers of "mlp".
   """
 
   model: str
@@ -36,6 +38,13 @@ class Network(NamedTuple):
   def __str__(self) -> str:
     widths = ",".join(map(str, self.hidden))
     return f"{self.model}({widths})" if widths else self.model
+
+
+def make_network(model: str, hidden: tuple[int, ...] = ()) -> Network:
+  """A network, by the same name whether or not its widths are the default."""
+  if model == "mlp" and not hidden:
+    hidden = DEFAULT_WIDTHS
+  return Network(model, tuple(hidden))
 
 
 class Kind(NamedTuple):
@@ -113,7 +122,7 @@ class Assignment(NamedTuple):
 
 def _network(name: str, widths: str | None) -> Network:
   found = re.findall(r"\d+", widths or "")
-  return Network(name, tuple(int(width) for width in found))
+  return make_network(name, tuple(int(width) for width in found))
 
 
 def parse_networks(field: str, text: str) -> tuple[Network, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from quped_jax import metrics as metrics_lib
 from quped_jax import models as models_lib
 from quped_jax import processes
-from quped_jax.assemble import assemble, batch_shape, population_of
+from quped_jax.assemble import assemble, batch_shape
 from quped_jax.federation import Federation
 from quped_jax.settings import Settings
 from quped_jax.simulate import Simulation, SimulationState
@@ -96,6 +96,13 @@ def _client_rows(made, accuracy) -> list[dict[str, Any]]:
     for i in range(made.settings.clients)
     for kind in [kinds[made.assignment.of_client[i]]]
   ]
+
+
+def _model_name(made) -> str:
+  """The clients' network, or networks."""
+  if len(made.models.clients) > 1:
+    return ", ".join(made.models.clients)
+  return made.model.name
 
 
 def _kinds(made, accuracy) -> dict[str, dict[str, Any]]:
@@ -216,12 +223,12 @@ def run(
       f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
       "rounds that the state has behind it"
     )
+  if state is None:
+    state = simulation.init(settings.seed)
   # From here on the run is valid: an earlier one in this workdir makes way.
   writer.start(given.to_dict())
   if display is None or not first:
     display = metrics_lib.Display(quiet=not first)
-  if state is None:
-    state = simulation.init(settings.seed)
 
   if settings.budget_bytes:
     display.note(_budget_note(made))
@@ -275,13 +282,11 @@ def run(
   summary = {
     "method": settings.method,
     "dataset": federation.name,
-    "model": made.models.shared.name if settings.kinds else made.model.name,
+    "model": _model_name(made),
     "bits": list(settings.turns),
     "seed": settings.seed,
     "clients": settings.clients,
-    "clients_per_round": population_of(
-      settings, made.assignment
-    ).participation.mean(settings.clients),
+    "clients_per_round": made.population.participation.mean(settings.clients),
     "rounds": settings.rounds,
     "steps": settings.steps,
     "headline": headline,

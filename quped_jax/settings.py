@@ -79,7 +79,8 @@ class Settings:
     conv: how convolutions are computed, see `quped_jax.models.resolve_conv`.
     compute_dtype: of the networks' passes, "float32" or "bfloat16"; parameters,
       levels and losses are float32 in either.
-    warm_start: file of weights that all models start from; "" for fresh ones.
+    warm_start: file of weights that every `model` starts from, of clients and
+      server; networks of other `kinds` start afresh. "" for fresh ones.
     method: name of a federated method.
     rounds: number of rounds.
     steps: local steps of a client per round, one batch each.
@@ -269,7 +270,9 @@ class Settings:
       # Those of `epochs` depend on the data.
       steps=2 if self.epochs else self.steps,
     )
-    store_lib.check_store(self.client_state, self.clients_per_block)
+    store_lib.check_store(
+      self.client_state, self.clients_per_block, self.strategy
+    )
     self._check_kinds()
     self._check_widths("hidden", "model")
     self._check_widths("shared_hidden", "shared_model")
@@ -422,21 +425,27 @@ class Settings:
       return tuple(dict.fromkeys(kind.network for kind in kinds))
     if self.candidates:
       return kinds_lib.parse_networks("candidates", self.candidates)
-    return (kinds_lib.Network(self.model, self.hidden),)
+    return (kinds_lib.make_network(self.model, self.hidden),)
 
   def shared_network(self) -> kinds_lib.Network:
     """The global model's network."""
     if self.shared_model:
-      return kinds_lib.Network(self.shared_model, self.shared_hidden)
-    return kinds_lib.Network(self.model, self.hidden)
+      return kinds_lib.make_network(self.shared_model, self.shared_hidden)
+    return kinds_lib.make_network(self.model, self.hidden)
 
   def schedule(self) -> Schedule:
     """How the rates change over the rounds."""
     names = [field.name for field in dataclasses.fields(Schedule)]
     return Schedule(**{name: getattr(self, name) for name in names})
 
-  def training(self) -> api.Training:
-    """How clients train."""
+  def training(self, bits: Any = None) -> api.Training:
+    """How clients train.
+
+    Args:
+      bits: precisions of all clients, if not those that the settings name.
+    """
+    bits = self.turns if bits is None else bits
+    quantized = min(bits) < codebook_lib.FULL_PRECISION
 
     def optimizer(name):
       return transforms.base_optimizer(
@@ -464,9 +473,7 @@ class Settings:
       batch_size=self.batch_size,
       alternating=steps,
       shared_optimizer=optimizer(self.shared_optimizer),
-      max_levels=(
-        codebook_lib.max_levels_for(self.turns) if self.quantized else None
-      ),
+      max_levels=(codebook_lib.max_levels_for(bits) if quantized else None),
       granularity=self.granularity,
       outer_level=self.outer_level or None,
       recalibration_batches=self.recalibration_batches,

@@ -230,8 +230,10 @@ class _Programs:
       for cohort, per_split in jax.device_get(results).items():
         for split, per_variant in per_split.items():
           for variant, values in per_variant.items():
-            blank = np.full(self.engine.num_clients, np.nan, np.float32)
-            column = table[split].setdefault(variant, blank)
+            if variant not in table[split]:
+              blank = np.full(self.engine.num_clients, np.nan, np.float32)
+              table[split][variant] = blank
+            column = table[split][variant]
             column[ids[cohort]] = values[: len(ids[cohort])]
     return table
 
@@ -338,7 +340,11 @@ class _Streamed(_Programs):
   def __init__(self, engine: Engine, ids, federation, population, store):
     participants = population.participation.most(engine.num_clients)
     size = store.block_clients(participants)
-    slots = {c: engine.layout.slots(min(size, len(m))) for c, m in ids.items()}
+    # A block of all cohorts together, each by its share.
+    slots = {
+      cohort: engine.layout.slots(-(-size * len(m) // engine.num_clients))
+      for cohort, m in ids.items()
+    }
     super().__init__(engine, ids, federation, population, slots)
     self._store, data = store, (_SAME, _SAME)
     self._zeros = self.shard(
@@ -390,16 +396,21 @@ class _Streamed(_Programs):
 
   def _allocate(self, like, phase: str = "") -> dict[str, Any]:
     """Room for all clients; `like` has theirs, or of some of them."""
-    return {
-      name: self._store.allocate(
-        jax.eval_shape(lambda c: jax.tree.map(lambda x: x[0], c), like[name]),
-        len(members),
-        name + phase,
+    made = {}
+    for name, members in self.ids.items():
+      shapes = jax.eval_shape(
+        lambda c: jax.tree.map(lambda x: x[0], c), like[name]
       )
-      for name, members in self.ids.items()
-    }
+      try:
+        made[name] = self._store.allocate(shapes, len(members), name + phase)
+      except ValueError:
+        for earlier in made:
+          self._store.remove(earlier + phase)
+        raise
+    return made
 
   def init(self, seed: int) -> SimulationState:
+    self._store.remove()
     key, stored, state = self.root_key(seed), None, None
     for block in self._blocks(self.ids):
       members = {name: self.members(m, name) for name, m in block.items()}
@@ -418,7 +429,13 @@ class _Streamed(_Programs):
         for x in (state.server, state.round, state.key)
       )
       state = state._replace(server=server, round=round_, key=key)
-    if isinstance(jax.tree.leaves(state.clients)[0], np.ndarray):
+    elif len(jnp.asarray(state.round).devices()) > 1:
+      one = jax.local_devices()[0]
+      server, round_, key = jax.device_put(
+        (state.server, state.round, state.key), one
+      )
+      state = state._replace(server=server, round=round_, key=key)
+    if isinstance(next(iter(state.members.values())), np.ndarray):
       return state
     stored = self._allocate(state.clients)
     given = jax.device_get(state.clients)
@@ -454,11 +471,17 @@ class _Streamed(_Programs):
           yield block, block is blocks[0], block is blocks[-1]
 
     todo = iter(plan())
-    now = next(todo)
-    staged, left = self._gather(state, now[0]), None
+    now: Any = next(todo)
+    staged = self._gather(state, now[0])
+    running: Any = None  # A block and what the devices make of it.
     zeros = carries = metrics = None
     while now is not None:
       block, is_first, is_last = now
+      done = None
+      if is_first and running is not None:
+        # Some of its clients may take part again.
+        done, running = (running[0], jax.device_get(running[1])), None
+        _overwrite(staged, block, *done)
       on_device = self._on_device(state, block, staged)
       if zeros is None:
         zeros = self._zeros(on_device, *self.data)
@@ -470,15 +493,14 @@ class _Streamed(_Programs):
         shell = state._replace(clients={}, members={})
         closed, metrics = self._close(shell, carries, self.data[0].public)
         state = closed._replace(clients=state.clients, members=state.members)
-      if left is not None:
-        self._scatter(state, *left)
+      if running is not None:
+        done = running[0], jax.device_get(running[1])
+      if done is not None:
+        self._scatter(state, *done)
+      running = block, trained
       now = next(todo, None)
       staged = None if now is None else self._gather(state, now[0])
-      left = block, jax.device_get(trained)
-      if now is None:
-        self._scatter(state, *left)
-      else:
-        _overwrite(staged, now[0], *left)
+    self._scatter(state, running[0], jax.device_get(running[1]))
     return state, metrics
 
   def evaluate(self, state: SimulationState):

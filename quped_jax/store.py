@@ -2,8 +2,9 @@
 
 Stacked as on a device, arrays `[clients, ...]`, of which a round moves only
 the participants, a block at a time. Files are mapped into memory: what is not
-used is not loaded, and all of their space is taken when they are made, so that
-a disk that fills up later cannot stop a run in the middle of a write.
+used is not loaded, and all of their space is taken when they are made, for the
+first phase and once more for the second, so that a disk that fills up later
+cannot stop a run in the middle of a write.
 """
 
 import os
@@ -59,7 +60,11 @@ class Store(NamedTuple):
     if self.where != "disk":
       arrays = [np.empty((clients, *x.shape), x.dtype) for _, x in leaves]
       return jax.tree.unflatten(structure, arrays)
-    assert self.folder is not None
+    if self.folder is None:
+      raise ValueError(
+        "client_state='disk': must be 'host' or 'device' without a workdir, in "
+        "which the files would lie"
+      )
     folder = pathlib.Path(self.folder) / name
     try:
       folder.mkdir(parents=True, exist_ok=True)
@@ -78,10 +83,13 @@ class Store(NamedTuple):
       ) from error
     return jax.tree.unflatten(structure, arrays)
 
-  def remove(self, name: str) -> None:
-    """Deletes the files of a cohort; those still in use vanish with that."""
-    if self.where == "disk":
-      assert self.folder is not None
+  def remove(self, name: str = ".") -> None:
+    """Deletes the files of a cohort; those still in use vanish with that.
+
+    Args:
+      name: of its folder; those of all by default.
+    """
+    if self.where == "disk" and self.folder is not None:
       shutil.rmtree(pathlib.Path(self.folder) / name, ignore_errors=True)
 
 
@@ -114,7 +122,17 @@ def scatter(states: Any, rows: np.ndarray, new: Any) -> None:
   jax.tree.map(write, states, new)
 
 
-def check_store(where: str, block: int) -> None:
+def check_store(where: str, block: int, strategy: str) -> None:
   """Raises a ValueError unless states can be kept so; see `Settings`."""
   api.check_choice("client_state", where, PLACES)
   api.check_at_least("clients_per_block", block, 0)
+  if where == "device" and block:
+    raise ValueError(
+      f"clients_per_block={block}: must be 0 with client_state='device', from "
+      "which nobody is moved"
+    )
+  if where != "device" and strategy == "dispatch":
+    raise ValueError(
+      f"strategy='dispatch': must be another with client_state={where!r}, "
+      "whose blocks are the host's loop"
+    )

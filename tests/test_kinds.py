@@ -29,6 +29,9 @@ def test_kinds_are_read_from_text():
     ("0*cnn1@1", "at least 1 client of each kind; got '0.cnn1@1'"),
     ("3*cnn1@9", "bits=9: must be from 1 to 8"),
     ("3*mlp(a)@1", r"got '3.mlp\(a\)@1'"),
+    ("3*mlp(8 4)@1", r"got '3.mlp\(8 4\)@1'"),
+    ("3*mlp(8,,4)@1", r"got '3.mlp\(8,,4\)@1'"),
+    ("3*mlp(0,8)@1", r"got '3.mlp\(0,8\)@1'"),
   ],
 )
 def test_other_text_is_an_error(text, message):
@@ -72,8 +75,8 @@ def test_settings_that_do_not_fit_are_errors(changes, message):
     ),
     (
       {"budget_bytes": (100, 10**6), "seed": 1},
-      "budget_bytes=100: must be at least .*, the size of mlp@1, the smallest"
-      " of 1 cand",
+      "budget_bytes=100: must be at least .*, the size of mlp.64,64.@1, the "
+      "smallest of 1 cand",
     ),
   ],
 )
@@ -191,6 +194,20 @@ AVERAGE_WEIGHTS = ("fedavg", "fedprox", "scaffold", "pfedme", "ditto", "qupel")
 def test_who_averages_weights_refuses_several_networks(method):
   with pytest.raises(ValueError, match="kinds: must be of one network"):
     play(settings_of(method, kinds="3*mlp(8,8)@32, 2*mlp(12,8)@32"))
+
+
+def test_default_widths_are_the_same_network_as_those_written_out():
+  settings = qj.Settings(clients=6, kinds="6*mlp@1", hidden=(64, 64))
+  made = assemble(settings)
+  assert list(made.models.clients) == ["clients"]
+  assert made.models.clients["clients"] is made.models.shared
+
+
+def test_budgets_that_buy_full_precision_train_without_levels():
+  settings = qj.Settings(
+    method="apfl", clients=4, budget_bytes=(40000,), bits=(1, 32)
+  )
+  assert set(assemble(settings).assignment.labels()) == {"mlp(64,64)@32"}
 
 
 def test_kinds_of_one_network_are_one_cohort():

@@ -158,6 +158,12 @@ def test_a_round_without_anyone_is_one_on_the_host_too(tmp_path):
     ("quped", {"client_state": "disk"}, "client_state='disk': .* without a wo"),
     ("quped", {"client_state": "tape"}, "client_state='tape': must be one of"),
     ("quped", {"clients_per_block": -1}, "clients_per_block=-1: must be at le"),
+    (
+      "quped",
+      {"clients_per_block": 3, "client_state": "device"},
+      "clients_per_block=3: must be 0 with client_state='device'",
+    ),
+    ("quped", {"strategy": "dispatch"}, "strategy='dispatch': must be another"),
   ],
 )
 def test_what_cannot_be_is_an_error(method, changes, message):

@@ -71,12 +71,12 @@ CASES: dict[str, Case] = {
   "fedprox": Case(),
   "fedrep": Case(),
   "fml": Case(),
-  "local": Case(),
+  "local": Case(bits=BITS),
   "per_fedavg": Case(),
   # Its step size times lambda must stay below 2.
   "pfedme": Case(options=(("lambda_p", 4.0),)),
   "quped": Case(bits=BITS),
-  "qupel": Case(),
+  "qupel": Case(bits=BITS),
   "scaffold": Case(),
 }
 METHODS = tuple(sorted(CASES))

@@ -250,6 +250,11 @@ def make_runs(config: Mapping[str, Any], workdir: pathlib.Path) -> list[Run]:
     ValueError: anything in the config that is not allowed.
   """
   rows = make_rows(config)
+  if config["base"].get("kinds") and len({row.bits for row in rows}) > 1:
+    raise ValueError(
+      f"bits={tuple(config['bits'])}: must have one entry with base.kinds="
+      f"{config['base']['kinds']!r}, which say what clients have"
+    )
   return [
     Run(
       row,

@@ -443,14 +443,13 @@ def check_same_model(method: str, models: Models) -> None:
     if model is models.shared:
       continue
     if len(models.clients) > 1:
-      names = ", ".join(f"{m.name!r}" for m in models.clients.values())
       raise ValueError(
-        f"kinds: must be of one network, the global model's, with method="
-        f"{method!r}, which averages weights; got {names} beside "
-        f"{models.shared.name!r}"
+        "kinds: must be of one network (as must be candidates), the global "
+        f"model's, with method={method!r}, which averages weights; got "
+        f"{', '.join(models.clients)}"
       )
     raise ValueError(
-      f"shared_model={models.shared.name!r}: must be the network of the "
-      f"clients, {model.name!r} (cohort {cohort!r}), of the same widths, "
-      f"since {method} averages weights"
+      f"shared_model={models.shared.name!r} (or model, beside kinds): must be "
+      f"the network of the clients, {model.name!r} (cohort {cohort!r}), of the "
+      f"same widths, since {method} averages weights"
     )

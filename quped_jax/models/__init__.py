@@ -17,7 +17,7 @@ from quped_jax.models.conv import (
   resolve_conv,
   shift_conv,
 )
-from quped_jax.models.mlp import MLP
+from quped_jax.models.mlp import DEFAULT_WIDTHS, MLP
 from quped_jax.models.pool import max_pool_2x2
 from quped_jax.models.resnet import ResNet
 from quped_jax.models.transformer import Transformer
@@ -52,7 +52,7 @@ def _mlp(
   *,
   image_channels: int | None,
   conv: str,
-  features: tuple[int, ...] = (64, 64),
+  features: tuple[int, ...] = DEFAULT_WIDTHS,
   dtype: Any = None,
 ) -> Model:
   del image_channels, conv  # Inputs are flattened.

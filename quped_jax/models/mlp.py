@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+DEFAULT_WIDTHS = (64, 64)
+
 
 class MLP(nn.Module):
   """Dense layers with relu between them.
@@ -19,7 +21,7 @@ class MLP(nn.Module):
   """
 
   num_classes: int
-  features: tuple[int, ...] = (64, 64)
+  features: tuple[int, ...] = DEFAULT_WIDTHS
   dtype: Any = None
 
   @nn.compact

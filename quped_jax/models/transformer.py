@@ -31,6 +31,11 @@ class Transformer(nn.Module):
   @nn.compact
   def __call__(self, inputs: jax.typing.ArrayLike) -> jax.Array:
     """Maps tokens `[batch, length]`, of any number type, to logits."""
+    if jnp.ndim(inputs) != 2:
+      raise ValueError(
+        "model='transformer': must be given tokens, [batch, length], as of "
+        f"dataset='own_source'; got inputs of shape {jnp.shape(inputs)}"
+      )
     tokens = jnp.asarray(inputs).astype(jnp.int32)
     length = tokens.shape[1]
     embed = nn.Embed(self.num_classes, self.width, self.dtype, name="first")

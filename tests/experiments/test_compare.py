@@ -227,6 +227,10 @@ def test_a_variant_of_a_method_has_a_name_and_bits_of_its_own(tmp_path):
     ({"bits": ("one",)}, "bits='one': must be a precision"),
     ({"overrides": {"nope": {}}}, "overrides.nope: must be a method"),
     (
+      {"base": {"kinds": "6*mlp@1"}, "bits": ("32", "1")},
+      "bits=.*must have one entry with base.kinds=",
+    ),
+    (
       {"overrides": {"local": {"learnin_rate": 1.0}}},
       "local_32: learnin_rate=1.0: no such field; must be one of",
     ),
