@@ -7,8 +7,6 @@
    are on the devices, and of 4000 and 100,000 with states on the host.
 """
 
-from typing import Any
-
 import jax
 
 import quped_jax as qj
@@ -36,11 +34,18 @@ def _kinds(bench: Bench) -> None:
     parts = ["2*mlp(4,4)@32", "2*mlp(6,4)@32"]
 
   def rounds(kinds):
-    federation = engine.random_federation(_clients(kinds), shape, 64)
-    settings: dict[str, Any] = {"kinds": kinds, "method": "quped", **size}
-    if not bench.quick:
-      settings["model"] = "cnn1"
-    return engine.rounds(federation, None, devices=0, **settings)
+    clients = _clients(kinds)
+    settings = qj.Settings(
+      method="quped",
+      clients=clients,
+      kinds=kinds,
+      model="mlp" if bench.quick else "cnn1",
+      learning_rate=(0.01,),
+      shared_learning_rate=0.01,
+      **size,
+    )
+    federation = engine.random_federation(clients, shape, 64)
+    return engine.Rounds(qj.build(settings, federation=federation)[0])
 
   rows = bench.measure(
     "kinds of clients",
