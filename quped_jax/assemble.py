@@ -156,13 +156,14 @@ def load_models(
     made[warm] = model._replace(init=lambda key, inputs: weights)
   assignment = _assign(settings, federation, made)
   names = _cohort_names(assignment)
-  return (
-    api.Models(
-      shared=made[shared],
-      clients={names[network]: made[network] for network in names},
-    ),
-    assignment,
-  )
+  clients = {name: made[network] for network, name in names.items()}
+  if len(clients) > 1:
+    for network, members in assignment.cohorts().items():
+      if np.all(assignment.bits[members] == codebook_lib.FULL_PRECISION):
+        # Statically: it costs no passes that other cohorts need.
+        name = names[network]
+        clients[name] = clients[name]._replace(is_quantized=lambda path: False)
+  return api.Models(shared=made[shared], clients=clients), assignment
 
 
 def load_model(settings: Settings, federation: Federation) -> models_lib.Model:

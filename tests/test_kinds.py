@@ -7,6 +7,7 @@ import pytest
 import quped_jax as qj
 from quped_jax import kinds
 from quped_jax.assemble import assemble
+from quped_jax.codebook import codebook_leaves
 from quped_jax.kinds import Kind, Network
 from tests import tiny
 
@@ -208,6 +209,18 @@ def test_budgets_that_buy_full_precision_train_without_levels():
     method="apfl", clients=4, budget_bytes=(40000,), bits=(1, 32)
   )
   assert set(assemble(settings).assignment.labels()) == {"mlp(64,64)@32"}
+
+
+def test_a_cohort_of_full_precision_has_no_levels():
+  """It pays for none of the passes that quantized cohorts need."""
+  _, state, _, _ = play(
+    settings_of("quped", kinds="3*mlp(8,8)@1, 2*mlp(12,8)@32")
+  )
+  with_levels, without = (
+    list(codebook_leaves(state.clients[name].codebooks))
+    for name in ("mlp(8,8)", "mlp(12,8)")
+  )
+  assert with_levels and not without
 
 
 def test_kinds_of_one_network_are_one_cohort():

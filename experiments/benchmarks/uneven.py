@@ -7,6 +7,8 @@
    are on the devices, and of 4000 and 100,000 with states on the host.
 """
 
+from typing import Any
+
 import jax
 
 import quped_jax as qj
@@ -28,7 +30,7 @@ def run(bench: Bench) -> None:
 def _kinds(bench: Bench) -> None:
   shape = (28, 28, 1)
   parts = ["6*cnn1@1, 6*cnn1@2", "8*cnn2@32"]
-  size = {"steps": 2, "batch_size": 32}
+  size: dict[str, Any] = {"steps": 2, "batch_size": 32}
   if bench.quick:
     shape, size = (6,), {"steps": 2, "batch_size": 2}
     parts = ["2*mlp(4,4)@32", "2*mlp(6,4)@32"]

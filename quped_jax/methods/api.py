@@ -225,8 +225,10 @@ class Training(NamedTuple):
     )
 
   def codebooks(self, model: Model, params: Any, bits: Any) -> Any:
-    """Codebooks fitted to a model's parameters; none if nobody quantizes."""
-    if self.max_levels is None:
+    """Codebooks fitted to a model's parameters; none if nobody quantizes it."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    names = [codebook_lib.path_name(path) for path, _ in leaves]
+    if self.max_levels is None or not any(map(model.is_quantized, names)):
       return codebook_lib.full_precision(params)
     return codebook_lib.init_codebooks(
       params,

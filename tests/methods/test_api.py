@@ -86,7 +86,7 @@ def test_methods_that_average_weights_need_one_architecture(name):
   training = qj.Settings().training()
   entry = qj.methods.get_method(name)
   models = api.Models(shared, {"small": shared, "images": other})
-  with pytest.raises(ValueError, match="kinds: .*one network.*'cnn1'"):
+  with pytest.raises(ValueError, match="kinds: .*one network.*small, images"):
     entry.make(models, None, training, entry.options())
 
 
