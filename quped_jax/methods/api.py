@@ -451,7 +451,7 @@ def check_same_model(method: str, models: Models) -> None:
         f"{', '.join(models.clients)}"
       )
     raise ValueError(
-      f"shared_model={models.shared.name!r} (or model, beside kinds): must be "
-      f"the network of the clients, {model.name!r} (cohort {cohort!r}), of the "
-      f"same widths, since {method} averages weights"
+      f"shared_model={models.shared.name!r}: must be the network of the "
+      f"clients, {model.name!r} (cohort {cohort!r}), of the same widths, "
+      f"since {method} averages weights (beside kinds it is model by default)"
     )
