@@ -75,7 +75,12 @@ def load_federation(
     api.check_choice(
       "dataset", settings.dataset, (*data_lib.dataset_names(), "synthetic")
     )
-    dataset = data_lib.load_dataset(settings.dataset, settings.data_dir or None)
+    dataset = data_lib.load_dataset(
+      settings.dataset,
+      settings.data_dir or None,
+      # Each needs the samples of its clients only.
+      mapped=jax.process_count() > 1,
+    )
   public, held_out = _load_public(settings, dataset)
   parts = data_lib.partition(
     dataset,

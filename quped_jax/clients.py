@@ -10,7 +10,7 @@ and what a method collects of single messages, cross between devices.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 STRATEGIES = ("auto", "vmap", "chunks", "dispatch")
 AXIS = "clients"
 
-# Each CPU device holds a copy of the data.
+# Each CPU device holds what the server knows, and the public set.
 _MOST_CPU_DEVICES = 8
 
 # What stays in the cache of a core: half of what small ones have today.
@@ -106,6 +106,19 @@ class Layout(NamedTuple):
     """The length of stacked arrays: a multiple of the number of devices."""
     return -(-clients // self.devices) * self.devices
 
+  def groups(self, stacks: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """What each device has of stacks that are divided over the devices.
+
+    Args:
+      stacks: int32 `[clients]`, each; a device has a share of each.
+    """
+    shares = [
+      np.split(ids, np.arange(1, self.devices) * (size // self.devices))
+      for ids in stacks
+      for size in [self.slots(len(ids))]
+    ]
+    return [np.concatenate(own) for own in zip(*shares, strict=True)]
+
   def shard(self, fn: Callable[..., Any], in_specs: Any, out_specs: Any):
     """fn as run by each device on its part; specs are those of shard_map."""
     if self.mesh is None:
@@ -130,11 +143,37 @@ class Layout(NamedTuple):
     With several processes each has all of an array, and moves its part.
     """
     if self.mesh is None:
-      return tree
+      return jax.device_put(tree)
     sharding = NamedSharding(self.mesh, spec)
     if not self.across:
       return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x: _place_part(x, sharding), tree)
+
+  def join(
+    self,
+    parts: Callable[[int], np.ndarray],
+    shape: tuple[int, ...],
+    dtype: Any,
+  ) -> jax.Array:
+    """An array of a part for each device, divided over them.
+
+    Args:
+      parts: `device -> [at most shape[0], ...]`, filled up with zeros; called
+        for this process's devices only.
+      shape: of one device's part.
+      dtype: of the array.
+    """
+    assert self.mesh is not None
+
+    def part(index):
+      filled = np.zeros(shape, dtype)
+      own = parts((index[0].start or 0) // shape[0])
+      filled[: len(own)] = own
+      return filled
+
+    whole = (self.devices * shape[0], *shape[1:])
+    sharding = NamedSharding(self.mesh, P(AXIS))
+    return jax.make_array_from_callback(whole, sharding, part)
 
   def sum(self, tree: Any) -> Any:
     """The sum over devices, inside `shard`."""

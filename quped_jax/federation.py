@@ -4,19 +4,28 @@ The samples of all clients lie once in one array; each client has a range of a
 table of row numbers (offset and count, so nothing is padded to the largest
 client). Batches are drawn inside jit, for one client at a time: `vmap` or a
 loop over `Federation.client(i)` adds the client axis.
+
+A federation is made in host memory, where samples may be mapped from a file;
+`place` moves it to the devices, to each the samples of its own clients.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
+from quped_jax import clients as clients_lib
 from quped_jax.data import Dataset, Partition, SyntheticSource
 from quped_jax.data import augment as augment_lib
 
 SPLITS = ("train", "validation", "test")
+
+# In host memory, or on a device.
+Array = np.ndarray | jax.Array
 
 
 class Batch(NamedTuple):
@@ -43,17 +52,17 @@ class Pool:
     std: by which they are then divided.
   """
 
-  inputs: jax.Array
-  labels: jax.Array
-  mean: jax.Array
-  std: jax.Array
+  inputs: Array
+  labels: Array
+  mean: Array
+  std: Array
 
   def draw(self, client_id, rows) -> tuple[jax.Array, jax.Array]:
     """Inputs `[len(rows), ...]`, normalised, and labels of the given rows."""
-    del client_id  # Rows are global.
-    raw = self.inputs.at[rows].get(mode="promise_in_bounds")
-    inputs = (raw - self.mean) / self.std
-    return inputs, self.labels.at[rows].get(mode="promise_in_bounds")
+    del client_id  # Rows are those of the pool.
+    raw = jnp.asarray(self.inputs).at[rows].get(mode="promise_in_bounds")
+    labels = jnp.asarray(self.labels).at[rows].get(mode="promise_in_bounds")
+    return (raw - jnp.asarray(self.mean)) / self.std, labels
 
 
 @jax.tree_util.register_dataclass
@@ -69,15 +78,17 @@ class Split:
     max_count: the largest count of any client, static.
   """
 
-  rows: jax.Array | None
-  offset: jax.Array
-  count: jax.Array
+  rows: Array | None
+  offset: Array
+  count: Array
   max_count: int = dataclasses.field(metadata={"static": True})
 
   def of_client(self, client_id) -> "Split":
     """The same for one client."""
     return dataclasses.replace(
-      self, offset=self.offset[client_id], count=self.count[client_id]
+      self,
+      offset=jnp.asarray(self.offset)[client_id],
+      count=jnp.asarray(self.count)[client_id],
     )
 
 
@@ -96,7 +107,7 @@ class ClientData:
   """
 
   source: Any
-  client_id: jax.Array
+  client_id: jax.typing.ArrayLike
   train: Split
   validation: Split
   test: Split
@@ -107,7 +118,7 @@ class ClientData:
     part: Split = getattr(self, split)
     rows = part.offset + positions
     if part.rows is not None:
-      rows = part.rows.at[rows].get(mode="clip")
+      rows = jnp.asarray(part.rows).at[rows].get(mode="clip")
     return Batch(*self.source.draw(self.client_id, rows))
 
   def train_batch(self, key: jax.Array, positions: jax.Array) -> Batch:
@@ -233,7 +244,7 @@ class Federation:
   augment: str = dataclasses.field(default="none", metadata={"static": True})
   public: PublicSet | None = None
 
-  def client(self, client_id: jax.Array) -> ClientData:
+  def client(self, client_id: jax.typing.ArrayLike) -> ClientData:
     """One client's view; `client_id` may be traced."""
     parts = {name: getattr(self, name).of_client(client_id) for name in SPLITS}
     return ClientData(
@@ -251,8 +262,114 @@ class Federation:
     return dataclasses.replace(self, num_clients=num_clients, **parts)
 
   def example(self) -> jax.Array:
-    """The inputs of one sample, `[1, ...]`, from which models are shaped."""
-    return self.client(jnp.int32(0)).batch(jnp.zeros(1, jnp.int32)).inputs
+    """Zeros like the inputs of one sample, `[1, ...]`, to make models for.
+
+    No sample is looked at: not every device, or process, has one of each
+    client.
+    """
+
+    def first(federation):
+      return federation.client(0).batch(jnp.zeros(1, jnp.int32)).inputs
+
+    shape = jax.eval_shape(first, self)
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+def place(
+  federation: Federation,
+  layout: clients_lib.Layout,
+  groups: Sequence[np.ndarray] | None = None,
+) -> tuple[Federation, Any]:
+  """Moves a federation to the devices.
+
+  Args:
+    federation: in host memory, or on a device.
+    layout: says which devices.
+    groups: for each device, the ids of the clients whose samples it needs; no
+      client is in two. None: each device gets all samples.
+
+  Returns:
+    The federation and its specs for `Layout.shard`. With groups, row numbers
+    and offsets are those of the client's own device, and clients in no group
+    have no samples. A process reads samples of its own devices only.
+  """
+  same, divided = P(), P(clients_lib.AXIS)
+  pool = federation.source
+  if groups is None or layout.mesh is None or not isinstance(pool, Pool):
+    return layout.place(federation, same), same
+  tables = {
+    name: [_rows_of(getattr(federation, name), ids) for ids in groups]
+    for name in SPLITS
+  }
+  held = [
+    np.unique(np.concatenate([_NOTHING, *map(np.concatenate, tables_of)]))
+    for tables_of in zip(*tables.values(), strict=True)
+  ]
+
+  def join(parts, like):
+    """An array of all devices' parts, from `parts(device)`."""
+    return layout.join(parts, (_room(held), *like.shape[1:]), like.dtype)
+
+  parts: dict[str, Any] = {
+    name: _divide(getattr(federation, name), groups, tables[name], held, layout)
+    for name in SPLITS
+  }
+  parts["source"] = Pool(
+    join(lambda i: pool.inputs[held[i]], pool.inputs),
+    join(lambda i: pool.labels[held[i]], pool.labels),
+    layout.place(pool.mean, same),
+    layout.place(pool.std, same),
+  )
+  placed = dataclasses.replace(
+    federation, **parts, public=layout.place(federation.public, same)
+  )
+  specs = jax.tree.map(lambda _: same, placed)
+  parts = {
+    name: dataclasses.replace(getattr(specs, name), rows=divided)
+    for name in SPLITS
+  }
+  parts["source"] = dataclasses.replace(
+    specs.source, inputs=divided, labels=divided
+  )
+  return placed, dataclasses.replace(specs, **parts)
+
+
+_NOTHING = np.zeros(0, np.int32)
+
+
+def _rows_of(part: Split, ids: np.ndarray) -> list[np.ndarray]:
+  """For each of these clients, the numbers of its rows."""
+  rows, begin, count = map(np.asarray, (part.rows, part.offset, part.count))
+  return [_NOTHING, *(rows[begin[i] : begin[i] + count[i]] for i in ids)]
+
+
+def _room(parts: Sequence[np.ndarray]) -> int:
+  """Rows that hold the longest part: at most an eighth more, at least one.
+
+  Of few lengths, so that other seeds of the same federation run the same
+  compiled program.
+  """
+  most = max(1, *map(len, parts))
+  step = max(2 ** (most.bit_length() - 4), 1)
+  return -(-most // step) * step
+
+
+def _divide(part: Split, groups, tables, held, layout) -> Split:
+  """A split by devices, whose rows are numbers of those that a device holds."""
+  offset, count = np.zeros_like(part.offset), np.zeros_like(part.count)
+  rows = []
+  for ids, table, own in zip(groups, tables, held, strict=True):
+    sizes = np.array([len(x) for x in table[1:]], np.int32)
+    offset[ids] = np.cumsum(sizes) - sizes
+    count[ids] = sizes
+    found = np.searchsorted(own, np.concatenate(table))
+    rows.append(found.astype(np.int32))
+  return Split(
+    layout.join(lambda i: rows[i], (_room(rows),), np.int32),
+    layout.place(offset, P()),
+    layout.place(count, P()),
+    part.max_count,
+  )
 
 
 def _table(parts: tuple[np.ndarray, ...]) -> Split:
@@ -261,12 +378,7 @@ def _table(parts: tuple[np.ndarray, ...]) -> Split:
   rows = np.concatenate([*parts, np.zeros(0, np.int32)]).astype(np.int32)
   if not rows.size:
     rows = np.zeros(1, np.int32)  # A table that lookups may clip to.
-  return Split(
-    rows=jnp.asarray(rows),
-    offset=jnp.asarray(offsets),
-    count=jnp.asarray(counts),
-    max_count=int(counts.max()),
-  )
+  return Split(rows, offsets, counts, max_count=int(counts.max()))
 
 
 def _check_partition(partition: Partition, samples: int) -> None:
@@ -293,10 +405,10 @@ def _check_partition(partition: Partition, samples: int) -> None:
 def make_federation(
   dataset: Dataset, partition: Partition, *, augment: str = "none"
 ) -> Federation:
-  """Puts a dataset and its partition on the device.
+  """Makes a federation of a dataset and its partition, in host memory.
 
   Args:
-    dataset: the samples.
+    dataset: the samples, which are not copied.
     partition: who holds which of them.
     augment: "none" or "crop_flip", of training batches.
 
@@ -307,10 +419,10 @@ def make_federation(
   augment_lib.check_augment(augment, dataset.inputs.shape[1:])
   _check_partition(partition, len(dataset.labels))
   pool = Pool(
-    inputs=jnp.asarray(dataset.inputs),
-    labels=jnp.asarray(dataset.labels, jnp.int32),
-    mean=jnp.asarray(dataset.mean, jnp.float32),
-    std=jnp.asarray(dataset.std, jnp.float32),
+    inputs=dataset.inputs,
+    labels=dataset.labels,
+    mean=np.asarray(dataset.mean, np.float32),
+    std=np.asarray(dataset.std, np.float32),
   )
   return Federation(
     source=pool,

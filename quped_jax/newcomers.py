@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from quped_jax import alternating
 from quped_jax import clients as clients_lib
 from quped_jax import evaluate as evaluate_lib
+from quped_jax import federation as federation_lib
 from quped_jax.clients import Layout
 from quped_jax.federation import Federation
 from quped_jax.methods import api
@@ -108,7 +109,11 @@ def make_newcomers(
     return layout.gather(results) if layout.across else results
 
   same, divided = P(), P(clients_lib.AXIS)
-  inputs = (same, same, same, divided, same, same)
+  federation, specs = federation_lib.place(
+    federation, layout, layout.groups(cohorts.values())
+  )
+  population = layout.place(population, same)
+  inputs = (same, same, same, divided, specs, same)
   outputs = same if layout.across else divided
   program = Program(layout.shard(evaluate, inputs, outputs))
   members = {}
@@ -116,7 +121,6 @@ def make_newcomers(
     spare = layout.slots(len(ids)) - len(ids)
     padded = np.concatenate([ids, np.repeat(ids[-1:], spare)])
     members[cohort] = layout.place(jnp.asarray(padded, jnp.int32), divided)
-  federation, population = layout.place((federation, population), same)
 
   def run(state):
     key = jax.random.fold_in(state.key, _NEWCOMERS)

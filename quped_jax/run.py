@@ -310,6 +310,7 @@ def run(
       "peak_rss_bytes": _peak_rss(),
       "device_peak_bytes": _device_peak(),
       "client_state_bytes": simulation.state_bytes,
+      "data_bytes": simulation.data_bytes,
     },
   }
   rows = _client_rows(made, evaluated[-1]["test"])

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from quped_jax import clients as clients_lib
 from quped_jax import codebook as codebook_lib
+from quped_jax import federation as federation_lib
 from quped_jax import memory as memory_lib
 from quped_jax import store as store_lib
 from quped_jax.clients import Layout
@@ -64,6 +65,7 @@ class Simulation(NamedTuple):
     layout: how clients are run.
     headline: the variant that comparisons report.
     state_bytes: of the state of all clients.
+    data_bytes: of samples and tables on each device.
   """
 
   init: Callable[[int], SimulationState]
@@ -80,6 +82,7 @@ class Simulation(NamedTuple):
   layout: Layout
   headline: str
   state_bytes: int
+  data_bytes: int
 
 
 # The rest is for the programs themselves and for what fragments.
@@ -183,16 +186,21 @@ def _check(ids, federation, population, method, store) -> None:
 class _Programs:
   """What is compiled of an engine, however the state is kept."""
 
-  def __init__(self, engine: Engine, ids, federation, population, slots):
+  def __init__(
+    self, engine: Engine, ids, federation, population, slots, groups=None
+  ):
     self.engine, self.layout, self.ids = engine, engine.layout, ids
     self.slots = slots
-    self.data = self.layout.place((federation, population), _SAME)
+    federation, specs = federation_lib.place(federation, self.layout, groups)
+    self.data = federation, self.layout.place(population, _SAME)
+    self.data_specs: Any = (specs, _SAME)
     self._all: list[Program] = []
-    data = (_SAME, _SAME)
-    self._initialize = self.shard(engine.init, (_SAME, _DIVIDED, *data), _STATE)
+    self._initialize = self.shard(
+      engine.init, (_SAME, _DIVIDED, *self.data_specs), _STATE
+    )
     self._evaluate = self.shard(
       engine.evaluate,
-      (_STATE, *data),
+      (_STATE, *self.data_specs),
       _SAME if self.layout.across else _DIVIDED,
     )
     begin = engine.method.begin_finetune or (lambda client: client)
@@ -208,6 +216,11 @@ class _Programs:
     program = Program(self.layout.shard(fn, inputs, outputs), **options)
     self._all.append(program)
     return program
+
+  def data_bytes(self) -> int:
+    """Of samples and tables on each device."""
+    shards = [x.addressable_shards[0].data for x in jax.tree.leaves(self.data)]
+    return memory_lib.nbytes(shards)
 
   def compile_seconds(self) -> float:
     return sum(program.compile_seconds for program in self._all)
@@ -251,8 +264,9 @@ class _Resident(_Programs):
   def __init__(self, engine: Engine, ids, federation, population, store):
     del store
     slots = {c: engine.layout.slots(len(m)) for c, m in ids.items()}
-    super().__init__(engine, ids, federation, population, slots)
-    data = (_SAME, _SAME)
+    groups = engine.layout.groups(ids.values())
+    super().__init__(engine, ids, federation, population, slots, groups)
+    data = self.data_specs
     self._most = population.participation.most(engine.num_clients)
     self._whole = self.shard(
       engine.rounds, (_STATE, _SAME, *data), (_STATE, _SAME), donate=(0,)
@@ -345,8 +359,9 @@ class _Streamed(_Programs):
       cohort: engine.layout.slots(-(-size * len(m) // engine.num_clients))
       for cohort, m in ids.items()
     }
+    # Whose samples a device needs is another matter in every round.
     super().__init__(engine, ids, federation, population, slots)
-    self._store, data = store, (_SAME, _SAME)
+    self._store, data = store, self.data_specs
     self._zeros = self.shard(
       lambda *args: engine.open(*args)[0], (_STATE, *data), _DIVIDED
     )
@@ -389,8 +404,6 @@ class _Streamed(_Programs):
 
   def _on_device(self, state, block: _Block, clients) -> SimulationState:
     members = {name: self.members(m, name) for name, m in block.items()}
-    if self.layout.mesh is None:
-      clients = jax.tree.map(jnp.asarray, clients)
     clients = self.layout.place(clients, _DIVIDED)
     return state._replace(clients=clients, members=members)
 
@@ -615,6 +628,8 @@ def make_simulation(
   )
   kind = _Resident if store.where == "device" else _Streamed
   programs = kind(engine, ids, federation, population, store)
+  data_bytes = programs.data_bytes()
+  estimate = sizes.estimate._replace(data=data_bytes)
   slots = sum(programs.slots.values()) // layout.devices
   return Simulation(
     init=programs.init,
@@ -625,10 +640,11 @@ def make_simulation(
     bytes_down=sizes.down,
     bytes_up=sizes.up,
     gradients=method.gradients,
-    memory=sizes.estimate.total(slots, layout.chunk_size),
+    memory=estimate.total(slots, layout.chunk_size),
     program=programs.main,
     compile_seconds=programs.compile_seconds,
     layout=layout,
     headline=method.headline,
     state_bytes=sizes.state,
+    data_bytes=data_bytes,
   )

@@ -76,6 +76,9 @@ def test_two_processes_get_the_result_of_one(tmp_path):
   for split in ("accuracy", "new_clients"):
     for variant, spread in alone[split].items():
       assert shared[split][variant] == pytest.approx(spread, abs=0.02)
+  # Each has the samples of its clients: of 5, 3; and tables of all.
+  memory = alone["memory"]["data_bytes"], shared["memory"]["data_bytes"]
+  assert memory[1] < 0.75 * memory[0]
   for line, other in zip(lines, others, strict=True):
     assert other == pytest.approx(line, rel=1e-4, abs=1e-2)
 

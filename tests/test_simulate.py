@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax import federation as federation_lib
 from quped_jax.methods import api
 from quped_jax.participation import Participation
 from quped_jax.simulate import Population, make_simulation
@@ -141,12 +142,15 @@ def test_padded_slots_are_nobodys():
 
 def test_only_sums_cross_between_devices():
   made = tiny.tiny("fedavg", devices=2)
-  simulation = made.simulation
-  replicated = simulation.layout.place(
-    (jnp.int32(1), made.federation, made.population),
-    jax.sharding.PartitionSpec(),
+  simulation, layout = made.simulation, made.simulation.layout
+  groups = layout.groups([np.arange(made.federation.num_clients)])
+  federation, _ = federation_lib.place(made.federation, layout, groups)
+  rounds, population = layout.place(
+    (jnp.int32(1), made.population), jax.sharding.PartitionSpec()
   )
-  text = simulation.program.compile(simulation.init(0), *replicated).as_text()
+  state = simulation.init(0)
+  compiled = simulation.program.compile(state, rounds, federation, population)
+  text = compiled.as_text()
   assert text
   names = ("gather", "permute", "to-all", "scatter", "broadcast")
   assert "all-reduce" in text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pathlib
+import struct
 import tempfile
 import warnings
 import zipfile
@@ -13,6 +15,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+
+# Where the header of a zip's member has the lengths of its two last fields.
+_LENGTHS_AT = 26
 
 
 def default_cache_dir() -> pathlib.Path:
@@ -33,7 +38,9 @@ def fingerprint(paths: Iterable[pathlib.Path]) -> str:
   return digest.hexdigest()[:16]
 
 
-def cached(path: pathlib.Path, make: Callable[[], Arrays]) -> Arrays:
+def cached(
+  path: pathlib.Path, make: Callable[[], Arrays], *, mapped: bool = False
+) -> Arrays:
   """Returns the arrays stored at `path`, or makes and stores them.
 
   The file is a zip of `.npy` files: its checksums give a damaged one away,
@@ -42,14 +49,15 @@ def cached(path: pathlib.Path, make: Callable[[], Arrays]) -> Arrays:
   Args:
     path: The file, `.npz`. What the arrays depend on must be in its name.
     make: Makes the arrays.
+    mapped: Map the file into memory, read only, instead of reading it: what is
+      not used is not read. Checksums are not looked at then, only sizes.
 
   Returns:
     The arrays by name.
   """
+  read = _map if mapped else _read
   try:
-    # np.load leaves a file that it opened itself open if it is damaged.
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-      return dict(arrays)
+    return read(path)
   except (FileNotFoundError, NotADirectoryError):
     pass
   except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile):
@@ -64,6 +72,40 @@ def cached(path: pathlib.Path, make: Callable[[], Arrays]) -> Arrays:
       "that can",
       stacklevel=2,
     )
+    return arrays
+  return read(path) if mapped else arrays
+
+
+def _read(path: pathlib.Path) -> Arrays:
+  # np.load leaves a file that it opened itself open if it is damaged.
+  with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+    return dict(arrays)
+
+
+def _map(path: pathlib.Path) -> Arrays:
+  """The arrays of an uncompressed `.npz` file, mapped."""
+  arrays = {}
+  with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+    for info in archive.infolist():
+      if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{info.filename}: is compressed")
+      # Opening checks the member's own header, and finds where it begins.
+      with archive.open(info):
+        pass
+      file.seek(info.header_offset + _LENGTHS_AT)
+      file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+      begin = file.tell()
+      version = np.lib.format.read_magic(file)
+      if version != (1, 0):
+        raise ValueError(f"{info.filename}: is of version {version}")
+      shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+      size = file.tell() - begin + math.prod(shape) * dtype.itemsize
+      if dtype.hasobject or fortran or size != info.file_size:
+        raise ValueError(f"{info.filename}: is not what its header says")
+      # A plain view of it: JAX knows no subclasses of arrays.
+      arrays[info.filename.removesuffix(".npy")] = np.asarray(
+        np.memmap(path, dtype, "r", file.tell(), shape)
+      )
   return arrays
 
 

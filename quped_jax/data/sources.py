@@ -10,7 +10,12 @@ from collections.abc import Callable
 import numpy as np
 
 from quped_jax.data import leaf, text, tfds_source
-from quped_jax.data.cache import cached, default_cache_dir, fingerprint
+from quped_jax.data.cache import (
+  Arrays,
+  cached,
+  default_cache_dir,
+  fingerprint,
+)
 from quped_jax.data.dataset import Dataset
 
 # Mean and standard deviation of the training images, in units of 0..255.
@@ -23,7 +28,9 @@ _CIFAR10_SCALE = (
 # Of the 105 writers of femnist_leaf_subset, with ink as 255.
 _FEMNIST_SCALE = (9.904043, 42.218153)
 
-_Loader = Callable[[pathlib.Path, pathlib.Path], Dataset]
+# `(name of a file, make) -> arrays`, kept in that file of the cache.
+_Keep = Callable[[str, Callable[[], Arrays]], Arrays]
+_Loader = Callable[[pathlib.Path, _Keep], Dataset]
 
 
 def dataset_names() -> list[str]:
@@ -35,6 +42,8 @@ def load_dataset(
   name: str,
   data_dir: str | os.PathLike[str] | None = None,
   cache_dir: str | os.PathLike[str] | None = None,
+  *,
+  mapped: bool = False,
 ) -> Dataset:
   """Loads a dataset; downloads and prepares it where that is needed.
 
@@ -55,6 +64,9 @@ def load_dataset(
       `~/tensorflow_datasets`.
     cache_dir: Where decoded images are kept, so that the next start is quick.
       None: `$QUPED_CACHE_DIR`, or `quped_jax` in the user's cache folder.
+    mapped: Map the files of that folder into memory instead of reading them,
+      so that only samples that are used are read; a damaged one is not noticed
+      then. For processes that need a part of the samples each.
 
   Returns:
     The dataset.
@@ -72,9 +84,12 @@ def load_dataset(
     data_dir = os.environ.get("QUPED_DATA_DIR") or "~/tensorflow_datasets"
   if cache_dir is None:
     cache_dir = default_cache_dir()
-  return _LOADERS[name](
-    pathlib.Path(data_dir).expanduser(), pathlib.Path(cache_dir).expanduser()
-  )
+  folder = pathlib.Path(cache_dir).expanduser()
+
+  def keep(file: str, make: Callable[[], Arrays]) -> Arrays:
+    return cached(folder / file, make, mapped=mapped)
+
+  return _LOADERS[name](pathlib.Path(data_dir).expanduser(), keep)
 
 
 def register_dataset(
@@ -93,11 +108,11 @@ def register_dataset(
     raise ValueError(
       f"dataset={name!r}: must be none of {sorted(_LOADERS)}, which are taken"
     )
-  _LOADERS[name] = lambda data_dir, cache_dir: loader(data_dir)
+  _LOADERS[name] = lambda data_dir, keep: loader(data_dir)
 
 
-def _load_digits(data_dir, cache_dir):
-  del data_dir, cache_dir
+def _load_digits(data_dir, keep):
+  del data_dir, keep
   from sklearn import datasets
 
   images, labels = datasets.load_digits(return_X_y=True)
@@ -109,20 +124,20 @@ def _load_digits(data_dir, cache_dir):
   )
 
 
-def _load_own_source(data_dir, cache_dir):
-  del data_dir, cache_dir
+def _load_own_source(data_dir, keep):
+  del data_dir, keep
   return text.next_characters(text.own_source(), name="own_source")
 
 
 def _images_loader(name, num_classes, scale) -> _Loader:
   """Returns the loader of an image dataset of tensorflow-datasets."""
 
-  def load(data_dir, cache_dir):
+  def load(data_dir, keep):
     folder = tfds_source.find_prepared(
       name, data_dir
     ) or tfds_source.download_and_prepare(name, data_dir)
     key = f"{name}-{folder.name}-{fingerprint(folder.iterdir())}.npz"
-    arrays = cached(cache_dir / key, functools.partial(_decode_images, folder))
+    arrays = keep(key, functools.partial(_decode_images, folder))
     mean, std = scale
     return Dataset(name, num_classes=num_classes, mean=mean, std=std, **arrays)
 
@@ -150,7 +165,7 @@ def _femnist_loader(name, other_writers) -> _Loader:
     other_writers: Load those without.
   """
 
-  def load(data_dir, cache_dir):
+  def load(data_dir, keep):
     files, read = _find_femnist(name, data_dir)
 
     def decode():
@@ -162,7 +177,7 @@ def _femnist_loader(name, other_writers) -> _Loader:
         )
       return arrays
 
-    arrays = cached(cache_dir / f"{name}-{fingerprint(files)}.npz", decode)
+    arrays = keep(f"{name}-{fingerprint(files)}.npz", decode)
     if other_writers:
       # All of their images are in the test split: each client's are split.
       del arrays["is_test"]

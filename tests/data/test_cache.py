@@ -45,10 +45,47 @@ def test_a_damaged_file_is_made_again(tmp_path, damage):
   check(cached(path, never))
 
 
+def test_a_mapped_file_is_read_where_it_is_used(tmp_path):
+  path = tmp_path / "file.npz"
+  for make in (lambda: ARRAYS, never):
+    arrays = cached(path, make, mapped=True)
+    check(arrays)
+    assert all(type(array) is np.ndarray for array in arrays.values())
+  # The arrays are the file.
+  content = bytearray(path.read_bytes())
+  content[content.index(bytes(range(100, 110)))] = 7
+  with open(path, "r+b") as file:
+    file.write(content)
+  assert arrays["a"][100] == 7
+  with pytest.raises(ValueError, match="read-only"):
+    arrays["a"][0] = 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "empty", "text", "zip"])
+def test_a_mapped_file_of_another_shape_is_made_again(tmp_path, damage):
+  path = tmp_path / "file.npz"
+  cached(path, lambda: ARRAYS)
+  content = path.read_bytes()
+  np.savez_compressed(tmp_path / "zip.npz", **ARRAYS)
+  damaged = {
+    "cut": content[:500],
+    "header": content.replace(b"(1000,)", b"(9999,)"),
+    "empty": b"",
+    "text": b"some text",
+    "zip": (tmp_path / "zip.npz").read_bytes(),
+  }
+  path.write_bytes(damaged[damage])
+  with pytest.warns(UserWarning, match=r"file\.npz is damaged"):
+    check(cached(path, lambda: ARRAYS, mapped=True))
+
+
 def test_goes_on_without_a_folder_to_write_to(tmp_path):
   (tmp_path / "file").touch()
   with pytest.warns(UserWarning, match="cache_dir='.*/file/in': cannot be"):
     check(cached(tmp_path / "file" / "in" / "a.npz", lambda: ARRAYS))
+  with pytest.warns(UserWarning, match="cache_dir='.*/file/in': cannot be"):
+    path = tmp_path / "file" / "in" / "a.npz"
+    check(cached(path, lambda: ARRAYS, mapped=True))
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
