@@ -180,7 +180,8 @@ def test_similar_federations_have_samples_of_the_same_shape():
     starts = (0, sizes[0])
     parts = [range(a, a + n) for a, n in zip(starts, sizes, strict=True)]
     placed, _ = place(from_parts(parts), layout, groups)
-    shapes.add((placed.source.inputs.shape, np.shape(placed.train.rows)))
+    assert placed.train.rows is not None
+    shapes.add((placed.source.inputs.shape, placed.train.rows.shape))
   assert shapes == {((2 * 40, 1), (2 * 40,))}
 
 
