@@ -107,6 +107,12 @@ def run_main(main: Callable[[], None]) -> None:
       raise
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+  except qj.Interrupted as error:
+    print(error, file=sys.stderr)
+    sys.exit(128 + error.signal)
+  except qj.DivergenceError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
 
 
 def make_console() -> rich.console.Console:

@@ -103,7 +103,10 @@ def main(argv: list[str]) -> None:
       config.update({**changes, "rounds": _ROUNDS.value})
       display = qj.Display(label=title, lines=4)
       results[name] = qj.run(
-        common.get_settings(config), folder / name, display=display
+        common.get_settings(config),
+        folder / name,
+        display=display,
+        resume=False,  # It takes a minute.
       )
     rich.console.Console().print(_table(results))
     _figure(results, folder / "accuracy.png")

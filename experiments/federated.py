@@ -6,6 +6,9 @@ python -m experiments.federated --config=configs/digits.py --workdir=/tmp/run \
 On several machines, or in several processes of one, the same command in each
 with --coordinator=HOST:PORT --num_processes=N --process_id=0 to N - 1; on a
 cluster that JAX knows (Slurm, say) with --distributed alone.
+
+A run that was ended, by whatever, goes on where its last checkpoint is if the
+same command is given again; --restart begins anew.
 """
 
 from absl import app, flags
@@ -17,6 +20,9 @@ from quped_jax import processes
 _CONFIG = common.define_config("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
+)
+_RESTART = flags.DEFINE_bool(
+  "restart", False, "Begin anew, whatever the folder holds."
 )
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "host:port of process 0, if there are several."
@@ -56,7 +62,7 @@ def main(argv: list[str]) -> None:
   def run():
     settings = common.get_settings(_CONFIG.value)
     _join()
-    result = qj.run(settings, _WORKDIR.value)
+    result = qj.run(settings, _WORKDIR.value, resume=not _RESTART.value)
     if processes.is_first():
       common.print_summary(result.summary)
       print(f"Results are in {_WORKDIR.value}")

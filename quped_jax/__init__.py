@@ -30,7 +30,13 @@ from quped_jax.metrics import Display
 from quped_jax.models import Model, create_model, from_linen, register_model
 from quped_jax.program import use_compilation_cache
 from quped_jax.proximal import centers_prox, weights_prox
-from quped_jax.run import Result, client_state, run
+from quped_jax.run import (
+  DivergenceError,
+  Interrupted,
+  Result,
+  client_state,
+  run,
+)
 from quped_jax.settings import Settings
 from quped_jax.simulate import Simulation, SimulationState, make_simulation
 from quped_jax.soft import soft_quantize, soft_quantize_tree
@@ -40,13 +46,17 @@ from quped_jax.transforms import (
   prox_centers,
   prox_quantize,
 )
+from quped_jax.version import __version__
 from quped_jax.weights import load_weights, save_weights
 
 __all__ = [
+  "__version__",
   "Alternating",
   "Codebook",
   "Display",
+  "DivergenceError",
   "Federation",
+  "Interrupted",
   "Learner",
   "Model",
   "Rates",
@@ -94,5 +104,3 @@ __all__ = [
   "weights_prox",
   "with_centers",
 ]
-
-__version__ = "0.1.0"

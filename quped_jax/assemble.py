@@ -607,6 +607,7 @@ def _simulation(
       None if workdir is None else pathlib.Path(workdir) / "clients",
       settings.clients_per_block,
     ),
+    max_message_norm=settings.max_message_norm,
   )
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from quped_jax import clients as clients_lib
 from quped_jax import evaluate as evaluate_lib
+from quped_jax import health as health_lib
 from quped_jax.alternating import Rates
 from quped_jax.clients import Layout
 from quped_jax.federation import Federation
@@ -66,6 +67,8 @@ class SimulationState(NamedTuple):
       none}.
     round: int32 `[]`, the number of rounds that are done.
     key: the root of all randomness.
+    watch: {cohort: Watch of its clients, stacked}: who diverged.
+    health: what the server knows of that.
   """
 
   server: Any
@@ -73,6 +76,8 @@ class SimulationState(NamedTuple):
   members: dict[str, jax.Array]
   round: jax.Array
   key: jax.Array
+  watch: dict[str, Any]
+  health: Any
 
 
 class Heard(NamedTuple):
@@ -82,19 +87,24 @@ class Heard(NamedTuple):
     aggregate: what the server received.
     metrics: sums of what the clients report.
     count: how many they are, float32 `[]`.
+    diverged: how many more there were whose round is undone, float32 `[]`.
+    norms: int32 `[bins]`, see `quped_jax.health`.
   """
 
   aggregate: api.Aggregate
   metrics: Any
   count: Any
+  diverged: Any
+  norms: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
   """The computations of a federation; every method is a pure function.
 
-  A cohort's `carry` is `(heard, parts)`: the Heard so far, and for each slot
-  what is kept of its message alone, which is nothing for most methods.
+  A client's slot is `(state, part, watch)`: its state, what is kept of its
+  message alone, which is nothing for most methods, and its Watch. A cohort's
+  `carry` is `(heard, parts)`: the Heard so far, and the parts of all slots.
 
   Attributes:
     method: what clients and server do.
@@ -105,6 +115,9 @@ class Engine:
     evaluated_at_once: samples of a client that are evaluated at once.
     slots_are_participants: whether a state holds only those who take part in
       the round, or are evaluated.
+    max_message_norm: beyond which a client has diverged; 0 to compare with the
+      norms of earlier rounds.
+    calibrate: whether the first round is run for its norms first.
   """
 
   method: api.FederatedMethod
@@ -114,6 +127,8 @@ class Engine:
   splits: tuple[str, ...] = ("test",)
   evaluated_at_once: int = 512
   slots_are_participants: bool = False
+  max_message_norm: float = 0.0
+  calibrate: bool = False
 
   @property
   def num_clients(self) -> int:
@@ -169,7 +184,15 @@ class Engine:
       return jax.vmap(init)
 
     clients = {name: init_client(name)(m) for name, m in members.items()}
-    return SimulationState(server, clients, dict(members), jnp.int32(0), key)
+    return SimulationState(
+      server,
+      clients,
+      dict(members),
+      jnp.int32(0),
+      key,
+      {name: health_lib.new_watch(m.shape[0]) for name, m in members.items()},
+      health_lib.new_health(not self.calibrate),
+    )
 
   def _update(self, state, federation, population, cohort, client_id, client):
     """A client's round: what it receives, and what comes of it."""
@@ -186,47 +209,62 @@ class Engine:
       cohort,
     )
 
-  def _collect(self, message, weight):
+  def _collect(self, message, weight, sent):
     """What is kept of one message apart: nothing, for most methods."""
     if self.method.collect is None:
       return ()
     weight = jnp.asarray(weight, jnp.float32)
-    return self.method.collect(message), weight, jnp.bool_(True)
+    kept = self.method.collect(message), weight, jnp.bool_(True)
+    return health_lib.keep(sent, kept, jax.tree.map(jnp.zeros_like, kept))
 
   def client_step(self, state, federation, population, cohort):
-    """A client's round, for `run_clients`: its slot and what is summed."""
+    """A client's round, for `run_clients`: its slot and what is summed.
+
+    The round of one that diverges is undone, as if it had been absent.
+    """
     at_server = self._server_context(state, federation.public)
 
     def step(client_id, slot):
-      client, _ = slot
+      client, _, watch = slot
       _, result = self._update(
         state, federation, population, cohort, client_id, client
       )
+      verdict = health_lib.judge(result, state.health, self.max_message_norm)
       aggregate = self.method.receive(
         state.server, result.message, result.weight, at_server, cohort
       )
-      part = self._collect(result.message, result.weight)
-      heard = Heard(aggregate, result.metrics, jnp.float32(1))
-      return (result.client, part), heard
+      part = self._collect(result.message, result.weight, verdict.counts)
+      said = aggregate, result.metrics, jnp.float32(1)
+      nothing = jax.tree.map(jnp.zeros_like, said)
+      heard = Heard(
+        *health_lib.keep(verdict.counts, said, nothing),
+        diverged=verdict.diverged.astype(jnp.float32),
+        norms=verdict.norms,
+      )
+      client = health_lib.keep(verdict.counts, result.client, client)
+      watch = health_lib.watched(watch, verdict, state.round)
+      return (client, part, watch), heard
 
     return step
 
-  def with_parts(self, state, federation, population, cohort):
-    """The clients' states, each beside room for what is kept apart."""
+  def slots(self, state, federation, population, cohort):
+    """The clients' slots, with room for what is kept apart."""
     clients, members = state.clients[cohort], state.members[cohort]
+    watch = state.watch[cohort]
     if self.method.collect is None:
-      return clients, ()
+      return clients, (), watch
 
     def part(client):
       _, result = self._update(
         state, federation, population, cohort, members[0], client
       )
-      return self._collect(result.message, result.weight)
+      return self._collect(result.message, result.weight, jnp.bool_(True))
 
     shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], clients))
-    return clients, jax.tree.map(
+    parts = jax.tree.map(
       lambda x: jnp.zeros((members.shape[0], *x.shape), x.dtype), shapes
     )
+    return clients, parts, watch
 
   def _collected(self, state, cohort, part):
     if self.method.collect is None:
@@ -273,44 +311,54 @@ class Engine:
       for summed in [heard[cohort]]
     }
     count = sum(summed.count for summed in heard.values())
+    diverged = sum(summed.diverged for summed in heard.values())
     metrics = jax.tree.map(
       lambda *parts: sum(parts) / count, *(x.metrics for x in heard.values())
     )
     context = self._server_context(state, public)
+    # Unchanged if nobody was heard.
     server = self.method.server_update(state.server, aggregates, context)
-    state = state._replace(server=server, round=state.round + 1)
-    return state, {**metrics, "participants": count}
+    norms = sum(summed.norms for summed in heard.values())
+    state = state._replace(
+      server=server,
+      round=state.round + state.health.calibrated,
+      health=health_lib.after_round(state.health, norms, count, diverged),
+    )
+    return state, {**metrics, "participants": count, "diverged": diverged}
 
   def zeros(self, state, federation, population):
     """{cohort: the carry when nobody has been heard}."""
 
     def zero(cohort):
-      slots = self.with_parts(state, federation, population, cohort)
+      slots = self.slots(state, federation, population, cohort)
       step = self.client_step(state, federation, population, cohort)
-      return clients_lib.zero_output(step, state.members[cohort], slots), slots[
-        1
-      ]
+      heard = clients_lib.zero_output(step, state.members[cohort], slots)
+      return heard, slots[1]
 
     return {cohort: zero(cohort) for cohort in self.sizes}
 
   def _run(self, state, zeros, federation, population):
     """All participants of all cohorts: (state, carries)."""
-    clients, carries = {}, {}
+    clients, watch, carries = {}, {}, {}
     for cohort in self.sizes:
       zero, parts = zeros[cohort]
-      (clients[cohort], parts), heard = clients_lib.run_clients(
+      slots, heard = clients_lib.run_clients(
         self.client_step(state, federation, population, cohort),
         state.members[cohort],
-        (state.clients[cohort], parts),
+        (state.clients[cohort], parts, state.watch[cohort]),
         chunk_size=self.layout.chunk_size,
         chosen=self._choose(state, population, cohort),
         zero=zero,
       )
+      clients[cohort], parts, watch[cohort] = slots
       carries[cohort] = heard, parts
-    return state._replace(clients=clients), carries
+    return state._replace(clients=clients, watch=watch), carries
 
   def rounds(self, state, rounds, federation, population):
-    """Several rounds, at least one: (state, metrics of the last)."""
+    """Several rounds, at least one: (state, metrics of the last).
+
+    And before the first of all, one that is for norms alone.
+    """
     zeros = self.zeros(state, federation, population)
 
     def round_(state):
@@ -320,9 +368,14 @@ class Engine:
     # All cohorts report the same metrics.
     nothing = next(iter(zeros.values()))[0]
     metrics = jax.tree.map(lambda x: x / nothing.count, nothing.metrics)
-    metrics = {**metrics, "participants": nothing.count}
+    metrics = {
+      **metrics,
+      "participants": nothing.count,
+      "diverged": nothing.diverged,
+    }
+    more = (~state.health.calibrated).astype(jnp.int32)
     return jax.lax.fori_loop(
-      0, rounds, lambda _, carry: round_(carry[0]), (state, metrics)
+      0, rounds + more, lambda _, carry: round_(carry[0]), (state, metrics)
     )
 
   # A round in pieces, for a loop on the host. Sums that are not yet those of
@@ -357,10 +410,10 @@ class Engine:
     chosen, size, _ = clients_lib.divide(
       members.shape[0], self.layout.chunk_size, chosen
     )
-    (clients, parts), part = clients_lib.run_chunk(
+    (clients, parts, watch), part = clients_lib.run_chunk(
       step,
       members,
-      (state.clients[cohort], parts),
+      (state.clients[cohort], parts, state.watch[cohort]),
       index,
       size=size,
       chosen=chosen,
@@ -368,18 +421,20 @@ class Engine:
     part = jax.tree.map(lambda x: x[None], part)
     heard = jax.tree.map(jnp.add, heard, part)
     clients = {**state.clients, cohort: clients}
-    return state._replace(clients=clients), (heard, parts)
+    watch = {**state.watch, cohort: watch}
+    return state._replace(clients=clients, watch=watch), (heard, parts)
 
-  def block(self, clients, state, carries, federation, population):
-    """A block of participants, whose states are moved: (clients, carries).
+  def block(self, moved, state, carries, federation, population):
+    """A block of participants, whose states are moved: (moved, carries).
 
     For a state that holds them alone; what is kept of single messages would
-    have to be kept elsewhere.
+    have to be kept elsewhere. `moved` are their states and Watches.
     """
-    state = state._replace(clients=clients)
+    state = state._replace(clients=moved[0], watch=moved[1])
     zeros = self.zeros(state, federation, population)
     state, new = self._run(state, zeros, federation, population)
-    return state.clients, jax.tree.map(jnp.add, carries, _on_devices(new))
+    carries = jax.tree.map(jnp.add, carries, _on_devices(new))
+    return (state.clients, state.watch), carries
 
   def close(self, state, carries, public):
     """Ends a round that was begun with `open`: (state, metrics)."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -65,6 +66,12 @@ class Writer:
     (self._folder / "metrics.jsonl").write_text("")
     self._json("config.json", settings)
 
+  def go_on(self, history: list[dict[str, Any]]) -> None:
+    """Cuts `metrics.jsonl` back to what a checkpoint has behind it."""
+    if self._folder is not None:
+      lines = "".join(map(_line, history))
+      _replace(self._folder / "metrics.jsonl", lines)
+
   def summary(self, summary: dict[str, Any]) -> None:
     """Writes `summary.json`."""
     self._json("summary.json", summary)
@@ -73,23 +80,27 @@ class Writer:
     """Appends a line to `metrics.jsonl`."""
     if self._folder is not None:
       with (self._folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(plain(record), allow_nan=False) + "\n")
+        file.write(_line(record))
 
   def clients(self, rows: list[dict[str, Any]]) -> None:
     """Writes `clients.csv`."""
     if self._folder is None:
       return
-    path = self._folder / "clients.csv"
-    with path.open("w", newline="") as file:
-      table = csv.DictWriter(file, fieldnames=list(rows[0]))
-      table.writeheader()
-      table.writerows(rows)
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, fieldnames=list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    _replace(self._folder / "clients.csv", text.getvalue())
+
+
+def _line(record: dict[str, Any]) -> str:
+  return json.dumps(plain(record), allow_nan=False) + "\n"
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
   """Writes a file so that no reader ever sees half of it."""
   part = path.with_name(path.name + ".part")
-  part.write_text(text)
+  part.write_text(text, newline="")
   os.replace(part, path)
 
 

@@ -1,19 +1,24 @@
 """From settings to results: a whole run, its files and its summary."""
 
+import contextlib
+import dataclasses
 import os
 import resource
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
+from quped_jax import checkpoint, health, processes, version
 from quped_jax import metrics as metrics_lib
 from quped_jax import models as models_lib
-from quped_jax import processes
 from quped_jax.assemble import assemble, batch_shape
 from quped_jax.federation import Federation
 from quped_jax.settings import Settings
@@ -24,6 +29,10 @@ from quped_jax.simulate import Simulation, SimulationState
 # seconds on two CPU cores, after which progress is shown and a run can stop.
 _WORK_PER_DISPATCH = 2e10
 _MOST_ROUNDS = 1000
+
+
+class DivergenceError(RuntimeError):
+  """Clients diverged, and the run was to end then, or nobody else is left."""
 
 
 class Result(NamedTuple):
@@ -42,6 +51,234 @@ class Result(NamedTuple):
   history: list[dict[str, Any]]
   state: SimulationState
   simulation: Simulation
+
+
+class Interrupted(KeyboardInterrupt):
+  """A signal ended a run, after a checkpoint.
+
+  Args:
+    number: of the signal.
+    note: what was saved, in words.
+  """
+
+  def __init__(self, number: int, note: str):
+    super().__init__(f"stopped by {signal.Signals(number).name}: {note}")
+    self.signal = number
+
+
+class _Signals:
+  """Remembers SIGTERM and Ctrl-C instead of ending at once; the first of them.
+
+  A second one ends the process as ever.
+
+  Args:
+    wanted: whether to; only the main thread can.
+  """
+
+  def __init__(self, wanted: bool):
+    main = threading.current_thread() is threading.main_thread()
+    self._numbers = [signal.SIGTERM, signal.SIGINT] if wanted and main else []
+    self._before: dict[int, Any] = {}
+    self.seen = 0
+
+  def __enter__(self):
+    for number in self._numbers:
+      self._before[number] = signal.signal(number, self._note)
+    return self
+
+  def __exit__(self, *_):
+    self._restore()
+
+  def _restore(self):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _note(self, number, frame):
+    del frame
+    self.seen = number
+    self._restore()
+
+
+@dataclasses.dataclass
+class Progress:
+  """What a run has come to, beside its state; JSON values.
+
+  Attributes:
+    history: a record per evaluated round.
+    best: by split, the evaluated round that is best on it: its number, its
+      value and the table of test accuracies.
+    seconds: per round, of all stretches between evaluations.
+    second_phase: whether it has begun.
+  """
+
+  history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  best: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  seconds: list[float] = dataclasses.field(default_factory=list)
+  second_phase: bool = False
+
+  def look(self, record: Any, accuracy: Any, headline: str) -> None:
+    """Takes note of an evaluated round, if it is the best so far."""
+    for split, table in accuracy.items():
+      value = float(np.nanmean(table[headline]))
+      if split not in self.best or value > self.best[split]["value"]:
+        self.best[split] = {
+          "round": record["round"],
+          "value": value,
+          "accuracy": _table(accuracy["test"]),
+        }
+
+  def value(self, round_: int, headline: str) -> float | None:
+    """How good the model is after a round, if it was evaluated then."""
+    if not self.history or self.history[-1]["round"] != round_:
+      return None
+    record = self.history[-1]
+    split = "validation" if "validation" in self.best else "test"
+    return record[f"{split}/{headline}"]
+
+  def best_rounds(self) -> dict[str, Any]:
+    """The rounds that are best on validation data and on test data."""
+    chosen = self.best.get("validation", {"round": None, "accuracy": None})
+    oracle = self.best["test"]
+    return {
+      "best_round": chosen["round"],
+      "accuracy_best_round": chosen["accuracy"],
+      "oracle_best": {
+        "round": oracle["round"],
+        "accuracy": oracle["accuracy"],
+      },
+    }
+
+
+# Settings that change no result, or only how it is rounded.
+_FREE = (
+  "data_dir",
+  "strategy",
+  "chunk_size",
+  "devices",
+  "client_state",
+  "clients_per_block",
+  "rounds_per_dispatch",
+  "checkpoint_every",
+  "checkpoint_minutes",
+  "keep_checkpoints",
+)
+
+
+class _Saver:
+  """When checkpoints are saved, and what is in them; see Checkpoints.
+
+  Args:
+    made: what is run.
+    given: its settings, as they were given.
+    workdir: None saves nothing.
+  """
+
+  def __init__(self, made, given: Settings, workdir):
+    self.workdir = "" if workdir is None else os.fspath(workdir)
+    self._simulation, self._settings = made.simulation, given
+    # Clocks differ between processes, which save together; and signals come to
+    # one of them.
+    self.saves = bool(self.workdir) and jax.process_count() == 1
+    self._minutes = given.checkpoint_minutes if self.saves else 0.0
+    self._saved, self._since = -1, time.monotonic()
+    self._checkpoints: checkpoint.Checkpoints | None = None
+    if self.workdir:
+      settings = given.to_dict()
+      self._checkpoints = checkpoint.Checkpoints(
+        self.workdir,
+        {
+          **{
+            name: value
+            for name, value in settings.items()
+            # Options of other methods say nothing.
+            if name not in _FREE
+            and (name == given.method or not isinstance(value, dict))
+          },
+          "version of quped_jax": version.__version__,
+          "federation": checkpoint.fingerprint(made.federation),
+          "networks": _model_name(made),
+        },
+        given.keep_checkpoints,
+      )
+
+  def clear(self) -> None:
+    """Deletes the checkpoints of an earlier run."""
+    if self._checkpoints is not None and processes.is_first():
+      self._checkpoints.clear()
+
+  def latest(self) -> tuple[SimulationState, Progress] | None:
+    """What the latest checkpoint holds, if there is one."""
+    if self._checkpoints is None:
+      return None
+    saved = self._checkpoints.latest(
+      lambda progress: self._simulation.shapes(progress["second_phase"])
+    )
+    if jax.process_count() > 1:
+      round_ = np.int32(-1 if saved is None else saved.round)
+      if len(set(multihost_utils.process_allgather(round_).tolist())) > 1:
+        raise ValueError(
+          f"workdir={self.workdir!r}: must be one folder that all processes "
+          "see, since there are checkpoints in it; or begin anew"
+        )
+    if saved is None:
+      return None
+    self._saved = saved.round
+    return self._simulation.restore(saved.state), Progress(**saved.progress)
+
+  def save(self, state: SimulationState, progress: Progress) -> None:
+    """Saves a checkpoint; a warning if that cannot be."""
+    round_ = int(state.round)
+    if self._checkpoints is None or round_ == self._saved:
+      return
+    exported = self._simulation.export(state)
+    self._since = time.monotonic()
+    if not processes.is_first():
+      self._saved = round_
+      return
+    value = progress.value(round_, self._simulation.headline)
+    try:
+      self._checkpoints.save(
+        round_, exported, dataclasses.asdict(progress), value
+      )
+      self._saved = round_
+    except OSError as error:
+      warnings.warn(
+        f"round {round_}: no checkpoint could be saved in {self.workdir} "
+        f"({error}); the last one is as it was",
+        stacklevel=3,
+      )
+
+  def note(self) -> str:
+    """What there is to go on from, in words."""
+    if self._saved < 0:
+      return "no checkpoint is saved"
+    return (
+      f"round {self._saved} is saved in {self.workdir}, and the same command "
+      "goes on from there"
+    )
+
+  def save_if_due(
+    self,
+    round_: int,
+    state: SimulationState,
+    progress: Progress,
+    *,
+    last: bool = False,
+  ) -> float:
+    """Saves one if it is time; after the last round, if there are others.
+
+    Returns:
+      How many seconds it took.
+    """
+    every, minutes = self._settings.checkpoint_every, self._minutes
+    began = time.monotonic()
+    if (
+      (every and round_ % every == 0)
+      or (minutes and began - self._since >= 60 * minutes)
+      or (last and self._saved >= 0)
+    ):
+      self.save(state, progress)
+    return time.monotonic() - began
 
 
 def client_state(state: SimulationState, client_id: int) -> Any:
@@ -181,6 +418,9 @@ def _next_stop(settings: Settings, done: int, at_once: int) -> int:
   ]
   if settings.finetune_at > done:
     stops.append(settings.finetune_at)
+  if settings.checkpoint_every:
+    every = settings.checkpoint_every
+    stops.append((done // every + 1) * every)
   return min(stops)
 
 
@@ -192,8 +432,14 @@ def run(
   model: models_lib.Model | None = None,
   state: SimulationState | None = None,
   display: metrics_lib.Display | None = None,
+  resume: bool = True,
 ) -> Result:
   """Runs an experiment from its first round to its last.
+
+  A run with a workdir saves checkpoints there, and goes on from the latest if
+  it was ended before: its results are, bit for bit, those of one that was not,
+  on CPU with the same versions and devices. SIGTERM and Ctrl-C end it after the
+  rounds that are under way, with a checkpoint.
 
   Args:
     settings: all settings.
@@ -205,45 +451,79 @@ def run(
       instead of fresh weights; its buffers are taken over.
     display: shows progress; by default a live display on a terminal and log
       lines elsewhere. `Display(quiet=True)` shows nothing.
+    resume: whether to go on from the workdir's checkpoints; if not, or if a
+      state is given, they are deleted.
 
   Returns:
     The result, which is also in the workdir.
 
   Raises:
-    ValueError: settings that cannot be, before anything is compiled.
+    ValueError: settings that cannot be, before anything is compiled; or a
+      workdir with checkpoints of another run, or that another run uses.
+    Interrupted: by a signal; a checkpoint is saved.
+    DivergenceError: a client diverged and `on_divergence` is "raise"; or
+      everyone did, in three rounds in a row or in all there were.
   """
   began = time.perf_counter()
   first = processes.is_first()
   writer = metrics_lib.Writer(workdir if first else None)
-  made = assemble(settings, federation=federation, model=model, workdir=workdir)
-  given, settings = settings, made.settings
-  federation, simulation = made.federation, made.simulation
-  if state is not None and int(state.round) >= settings.rounds:
-    raise ValueError(
-      f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
-      "rounds that the state has behind it"
+  with contextlib.ExitStack() as held:
+    if workdir is not None and first:
+      held.enter_context(checkpoint.lock(workdir))
+    made = assemble(
+      settings, federation=federation, model=model, workdir=workdir
     )
-  if state is None:
-    state = simulation.init(settings.seed)
-  # From here on the run is valid: an earlier one in this workdir makes way.
-  writer.start(given.to_dict())
-  if display is None or not first:
-    display = metrics_lib.Display(quiet=not first)
+    if state is not None and int(state.round) >= settings.rounds:
+      raise ValueError(
+        f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
+        "rounds that the state has behind it"
+      )
+    if display is None or not first:
+      display = metrics_lib.Display(quiet=not first)
+    saver = _Saver(made, settings, workdir)
+    resume = resume and state is None
+    return _run(made, settings, state, writer, display, saver, resume, began)
+
+
+def _run(made, given, state, writer, display, saver, resume, began) -> Result:
+  settings, simulation = made.settings, made.simulation
+  progress = Progress()
+  saved = saver.latest() if resume else None
+  if saved:
+    state, progress = saved
+    writer.go_on(progress.history)
+    display.note(f"goes on after round {int(state.round)}, from a checkpoint")
+  else:
+    if state is None:
+      state = simulation.init(settings.seed)
+    elif settings.finetune_at:
+      progress.second_phase = int(state.round) > settings.finetune_at
+    # From here on the run is valid: an earlier one in this workdir makes way.
+    saver.clear()
+    writer.start(given.to_dict())
 
   if settings.budget_bytes:
     display.note(_budget_note(made))
   at_once = _rounds_at_once(made)
-  history: list[dict[str, Any]] = []
-  evaluated: list[dict[str, dict[str, np.ndarray]]] = []
-  seconds, rounds_timed = [], 0
-  with display.show(settings.method, settings.rounds) as update:
+  history, seconds, rounds_timed = progress.history, progress.seconds, 0
+  accuracy = None
+  diverged = _divergence(state)
+  with (
+    display.show(settings.method, settings.rounds) as update,
+    _Signals(saver.saves) as signals,
+  ):
     jax.block_until_ready(state)
     start = time.perf_counter()
     round_ = int(state.round)
     while round_ < settings.rounds:
+      if signals.seen:
+        saver.save(state, progress)
+        raise Interrupted(signals.seen, saver.note())
       compiling = simulation.compile_seconds()
-      if settings.finetune_at and settings.finetune_at == round_:
+      begins = settings.finetune_at and settings.finetune_at <= round_
+      if begins and not progress.second_phase:
         state = simulation.begin_finetune(state)
+        progress.second_phase = True
       stop = _next_stop(settings, round_, at_once)
       state, metrics = simulation.run_rounds(state, stop - round_)
       start += simulation.compile_seconds() - compiling
@@ -251,6 +531,7 @@ def run(
       round_ = stop
       if round_ != settings.rounds and round_ % settings.eval_every:
         update(round_)
+        start += saver.save_if_due(round_, state, progress)
         continue
       jax.block_until_ready(state)
       seconds.append((time.perf_counter() - start) / rounds_timed)
@@ -264,24 +545,30 @@ def run(
           for name, values in table.items()
         },
       }
-      if not record["participants"]:
+      if not record["participants"] + record["diverged"]:
         warnings.warn(f"round {round_}: nobody took part", stacklevel=2)
-      elif not np.isfinite(record["loss"]):
-        warnings.warn(
-          f"round {round_}: the loss is {record['loss']}; learning_rate="
-          f"{settings.learning_rate} may be too large",
-          stacklevel=2,
-        )
       history.append(record)
-      evaluated.append(accuracy)
+      progress.look(record, accuracy, simulation.headline)
       writer.metrics(record)
+      try:
+        diverged = _check_divergence(settings, state, diverged)
+      except DivergenceError:
+        saver.save(state, progress)
+        raise
       update(round_, record, seconds[-1])
+      saver.save_if_due(round_, state, progress)
       start, rounds_timed = time.perf_counter(), 0
+    saver.save_if_due(round_, state, progress, last=True)
 
+  if accuracy is None:
+    # All rounds were behind the checkpoint.
+    accuracy = simulation.evaluate(state)
+  if diverged:
+    display.note(_divergence_note(diverged))
   headline = simulation.headline
   summary = {
     "method": settings.method,
-    "dataset": federation.name,
+    "dataset": made.federation.name,
     "model": _model_name(made),
     "bits": list(settings.turns),
     "seed": settings.seed,
@@ -290,10 +577,14 @@ def run(
     "rounds": settings.rounds,
     "steps": settings.steps,
     "headline": headline,
-    "accuracy": _table(evaluated[-1]["test"]),
-    **_best_rounds(history, evaluated, headline),
-    "kinds": _kinds(made, evaluated[-1]["test"]),
+    "accuracy": _table(accuracy["test"]),
+    **progress.best_rounds(),
+    "kinds": _kinds(made, accuracy["test"]),
     "new_clients": _table(made.newcomers(state)),
+    "diverged": [
+      {"client": x.client, "rounds": x.undone, "in_a_row": x.longest}
+      for x in diverged
+    ],
     "gradients": simulation.gradients,
     "bytes_up": simulation.bytes_up,
     "bytes_down": simulation.bytes_down,
@@ -313,23 +604,80 @@ def run(
       "data_bytes": simulation.data_bytes,
     },
   }
-  rows = _client_rows(made, evaluated[-1]["test"])
+  rows = _client_rows(made, accuracy["test"])
   writer.clients(rows)
   writer.summary(summary)
   return Result(summary, rows, history, state, simulation)
 
 
-def _best_rounds(history, evaluated, headline) -> dict[str, Any]:
-  """The round that is best on validation data, and the best on test data."""
+def _divergence(state: SimulationState) -> list[health.Trouble]:
+  """The clients that diverged so far."""
+  if not int(state.health.undone):
+    return []
+  found = state.members, state.watch
+  if jax.process_count() > 1:
+    found = multihost_utils.process_allgather(found, tiled=True)
+  return health.troubles(*found)
 
-  def best(split):
-    values = [np.nanmean(e[split][headline]) for e in evaluated]
-    at = int(np.argmax(values))
-    return history[at]["round"], _table(evaluated[at]["test"])
 
-  result: dict[str, Any] = {"best_round": None, "accuracy_best_round": None}
-  if "validation" in evaluated[-1]:
-    result["best_round"], result["accuracy_best_round"] = best("validation")
-  at, table = best("test")
-  result["oracle_best"] = {"round": at, "accuracy": table}
-  return result
+def _names(clients: Sequence[int], most: int = 10) -> str:
+  """Numbers of clients, in words."""
+  numbers = ", ".join(map(str, clients[:most]))
+  if len(clients) > most:
+    numbers += f" and {len(clients) - most} more"
+  return f"client{'s' * (len(clients) > 1)} {numbers}"
+
+
+_ADVICE = "a smaller learning_rate may help"
+
+
+def _check_divergence(
+  settings: Settings,
+  state: SimulationState,
+  known: list[health.Trouble],
+) -> list[health.Trouble]:
+  """Warns of clients that diverged since the last look, or ends the run.
+
+  Returns:
+    The clients that diverged so far.
+  """
+  now, round_ = _divergence(state), int(state.round)
+  before = {x.client: x.undone for x in known}
+  new = [x for x in now if x.undone > before.get(x.client, 0)]
+  if not new:
+    return now
+  who = _names([x.client for x in new])
+  if settings.on_divergence == "raise":
+    raise DivergenceError(
+      f"round {1 + min(x.last for x in new)}: {who} diverged, and "
+      f"on_divergence='raise'; {_ADVICE} (learning_rate="
+      f"{settings.learning_rate})"
+    )
+  if int(state.health.lost) >= min(health.IN_A_ROW, round_):
+    raise DivergenceError(
+      f"round {round_}: every client that took part diverged, {who}, "
+      f"{int(state.health.lost)} rounds in a row; {_ADVICE} "
+      f"(learning_rate={settings.learning_rate})"
+    )
+  # Once for each; at the end the run says how often.
+  first = [x.client for x in new if x.client not in before]
+  if first:
+    warnings.warn(
+      f"round {round_}: {_names(first)} diverged and the round is undone for "
+      f"them; {_ADVICE}",
+      stacklevel=3,
+    )
+  return now
+
+
+def _divergence_note(diverged: Sequence[health.Trouble]) -> str:
+  """What became of clients that diverged, in words."""
+  undone = sum(x.undone for x in diverged)
+  note = (
+    f"{_names([x.client for x in diverged])} diverged; {undone} of their "
+    "rounds are undone"
+  )
+  often = [x.client for x in diverged if x.longest >= health.IN_A_ROW]
+  if often:
+    note += f", {health.IN_A_ROW} or more in a row of {_names(often)}"
+  return note

@@ -26,6 +26,7 @@ from quped_jax.schedule import Schedule
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 BUDGETS = ("steps", "gradients")
+ON_DIVERGENCE = ("drop", "raise")
 
 _FLOAT_OR_INT = (int, float)
 
@@ -141,6 +142,16 @@ class Settings:
       ("dispatch").
     chunk_size: of "chunks" and "dispatch".
     devices: over how many devices the clients are divided; 0 for all.
+    on_divergence: what happens to clients that diverge: "drop" undoes the round
+      of such a client, as if it had been absent, and warns; "raise" ends the
+      run.
+    max_message_norm: a client whose message is longer has diverged; 0 for 100
+      times the median of earlier rounds, see `quped_jax.health`.
+    checkpoint_every: rounds between checkpoints in the workdir; 0 for none that
+      are counted so.
+    checkpoint_minutes: save one after so many minutes without, at the end of a
+      round; 0 for never.
+    keep_checkpoints: how many of the latest are kept, beside the best.
     rounds_per_dispatch: how many rounds at most are started at once, where no
       evaluation or second phase comes between; 0 for a number that follows
       from the work in a round.
@@ -222,6 +233,11 @@ class Settings:
   strategy: str = "auto"
   chunk_size: int = 1
   devices: int = 0
+  on_divergence: str = "drop"
+  max_message_norm: float = 0.0
+  checkpoint_every: int = 0
+  checkpoint_minutes: float = 10.0
+  keep_checkpoints: int = 2
   rounds_per_dispatch: int = 0
   method_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -239,7 +255,14 @@ class Settings:
       raise ValueError("bits=(): must hold at least one precision")
     codebook_lib.check_bits(self.bits)
     clients_lib.check_strategy(self.strategy, self.chunk_size, self.devices)
-    for field in ("clients", "rounds", "steps", "batch_size", "eval_every"):
+    for field in (
+      "clients",
+      "rounds",
+      "steps",
+      "batch_size",
+      "eval_every",
+      "keep_checkpoints",
+    ):
       api.check_at_least(field, getattr(self, field), 1)
     for field in (
       "epochs",
@@ -247,6 +270,7 @@ class Settings:
       "finetune_at",
       "recalibration_batches",
       "rounds_per_dispatch",
+      "checkpoint_every",
       "new_clients",
       "new_client_steps",
       "public_size",
@@ -300,6 +324,8 @@ class Settings:
       "centers_drop_factor",
       "shared_learning_rate",
       "finetune_centers_learning_rate",
+      "max_message_norm",
+      "checkpoint_minutes",
     ):
       api.check_not_negative(field, getattr(self, field))
     for field in ("sharpness", "learning_rate_decay", "centers_clip"):
@@ -309,6 +335,7 @@ class Settings:
       api.check_choice(field, getattr(self, field), transforms.OPTIMIZERS)
     api.check_choice("partition", self.partition, tuple(sorted(SCHEMES)))
     api.check_choice("budget", self.budget, BUDGETS)
+    api.check_choice("on_divergence", self.on_divergence, ON_DIVERGENCE)
     api.check_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
     api.check_choice("augment", self.augment, tuple(AUGMENTATIONS))
     api.check_choice("granularity", self.granularity, ("tensor", "channel"))

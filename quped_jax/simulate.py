@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 
 from quped_jax import clients as clients_lib
 from quped_jax import codebook as codebook_lib
 from quped_jax import federation as federation_lib
+from quped_jax import health as health_lib
 from quped_jax import memory as memory_lib
 from quped_jax import store as store_lib
 from quped_jax.clients import Layout
@@ -34,8 +36,16 @@ _EVALUATED_AT_ONCE = 512
 
 # What is the same on all devices, and what is divided over them.
 _SAME, _DIVIDED = P(), P(clients_lib.AXIS)
-_SPECS: Any = (_SAME, _DIVIDED, _DIVIDED, _SAME, _SAME)
-_STATE: Any = SimulationState(*_SPECS)
+_SPECS: dict[str, Any] = {
+  "server": _SAME,
+  "clients": _DIVIDED,
+  "members": _DIVIDED,
+  "round": _SAME,
+  "key": _SAME,
+  "watch": _DIVIDED,
+  "health": _SAME,
+}
+_STATE: Any = SimulationState(**_SPECS)
 
 
 class Simulation(NamedTuple):
@@ -46,13 +56,20 @@ class Simulation(NamedTuple):
     run_rounds: `(state, rounds) -> (state, metrics of the last)`, at least
       one round; takes the state's buffers over. The rounds go in one dispatch,
       whatever their number, unless the host loops over chunks of clients, or
-      moves them. Among the metrics is the number of `participants`; the others
-      are means over these, NaN if there was none.
+      moves them. Among the metrics are the number of `participants` that were
+      heard, and of those that `diverged` and were not; the others are means
+      over the former, NaN if there was none. Before the very first, the first
+      round is run once more, for the norms of messages alone.
     run_round: `state -> (state, metrics)`, one round.
     evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
       client has no such variant or no such samples.
     begin_finetune: `state -> state`, begins the second phase; takes the
       buffers of the clients over.
+    export: `state -> state` of numpy arrays, of as many slots as clients in
+      each cohort and in their order, its key as numbers: the same however and
+      wherever clients are run.
+    restore: `state -> state`, the inverse; takes the arrays over.
+    shapes: `second_phase -> state` of the shapes and types of that.
     bytes_down: that one client receives per round.
     bytes_up: that one client sends per round.
     gradients: gradient evaluations of a client per round, see
@@ -73,6 +90,9 @@ class Simulation(NamedTuple):
   run_round: Callable[[SimulationState], tuple[SimulationState, Any]]
   evaluate: Callable[[SimulationState], dict[str, dict[str, np.ndarray]]]
   begin_finetune: Callable[[SimulationState], SimulationState]
+  export: Callable[[SimulationState], SimulationState]
+  restore: Callable[[SimulationState], SimulationState]
+  shapes: Callable[[bool], SimulationState]
   bytes_down: float
   bytes_up: float
   gradients: float | None
@@ -134,7 +154,7 @@ def _measure(engine: Engine, ids, federation, population, step_bytes) -> _Sizes:
   most = np.max(list(sizes.values()), axis=0).astype(int)
   kept = memory_lib.nbytes(
     jax.eval_shape(
-      lambda s, f, p: [engine.with_parts(s, f, p, c)[1] for c in ids],
+      lambda s, f, p: [engine.slots(s, f, p, c)[1] for c in ids],
       abstract,
       federation,
       population,
@@ -250,6 +270,38 @@ class _Programs:
             column[ids[cohort]] = values[: len(ids[cohort])]
     return table
 
+  def shapes(self, second_phase: bool) -> SimulationState:
+    """Of what `export` gives."""
+    members = {name: jnp.asarray(m) for name, m in self.ids.items()}
+    data = jax.eval_shape(lambda x: x, self.data)
+    state = jax.eval_shape(self.engine.init, jax.random.key(0), members, *data)
+    begin = self.engine.method.begin_finetune
+    if second_phase and begin is not None:
+      clients = jax.eval_shape(jax.vmap(begin), state.clients)
+      state = state._replace(clients=clients)
+    return state._replace(key=jax.eval_shape(jax.random.key_data, state.key))
+
+  def export(self, state: SimulationState) -> SimulationState:
+    """The state in host memory, of as many slots as clients."""
+    state = state._replace(key=jax.random.key_data(state.key))
+    if self.layout.across:
+      # To every process: each of them calls this.
+      state = multihost_utils.process_allgather(state, tiled=True)
+    state = jax.device_get(state)
+
+    def first(tree, count):
+      return jax.tree.map(lambda x: np.asarray(x)[:count], tree)
+
+    def of_clients(trees):
+      # They are in slots of their order, the last of which may be empty.
+      return {name: first(trees[name], len(m)) for name, m in self.ids.items()}
+
+    return state._replace(
+      clients=of_clients(state.clients),
+      watch=of_clients(state.watch),
+      members=dict(self.ids),
+    )
+
   def check_second_phase(self) -> None:
     if self.engine.method.begin_finetune is None:
       raise ValueError(
@@ -292,16 +344,17 @@ class _Resident(_Programs):
   def _place(self, state: SimulationState) -> SimulationState:
     """Moves a state made elsewhere, say on more devices, to where it runs."""
     members, clients = dict(state.members), dict(state.clients)
+    watch = dict(state.watch)
     for cohort, ids in self.ids.items():
       slots = self.slots[cohort]
       if members[cohort].shape[0] == slots:
         continue
       members[cohort] = self.members(ids, cohort)
       source = np.minimum(np.arange(slots), len(ids) - 1)
-      clients[cohort] = jax.tree.map(
-        lambda x, source=source: x[source], clients[cohort]
+      clients[cohort], watch[cohort] = jax.tree.map(
+        lambda x, source=source: x[source], (clients[cohort], watch[cohort])
       )
-    state = state._replace(members=members, clients=clients)
+    state = state._replace(members=members, clients=clients, watch=watch)
     if self.layout.mesh is None:
       if len(jnp.asarray(state.round).devices()) > 1:
         return jax.device_put(state, jax.local_devices()[0])
@@ -315,9 +368,13 @@ class _Resident(_Programs):
       count = self.layout.place(jnp.int32(rounds), _SAME)
       return self._whole(state, count, *self.data)
     metrics = None
-    for _ in range(rounds):
+    for _ in range(rounds + (not state.health.calibrated)):
       state, metrics = self._round_on_host(state)
     return state, metrics
+
+  def restore(self, state: SimulationState) -> SimulationState:
+    state = state._replace(key=jax.random.wrap_key_data(state.key))
+    return self._place(jax.device_put(state))
 
   def _round_on_host(self, state):
     carries, orders = self._open(state, *self.data)
@@ -348,7 +405,7 @@ _Block = dict[str, np.ndarray]
 class _Streamed(_Programs):
   """The state of all clients is kept elsewhere, and moved block by block.
 
-  In a state, `clients` are numpy arrays, written in place.
+  In a state, `clients` and `watch` are numpy arrays, written in place.
   """
 
   def __init__(self, engine: Engine, ids, federation, population, store):
@@ -389,23 +446,30 @@ class _Streamed(_Programs):
     ]
 
   def _gather(self, state, block: _Block):
-    """States of a block's clients; those of empty slots are anyone's."""
-    return {
-      name: store_lib.gather(
-        state.clients[name],
-        np.append(self._row[m], np.zeros(self.slots[name] - len(m), np.int32)),
+    """What moves of a block's clients; that of empty slots is anyone's.
+
+    It is (state.clients, state.watch), of these clients.
+    """
+    rows = {
+      name: np.append(
+        self._row[m], np.zeros(self.slots[name] - len(m), np.int32)
       )
       for name, m in block.items()
     }
+    return tuple(
+      {name: store_lib.gather(tree[name], rows[name]) for name in block}
+      for tree in (state.clients, state.watch)
+    )
 
   def _scatter(self, state, block: _Block, new) -> None:
-    for name, m in block.items():
-      store_lib.scatter(state.clients[name], self._row[m], new[name])
+    for tree, part in zip((state.clients, state.watch), new, strict=True):
+      for name, m in block.items():
+        store_lib.scatter(tree[name], self._row[m], part[name])
 
-  def _on_device(self, state, block: _Block, clients) -> SimulationState:
+  def _on_device(self, state, block: _Block, moved) -> SimulationState:
     members = {name: self.members(m, name) for name, m in block.items()}
-    clients = self.layout.place(clients, _DIVIDED)
-    return state._replace(clients=clients, members=members)
+    clients, watch = self.layout.place(moved, _DIVIDED)
+    return state._replace(clients=clients, watch=watch, members=members)
 
   def _allocate(self, like, phase: str = "") -> dict[str, Any]:
     """Room for all clients; `like` has theirs, or of some of them."""
@@ -429,37 +493,61 @@ class _Streamed(_Programs):
       members = {name: self.members(m, name) for name, m in block.items()}
       made = self._initialize(key, members, *self.data)
       stored = stored or self._allocate(made.clients)
-      state = made._replace(clients=stored, members=dict(self.ids))
-      self._scatter(state, block, jax.device_get(made.clients))
+      watch = self._nobody() if state is None else state.watch
+      members = dict(self.ids)
+      state = made._replace(clients=stored, members=members, watch=watch)
+      moved = jax.device_get((made.clients, made.watch))
+      self._scatter(state, block, moved)
     assert state is not None
     return state
 
+  def _nobody(self) -> dict[str, Any]:
+    """The Watch of clients of which nobody has diverged."""
+    return {
+      name: jax.tree.map(np.array, health_lib.new_watch(len(m)))
+      for name, m in self.ids.items()
+    }
+
   def _place(self, state: SimulationState) -> SimulationState:
     """Moves a state that was made elsewhere to where it is kept."""
+    names = "server", "round", "key", "health"
+    shared = {name: getattr(state, name) for name in names}
     if self.layout.mesh is not None:
-      server, round_, key = (
-        self.layout.place(x, _SAME)
-        for x in (state.server, state.round, state.key)
-      )
-      state = state._replace(server=server, round=round_, key=key)
+      state = state._replace(**self.layout.place(shared, _SAME))
     elif len(jnp.asarray(state.round).devices()) > 1:
       one = jax.local_devices()[0]
-      server, round_, key = jax.device_put(
-        (state.server, state.round, state.key), one
-      )
-      state = state._replace(server=server, round=round_, key=key)
+      state = state._replace(**jax.device_put(shared, one))
     if isinstance(next(iter(state.members.values())), np.ndarray):
       return state
-    stored = self._allocate(state.clients)
-    given = jax.device_get(state.clients)
+    given = jax.device_get((state.clients, state.watch))
+    new = state._replace(
+      clients=self._allocate(state.clients),
+      watch=self._nobody(),
+      members=dict(self.ids),
+    )
     for name, members in self.ids.items():
       order = np.argsort(np.asarray(state.members[name]), kind="stable")
       order = order[-len(members) :][np.argsort(np.argsort(members))]
-      rows = np.arange(len(members))
-      store_lib.scatter(
-        stored[name], rows, store_lib.gather(given[name], order)
+      found = tuple(
+        {name: store_lib.gather(tree[name], order)} for tree in given
       )
-    return state._replace(clients=stored, members=dict(self.ids))
+      self._scatter(new, {name: members}, found)
+    return new
+
+  def restore(self, state: SimulationState) -> SimulationState:
+    if self._store.where == "disk":
+      self._store.remove()
+      stored = self._allocate(state.clients)
+      for name, members in self.ids.items():
+        rows = np.arange(len(members))
+        store_lib.scatter(stored[name], rows, state.clients[name])
+      state = state._replace(clients=stored)
+    shared = state.server, state.round, state.health
+    server, round_, health = jax.device_put(shared)
+    key = jax.random.wrap_key_data(state.key)
+    return self._place(
+      state._replace(server=server, round=round_, health=health, key=key)
+    )
 
   def _participants(self, present) -> list[_Block]:
     present = np.asarray(present)
@@ -469,16 +557,19 @@ class _Streamed(_Programs):
     """While the devices run a block, the next is brought together."""
     state, first = self._place(state), int(state.round)
     population = self.data[1]
+    # The first of all is run once more, beforehand.
+    order = [first] * (not state.health.calibrated)
+    order += range(first, first + rounds)
 
     def draw(index):
       # One round ahead: behind a running block, the host would wait for it.
-      return self._present(state.key, jnp.int32(first + index), population)
+      return self._present(state.key, jnp.int32(order[index]), population)
 
     def plan():
       drawn = draw(0)
-      for index in range(rounds):
+      for index in range(len(order)):
         blocks = self._participants(drawn)
-        if index + 1 < rounds:
+        if index + 1 < len(order):
           drawn = draw(index + 1)
         for block in blocks:
           yield block, block is blocks[0], block is blocks[-1]
@@ -500,12 +591,17 @@ class _Streamed(_Programs):
         zeros = self._zeros(on_device, *self.data)
       carries = zeros if is_first else carries
       trained, carries = self.main(
-        on_device.clients, on_device._replace(clients={}), carries, *self.data
+        (on_device.clients, on_device.watch),
+        on_device._replace(clients={}, watch={}),
+        carries,
+        *self.data,
       )
       if is_last:
-        shell = state._replace(clients={}, members={})
+        shell = state._replace(clients={}, members={}, watch={})
         closed, metrics = self._close(shell, carries, self.data[0].public)
-        state = closed._replace(clients=state.clients, members=state.members)
+        state = closed._replace(
+          clients=state.clients, members=state.members, watch=state.watch
+        )
       if running is not None:
         done = running[0], jax.device_get(running[1])
       if done is not None:
@@ -535,7 +631,9 @@ class _Streamed(_Programs):
         # Frozen assignments are more state.
         stored = self._allocate(frozen, "_second_phase")
         after = state._replace(clients=stored)
-      self._scatter(after, block, jax.device_get(frozen))
+      for name, m in block.items():
+        new = jax.device_get(frozen[name])
+        store_lib.scatter(after.clients[name], self._row[m], new)
     assert after is not None
     for name in self.ids:
       self._store.remove(name)
@@ -543,12 +641,13 @@ class _Streamed(_Programs):
 
 
 def _overwrite(staged, block: _Block, newer: _Block, trained) -> None:
-  """Puts the states of clients that are in both blocks into the staged."""
+  """Puts what moves of clients that are in both blocks into the staged."""
   for name, members in block.items():
     _, at, source = np.intersect1d(members, newer[name], return_indices=True)
     if at.size:
-      new = store_lib.gather(trained[name], source)
-      store_lib.scatter(staged[name], at, new)
+      for tree, part in zip(staged, trained, strict=True):
+        new = store_lib.gather(part[name], source)
+        store_lib.scatter(tree[name], at, new)
 
 
 def make_simulation(
@@ -563,6 +662,7 @@ def make_simulation(
   devices: int = 1,
   step_bytes: Mapping[str, StepBytes] | None = None,
   store: store_lib.Store | None = None,
+  max_message_norm: float = 0.0,
 ) -> Simulation:
   """Makes the programs that simulate a federation.
 
@@ -578,6 +678,8 @@ def make_simulation(
     step_bytes: by cohort, how many bytes a client's local step needs, given
       `own` and `download`, see `memory.step_bytes`; None for 0.
     store: where the clients' state is kept; on the devices if None.
+    max_message_norm: a client whose message is longer has diverged; 0 for 100
+      times the median of earlier rounds, see `quped_jax.health`.
 
   Returns:
     The simulation; nothing is compiled yet.
@@ -600,6 +702,7 @@ def make_simulation(
       ("validation", "test") if federation.validation.max_count else ("test",)
     ),
     slots_are_participants=store.where != "device",
+    max_message_norm=max_message_norm,
   )
   sizes = _measure(engine, ids, federation, population, step_bytes)
   # A batched soft quantizer gains nothing: its loops run for all if for one.
@@ -623,6 +726,7 @@ def make_simulation(
   engine = dataclasses.replace(
     engine,
     layout=layout,
+    calibrate=not max_message_norm and sizes.up > 0,
     # What evaluation holds at once does not grow with the clients.
     evaluated_at_once=max(_EVALUATED_AT_ONCE // layout.chunk_size, 16),
   )
@@ -637,6 +741,9 @@ def make_simulation(
     run_round=lambda state: programs.run_rounds(state, 1),
     evaluate=programs.evaluate,
     begin_finetune=programs.begin_finetune,
+    export=programs.export,
+    restore=programs.restore,
+    shapes=programs.shapes,
     bytes_down=sizes.down,
     bytes_up=sizes.up,
     gradients=method.gradients,

@@ -10,7 +10,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.assemble import assemble, load_federation
-from quped_jax.run import _best_rounds, _next_stop, _rounds_at_once
+from quped_jax.run import Progress, _next_stop, _rounds_at_once
 from tests import tiny
 
 QUIET = qj.Display(quiet=True)
@@ -149,15 +149,20 @@ def test_validation_decides_even_where_test_disagrees():
 
     return {"validation": table(validation), "test": table(test)}
 
-  history = [{"round": r} for r in (2, 4, 6)]
+  def best_of(evaluated):
+    progress = Progress()
+    for round_, table in zip((2, 4, 6), evaluated, strict=True):
+      progress.look({"round": round_}, table, "quantized")
+    return progress.best_rounds()
+
   evaluated = [accuracy(0.5, 0.9), accuracy(0.7, 0.6), accuracy(0.6, 0.8)]
-  best = _best_rounds(history, evaluated, "quantized")
+  best = best_of(evaluated)
   assert best["best_round"] == 4
   assert best["accuracy_best_round"]["quantized"]["mean"] == 0.6
   assert best["oracle_best"]["round"] == 2
   for tables in evaluated:
     del tables["validation"]
-  best = _best_rounds(history, evaluated, "quantized")
+  best = best_of(evaluated)
   assert best["best_round"] is None and best["accuracy_best_round"] is None
   assert best["oracle_best"]["accuracy"]["quantized"]["mean"] == 0.9
 
@@ -247,13 +252,49 @@ def test_a_client_that_is_not_there_is_an_error(finished):
     qj.client_state(result.state, 99)
 
 
-def test_a_loss_that_is_not_finite_is_a_warning():
-  changes = {"learning_rate": (1e6,), "bits": (32,), "method": "local"}
+@pytest.mark.parametrize("method", ["local", "fedavg"])
+def test_a_run_whose_clients_all_diverge_ends(method):
+  changes = {"learning_rate": (1e6,), "bits": (32,), "method": method}
   with (
     tiny.quick_compilation(),
-    pytest.warns(UserWarning, match="learning_rate=.* may be too large"),
+    pytest.raises(
+      qj.DivergenceError,
+      match=r"round 2: every client .* diverged, clients 0, 1, 2, 2 rounds in "
+      r"a row; a smaller learning_rate may help \(learning_rate=\(1000000.0,",
+    ),
   ):
-    qj.run(settings(rounds=2, **changes), display=QUIET)
+    qj.run(settings(rounds=5, eval_every=2, **changes), display=QUIET)
+
+
+def test_a_client_that_diverges_is_named(capsys):
+  changes = {"learning_rate": (0.1, 1e6), "bits": (32, 32), "method": "fedavg"}
+  with (
+    tiny.quick_compilation(),
+    pytest.warns(UserWarning, match="round 2: client 1 diverged and the round"),
+  ):
+    result = qj.run(settings(rounds=4, eval_every=2, **changes))
+  assert result.summary["diverged"] == [
+    {"client": 1, "rounds": 4, "in_a_row": 4}
+  ]
+  assert [record["diverged"] for record in result.history] == [1, 1]
+  assert [record["participants"] for record in result.history] == [2, 2]
+  assert np.isfinite(result.history[-1]["loss"])
+  out = capsys.readouterr().out
+  assert "client 1 diverged; 4 of their rounds are undone, 3 or more" in out
+
+
+def test_a_client_that_diverges_can_end_the_run():
+  changes = {"learning_rate": (0.1, 1e6), "bits": (32, 32), "method": "local"}
+  with (
+    tiny.quick_compilation(),
+    pytest.raises(
+      qj.DivergenceError, match="round 2: client 1 diverged, and on_divergence"
+    ),
+  ):
+    qj.run(
+      settings(rounds=4, eval_every=2, on_divergence="raise", **changes),
+      display=QUIET,
+    )
 
 
 def test_rounds_in_one_dispatch_change_nothing():

@@ -163,8 +163,9 @@ def in_slots(state, slots: int):
   count = len(state.members[COHORT])
   members = fit(state.members[COHORT])
   members[count:] = -1
-  clients = jax.tree.map(fit, state.clients)
-  return state._replace(clients=clients, members={COHORT: members})
+  clients, watch = jax.tree.map(fit, (state.clients, state.watch))
+  members = {COHORT: members}
+  return state._replace(clients=clients, watch=watch, members=members)
 
 
 def change_codebooks(state, change):

@@ -53,7 +53,7 @@ def compare(
   Args:
     config: of a comparison, as plain values; see `plan`.
     workdir: for all results.
-    start: `(settings, folder, display=...)`, runs one.
+    start: `(settings, folder, display=..., resume=...)`, runs one.
     console: on which the table is printed.
 
   Returns:

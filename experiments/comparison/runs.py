@@ -43,7 +43,12 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_done(run: Run) -> bool:
   """Whether a run's folder holds the results of exactly its settings."""
-  if not (run.folder / "summary.json").is_file():
+  return (run.folder / "summary.json").is_file() and _is_begun(run)
+
+
+def _is_begun(run: Run) -> bool:
+  """Whether a run's folder is of exactly its settings."""
+  if not (run.folder / "config.json").is_file():
     return False
   recorded = json.loads((run.folder / "config.json").read_text())
   return _comparable(recorded) == _comparable(run.settings.to_dict())
@@ -85,7 +90,7 @@ def run_missing(
 
   Args:
     runs: in the order in which they are run.
-    start: `(settings, folder, display=...)`, runs one.
+    start: `(settings, folder, display=..., resume=...)`, runs one.
     say: prints a line.
     quiet: shows no run's own progress.
 
@@ -102,7 +107,8 @@ def run_missing(
   for number, run in enumerate(pending, 1):
     started = time.perf_counter()
     display = qj.Display(label=run.title, lines=2, quiet=quiet)
-    start(run.settings, run.folder, display=display)
+    # What another comparison left there makes way.
+    start(run.settings, run.folder, display=display, resume=_is_begun(run))
     now = time.perf_counter()
     again = now - started
     if run.row not in seconds:

@@ -237,7 +237,7 @@ def tune(
   Args:
     config: of a comparison, as plain values, with a section `tune`.
     workdir: for all that is tried; what is there already is not run again.
-    start: `(settings, folder, display=...)`, runs one.
+    start: `(settings, folder, display=..., resume=...)`, runs one.
     say: prints a line.
 
   Returns:

@@ -71,8 +71,8 @@ class Stub:
     self._validation = validation
     self._stop_after = stop_after
 
-  def __call__(self, settings, folder, *, display):
-    del display
+  def __call__(self, settings, folder, *, display, resume):
+    del display, resume
     writer = Writer(folder)
     writer.start(settings.to_dict())
     if len(self.folders) == self._stop_after:

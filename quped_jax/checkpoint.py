@@ -1,0 +1,301 @@
+"""Checkpoints: all that a run is at the end of a round, to go on from.
+
+`<workdir>/checkpoints/round_00000050/` holds the state's arrays, as orbax
+writes them, what else a run has come to (`progress.json`), and the length and
+SHA-256 of each of its files (`manifest.json`). It is written beside and renamed
+when it is whole, so that a kill leaves it or does not. One that is cut short or
+has a flipped bit is not used: the one before it is. One of other settings,
+another version or other data is refused.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import filelock
+import jax
+import numpy as np
+
+_FORMAT = 1
+_FOLDER = "checkpoints"
+_MANIFEST, _PROGRESS, _STATE = "manifest.json", "progress.json", "state"
+
+
+class Checkpoint(NamedTuple):
+  """What was saved.
+
+  Attributes:
+    round: how many rounds are done.
+    state: a tree of numpy arrays.
+    progress: JSON values.
+  """
+
+  round: int
+  state: Any
+  progress: dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints in a workdir.
+
+  Args:
+    workdir: that of the run, which is there.
+    identity: JSON values by name: what a run must share with the one that it
+      goes on from.
+    keep: how many of the latest are kept, at least 1; beside them the best.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    identity: Mapping[str, Any],
+    keep: int = 2,
+  ):
+    self._workdir = pathlib.Path(workdir)
+    self._folder = self._workdir / _FOLDER
+    # As it reads what it wrote.
+    self._identity = json.loads(json.dumps(identity))
+    self._keep = keep
+
+  def _found(self) -> list[pathlib.Path]:
+    """Folders of checkpoints, the latest first."""
+    return sorted(self._folder.glob("round_*[0-9]"), reverse=True)
+
+  def __bool__(self) -> bool:
+    return bool(self._found())
+
+  def clear(self) -> None:
+    """Deletes all of them."""
+    shutil.rmtree(self._folder, ignore_errors=True)
+
+  def save(
+    self,
+    round_: int,
+    state: Any,
+    progress: Mapping[str, Any],
+    value: float | None = None,
+  ) -> None:
+    """Saves a checkpoint, and deletes those that are kept no longer.
+
+    Args:
+      round_: how many rounds are done.
+      state: tree of numpy arrays.
+      progress: JSON values.
+      value: how good it is, if that is known; the best is kept.
+
+    Raises:
+      OSError: it cannot be written; those before it are as they were.
+    """
+    path = self._folder / f"round_{round_:08d}"
+    part = self._folder / f"{path.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+      _save_arrays(part / _STATE, state)
+      content = {
+        "round": round_,
+        "value": value,
+        "identity": self._identity,
+        "arrays": _describe(state),
+        "progress": progress,
+      }
+      (part / _PROGRESS).write_text(json.dumps(content))
+      files = {
+        str(file.relative_to(part)): _digest(file) for file in _files(part)
+      }
+      manifest = {"format": _FORMAT, "files": files}
+      (part / _MANIFEST).write_text(json.dumps(manifest))
+      for file in _files(part):
+        _sync(file)
+      shutil.rmtree(path, ignore_errors=True)
+      os.replace(part, path)
+      _sync(self._folder)
+    except BaseException as error:
+      shutil.rmtree(part, ignore_errors=True)
+      if isinstance(error, Exception):
+        # Libraries raise a full disk as errors of many kinds.
+        raise OSError(f"{type(error).__name__}: {error}") from error
+      raise
+    self._thin_out()
+
+  def _thin_out(self) -> None:
+    found = self._found()
+    values = {path: _value(path) for path in found}
+    known = {path: v for path, v in values.items() if v is not None}
+    best = max(known, key=lambda path: known[path]) if known else None
+    for path in found[self._keep :]:
+      if path != best:
+        shutil.rmtree(path, ignore_errors=True)
+
+  def latest(self, shapes: Any) -> Checkpoint | None:
+    """The latest that is whole; None if there is none at all.
+
+    Args:
+      shapes: `progress -> tree of shapes and types` that the state must have.
+
+    Raises:
+      ValueError: it is of another run; or none is whole.
+    """
+    found, damaged = self._found(), list[pathlib.Path]()
+    for path in found:
+      content = _verified(path)
+      if isinstance(content, str):
+        damaged.append(path)
+        warnings.warn(
+          f"checkpoint {str(path)!r} is damaged ({content}): not used",
+          stacklevel=3,
+        )
+        continue
+      self._check_identity(content["identity"])
+      wanted = shapes(content["progress"])
+      if content["arrays"] != _describe(wanted):
+        raise ValueError(
+          f"workdir={str(self._workdir)!r}: must be of this federation; arrays "
+          f"of the checkpoint {path.name} differ in number, shape or type"
+        )
+      state = _load_arrays(path / _STATE, wanted)
+      for other in damaged:
+        os.replace(other, other.with_name(f"{other.name}.damaged"))
+      return Checkpoint(content["round"], state, content["progress"])
+    if damaged:
+      raise ValueError(
+        f"workdir={str(self._workdir)!r}: must have a checkpoint that is "
+        f"whole, or be started anew; damaged are "
+        f"{', '.join(path.name for path in damaged)}"
+      )
+    return None
+
+  def _check_identity(self, other: Mapping[str, Any]) -> None:
+    names = sorted(self._identity.keys() | other.keys())
+    differ = [
+      f"{name} is {other.get(name)!r} there and {self._identity.get(name)!r} "
+      "here"
+      for name in names
+      if other.get(name) != self._identity.get(name)
+    ]
+    if differ:
+      raise ValueError(
+        f"workdir={str(self._workdir)!r}: must be another folder, or be "
+        "started anew, since it has checkpoints of another run: "
+        f"{'; '.join(differ)}"
+      )
+
+
+def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
+  """Takes a workdir for this run; the lock goes with the process.
+
+  Raises:
+    ValueError: another run has it.
+  """
+  path = pathlib.Path(workdir) / ".lock"
+  held = filelock.FileLock(path)
+  try:
+    held.acquire(timeout=0)
+  except filelock.Timeout as error:
+    raise ValueError(
+      f"workdir={str(workdir)!r}: must not be in use by another run, which "
+      "holds its lock"
+    ) from error
+  return held
+
+
+def fingerprint(federation: Any) -> str:
+  """A short hash of who holds what: tables, labels and some of the samples.
+
+  Args:
+    federation: a Federation.
+  """
+  digest = hashlib.sha256()
+  for x in jax.tree.leaves(federation):
+    # A thousand rows do; a process should not have to read all samples.
+    rows = np.linspace(0, len(x) - 1, 1024, dtype=int) if np.ndim(x) > 1 else ()
+    array = np.ascontiguousarray(x[np.unique(rows)] if len(rows) else x)
+    digest.update(repr((np.shape(x), array.dtype.str)).encode())
+    digest.update(array.tobytes())
+  digest.update(str(jax.tree.structure(federation)).encode())
+  return digest.hexdigest()[:16]
+
+
+def _describe(tree: Any) -> list[list[Any]]:
+  """Names, shapes and types of all arrays, as JSON has them."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return [
+    [jax.tree_util.keystr(path), list(x.shape), np.dtype(x.dtype).name]
+    for path, x in leaves
+  ]
+
+
+def _save_arrays(path: pathlib.Path, tree: Any) -> None:
+  import orbax.checkpoint as ocp  # Takes seconds.
+
+  leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
+  # What is empty cannot be saved, and need not.
+  arrays = {str(i): x for i, x in enumerate(leaves) if x.size}
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    checkpointer.save(path.resolve(), arrays)
+
+
+def _load_arrays(path: pathlib.Path, shapes: Any) -> Any:
+  import orbax.checkpoint as ocp
+
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    arrays = checkpointer.restore(path.resolve())
+  leaves, structure = jax.tree.flatten(shapes)
+  # Copies, since states in host memory are written in place.
+  return structure.unflatten(
+    np.array(arrays[str(i)], x.dtype).reshape(x.shape)
+    if np.prod(x.shape)
+    else np.zeros(x.shape, x.dtype)
+    for i, x in enumerate(leaves)
+  )
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _digest(path: pathlib.Path) -> list[Any]:
+  with open(path, "rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  return [path.stat().st_size, digest]
+
+
+def _sync(path: pathlib.Path) -> None:
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)
+
+
+def _verified(path: pathlib.Path) -> dict[str, Any] | str:
+  """A checkpoint's content but for its arrays; what is wrong, if it is not.
+
+  Every byte of every file is looked at.
+  """
+  try:
+    manifest = json.loads((path / _MANIFEST).read_text())
+    files = manifest["files"]
+    if manifest["format"] != _FORMAT or not isinstance(files, dict):
+      return f"{_MANIFEST} is not one of format {_FORMAT}"
+    present = {str(file.relative_to(path)) for file in _files(path)}
+    if present != {*files, _MANIFEST}:
+      return "files are missing, or there are others"
+    for name, expected in files.items():
+      if _digest(path / name) != expected:
+        return f"{name} is not as it was written"
+    return json.loads((path / _PROGRESS).read_text())
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    return f"{type(error).__name__}: {error}"
+
+
+def _value(path: pathlib.Path) -> float | None:
+  try:
+    return json.loads((path / _PROGRESS).read_text())["value"]
+  except (OSError, ValueError, KeyError, TypeError):
+    return None

@@ -1,0 +1,197 @@
+"""Clients that diverge are found, and change nothing for the others."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax import health
+from quped_jax.methods import api
+from tests import tiny
+
+QUIET = qj.Display(quiet=True)
+
+
+def result(loss=1.0, weight=1.0, client=(1.0,), message=(3.0, 4.0)):
+  return api.ClientResult(
+    jnp.asarray(client),
+    jnp.asarray(message),
+    weight,
+    {"loss": jnp.asarray(loss)},
+  )
+
+
+def known(norms=(), calibrated=True):
+  """Health after messages of these norms."""
+  total = sum((health._bin(jnp.float32(x)) for x in norms), 0)
+  fresh = health.new_health(calibrated)
+  return fresh._replace(norms=fresh.norms + total)
+
+
+@pytest.mark.parametrize(
+  ("changes", "max_norm", "fine"),
+  [
+    ({}, 0.0, True),
+    ({"loss": 1e6}, 0.0, True),
+    ({"loss": 1.1e6}, 0.0, False),
+    ({"loss": jnp.nan}, 0.0, False),
+    ({"loss": jnp.inf}, 0.0, False),
+    ({"weight": jnp.nan}, 0.0, False),
+    ({"client": (1.0, jnp.nan)}, 0.0, False),
+    ({"client": (1e26,)}, 0.0, True),
+    ({"message": (jnp.nan, 0.0)}, 0.0, False),
+    ({"message": (jnp.inf, 0.0)}, 0.0, False),
+    # Whose squares are beyond float32.
+    ({"message": (1e26, 0.0)}, 0.0, False),
+    ({}, 5.0, True),
+    ({}, 4.9, False),
+  ],
+)
+def test_a_round_counts_if_all_of_it_is_in_bounds(changes, max_norm, fine):
+  verdict = health.judge(result(**changes), known(), max_norm)
+  assert bool(verdict.counts) == fine
+  assert bool(verdict.diverged) != fine
+  assert int(jnp.sum(verdict.norms)) == fine
+
+
+def test_integers_of_a_message_have_no_norm():
+  message = {"labels": jnp.array([2**30]), "model": jnp.array([3.0, 4.0])}
+  verdict = health.judge(result()._replace(message=message), known(), 5.0)
+  assert verdict.counts
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_the_median_is_exact_to_the_width_of_a_bin(count):
+  norms = np.random.default_rng(count).lognormal(0.0, 3.0, count)
+  middle = np.sort(norms)[(count - 1) // 2]
+  found = float(health.median(known(norms).norms))
+  assert middle <= found * (1 + 1e-6)
+  assert found <= middle * 2**0.25 * (1 + 1e-6)
+
+
+def test_norms_beyond_all_bins_are_in_the_outer_ones():
+  assert health.median(known([1e-30]).norms) < 1e-18
+  assert health.median(known([1e30]).norms) > 1e18
+  # Zero says nothing of how long a message may be.
+  assert health.median(known([0.0, 0.0, 2.0]).norms) > 1.9
+  assert health.median(known().norms) == np.inf
+
+
+def test_a_message_is_compared_with_those_of_earlier_rounds():
+  before = known([1.0, 1.0, 1.0, 1e9])
+  # The bin of 1 ends at 2 ** 0.25.
+  for length, fine in ((118.0, True), (120.0, False)):
+    message = jnp.array([length, 0.0])
+    verdict = health.judge(result()._replace(message=message), before, 0.0)
+    assert bool(verdict.counts) == fine
+
+
+def test_before_the_first_round_norms_are_heard_and_nothing_else():
+  verdict = health.judge(
+    result(message=(1e9, 0.0)), known(calibrated=False), 0.0
+  )
+  assert not verdict.counts and not verdict.diverged
+  assert int(jnp.sum(verdict.norms)) == 1
+
+
+def test_a_streak_ends_with_a_round_that_counts():
+  watch = jax.tree.map(lambda x: x[0], health.new_watch(1))
+
+  def verdict(diverged):
+    diverged = jnp.bool_(diverged)
+    return health.Verdict(~diverged, diverged, jnp.zeros(1, jnp.int32))
+
+  for round_, diverged in enumerate([1, 1, 0, 1, 0]):
+    watch = health.watched(watch, verdict(diverged), round_)
+  assert [int(x) for x in watch] == [3, 0, 2, 3]
+
+
+HOW = {
+  "vmap": {"strategy": "vmap"},
+  "chunks": {"strategy": "chunks", "chunk_size": 2},
+  "dispatch": {"strategy": "dispatch", "chunk_size": 2},
+  "devices": {"devices": 2},
+  "host": {"client_state": "host", "clients_per_block": 2},
+}
+
+
+def run(method, bad, rounds=3, **changes):
+  """A run of 5 clients, of which client 2 has a step size of its own."""
+  rates = [0.05] * 5
+  rates[2] = bad
+  given = tiny.make_settings(
+    method, 5, bits=(32,) * 5, rounds=rounds, eval_every=rounds, **changes
+  )
+  given = dataclasses.replace(given, learning_rate=tuple(rates))
+  return qj.run(
+    given, federation=tiny.make_federation(tiny.COUNTS[:5]), display=QUIET
+  )
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+@pytest.mark.parametrize("bad", [10.0, 1e3, 1e6])
+def test_one_that_diverges_changes_no_bit_of_clients_it_is_not_coupled_to(bad):
+  with tiny.quick_compilation():
+    good, wrong = run("local", 0.05), run("local", bad)
+  assert [x["client"] for x in wrong.summary["diverged"]] in ([2], [])
+  if bad > 10:
+    assert wrong.summary["diverged"]
+  for i in (0, 1, 3, 4):
+    for x, y in zip(
+      jax.tree.leaves(qj.client_state(good.state, i)),
+      jax.tree.leaves(qj.client_state(wrong.state, i)),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(x, y)
+    assert good.clients[i] == wrong.clients[i]
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+@pytest.mark.parametrize("how", HOW)
+def test_a_clients_round_that_is_undone_leaves_it_as_it_was(how):
+  with tiny.quick_compilation():
+    end = run("fedavg", 1e6, **HOW[how])
+    start = qj.build(
+      tiny.make_settings("fedavg", 5, bits=(32,) * 5, **HOW[how]),
+      federation=tiny.make_federation(tiny.COUNTS[:5]),
+    )[0].init(0)
+  assert end.summary["diverged"] == [{"client": 2, "rounds": 3, "in_a_row": 3}]
+  for x, y in zip(
+    jax.tree.leaves(qj.client_state(start, 2)),
+    jax.tree.leaves(qj.client_state(end.state, 2)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(x, y)
+  assert int(end.state.round) == 3
+  record = end.history[-1]
+  assert record["participants"] == 4 and record["diverged"] == 1
+  assert np.isfinite(record["loss"])
+  for x in jax.tree.leaves(end.state.server):
+    assert np.all(np.isfinite(np.asarray(x, np.float64)))
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+def test_a_client_that_diverges_is_as_one_that_is_absent(tmp_path):
+  trace = tmp_path / "trace.csv"
+  lines = [f"{r},{c}" for r in range(3) for c in range(5) if c != 2]
+  trace.write_text("\n".join(["round,client", *lines]))
+  with tiny.quick_compilation():
+    undone = run("fedavg", 1e6)
+    absent = run("fedavg", 0.05, participation_trace=str(trace))
+  for x, y in zip(
+    jax.tree.leaves(undone.state.server),
+    jax.tree.leaves(absent.state.server),
+    strict=True,
+  ):
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_a_limit_that_is_given_holds_from_the_first_round():
+  with (
+    tiny.quick_compilation(),
+    pytest.raises(qj.DivergenceError, match="clients 0, 1, 2, 3, 4"),
+  ):
+    run("fedavg", 0.05, max_message_norm=1e-6)
