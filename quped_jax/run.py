@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from quped_jax import deploy, processes
 from quped_jax import metrics as metrics_lib
 from quped_jax import models as models_lib
-from quped_jax import processes
 from quped_jax.assemble import assemble, batch_shape
 from quped_jax.federation import Federation
 from quped_jax.settings import Settings
@@ -216,6 +216,7 @@ def run(
   first = processes.is_first()
   writer = metrics_lib.Writer(workdir if first else None)
   made = assemble(settings, federation=federation, model=model, workdir=workdir)
+  deploy.check(made, workdir, model_given=model is not None)
   given, settings = settings, made.settings
   federation, simulation = made.federation, made.simulation
   if state is not None and int(state.round) >= settings.rounds:
@@ -227,6 +228,8 @@ def run(
     state = simulation.init(settings.seed)
   # From here on the run is valid: an earlier one in this workdir makes way.
   writer.start(given.to_dict())
+  if workdir is not None and first:
+    deploy.clear(workdir)
   if display is None or not first:
     display = metrics_lib.Display(quiet=not first)
 
@@ -278,6 +281,9 @@ def run(
       update(round_, record, seconds[-1])
       start, rounds_timed = time.perf_counter(), 0
 
+  if settings.save_models != "none":
+    assert workdir is not None  # As checked.
+    deploy.save_models(made, state, workdir)
   headline = simulation.headline
   summary = {
     "method": settings.method,
