@@ -152,7 +152,8 @@ class ModelInfo:
     Raises:
       ValueError: an unknown name, or options that it does not take.
     """
-    options = tuple(sorted(self.options.items()))
+    # As text, in which 8 and 8.0 differ.
+    options = json.dumps(dict(self.options), sort_keys=True)
     return _create(
       # A name may be registered anew.
       models_lib.get_factory(self.model),
@@ -182,8 +183,8 @@ def _check_options(options: Any) -> None:
     layers = value if name == _LAYERS else len(entries)
     if _is_whole(layers, _MAX_LAYERS + 1):
       raise ValueError(
-        f"options={{{name!r}: {value!r}}}: must be of at most {_MAX_LAYERS} "
-        "layers"
+        f"options[{name!r}]: must be of at most {_MAX_LAYERS} layers; got "
+        f"{layers}"
       )
 
 
@@ -192,7 +193,7 @@ def _create(
   factory, name, num_classes, input_shape, options, conv, compute_dtype
 ) -> Model:
   del factory  # It is what the name stands for.
-  chosen = dict(options)
+  chosen = _with_tuples(json.loads(options))
   if compute_dtype != "float32":
     if not models_lib.takes_dtype(name):
       raise ValueError(
@@ -207,6 +208,14 @@ def _create(
     conv=conv,
     **chosen,
   )
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+  """The tuples among these values, which JSON made lists."""
+  return {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in values.items()
+  }
 
 
 class PackedModel(NamedTuple):
@@ -597,15 +606,10 @@ def _read_info(data: bytes) -> ModelInfo:
   fields = {field.name for field in dataclasses.fields(ModelInfo)}
   if set(about) != fields | {"sha256", "format", "library"}:
     raise ValueError(f"its metadata is not of {', '.join(sorted(fields))}")
-  values = {name: _as_tuple(about[name]) for name in fields}
+  values = _with_tuples({name: about[name] for name in fields})
   if isinstance(values["options"], dict):
-    values["options"] = {k: _as_tuple(v) for k, v in values["options"].items()}
+    values["options"] = _with_tuples(values["options"])
   return ModelInfo(**values)
-
-
-def _as_tuple(value: Any) -> Any:
-  """JSON has no tuples."""
-  return tuple(value) if isinstance(value, list) else value
 
 
 def _plan_of_file(info: ModelInfo, size: int) -> _Plan:
