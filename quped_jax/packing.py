@@ -350,10 +350,9 @@ def _scale(
   """By name, what normalises samples of this shape, if it can."""
   scale = {_MEAN: np.asarray(mean), _STD: np.asarray(std)}
   for name, value in scale.items():
-    try:
-      fits = np.broadcast_shapes(value.shape, shape) == shape
-    except ValueError:
-      fits = False
+    # NumPy's own check fails with more axes than 32.
+    pairs = zip(value.shape[::-1], shape[::-1], strict=False)
+    fits = value.ndim <= len(shape) and all(n in (1, m) for n, m in pairs)
     if not fits:
       raise ValueError(
         f"{name!r}.shape={value.shape}: must broadcast to one sample, {shape}"

@@ -355,6 +355,7 @@ def test_what_is_not_the_architectures_is_not_written(
   ("scale", "message"),
   [
     ({"mean": np.zeros(5)}, r"'inputs/mean'.shape=\(5,\): must broadcast"),
+    ({"mean": np.zeros((1,) * 40)}, "'inputs/mean'.shape=.* must broadcast"),
     ({"mean": np.nan}, "'inputs/mean': must be finite"),
     ({"std": 0.0}, "'inputs/std': must be positive"),
   ],
@@ -640,8 +641,9 @@ def test_a_hostile_table_of_tensors_is_right_or_refused(files, data):
     if change == "swap":
       header[name], header[other] = header[other], entry
     elif change == "type":
-      types = {"F32": ["I32", "U32"], "U8": ["I8", "BOOL", "F8_E4M3"]}
-      entry["dtype"] = data.draw(st.sampled_from(types[entry["dtype"]] + ["X"]))
+      entry["dtype"] = data.draw(
+        st.sampled_from(["F32", "I32", "U8", "I8", "X"])
+      )
     elif change == "turn":
       entry["shape"] = entry["shape"][::-1]
     elif change == "flat":
@@ -652,6 +654,7 @@ def test_a_hostile_table_of_tensors_is_right_or_refused(files, data):
       size = st.integers(0, 2**70) | st.integers(0, 2 * len(tensors))
       field = data.draw(st.sampled_from(["shape", "data_offsets"]))
       entry[field] = data.draw(VALUES | st.lists(size, max_size=4))
+      break
     else:
       header.pop(name)
       if change == "rename":
