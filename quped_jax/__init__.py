@@ -28,6 +28,12 @@ from quped_jax.federation import Federation, make_federation
 from quped_jax.methods import register_method
 from quped_jax.metrics import Display
 from quped_jax.models import Model, create_model, from_linen, register_model
+from quped_jax.packing import (
+  ModelInfo,
+  PackedModel,
+  load_packed,
+  save_packed,
+)
 from quped_jax.program import use_compilation_cache
 from quped_jax.proximal import centers_prox, weights_prox
 from quped_jax.run import (
@@ -59,6 +65,8 @@ __all__ = [
   "Interrupted",
   "Learner",
   "Model",
+  "ModelInfo",
+  "PackedModel",
   "Rates",
   "Result",
   "Settings",
@@ -81,6 +89,7 @@ __all__ = [
   "init_codebooks",
   "keep_params_in_box",
   "load_dataset",
+  "load_packed",
   "load_weights",
   "make_alternating",
   "make_federation",
@@ -94,6 +103,7 @@ __all__ = [
   "register_method",
   "register_model",
   "run",
+  "save_packed",
   "save_weights",
   "set_centers",
   "set_centers_tree",

@@ -27,6 +27,7 @@ from quped_jax.federation import (
 )
 from quped_jax.methods import api
 from quped_jax.newcomers import make_newcomers
+from quped_jax.packing import ModelInfo
 from quped_jax.participation import Participation, load_trace
 from quped_jax.settings import Settings
 from quped_jax.simulate import (
@@ -186,26 +187,25 @@ def _cohort_names(
   return {network: str(network) for network in networks}
 
 
-def _create(settings, federation, network) -> models_lib.Model:
-  name = network.model
-  shape = jax.eval_shape(federation.example).shape
-  options: dict[str, Any] = {}
-  if network.hidden:
-    options["features"] = network.hidden
-  if settings.compute_dtype != "float32":
-    if not models_lib.takes_dtype(name):
-      raise ValueError(
-        f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with "
-        f"model={name!r}, which takes no dtype"
-      )
-    options["dtype"] = jnp.dtype(settings.compute_dtype)
-  return models_lib.create_model(
-    name,
-    federation.num_classes,
-    image_channels=shape[-1] if len(shape) == 4 else None,
+def describe(
+  settings: Settings, federation: Federation, network: kinds_lib.Network
+) -> ModelInfo:
+  """A network as a file would describe it, of nobody yet and not quantized."""
+  return ModelInfo(
+    model=network.model,
+    num_classes=federation.num_classes,
+    input_shape=jax.eval_shape(federation.example).shape[1:],
+    options={"features": network.hidden} if network.hidden else {},
     conv=settings.conv,
-    **options,
+    compute_dtype=settings.compute_dtype,
+    granularity=settings.granularity,
+    dataset=federation.name,
+    method=settings.method,
   )
+
+
+def _create(settings, federation, network) -> models_lib.Model:
+  return describe(settings, federation, network).create()
 
 
 def _assign(
@@ -341,7 +341,7 @@ class Assembly(NamedTuple):
     """The clients' network; if they have several, one of them."""
     return next(iter(self.models.clients.values()))
 
-  def _headline(self, cohort: str, client_id: int):
+  def headline(self, cohort: str, client_id: int):
     """Shapes of the model that comparisons report: (params, stats, model)."""
     method, found = self.method, []
 
@@ -371,30 +371,36 @@ class Assembly(NamedTuple):
     )
     return (*shapes, found[-1])
 
-  def model_bytes(self) -> np.ndarray:
-    """Size of the model that each client uses, int64 `[clients]`.
-
-    It is that of the headline variant, whose accuracy is reported, packed; all
-    but "quantized" is of full precision.
-    """
-    assignment = self.assignment.first(self.settings.clients)
-    sizes = np.zeros(len(assignment.of_client), np.int64)
+  def cohorts(self) -> dict[str, tuple[kinds_lib.Network, np.ndarray]]:
+    """The clients that train, by cohort: their network, and who they are."""
     names = _cohort_names(self.assignment)
-    for network, members in assignment.cohorts().items():
-      params, stats, model = self._headline(names[network], int(members[0]))
-      for bits in np.unique(assignment.bits[members]):
-        if self.method.headline != "quantized":
-          stored = codebook_lib.FULL_PRECISION
-        else:
-          stored = int(bits)
-        sizes[members[assignment.bits[members] == bits]] = (
-          kinds_lib.model_bytes(
-            params,
-            stats,
-            model.is_quantized,
-            stored,
-            channelwise=self.settings.granularity == "channel",
-          )
+    members = self.assignment.first(self.settings.clients).cohorts()
+    return {names[n]: (n, ids) for n, ids in members.items()}
+
+  def stored_bits(self) -> np.ndarray:
+    """Precision of the model that each client uses, int32 `[clients]`.
+
+    It is that of the headline variant, whose accuracy is reported; all but
+    "quantized" is of full precision.
+    """
+    bits = self.assignment.bits[: self.settings.clients]
+    if self.method.headline == "quantized":
+      return bits
+    return np.full_like(bits, codebook_lib.FULL_PRECISION)
+
+  def model_bytes(self) -> np.ndarray:
+    """Size of the model that each client uses, packed, int64 `[clients]`."""
+    stored = self.stored_bits()
+    sizes = np.zeros(len(stored), np.int64)
+    for cohort, (_, members) in self.cohorts().items():
+      params, stats, model = self.headline(cohort, int(members[0]))
+      for bits in np.unique(stored[members]):
+        sizes[members[stored[members] == bits]] = kinds_lib.model_bytes(
+          params,
+          stats,
+          model.is_quantized,
+          int(bits),
+          channelwise=self.settings.granularity == "channel",
         )
     return sizes
 

@@ -447,18 +447,23 @@ class Engine:
       public,
     )
 
+  def _variants(self, state, federation, population, cohort, client_id, client):
+    """A client's models after the round that is done, and its data."""
+    key = jax.random.fold_in(state.key, _EVALUATION)
+    context = self._context(
+      population, federation.public, key, state.round, client_id
+    )
+    data = federation.client(client_id)
+    variants = self.method.variants(state.server, client, data, context, cohort)
+    return variants, data
+
   def evaluate(self, state, federation, population):
     """{cohort: {split: {variant: accuracy [slots]}}}."""
-    key = jax.random.fold_in(state.key, _EVALUATION)
 
     def of_cohort(cohort):
       def one(client_id, client):
-        context = self._context(
-          population, federation.public, key, state.round, client_id
-        )
-        data = federation.client(client_id)
-        variants = self.method.variants(
-          state.server, client, data, context, cohort
+        variants, data = self._variants(
+          state, federation, population, cohort, client_id, client
         )
         return evaluate_lib.accuracies(
           variants, data, self.splits, self.evaluated_at_once
@@ -473,6 +478,32 @@ class Engine:
 
     results = {cohort: of_cohort(cohort) for cohort in self.sizes}
     # A process can read what is on devices of its own alone.
+    return self.layout.gather(results) if self.layout.across else results
+
+  def headline_models(self, state, index, federation, population, cohort, size):
+    """What `size` clients of each device would use, the `index`-th so many.
+
+    Returns:
+      Who they are, int32 `[size]`, -1 for nobody; and (params, stats) of their
+      headline variants, stacked `[size, ...]`.
+    """
+    members = state.members[cohort]
+    place = index * size + jnp.arange(size)
+    rows = jnp.minimum(place, members.shape[0] - 1)
+
+    def one(client_id, client):
+      variants, _ = self._variants(
+        state, federation, population, cohort, client_id, client
+      )
+      return variants[self.method.headline][:2]
+
+    models = clients_lib.map_clients(
+      one,
+      members[rows],
+      jax.tree.map(lambda x: x[rows], state.clients[cohort]),
+      chunk_size=self.layout.chunk_size,
+    )
+    results = jnp.where(place < members.shape[0], members[rows], -1), models
     return self.layout.gather(results) if self.layout.across else results
 
 

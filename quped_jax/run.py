@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from quped_jax import checkpoint, health, processes, version
+from quped_jax import checkpoint, deploy, health, processes, version
 from quped_jax import metrics as metrics_lib
 from quped_jax import models as models_lib
 from quped_jax.assemble import assemble, batch_shape
@@ -161,6 +161,7 @@ _FREE = (
   "checkpoint_every",
   "checkpoint_minutes",
   "keep_checkpoints",
+  "save_models",
 )
 
 
@@ -473,6 +474,7 @@ def run(
     made = assemble(
       settings, federation=federation, model=model, workdir=workdir
     )
+    deploy.check(made, workdir, model_given=model is not None)
     if state is not None and int(state.round) >= settings.rounds:
       raise ValueError(
         f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
@@ -482,10 +484,14 @@ def run(
       display = metrics_lib.Display(quiet=not first)
     saver = _Saver(made, settings, workdir)
     resume = resume and state is None
-    return _run(made, settings, state, writer, display, saver, resume, began)
+    return _run(
+      made, settings, state, writer, display, saver, resume, workdir, began
+    )
 
 
-def _run(made, given, state, writer, display, saver, resume, began) -> Result:
+def _run(
+  made, given, state, writer, display, saver, resume, workdir, began
+) -> Result:
   settings, simulation = made.settings, made.simulation
   progress = Progress()
   saved = saver.latest() if resume else None
@@ -501,6 +507,8 @@ def _run(made, given, state, writer, display, saver, resume, began) -> Result:
     # From here on the run is valid: an earlier one in this workdir makes way.
     saver.clear()
     writer.start(given.to_dict())
+    if workdir is not None and processes.is_first():
+      deploy.clear(workdir)
 
   if settings.budget_bytes:
     display.note(_budget_note(made))
@@ -565,6 +573,9 @@ def _run(made, given, state, writer, display, saver, resume, began) -> Result:
     accuracy = simulation.evaluate(state)
   if diverged:
     display.note(_divergence_note(diverged))
+  if settings.save_models != "none":
+    assert workdir is not None  # As checked.
+    deploy.save_models(made, state, workdir)
   headline = simulation.headline
   summary = {
     "method": settings.method,

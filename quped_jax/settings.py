@@ -27,6 +27,7 @@ from quped_jax.schedule import Schedule
 COMPUTE_DTYPES = ("float32", "bfloat16")
 BUDGETS = ("steps", "gradients")
 ON_DIVERGENCE = ("drop", "raise")
+SAVED_MODELS = ("none", "clients")
 
 _FLOAT_OR_INT = (int, float)
 
@@ -155,6 +156,9 @@ class Settings:
     rounds_per_dispatch: how many rounds at most are started at once, where no
       evaluation or second phase comes between; 0 for a number that follows
       from the work in a round.
+    save_models: what a run leaves in the workdir's folder `models`: "none", or
+      "clients", what every client would use (a packed file each), and the
+      global model if there is one.
     method_options: the options of every method, by its name; see there.
   """
 
@@ -239,6 +243,7 @@ class Settings:
   checkpoint_minutes: float = 10.0
   keep_checkpoints: int = 2
   rounds_per_dispatch: int = 0
+  save_models: str = "none"
   method_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
@@ -336,6 +341,7 @@ class Settings:
     api.check_choice("partition", self.partition, tuple(sorted(SCHEMES)))
     api.check_choice("budget", self.budget, BUDGETS)
     api.check_choice("on_divergence", self.on_divergence, ON_DIVERGENCE)
+    api.check_choice("save_models", self.save_models, SAVED_MODELS)
     api.check_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
     api.check_choice("augment", self.augment, tuple(AUGMENTATIONS))
     api.check_choice("granularity", self.granularity, ("tensor", "channel"))

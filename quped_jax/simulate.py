@@ -7,7 +7,7 @@ clients than fit (`quped_jax.store`).
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -29,10 +29,19 @@ from quped_jax.methods import api
 from quped_jax.program import Program
 from quped_jax.schedule import Schedule
 
-__all__ = ["Population", "Simulation", "SimulationState", "make_simulation"]
+__all__ = [
+  "ClientModel",
+  "Population",
+  "Simulation",
+  "SimulationState",
+  "make_simulation",
+]
 
 # Samples of all clients together that are evaluated at once.
 _EVALUATED_AT_ONCE = 512
+
+# Models of clients that a device brings out at once.
+_MODELS_AT_ONCE = 8
 
 # What is the same on all devices, and what is divided over them.
 _SAME, _DIVIDED = P(), P(clients_lib.AXIS)
@@ -46,6 +55,22 @@ _SPECS: dict[str, Any] = {
   "health": _SAME,
 }
 _STATE: Any = SimulationState(**_SPECS)
+
+
+class ClientModel(NamedTuple):
+  """What a client would use: the headline variant of its model.
+
+  Attributes:
+    client_id: whose it is.
+    cohort: which the client is in.
+    params: tree of parameters, numpy arrays.
+    stats: tree of statistics, likewise.
+  """
+
+  client_id: int
+  cohort: str
+  params: Any
+  stats: Any
 
 
 class Simulation(NamedTuple):
@@ -63,6 +88,9 @@ class Simulation(NamedTuple):
     run_round: `state -> (state, metrics)`, one round.
     evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
       client has no such variant or no such samples.
+    headline_models: `state -> iterator of ClientModel`, in no certain order;
+      of few clients at a time. With several processes each has to go through
+      it.
     begin_finetune: `state -> state`, begins the second phase; takes the
       buffers of the clients over.
     export: `state -> state` of numpy arrays, of as many slots as clients in
@@ -89,6 +117,7 @@ class Simulation(NamedTuple):
   run_rounds: Callable[[SimulationState, int], tuple[SimulationState, Any]]
   run_round: Callable[[SimulationState], tuple[SimulationState, Any]]
   evaluate: Callable[[SimulationState], dict[str, dict[str, np.ndarray]]]
+  headline_models: Callable[[SimulationState], Iterator[ClientModel]]
   begin_finetune: Callable[[SimulationState], SimulationState]
   export: Callable[[SimulationState], SimulationState]
   restore: Callable[[SimulationState], SimulationState]
@@ -223,6 +252,16 @@ class _Programs:
       (_STATE, *self.data_specs),
       _SAME if self.layout.across else _DIVIDED,
     )
+    self._models = {
+      cohort: self.shard(
+        functools.partial(
+          engine.headline_models, cohort=cohort, size=self._at_once(cohort)
+        ),
+        (_STATE, _SAME, *self.data_specs),
+        _SAME if self.layout.across else _DIVIDED,
+      )
+      for cohort in ids
+    }
     begin = engine.method.begin_finetune or (lambda client: client)
     self._freeze = self.shard(
       jax.vmap(begin), (_DIVIDED,), _DIVIDED, donate=(0,)
@@ -301,6 +340,22 @@ class _Programs:
       watch=of_clients(state.watch),
       members=dict(self.ids),
     )
+
+  def _at_once(self, cohort: str) -> int:
+    """How many models of a cohort each device brings out at once."""
+    return min(_MODELS_AT_ONCE, self.slots[cohort] // self.layout.devices)
+
+  def read_models(self, state: SimulationState) -> Iterator[ClientModel]:
+    """The models of the clients that the state holds."""
+    for cohort, program in self._models.items():
+      share = self.slots[cohort] // self.layout.devices
+      for index in range(-(-share // self._at_once(cohort))):
+        place = self.layout.place(jnp.int32(index), _SAME)
+        ids, models = jax.device_get(program(state, place, *self.data))
+        for row, client_id in enumerate(ids):
+          if client_id >= 0:
+            own = jax.tree.map(lambda x, row=row: x[row], models)
+            yield ClientModel(int(client_id), cohort, *own)
 
   def check_second_phase(self) -> None:
     if self.engine.method.begin_finetune is None:
@@ -390,6 +445,9 @@ class _Resident(_Programs):
   def evaluate(self, state: SimulationState):
     results = self._evaluate(self._place(state), *self.data)
     return self.table([(self.ids, results)])
+
+  def headline_models(self, state: SimulationState) -> Iterator[ClientModel]:
+    return self.read_models(self._place(state))
 
   def begin_finetune(self, state: SimulationState) -> SimulationState:
     self.check_second_phase()
@@ -621,6 +679,13 @@ class _Streamed(_Programs):
       jax.block_until_ready([r for _, r in results[:-1]][-1:])
     return self.table(results)
 
+  def headline_models(self, state: SimulationState) -> Iterator[ClientModel]:
+    state = self._place(state)
+    for block in self._blocks(self.ids):
+      yield from self.read_models(
+        self._on_device(state, block, self._gather(state, block))
+      )
+
   def begin_finetune(self, state: SimulationState) -> SimulationState:
     self.check_second_phase()
     state, after = self._place(state), None
@@ -740,6 +805,7 @@ def make_simulation(
     run_rounds=programs.run_rounds,
     run_round=lambda state: programs.run_rounds(state, 1),
     evaluate=programs.evaluate,
+    headline_models=programs.headline_models,
     begin_finetune=programs.begin_finetune,
     export=programs.export,
     restore=programs.restore,

@@ -1,19 +1,27 @@
 """Weights of a model as a safetensors file, to start another run from."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import safetensors
 import safetensors.numpy
 
 from quped_jax import codebook as codebook_lib
 
 
-def _named(params: Any, stats: Any) -> dict[str, Any]:
+def named(params: Any, stats: Any) -> dict[str, Any]:
+  """Arrays, or shapes, by paths such as "params/first/kernel"."""
   tree = {"params": params, "stats": stats}
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {codebook_lib.path_name(path): leaf for path, leaf in leaves}
+
+
+def as_stored(tree: Any) -> Any:
+  """Arrays in host memory, in the order in which safetensors takes bytes."""
+  return jax.tree.map(lambda x: np.asarray(x, order="C"), jax.device_get(tree))
 
 
 def save_weights(path: str | os.PathLike, params: Any, stats: Any) -> None:
@@ -24,7 +32,7 @@ def save_weights(path: str | os.PathLike, params: Any, stats: Any) -> None:
     params: tree of parameters.
     stats: tree of statistics, perhaps empty.
   """
-  tensors = jax.device_get(_named(params, stats))
+  tensors = as_stored(named(params, stats))
   part = f"{os.fspath(path)}.part"
   safetensors.numpy.save_file(tensors, part)
   os.replace(part, path)
@@ -52,7 +60,7 @@ def load_weights(
     raise ValueError(
       f"warm_start={os.fspath(path)!r}: must be a file of weights ({error})"
     ) from error
-  wanted = _named(params, stats)
+  wanted = named(params, stats)
   for name in sorted(wanted.keys() | tensors.keys()):
     want = wanted[name].shape if name in wanted else None
     have = tensors[name].shape if name in tensors else None
@@ -61,8 +69,15 @@ def load_weights(
         f"warm_start={os.fspath(path)!r}: {name!r} must have shape {want} "
         f"for this model; the file has {have}"
       )
-  tree = {"params": params, "stats": stats}
-  return_tree = jax.tree_util.tree_map_with_path(
-    lambda p, _: tensors[codebook_lib.path_name(p)], tree
+  return from_named(tensors, params, stats)
+
+
+def from_named(
+  tensors: Mapping[str, Any], params: Any, stats: Any
+) -> tuple[Any, Any]:
+  """The inverse of `named`, with the structure of these trees."""
+  tree = jax.tree_util.tree_map_with_path(
+    lambda path, _: tensors[codebook_lib.path_name(path)],
+    {"params": params, "stats": stats},
   )
-  return return_tree["params"], return_tree["stats"]
+  return tree["params"], tree["stats"]

@@ -44,6 +44,7 @@ SETTINGS = (
   "--config.bits=1,2",
   "--config.rounds=2",
   "--config.steps=3",
+  "--config.save_models=clients",
 )
 
 
@@ -77,6 +78,11 @@ def test_two_processes_get_the_result_of_one(tmp_path):
     for variant, spread in alone[split].items():
       assert shared[split][variant] == pytest.approx(spread, abs=0.02)
   # Each has the samples of its clients: of 5, 3; and tables of all.
+  files = [
+    {path.name: path.stat().st_size for path in (folder / "models").iterdir()}
+    for folder in folders[:2]
+  ]
+  assert len(files[0]) == 6 and files[0] == files[1]
   memory = alone["memory"]["data_bytes"], shared["memory"]["data_bytes"]
   assert memory[1] < 0.75 * memory[0]
   for line, other in zip(lines, others, strict=True):

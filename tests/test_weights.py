@@ -54,3 +54,11 @@ def test_a_warm_start_begins_where_the_weights_left_off(tmp_path):
   np.testing.assert_allclose(centers[0], kernel.min(), rtol=1e-6)
   fresh = qj.client_state(simulation.init(0), 2)
   assert not np.array_equal(fresh.params["hidden_1"]["kernel"], kernel)
+
+
+def test_arrays_in_another_order_are_stored_as_they_read(tmp_path):
+  kernel = np.arange(6, dtype=np.float32).reshape(2, 3).T
+  path = tmp_path / "model.safetensors"
+  qj.save_weights(path, {"kernel": kernel}, {})
+  params, _ = qj.load_weights(path, {"kernel": kernel}, {})
+  np.testing.assert_array_equal(params["kernel"], kernel)

@@ -175,25 +175,36 @@ def from_npy(
       make a dataset.
   """
   return from_arrays(
-    _load_npy("inputs_path", inputs_path),
-    _load_npy("labels_path", labels_path),
+    load_npy("inputs_path", inputs_path),
+    load_npy("labels_path", labels_path),
     name=os.path.basename(inputs_path),
   )
 
 
-def _load_npy(field, path):
+def load_npy(
+  field: str, path: str | os.PathLike[str], *, mapped: bool = False
+) -> np.ndarray:
+  """Reads an array of numbers.
+
+  Args:
+    field: What errors call the path.
+    path: The file, `.npy`.
+    mapped: Map the file into memory, read only, instead of reading it.
+
+  Raises:
+    FileNotFoundError: If the file is missing.
+    ValueError: If it is not a `.npy` file of numbers.
+  """
   try:
-    array = np.load(path, allow_pickle=False)
-  except (ValueError, EOFError) as error:
+    # Mapped in any case: to read, NumPy takes what memory a header asks for.
+    array = np.lib.format.open_memmap(path, mode="r")
+  except FileNotFoundError:
+    raise
+  except (OSError, ValueError, OverflowError) as error:
     raise ValueError(
       f"{field}={os.fspath(path)!r}: must be a .npy file of numbers ({error})"
     ) from error
-  if not isinstance(array, np.ndarray):
-    array.close()
-    raise ValueError(
-      f"{field}={os.fspath(path)!r}: must be a .npy file, not an archive"
-    )
-  return array
+  return array if mapped else np.array(array)
 
 
 def _integers(field, values):

@@ -32,6 +32,7 @@ __all__ = [
   "Transformer",
   "create_model",
   "from_linen",
+  "get_factory",
   "hidden_kernels",
   "is_head",
   "max_pool_2x2",
@@ -167,10 +168,22 @@ def model_names() -> tuple[str, ...]:
   return tuple(sorted(_BUILT_IN | _registered))
 
 
+def get_factory(name: str) -> Callable[..., Model]:
+  """What makes the models of a name.
+
+  Raises:
+    ValueError: no such model.
+  """
+  factories = _BUILT_IN | _registered
+  if name not in factories:
+    allowed = ", ".join(model_names())
+    raise ValueError(f"model={name!r}: must be one of {allowed}")
+  return factories[name]
+
+
 def takes_dtype(name: str) -> bool:
   """Whether a model's factory names the option `dtype` of the computation."""
-  factory = (_BUILT_IN | _registered)[name]
-  return "dtype" in inspect.signature(factory).parameters
+  return "dtype" in inspect.signature(get_factory(name)).parameters
 
 
 def create_model(
@@ -206,15 +219,11 @@ def create_model(
     ValueError: if there is no such model, convolution or option, or a value
       that is not allowed.
   """
-  factories = _BUILT_IN | _registered
-  if name not in factories:
-    allowed = ", ".join(model_names())
-    raise ValueError(f"model={name!r}: must be one of {allowed}")
+  factory = get_factory(name)
   if num_classes < 1:
     raise ValueError(f"num_classes = {num_classes}; allowed is at least 1")
   # Also for the models that have no convolution: a typing error is one.
   resolve_conv(conv)
-  factory = factories[name]
   _check_options(name, factory, options)
   return factory(
     num_classes, image_channels=image_channels, conv=conv, **options

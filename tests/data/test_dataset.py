@@ -109,7 +109,12 @@ def test_from_npy_takes_only_plain_arrays(tmp_path):
   np.save(objects, np.array([{}, {}, {}]), allow_pickle=True)
   np.savez(archive, a=np.eye(3))
   empty.touch()
-  for path in (objects, archive, empty):
+  vast, torn = tmp_path / "vast.npy", tmp_path / "torn.npz"
+  head = np.lib.format.magic(1, 0) + b"\x76\0"
+  about = b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999,)}"
+  vast.write_bytes(head + about.ljust(117) + b"\n")
+  torn.write_bytes(archive.read_bytes()[:100])
+  for path in (objects, archive, empty, vast, torn, tmp_path):
     with pytest.raises(ValueError, match=f"labels_path='.*{path.name}': must"):
       from_npy(tmp_path / "x.npy", path)
   with pytest.raises(FileNotFoundError, match=r"none\.npy"):

@@ -1,0 +1,62 @@
+"""Runs a packed model on samples.
+
+python -m experiments.predict --input=samples.npy \
+  --model=/tmp/run/models/client_00012.safetensors --output=logits.npy
+
+The samples are as in the model's dataset, not normalised: an array `[samples,
+...]`. Prints the class of each, one per line.
+"""
+
+import sys
+
+import numpy as np
+from absl import app, flags
+
+import quped_jax as qj
+from experiments import common
+from quped_jax.data.dataset import load_npy
+
+_MODEL = flags.DEFINE_string(
+  "model", None, "Packed model file, see quped_jax/packing.py.", required=True
+)
+_INPUT = flags.DEFINE_string(
+  "input", None, ".npy file of samples, [samples, ...].", required=True
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, ".npy file for the logits, [samples, classes]."
+)
+
+
+def main(argv: list[str]) -> None:
+  """Runs the model of the command line."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+
+  def run():
+    packed = qj.load_packed(_MODEL.value)
+    logits = packed.predict(load_npy("input", _INPUT.value, mapped=True))
+    broken = ~np.isfinite(logits).all(axis=1)
+    if broken.any():
+      raise ValueError(
+        f"input={_INPUT.value!r}: must be samples for which the model has "
+        f"finite logits; for {broken.sum()} of {len(logits)} it has not"
+      )
+    if _OUTPUT.value:
+      _save(_OUTPUT.value, logits)
+    sys.stdout.writelines(f"{label}\n" for label in logits.argmax(axis=1))
+
+  common.run_main(run)
+
+
+def _save(path: str, logits: np.ndarray) -> None:
+  try:
+    with open(path, "wb") as file:
+      np.save(file, logits, allow_pickle=False)
+  except OSError as error:
+    raise ValueError(
+      f"output={path!r}: must be a file that can be written ({error.strerror})"
+    ) from error
+
+
+if __name__ == "__main__":
+  common.run_app(main)
