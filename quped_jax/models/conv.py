@@ -513,8 +513,8 @@ def check_images(inputs: jax.typing.ArrayLike) -> jax.Array:
   images = jnp.asarray(inputs)
   if images.ndim != 4:
     raise ValueError(
-      f"inputs have shape {images.shape}; allowed is [batch, height, width, "
-      "channels]"
+      f"model: must be one for inputs of shape {images.shape[1:]}; networks "
+      "with convolutions take images, [height, width, channels]"
     )
   return images
 
