@@ -201,13 +201,23 @@ def _create(settings, federation, network) -> models_lib.Model:
         f"model={name!r}, which takes no dtype"
       )
     options["dtype"] = jnp.dtype(settings.compute_dtype)
-  return models_lib.create_model(
+  model = models_lib.create_model(
     name,
     federation.num_classes,
     image_channels=shape[-1] if len(shape) == 4 else None,
     conv=settings.conv,
     **options,
   )
+  variables = jax.eval_shape(
+    model.init, jax.random.key(0), federation.example()
+  )
+  most = max((x.size for x in jax.tree.leaves(variables)), default=0)
+  if most >= 2**31:
+    raise ValueError(
+      f"model={str(network)!r}: must have less than 2**31 weights in each "
+      f"layer; got {most:,}"
+    )
+  return model
 
 
 def _assign(

@@ -388,7 +388,7 @@ class Settings:
         plain[name] = tuple(value) if isinstance(value, list) else value
       else:
         raise ValueError(
-          f"{name}={value!r}: no such field; must be one of "
+          f"{name}={_shown(value)}: no such field; must be one of "
           f"{', '.join(sorted(fields | set(methods.METHODS)))}"
         )
     return cls(method_options=options, **plain)
@@ -517,7 +517,7 @@ _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "a tuple of numbers, such as (0.1,)",
     lambda v: isinstance(v, tuple) and all(map(_is_number, v)),
   ),
-  "Mapping[str, Any]": ("a mapping", lambda v: isinstance(v, Mapping)),
+  str(Mapping[str, Any]): ("a mapping", lambda v: isinstance(v, Mapping)),
 }
 
 
@@ -528,9 +528,9 @@ def _checked(fields, values: Mapping[str, Any], prefix: str = "") -> dict:
     if field.name not in values:
       continue
     value, name = values[field.name], f"{prefix}{field.name}"
-    kind = getattr(field.type, "__name__", str(field.type))
-    kind = kind if kind in _TYPES else str(field.type).replace("typing.", "")
-    kind = kind.replace("collections.abc.", "")
+    kind = str(field.type)
+    if kind not in _TYPES:
+      kind = getattr(field.type, "__name__", "")
     if kind not in _TYPES:
       continue
     words, fits = _TYPES[kind]
@@ -548,7 +548,7 @@ def _checked(fields, values: Mapping[str, Any], prefix: str = "") -> dict:
 
 def _check_whole(name: str, value: Any, numbers: tuple) -> None:
   if not all(-_WHOLE_LIMIT <= x < _WHOLE_LIMIT for x in numbers):
-    raise ValueError(f"{name}={_shown(value)}: must be less than 2**31")
+    raise ValueError(f"{name}={_shown(value)}: must be less than 2**31 in size")
 
 
 def _check_size(name: str, value: Any, numbers: tuple) -> None:
@@ -561,24 +561,24 @@ def _check_size(name: str, value: Any, numbers: tuple) -> None:
 
 
 def _shown(value: Any) -> str:
-  """A value as it is written, if that is not too long."""
+  """A value as it is written, shortened if that is long."""
   try:
     text = repr(value)
-  except ValueError:  # An int of thousands of digits.
-    text = ""
-  return text if 0 < len(text) < 200 else reprlib.repr(value)
+  except ValueError:  # It holds an int of thousands of digits.
+    return "a number of thousands of digits"
+  return text if len(text) < 200 else reprlib.repr(value)
 
 
 def _make_options(name: str, kind: type, given: Mapping[str, Any]) -> Any:
   if not isinstance(given, Mapping):
-    raise ValueError(f"{name}={given!r}: must be a mapping of options")
+    raise ValueError(f"{name}={_shown(given)}: must be a mapping of options")
   # JSON has no tuples.
   given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
   allowed = {field.name for field in dataclasses.fields(kind)}
   for field, value in given.items():
     if field not in allowed:
       raise ValueError(
-        f"{name}.{field}={value!r}: no such option; must be one of "
+        f"{name}.{field}={_shown(value)}: no such option; must be one of "
         f"{', '.join(sorted(allowed)) or '(none)'}"
       )
   return kind(**_checked(dataclasses.fields(kind), given, f"{name}."))

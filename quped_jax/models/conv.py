@@ -544,5 +544,7 @@ def resolve_conv(name: str) -> Callable[..., jax.Array]:
   if name == "auto":
     name = "canonical" if jax.default_backend() == "cpu" else "adaptive"
   if name not in _CONVS:
-    raise ValueError(f"conv = {name!r}; allowed are {['auto', *_CONVS]}")
+    raise ValueError(
+      f"conv={name!r}: must be one of {', '.join(['auto', *_CONVS])}"
+    )
   return _CONVS[name]
