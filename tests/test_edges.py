@@ -205,9 +205,8 @@ def test_weights_move_towards_their_level_and_never_beyond(norm):
     assert np.all(x <= np.maximum(y, q) + slack)
     if norm == "l1":
       assert np.all(abs(x - y) <= threshold * (1 + EPS) + slack)
-    if threshold >= 1e30:
-      share = abs(y - q) > threshold if norm == "l1" else False
-      assert np.all(share | (abs(x - q) <= slack))
+    there = abs(y - q) <= threshold if norm == "l1" else threshold >= 1e30
+    assert np.all(~np.asarray(there) | (abs(x - q) <= slack))
 
   check()
 
