@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from quped_jax.alternating import Rates
 from quped_jax.data.augment import check_augment
 from quped_jax.federation import (
   Federation,
+  check_batches,
   make_federation,
   make_public,
   synthetic_federation,
@@ -205,7 +207,17 @@ def describe(
 
 
 def _create(settings, federation, network) -> models_lib.Model:
-  return describe(settings, federation, network).create()
+  model = describe(settings, federation, network).create()
+  variables = jax.eval_shape(
+    model.init, jax.random.key(0), federation.example()
+  )
+  most = max((x.size for x in jax.tree.leaves(variables)), default=0)
+  if most >= 2**31:
+    raise ValueError(
+      f"model={str(network)!r}: must have less than 2**31 weights in each "
+      f"layer; got {most:,}"
+    )
+  return model
 
 
 def _assign(
@@ -462,6 +474,7 @@ def assemble(
   simulation = _simulation(
     settings, trained, models, assignment, population, method, workdir
   )
+  _check_memory(settings, simulation)
   newcomers = _newcomers(
     settings,
     federation,
@@ -485,6 +498,7 @@ def assemble(
 
 def _with_steps(settings: Settings, steps: int, why: str) -> Settings:
   """The settings with so many local steps, which follow from something."""
+  check_batches(why, steps, settings.batch_size)
   if steps < 2 and settings.stragglers:
     raise ValueError(
       f"stragglers={settings.stragglers}: must be 0 where {why} leaves 1 local "
@@ -553,7 +567,8 @@ def _make_method(
     allowed = given * training.gradients_per_step
     if method.gradients <= allowed:
       break
-    steps -= 1
+    # What a round takes beside its steps makes this too many, never too few.
+    steps = min(steps - 1, math.ceil(steps * allowed / method.gradients))
   if settings.finetune_at and method.begin_finetune is None:
     raise ValueError(
       f"finetune_at={settings.finetune_at}: must be 0 with "
@@ -615,6 +630,27 @@ def _simulation(
     ),
     max_message_norm=settings.max_message_norm,
   )
+
+
+def _check_memory(settings: Settings, simulation: Simulation) -> None:
+  """Refuses what would take more than twice the memory that there is.
+
+  Twice, as the estimate is one: less is left to the system to refuse.
+  """
+  stats = jax.local_devices()[0].memory_stats() or {}
+  needed = simulation.memory
+  room = stats.get("bytes_limit")
+  if room is None:
+    # Devices that do not say are the host's cores, which share its memory.
+    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed *= simulation.layout.devices // jax.process_count()
+  if needed > 2 * room:
+    raise ValueError(
+      f"clients={settings.clients}: must fit into memory, of which there are "
+      f"{room / 1e9:.1f} GB; a round takes an estimated {needed / 1e9:.3g} GB. "
+      "Smaller networks, a smaller batch_size or chunk_size, or "
+      "client_state='disk' take less"
+    )
 
 
 def _newcomers(

@@ -144,7 +144,11 @@ class ClientData:
 
     Returns:
       int32 `[steps, batch_size]`.
+
+    Raises:
+      ValueError: too many to be counted.
     """
+    check_batches(f"steps={steps}", steps, batch_size)
     count = jnp.maximum(self.train.count, 1)
     per_epoch = jnp.maximum(count // batch_size, 1)
     # A client of n >= batch_size samples uses more than half of each epoch,
@@ -163,6 +167,25 @@ class ClientData:
     uniform = jax.random.bits(replace_key, (steps, batch_size), jnp.uint32)
     replaced = (uniform % count.astype(jnp.uint32)).astype(jnp.int32)
     return jnp.where(count < batch_size, replaced, in_order)
+
+
+# Twice as many and a client's samples are counted in int32.
+_MOST_DRAWN = 2**29
+
+
+def check_batches(what: str, steps: int, batch_size: int) -> None:
+  """Raises a ValueError unless a client can draw so many batches at once.
+
+  Args:
+    what: says how many they are, "steps=40" say.
+    steps: number of batches.
+    batch_size: samples per batch.
+  """
+  if steps * batch_size > _MOST_DRAWN:
+    raise ValueError(
+      f"{what}: must be fewer; {steps} batches of batch_size={batch_size} are "
+      f"more than {_MOST_DRAWN} samples"
+    )
 
 
 @jax.tree_util.register_dataclass

@@ -18,9 +18,10 @@ from quped_jax.models.mlp import DEFAULT_WIDTHS
 _FULL_BYTES = 4  # A float32.
 
 # A network by name and, if it is an "mlp", perhaps widths: "mlp(64,64)".
-_WIDTHS = r"\s*[1-9]\d*\s*(?:,\s*[1-9]\d*\s*)*"
+# Of numbers of up to nine digits, which int32 holds.
+_WIDTHS = r"\s*[1-9]\d{0,8}\s*(?:,\s*[1-9]\d{0,8}\s*)*"
 _NETWORK = rf"([A-Za-z_][\w-]*)\s*(?:\(({_WIDTHS})\))?"
-_KIND = re.compile(rf"(\d+)\s*\*\s*{_NETWORK}\s*@\s*(\d+)")
+_KIND = re.compile(rf"(\d{{1,9}})\s*\*\s*{_NETWORK}\s*@\s*(\d{{1,9}})")
 _BETWEEN = re.compile(r",(?![^(]*\))")  # A comma outside parentheses.
 
 

@@ -25,10 +25,10 @@ to 4 bits and 32, with all clients taking part. Measured beyond: at 8 bits under
 vmap it says a third too little, with few participants half too much.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 # What computes an array that is written to memory; the rest is fused into
 # these or shares their buffers.
@@ -41,7 +41,7 @@ QUANTIZED_COPIES = 5
 def nbytes(tree: Any) -> int:
   """Bytes of the arrays of a tree, or of their shapes; numbers are none."""
   arrays = [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
-  return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays)
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
 
 
 def _written(jaxpr: Any) -> int:

@@ -36,9 +36,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-import quped_jax  # For its version, which it has when all is imported.
 from quped_jax import codebook as codebook_lib
 from quped_jax import models as models_lib
+from quped_jax import version
 from quped_jax import weights as weights_lib
 from quped_jax.methods import api
 from quped_jax.models import Model

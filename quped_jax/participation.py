@@ -183,7 +183,7 @@ def load_trace(path: str | os.PathLike, num_clients: int, rounds: int) -> Trace:
         )
         for i, row in enumerate(table, 2)
       }
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
+  except (OSError, UnicodeError, csv.Error) as error:
     raise ValueError(f"{field}: must be a CSV file ({error})") from error
   if not entries:
     raise ValueError(f"{field}: must name at least one client")

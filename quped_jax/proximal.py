@@ -27,6 +27,8 @@ CENTER_METHODS = ("exact", "subgradient")
 # The exact l1 prox divides every bracket into this many parts, and these once
 # more: it finds the minimiser to 1e-4 of the first bracket.
 _PARTS = 100
+# From this threshold on the l2 prox gives the level, or the mean, itself.
+_WHOLE_SHARE = 1e20
 
 
 def check_norm(norm: str) -> None:
@@ -75,8 +77,15 @@ def weights_prox(
     shrunk = jnp.maximum(jnp.abs(distance) - threshold, 0)
     x = level + jnp.sign(distance) * shrunk
   else:
-    x = (y + 2 * threshold * level) / (1 + 2 * threshold)
+    share = _share(threshold)
+    x = y * (1 - share) + level * share
   return jnp.where(codebook.levels > 0, x, y)
+
+
+def _share(threshold, count=1) -> jax.Array:
+  """2 t n / (1 + 2 t n), which is 1 where that would overflow."""
+  weight = 2 * jnp.minimum(threshold, _WHOLE_SHARE) * count
+  return weight / (1 + weight)
 
 
 def centers_prox(
@@ -139,7 +148,8 @@ def centers_prox(
     total, count = codebook_lib.sum_by_level(
       [weights, jnp.ones_like(weights)], index, levels
     )
-    moved = (mu + 2 * threshold * total) / (1 + 2 * threshold * count)
+    share = _share(threshold, count)
+    moved = mu * (1 - share) + total / jnp.maximum(count, 1) * share
   elif method == "subgradient":
     side = jnp.sign(weights - codebook_lib.entries(codebook.centers, index))
     (balance,) = codebook_lib.sum_by_level([side], index, levels)

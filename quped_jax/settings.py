@@ -1,7 +1,8 @@
 """All settings of a federated experiment, checked, in one frozen dataclass."""
 
 import dataclasses
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optax
@@ -21,6 +22,7 @@ from quped_jax import participation as participation_lib
 from quped_jax import store as store_lib
 from quped_jax.data import SCHEMES
 from quped_jax.data.augment import AUGMENTATIONS
+from quped_jax.federation import check_batches
 from quped_jax.methods import api
 from quped_jax.schedule import Schedule
 
@@ -30,6 +32,8 @@ ON_DIVERGENCE = ("drop", "raise")
 SAVED_MODELS = ("none", "clients")
 
 _FLOAT_OR_INT = (int, float)
+# Programs count in int32.
+_WHOLE_LIMIT = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,12 +251,14 @@ class Settings:
   method_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    _check_types(dataclasses.fields(self), vars(self))
+    checked = _checked(dataclasses.fields(self), vars(self))
+    for field, value in checked.items():
+      object.__setattr__(self, field, value)
     methods.get_method(self.method)
     unknown = set(self.method_options) - set(methods.METHODS)
     if unknown:
       raise ValueError(
-        f"method_options={sorted(unknown)}: must be names of methods, "
+        f"method_options={sorted(unknown, key=str)}: must be names of methods, "
         f"{', '.join(sorted(methods.METHODS))}"
       )
     self.options()
@@ -282,8 +288,9 @@ class Settings:
       "seed",
     ):
       api.check_at_least(field, getattr(self, field), 0)
-    if self.seed >= 2**31:
-      raise ValueError(f"seed={self.seed}: must be less than 2**31")
+    for field in ("steps", "new_client_steps", "recalibration_batches"):
+      count = getattr(self, field)
+      check_batches(f"{field}={count}", count, self.batch_size)
     if self.finetune_at >= self.rounds:
       raise ValueError(
         f"finetune_at={self.finetune_at}: must be less than rounds="
@@ -414,7 +421,7 @@ class Settings:
         plain[name] = tuple(value) if isinstance(value, list) else value
       else:
         raise ValueError(
-          f"{name}={value!r}: no such field; must be one of "
+          f"{name}={_shown(value)}: no such field; must be one of "
           f"{', '.join(sorted(fields | set(methods.METHODS)))}"
         )
     return cls(method_options=options, **plain)
@@ -524,45 +531,87 @@ def _is_whole(value: Any) -> bool:
   return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_types(fields, values: Mapping[str, Any], prefix: str = "") -> None:
-  """Every value has the type of its field; an int does for a float."""
+def _is_text(value: Any) -> bool:
+  # A null character ends the name of a file.
+  return isinstance(value, str) and "\0" not in value
+
+
+# What a field of some type takes, in words and as a predicate.
+_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+  "str": ("text", _is_text),
+  "bool": ("True or False", lambda v: isinstance(v, bool)),
+  "int": ("a whole number", _is_whole),
+  "float": ("a number", _is_number),
+  "tuple[int, ...]": (
+    "a tuple of whole numbers, such as (1, 2)",
+    lambda v: isinstance(v, tuple) and all(map(_is_whole, v)),
+  ),
+  "tuple[float, ...]": (
+    "a tuple of numbers, such as (0.1,)",
+    lambda v: isinstance(v, tuple) and all(map(_is_number, v)),
+  ),
+  str(Mapping[str, Any]): ("a mapping", lambda v: isinstance(v, Mapping)),
+}
+
+
+def _checked(fields, values: Mapping[str, Any], prefix: str = "") -> dict:
+  """The values, each of the type of its field; an int does for a float."""
+  checked = dict(values)
   for field in fields:
     if field.name not in values:
       continue
-    value = values[field.name]
-    kinds = {
-      "str": ("text", lambda v: isinstance(v, str)),
-      "bool": ("True or False", lambda v: isinstance(v, bool)),
-      "int": ("a whole number", _is_whole),
-      "float": ("a number", _is_number),
-      "tuple[int, ...]": (
-        "a tuple of whole numbers, such as (1, 2)",
-        lambda v: isinstance(v, tuple) and all(_is_whole(x) for x in v),
-      ),
-      "tuple[float, ...]": (
-        "a tuple of numbers, such as (0.1,)",
-        lambda v: isinstance(v, tuple) and all(_is_number(x) for x in v),
-      ),
-    }
-    name = getattr(field.type, "__name__", str(field.type))
-    name = name if name in kinds else str(field.type)
-    if name in kinds and not kinds[name][1](value):
-      raise ValueError(
-        f"{prefix}{field.name}={value!r}: must be {kinds[name][0]}"
-      )
+    value, name = values[field.name], f"{prefix}{field.name}"
+    kind = str(field.type)
+    if kind not in _TYPES:
+      kind = getattr(field.type, "__name__", "")
+    if kind not in _TYPES:
+      continue
+    words, fits = _TYPES[kind]
+    if not fits(value):
+      raise ValueError(f"{name}={_shown(value)}: must be {words}")
+    numbers = value if isinstance(value, tuple) else (value,)
+    if "int" in kind:
+      _check_whole(name, value, numbers)
+    elif "float" in kind:
+      _check_size(name, value, numbers)
+      floats = tuple(map(float, numbers))
+      checked[field.name] = floats if isinstance(value, tuple) else floats[0]
+  return checked
+
+
+def _check_whole(name: str, value: Any, numbers: tuple) -> None:
+  if not all(-_WHOLE_LIMIT <= x < _WHOLE_LIMIT for x in numbers):
+    raise ValueError(f"{name}={_shown(value)}: must be less than 2**31 in size")
+
+
+def _check_size(name: str, value: Any, numbers: tuple) -> None:
+  """Numbers that float32 holds; those not finite are refused elsewhere."""
+  if any(api.LARGEST < abs(x) < float("inf") for x in numbers):
+    raise ValueError(
+      f"{name}={_shown(value)}: must be at most {api.LARGEST:.2g}, which "
+      "float32 holds"
+    )
+
+
+def _shown(value: Any) -> str:
+  """A value as it is written, shortened if that is long."""
+  try:
+    text = repr(value)
+  except ValueError:  # It holds an int of thousands of digits.
+    return "a number of thousands of digits"
+  return text if len(text) < 200 else reprlib.repr(value)
 
 
 def _make_options(name: str, kind: type, given: Mapping[str, Any]) -> Any:
   if not isinstance(given, Mapping):
-    raise ValueError(f"{name}={given!r}: must be a mapping of options")
+    raise ValueError(f"{name}={_shown(given)}: must be a mapping of options")
   # JSON has no tuples.
   given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
   allowed = {field.name for field in dataclasses.fields(kind)}
   for field, value in given.items():
     if field not in allowed:
       raise ValueError(
-        f"{name}.{field}={value!r}: no such option; must be one of "
+        f"{name}.{field}={_shown(value)}: no such option; must be one of "
         f"{', '.join(sorted(allowed)) or '(none)'}"
       )
-  _check_types(dataclasses.fields(kind), given, f"{name}.")
-  return kind(**given)
+  return kind(**_checked(dataclasses.fields(kind), given, f"{name}."))

@@ -37,6 +37,19 @@ def test_a_budget_of_gradients_gives_fewer_steps(bits, steps, expected):
   assert assembly.simulation.gradients == expected * per_step
 
 
+def test_a_budget_of_gradients_is_found_in_a_few_tries(monkeypatch):
+  entry, makes = methods.get_method("quped"), []
+
+  def make(*args):
+    makes.append(args)
+    return entry.make(*args)
+
+  monkeypatch.setitem(methods.METHODS, "quped", entry._replace(make=make))
+  assembly = made(bits=(32,), steps=10**5, budget="gradients")
+  assert assembly.settings.steps == 50000
+  assert len(makes) < 10
+
+
 def test_a_budget_of_gradients_is_of_a_method_that_counts_them():
   def make(models, federation, training, options):
     entry = methods.get_method("local")

@@ -96,6 +96,20 @@ def nothing_compiles(monkeypatch):
     ("dataset", 5, "text"),
     ("augment", "rotate", "none, crop_flip"),
     ("partition", "sorted", "dirichlet, iid"),
+    # More than programs count, or than float32 holds.
+    ("rounds", 2**31, "less than 2**31"),
+    ("hidden", (2**63, 8), "less than 2**31"),
+    ("learning_rate_drops", (2**31,), "less than 2**31"),
+    ("clients_per_round", -(2**31) - 1, "less than 2**31"),
+    ("strength", 1e39, "at most 3.4e+38"),
+    ("learning_rate", (10**40,), "at most 3.4e+38"),
+    ("sharpness", 1e-40, "at least 1.2e-38"),
+    ("steps", 2**30, "must be fewer"),
+    ("new_client_steps", 2**30, "must be fewer"),
+    ("recalibration_batches", 2**30, "must be fewer"),
+    ("kinds", "1*mlp(9999999999)@1", "clients*network@bits"),
+    ("kinds", "9999999999*mlp@1", "clients*network@bits"),
+    ("method_options", None, "a mapping"),
   ],
 )
 def test_a_wrong_value_names_the_field_the_value_and_what_is_allowed(
@@ -121,6 +135,16 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_allowed(
     ({"method_options": {"quped": {}}}, ["method_options=", "no such field"]),
     ({"finetune_at": 3, "rounds": 3}, ["finetune_at=3", "rounds=3"]),
     ({"hidden": [8], "model": "cnn1"}, ["hidden=(8,)", "model='cnn1'"]),
+    ({"quped": {"temperature": 1e300}}, ["quped.temperature=1e+300", "3.4e"]),
+    (
+      {"fedntd": {"temperature": 1e-300}},
+      ["fedntd.temperature=1e-300", "1.2e"],
+    ),
+    ({"pfedme": {"inner_steps": 2**31}}, ["pfedme.inner_steps=2147483648"]),
+    ({"fedgkd_vote": {"models": 101}}, ["fedgkd_vote.models=101", "100"]),
+    ({"data_dir": "a\0b"}, ["data_dir='a", "must be text"]),
+    ({"rounds": 10**5000}, ["rounds=", "digits", "less than 2**31"]),
+    ({"quped": {1: 2}}, ["quped.1=2", "no such option"]),
     ({"fedavg": {"server_momentum": 2}}, ["fedavg.server_momentum=2"]),
     ({"fedavg": {"server_learning_rate": 0}}, ["server_learning_rate=0"]),
     ({"fedavg": {"server_optimizer": "x"}}, ["server_optimizer='x'", "adam"]),
@@ -159,6 +183,14 @@ def test_wrong_fields_and_options_are_errors(values, fragments):
       ["classes_per_client=11", "10"],
     ),
     ({"method": "fedavg", "finetune_at": 3}, ["finetune_at=3", "fedavg"]),
+    ({"model": "cnn1", "dataset": "synthetic"}, ["model: ", "(64,)", "images"]),
+    ({"epochs": 2**30}, ["epochs=1073741824: must be fewer"]),
+    ({"hidden": (2**30, 2**30)}, ["model='mlp(1073741824,1073741824)'"]),
+    ({"hidden": (2**15, 2**15)}, ["clients=40", "memory", "GB"]),
+    (
+      {"participation_trace": "\ud800"},
+      ["participation_trace=", "must be a CSV file"],
+    ),
     (
       {"partition": "iid", "clients": 1000},
       ["client", "no test data", "at least one sample"],
@@ -182,6 +214,16 @@ def test_a_federation_of_another_size_is_an_error():
 def test_options_of_an_unknown_method_are_an_error():
   with pytest.raises(ValueError, match=r"method_options=\['quqed'\]: .*quped"):
     qj.Settings(method_options={"quqed": {}})
+  with pytest.raises(ValueError, match=r"method_options=\[1, 'quqed'\]: "):
+    qj.Settings(method_options={"quqed": {}, 1: {}})  # pyright: ignore
+
+
+def test_whole_numbers_do_for_others_and_become_these():
+  made = qj.Settings(
+    strength=1, learning_rate=(1,), method_options={"quped": {"lambda_p": 1}}
+  )
+  assert type(made.strength) is type(made.learning_rate[0]) is float
+  assert type(made.options().lambda_p) is float
 
 
 def test_data_that_is_not_finite_or_out_of_range_is_an_error():

@@ -19,6 +19,10 @@ from quped_jax.models import Model
 
 WEIGHTINGS = ("uniform", "samples")
 
+# Of positive numbers that float32 holds in full.
+SMALLEST = float(jnp.finfo(jnp.float32).tiny)
+LARGEST = float(jnp.finfo(jnp.float32).max)
+
 
 class Models(NamedTuple):
   """The networks of a federation.
@@ -386,9 +390,14 @@ def check_unit_interval(field: str, value: float) -> None:
 
 
 def check_positive(field: str, value: float) -> None:
-  """Raises a ValueError unless the value is positive and finite."""
+  """Raises a ValueError unless the value is positive, and is so in float32."""
   if not 0 < value < float("inf"):
     raise ValueError(f"{field}={value}: must be positive")
+  if value < SMALLEST:
+    raise ValueError(
+      f"{field}={value}: must be at least {SMALLEST:.2g}, as less is 0 in "
+      "float32"
+    )
 
 
 def check_not_negative(field: str, value: float) -> None:

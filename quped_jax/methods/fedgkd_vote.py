@@ -32,6 +32,8 @@ from quped_jax.federation import Batch, ClientData
 from quped_jax.methods import api, averaging, history, personal
 from quped_jax.models import Model
 
+_MOST_MODELS = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class FedgkdVoteOptions:
@@ -39,7 +41,7 @@ class FedgkdVoteOptions:
 
   Attributes:
     gamma: weight of distillation (halved in the loss), at least 0.
-    models: M, how many global models teach, at least 1.
+    models: M, how many global models teach, from 1 to 100.
     temperature: T, of the teachers' weights; small for the best one alone.
     weighting: of the clients in the mean, by "samples" or "uniform".
   """
@@ -52,6 +54,11 @@ class FedgkdVoteOptions:
   def __post_init__(self):
     api.check_not_negative("fedgkd_vote.gamma", self.gamma)
     api.check_at_least("fedgkd_vote.models", self.models, 1)
+    if self.models > _MOST_MODELS:
+      raise ValueError(
+        f"fedgkd_vote.models={self.models}: must be at most {_MOST_MODELS}, "
+        "since a client runs each of them in every step"
+      )
     api.check_positive("fedgkd_vote.temperature", self.temperature)
     api.check_choice("fedgkd_vote.weighting", self.weighting, api.WEIGHTINGS)
 

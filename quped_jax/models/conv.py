@@ -513,8 +513,8 @@ def check_images(inputs: jax.typing.ArrayLike) -> jax.Array:
   images = jnp.asarray(inputs)
   if images.ndim != 4:
     raise ValueError(
-      f"inputs have shape {images.shape}; allowed is [batch, height, width, "
-      "channels]"
+      f"model: must be one for inputs of shape {images.shape[1:]}; networks "
+      "with convolutions take images, [height, width, channels]"
     )
   return images
 
@@ -544,5 +544,7 @@ def resolve_conv(name: str) -> Callable[..., jax.Array]:
   if name == "auto":
     name = "canonical" if jax.default_backend() == "cpu" else "adaptive"
   if name not in _CONVS:
-    raise ValueError(f"conv = {name!r}; allowed are {['auto', *_CONVS]}")
+    raise ValueError(
+      f"conv={name!r}: must be one of {', '.join(['auto', *_CONVS])}"
+    )
   return _CONVS[name]

@@ -25,8 +25,8 @@ def max_pool_2x2(inputs: jax.Array) -> jax.Array:
   height, width = inputs.shape[-3:-1]
   if min(height, width) < 2:
     raise ValueError(
-      f"inputs of max_pool_2x2 have height {height} and width {width}; allowed "
-      "is at least 2"
+      "model: must be one for smaller images; max_pool_2x2 takes those of "
+      f"2 x 2 at least, and got {height} x {width}"
     )
   return _pool(inputs[..., : height // 2 * 2, : width // 2 * 2, :])
 

@@ -341,3 +341,41 @@ def test_absent_classes_need_no_holder():
   dataset = dataclasses.replace(make_dataset(), num_classes=50)
   split = partition(dataset, "pathological", 3, classes_per_client=2)
   assert (counts(dataset, split.train)[:, :6].sum(axis=0) == 100).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_few_samples_are_divided_or_refused(data):
+  """One sample, one class, absent classes, more clients than samples."""
+  labels = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+  column = st.lists(st.booleans(), min_size=len(labels), max_size=len(labels))
+  is_test = data.draw(st.none() | column)
+  dataset = from_arrays(
+    np.zeros((len(labels), 1)),
+    np.array(labels),
+    num_classes=4,
+    is_test=None if is_test is None else np.array(is_test),
+    groups=np.arange(len(labels)) // 2,
+  )
+  scheme = data.draw(st.sampled_from(sorted(SCHEMES)))
+  fraction = st.floats(0, 1, exclude_min=True, exclude_max=True)
+  options = {
+    "classes_per_client": data.draw(st.integers(1, 4)),
+    "alpha": data.draw(st.sampled_from([5e-324, 1e-3, 1.0, 1e38, 1e300])),
+    "min_size": data.draw(st.integers(0, 4)),
+    "shards_per_client": data.draw(st.integers(1, 4)),
+    "groups_per_client": data.draw(st.integers(1, 4)),
+    "train_fraction": data.draw(fraction),
+    "validation_fraction": data.draw(st.just(0.0) | fraction),
+  }
+  num_clients = data.draw(st.integers(1, len(labels) + 1))
+  try:
+    split = partition(dataset, scheme, num_clients, **options)
+  except ValueError as error:
+    named = ("clients=", "partition=", *(f"{option}=" for option in options))
+    assert str(error).startswith(named)
+    return
+  rows = all_rows(split)
+  assert len(np.unique(rows)) == len(rows)
+  for train, test in train_and_test(split):
+    assert len(train) and len(test)
