@@ -294,6 +294,7 @@ def run(
     **_best_rounds(history, evaluated, headline),
     "kinds": _kinds(made, evaluated[-1]["test"]),
     "new_clients": _table(made.newcomers(state)),
+    "privacy": made.privacy,
     "gradients": simulation.gradients,
     "bytes_up": simulation.bytes_up,
     "bytes_down": simulation.bytes_down,
