@@ -7,7 +7,7 @@ DEMO_DIR ?= results/demo
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := data,plot,test
+EXTRAS := data,plot,privacy,test
 # One worker per core; tests of a method share what they compile.
 PYTEST_ARGS ?= -n auto --maxprocesses=8 --dist=loadgroup
 

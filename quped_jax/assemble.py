@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from quped_jax import aggregation as aggregation_lib
 from quped_jax import codebook as codebook_lib
 from quped_jax import data as data_lib
 from quped_jax import kinds as kinds_lib
 from quped_jax import memory as memory_lib
 from quped_jax import methods
 from quped_jax import models as models_lib
+from quped_jax import privacy as privacy_lib
 from quped_jax.alternating import Rates
 from quped_jax.data.augment import check_augment
 from quped_jax.federation import (
@@ -337,6 +339,7 @@ class Assembly(NamedTuple):
     simulation: the programs, of the clients that train.
     newcomers: `state -> {variant: accuracy [new clients]}`.
     method: that is simulated.
+    privacy: what is promised of the shared model; None for nothing.
   """
 
   settings: Settings
@@ -347,6 +350,7 @@ class Assembly(NamedTuple):
   simulation: Simulation
   newcomers: Callable[[SimulationState], dict[str, np.ndarray]]
   method: api.FederatedMethod
+  privacy: dict[str, Any] | None
 
   @property
   def model(self) -> models_lib.Model:
@@ -450,6 +454,14 @@ def assemble(
   """Makes all that a run of the settings is made of; see `build`."""
   # Before the data, which may have to be fetched first.
   _check_names(settings, model)
+  privacy = privacy_lib.guarantee(
+    dp_clip=settings.dp_clip,
+    dp_noise=settings.dp_noise,
+    dp_delta=settings.dp_delta,
+    clients=settings.clients,
+    participation=settings.participation,
+    rounds=settings.rounds,
+  )
   federation = federation or load_federation(settings)
   everyone = settings.clients + settings.new_clients
   if federation.num_clients != everyone:
@@ -493,6 +505,7 @@ def assemble(
     simulation,
     newcomers,
     method,
+    privacy,
   )
 
 
@@ -574,7 +587,50 @@ def _make_method(
       f"finetune_at={settings.finetune_at}: must be 0 with "
       f"method={settings.method!r}, which has no second phase"
     )
-  return method, settings
+  return _with_server_step(settings, method), settings
+
+
+def _with_server_step(
+  settings: Settings, method: api.FederatedMethod
+) -> api.FederatedMethod:
+  """The method with the attackers, the average and the privacy it is to have.
+
+  With none of them it is the method itself.
+  """
+
+  def check(field, allowed):
+    value = getattr(settings, field)
+    aggregation_lib.check_averages(
+      method, settings.method, f"{field}={value!r}", allowed
+    )
+
+  if settings.attackers:
+    check("attackers", "0")
+  if settings.aggregation != "mean":
+    check("aggregation", "'mean'")
+  if settings.dp_clip:
+    check("dp_clip", "0")
+  if settings.attackers:
+    method = aggregation_lib.with_attackers(
+      method,
+      settings.clients - settings.attackers,
+      settings.attack,
+      settings.attack_scale,
+    )
+  if settings.dp_clip:
+    own = privacy_lib.chances(settings.participation, settings.clients)
+    return privacy_lib.with_privacy(
+      method,
+      bound=settings.dp_clip,
+      noise=settings.dp_noise,
+      expected=sum(own),
+    )
+  return aggregation_lib.with_aggregation(
+    method,
+    settings.aggregation,
+    trim=settings.trim,
+    clip_norm=settings.clip_norm,
+  )
 
 
 def _check_quantizable(federation, models, assignment) -> None:
@@ -628,7 +684,10 @@ def _simulation(
       None if workdir is None else pathlib.Path(workdir) / "clients",
       settings.clients_per_block,
     ),
-    max_message_norm=settings.max_message_norm,
+    # Whose messages count must not follow from those of others where one of
+    # them is to be hidden.
+    max_message_norm=settings.max_message_norm
+    or (api.LARGEST if settings.dp_clip else 0.0),
   )
 
 

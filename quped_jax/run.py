@@ -596,6 +596,7 @@ def _run(
       {"client": x.client, "rounds": x.undone, "in_a_row": x.longest}
       for x in diverged
     ],
+    "privacy": made.privacy,
     "gradients": simulation.gradients,
     "bytes_up": simulation.bytes_up,
     "bytes_down": simulation.bytes_down,

@@ -7,6 +7,7 @@ from typing import Any
 
 import optax
 
+from quped_jax import aggregation as aggregation_lib
 from quped_jax import (
   alternating,
   methods,
@@ -19,6 +20,7 @@ from quped_jax import clients as clients_lib
 from quped_jax import codebook as codebook_lib
 from quped_jax import kinds as kinds_lib
 from quped_jax import participation as participation_lib
+from quped_jax import privacy as privacy_lib
 from quped_jax import store as store_lib
 from quped_jax.data import SCHEMES
 from quped_jax.data.augment import AUGMENTATIONS
@@ -105,6 +107,24 @@ class Settings:
       its state and sends nothing.
     stragglers: chance that a participant takes fewer local steps than `steps`,
       1 to `steps - 1`, all equally likely.
+    aggregation: what the server takes of what clients send: the "mean", with
+      the method's weights, or of clients that weigh the same the "median" or
+      "trimmed_mean" of every coordinate; or "norm_clipped_mean". The last
+      three are for methods whose server takes the mean of models.
+    trim: share of the clients that "trimmed_mean" leaves out at either end of
+      every coordinate.
+    clip_norm: largest L2 norm of a message to "norm_clipped_mean".
+    attackers: how many clients, the last of `clients`, send something false.
+    attack: what they send: "sign_flip", minus `attack_scale` times what they
+      should, or "random", Gaussian noise of that standard deviation.
+    attack_scale: see there.
+    dp_clip: if positive, the model that clients train together is
+      differentially private: this is the largest L2 norm of a message, see
+      `quped_jax.privacy`. It needs `participation`, uniform weights, and the
+      extra "privacy".
+    dp_noise: standard deviation of the noise on the sum of the messages, in
+      units of `dp_clip`.
+    dp_delta: delta, for which `summary.json` says epsilon.
     client_state: where clients' states are kept: "device"; or "host", in host
       memory, or "disk", in files in the workdir, for more clients than fit:
       then only participants are moved.
@@ -206,6 +226,15 @@ class Settings:
   participation_trace: str = ""
   dropout: float = 0.0
   stragglers: float = 0.0
+  aggregation: str = "mean"
+  trim: float = 0.1
+  clip_norm: float = 1.0
+  attackers: int = 0
+  attack: str = "sign_flip"
+  attack_scale: float = 10.0
+  dp_clip: float = 0.0
+  dp_noise: float = 0.0
+  dp_delta: float = 1e-5
   client_state: str = "device"
   clients_per_block: int = 0
   bits: tuple[int, ...] = (1,)
@@ -309,6 +338,7 @@ class Settings:
     store_lib.check_store(
       self.client_state, self.clients_per_block, self.strategy
     )
+    self._check_server_step()
     self._check_kinds()
     self._check_widths("hidden", "model")
     self._check_widths("shared_hidden", "shared_model")
@@ -362,6 +392,27 @@ class Settings:
         raise ValueError(
           f"{field}={drops}: must be rounds from 1 on, in increasing order"
         )
+
+  def _check_server_step(self) -> None:
+    """An average, attacks on it, and privacy."""
+    aggregation_lib.check_aggregation(
+      self.aggregation, self.trim, self.clip_norm, self.client_state
+    )
+    aggregation_lib.check_attack(
+      self.attackers, self.attack, self.attack_scale, self.clients
+    )
+    privacy_lib.check_privacy(
+      dp_clip=self.dp_clip,
+      dp_noise=self.dp_noise,
+      dp_delta=self.dp_delta,
+      clients=self.clients,
+      participation=self.participation,
+      # A method without this option has uniform weights.
+      weighting=getattr(self.options(), "weighting", "uniform"),
+      method=self.method,
+      aggregation=self.aggregation,
+      epochs=self.epochs,
+    )
 
   def _check_kinds(self) -> None:
     """Kinds that add up, and budgets with candidates."""

@@ -165,6 +165,9 @@ class FederatedMethod(NamedTuple):
     collect: `message -> part`, what `server_update` gets of every message
       apart, as `Aggregate.collected`, at the price of its memory times the
       clients; None for nothing.
+    averages: whether messages are differences of one model, a GlobalModel or
+      a part of one, of which the server takes the `mean_message` over all
+      cohorts and nothing else: then it can take another average.
     global_model: `(server, cohort) -> (params, stats, model)`, from which a new
       client of that cohort would start; None if there is no such model.
     begin_finetune: `client -> client`, freezes the assignment of
@@ -181,6 +184,7 @@ class FederatedMethod(NamedTuple):
   gradients: float | None = None
   receive: Callable[..., Aggregate] = weighted_sum
   collect: Callable[[Any], Any] | None = None
+  averages: bool = False
   global_model: Callable[..., tuple[Any, Any, Model]] | None = None
   begin_finetune: Callable[..., Any] | None = None
 

@@ -230,5 +230,6 @@ def averaging_method(
     variants=variants,
     headline="quantized" if quantized else "global",
     gradients=training.steps * training.gradients_per_step,
+    averages=True,
     global_model=global_model,
   )

@@ -192,5 +192,6 @@ def make_feddf(
     server_update=server_update,
     variants=variants,
     receive=receive,
+    averages=False,
     global_model=global_model,
   )

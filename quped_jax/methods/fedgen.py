@@ -221,5 +221,6 @@ def make_fedgen(
     client_update=client_update,
     server_update=server_update,
     receive=receive,
+    averages=False,
     collect=collect,
   )

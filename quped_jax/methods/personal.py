@@ -150,6 +150,7 @@ def personal_method(
     variants=variants,
     headline="quantized",
     gradients=gradients,
+    averages=shares_model,
     global_model=global_model if shares_model else None,
     begin_finetune=freeze,
   )

@@ -176,6 +176,7 @@ def make_scaffold(
     broadcast=personal.send,
     client_update=client_update,
     receive=receive,
+    averages=False,
     server_update=server_update,
     variants=variants,
   )

@@ -143,5 +143,6 @@ def soft_label_method(
     init_server=init_server,
     broadcast=broadcast,
     receive=receive,
+    averages=False,
     server_update=server_update,
   )
