@@ -136,6 +136,11 @@ def print_summary(summary: dict[str, Any]) -> None:
       f"(worst client {100 * spread['worst']:.1f} %, "
       f"10th percentile {100 * spread['p10']:.1f} %)"
     )
+  if summary["privacy"]:
+    print(
+      f"private: epsilon {summary['privacy']['epsilon']:.3g} at delta "
+      f"{summary['privacy']['delta']:g}, by client"
+    )
   if len(summary["kinds"]) < 2:
     return
   variant = summary["headline"]

@@ -357,7 +357,7 @@ def _scale(
       raise ValueError(
         f"{name!r}.shape={value.shape}: must broadcast to one sample, {shape}"
       )
-    scale[name] = value = value.astype(np.float32)
+    scale[name] = value = value.astype(np.float32, order="C")
     if not np.isfinite(value).all():
       raise ValueError(f"{name!r}: must be finite")
   if not (scale[_STD] > 0).all():

@@ -80,7 +80,7 @@ INFOS = [
 def test_a_model_comes_back_to_the_bit(info, tmp_path):
   path = tmp_path / "model.safetensors"
   params, stats = variables_of(info)
-  mean, std = np.float32(0.1), np.full(info.input_shape, 0.7, np.float32)
+  mean, std = np.asarray(0.1, np.float32), np.full(info.input_shape, 0.7, "f")
   qj.save_packed(path, params, stats, info, mean=mean, std=std)
   packed = qj.load_packed(path)
   assert packed.info == info
@@ -186,6 +186,13 @@ def test_logits_are_the_same(trained, tmp_path):
       logits = packed.predict(raw, batch_size=size)
       assert logits.shape == (40, tiny.CLASSES)
       np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_normalisation_is_stored_as_it_reads(tmp_path):
+  info = qj.ModelInfo("mlp", 3, (2, 3), {"features": ()})
+  mean = np.arange(6, dtype=np.float32).reshape(3, 2).T
+  qj.save_packed(tmp_path / "m", *variables_of(info), info, mean=mean)
+  np.testing.assert_array_equal(qj.load_packed(tmp_path / "m").mean, mean)
 
 
 def test_samples_of_bytes_are_normalised(tmp_path):
