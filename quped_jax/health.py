@@ -196,7 +196,7 @@ def after_round(health: Health, norms, count, diverged) -> Health:
   alone = (count == 0) & (diverged > 0)
   lost = jnp.where(count > 0, 0, health.lost + alone)
   return Health(
-    health.norms + norms,
+    jnp.asarray(health.norms + norms, jnp.int32),
     jnp.bool_(True),
     health.undone + jnp.asarray(diverged, jnp.int32),
     jnp.asarray(lost, jnp.int32),
