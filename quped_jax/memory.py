@@ -2,17 +2,18 @@
 
 Per device, in bytes,
 
-    data + server + states + messages + at_once * (own + download + message
-    + step), where
+    data + server + states + messages + at_once * (own + download + step),
+    where
 
 - data: the samples and tables, as they lie on the device;
 - server: the server's state, and twice what it collects of single messages;
 - states: of all clients of the device, one copy, updated in place;
 - messages: the sum of what clients sent, if they run in chunks;
 - at_once: how many clients run at once on the device;
-- own: the state of one client, a copy of which is trained if clients run in
-  chunks, and 0 if all run at once, in place;
-- download, message: of one client, a copy each: the download is trained;
+- own: the state of one client, a copy of which is trained: the one before is
+  kept in case the client diverges;
+- download: of one client, a copy that is trained; messages are added up as they
+  are computed, and never lie in memory by themselves;
 - step: what one local step needs. For a network with parameters of P bytes, a
   forward pass that keeps R bytes for the backward pass and whose products and
   convolutions give A bytes: P (gradients) + max(R, 2 A), and R more for each
@@ -127,14 +128,14 @@ class Estimate(NamedTuple):
   @property
   def client(self) -> int:
     """Bytes that one more client takes that runs at the same time."""
-    return self.own + self.download + self.message + self.step
+    return self.own + self.download + self.step
 
   def total(self, slots: int, at_once: int) -> int:
     """Bytes on a device with so many clients, so many of them at once."""
     fixed = self.data + self.server + slots * self.kept
     if at_once < slots:
       return fixed + self.message + at_once * self.client
-    return fixed + at_once * (self.client - self.own)
+    return fixed + at_once * self.client
 
   def room_for(self, slots: int, limit: int) -> int:
     """How many clients can run at once in so many bytes; 0 if not one."""

@@ -316,7 +316,10 @@ class _Programs:
     state = jax.eval_shape(self.engine.init, jax.random.key(0), members, *data)
     begin = self.engine.method.begin_finetune
     if second_phase and begin is not None:
-      clients = jax.eval_shape(jax.vmap(begin), state.clients)
+      clients = {
+        name: jax.eval_shape(jax.vmap(begin), cohort)
+        for name, cohort in state.clients.items()
+      }
       state = state._replace(clients=clients)
     return state._replace(key=jax.eval_shape(jax.random.key_data, state.key))
 

@@ -39,8 +39,8 @@ def test_room_is_what_the_total_says():
   estimate = memory.Estimate(
     data=1000, server=100, own=5, download=20, message=20, step=60, kept=5
   )
-  assert estimate.total(10, 10) == 1100 + 50 + 10 * 100
-  assert estimate.total(10, 2) == 1100 + 50 + 20 + 2 * 105
+  assert estimate.total(10, 10) == 1100 + 50 + 10 * 85
+  assert estimate.total(10, 2) == 1100 + 50 + 20 + 2 * 85
   assert estimate.room_for(10, estimate.total(10, 10)) == 10
   for at_once in range(1, 9):
     limit = estimate.total(10, at_once)
