@@ -169,6 +169,21 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "chunk_size": (1, 2, 100),
   "devices": (0, 1, 2, 1000),
   "rounds_per_dispatch": (1, 2, 100),
+  "aggregation": ("median", "trimmed_mean", "norm_clipped_mean"),
+  "trim": (0.0, 0.4, 0.5),
+  "clip_norm": (1e-3, 1e30),
+  "attackers": (1, 2, 3),
+  "attack": ("random", "sign_flip"),
+  "attack_scale": (1.0, 1e30),
+  "dp_clip": (1.0, 1e-30),
+  "dp_noise": (0.1, 1.0),
+  "dp_delta": (0.5, 1e-30),
+  "on_divergence": ("raise",),
+  "max_message_norm": (1e-3, 1e30),
+  "checkpoint_every": (1, 2),
+  "checkpoint_minutes": (0.0, 1e-9),
+  "keep_checkpoints": (1,),
+  "save_models": ("clients",),
 }  # fmt: skip
 
 # What compiles in seconds.
@@ -235,10 +250,10 @@ def attempt(values, directly, workdir=None):
     try:
       with tiny.quick_compilation():
         made = make(values, directly)
-        qj.run(made, workdir, display=qj.Display(quiet=True))
+        qj.run(made, workdir, display=qj.Display(quiet=True), resume=False)
     except ValueError as error:
       return str(error)
-    except CompilesError:
+    except (CompilesError, qj.DivergenceError):
       pass
   return None
 
@@ -262,12 +277,17 @@ def test_random_settings_are_found_valid_or_refused_by_name(monkeypatch):
   outcomes = collections.Counter()
 
   @given(changes(), st.booleans())
-  @settings(deadline=None, max_examples=4000 if LONG else 200, **QUIET)
+  @settings(
+    deadline=None,
+    max_examples=4000 if LONG else 200,
+    derandomize=not LONG,
+    **QUIET,
+  )
   def play(values, directly):
     check(values, directly, outcomes)
 
   play()
-  assert min(outcomes["run"], outcomes["refused"]) > 40, outcomes
+  assert min(outcomes["run"], outcomes["refused"]) > 20, outcomes
 
 
 def test_random_settings_run_two_rounds_or_are_refused(tmp_path):
