@@ -117,7 +117,7 @@ def test_register_model():
   [
     ({"name": "vgg"}, "model='vgg': must be one of cnn1, cnn2, mlp"),
     ({"num_classes": 0}, "num_classes = 0; allowed is at least 1"),
-    ({"conv": "im2col"}, r"conv = 'im2col'; allowed are \['auto', 'adaptive'"),
+    ({"conv": "im2col"}, "conv='im2col': must be one of auto, adaptive"),
     ({"width": 3}, r"no options \['width'\]; allowed are \['dtype', 'feat"),
     ({"features": (64, 0)}, r"features = \(64, 0\); allowed are positive"),
     (
