@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import event, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import quped_jax as qj
@@ -25,6 +25,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
 # What Python and NumPy may take to read a file of a few KB, or to refuse it.
 MOST_MEMORY = 8 * 2**20
+
+
+def cases(few, many):
+  """How many cases a test draws; a machine may be busy and draw slowly."""
+  return settings(
+    max_examples=many if LONG else few,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+  )
 
 
 def info_of(name="mlp", bits=2, shape=(6,), **changes):
@@ -110,7 +119,7 @@ qj.register_model("bare", bare)
 
 
 @given(st.data())
-@settings(max_examples=1000 if LONG else 100, deadline=None)
+@cases(100, 1000)
 def test_any_float_is_a_level(tmp_path_factory, data):
   """Minus zero, denormals, infinities and every NaN, in tensors of any size."""
   bits = data.draw(st.integers(1, 8))
@@ -572,7 +581,7 @@ def damages(draw, data):
 
 
 @given(data=st.data())
-@settings(max_examples=8000 if LONG else 200, deadline=None)
+@cases(200, 8000)
 def test_a_damaged_file_is_right_or_refused(files, data):
   good, path = files
   content, expected = data.draw(st.sampled_from(good))
@@ -618,7 +627,7 @@ def seldom(data):
 
 
 @given(data=st.data())
-@settings(max_examples=2000 if LONG else 60, deadline=None)
+@cases(60, 2000)
 def test_hostile_metadata_is_right_or_refused(files, data):
   """With the right checksum: its maker can compute it."""
   good, path = files
@@ -634,7 +643,7 @@ def test_hostile_metadata_is_right_or_refused(files, data):
 
 
 @given(data=st.data())
-@settings(max_examples=2000 if LONG else 60, deadline=None)
+@cases(60, 2000)
 def test_a_hostile_table_of_tensors_is_right_or_refused(files, data):
   good, path = files
   header, about, tensors = parts(data.draw(st.sampled_from(good))[0])
@@ -673,7 +682,7 @@ def test_a_hostile_table_of_tensors_is_right_or_refused(files, data):
 
 
 @given(data=st.data())
-@settings(max_examples=1000 if LONG else 30, deadline=None)
+@cases(30, 1000)
 def test_other_numbers_are_another_model(files, data):
   """What is consistent is a model, whatever its weights are."""
   good, path = files
