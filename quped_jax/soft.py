@@ -290,8 +290,11 @@ def _grid(bins, centers, slope):
   Below and above them all steps are climbed or not, and functions constant.
   """
   margin = _SATURATED / slope
-  span = centers[-1] - centers[0] + 2 * margin
-  return centers[0] - margin, span / (bins - 1)
+  # Levels may be so large that the margin, or the whole length, has no number.
+  largest = jnp.finfo(centers.dtype).max / 2
+  low = jnp.maximum(centers[0] - margin, -largest)
+  span = jnp.minimum(centers[-1] - centers[0] + 2 * margin, largest - low)
+  return low, span / (bins - 1)
 
 
 def _place(bins, x, centers, slope):

@@ -11,6 +11,7 @@ import gc
 import os
 import pathlib
 
+import hypothesis
 import pytest
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
@@ -48,6 +49,12 @@ from quped_jax.clients import wait_for_devices  # noqa: E402
 
 # Tests may share a busy machine.
 wait_for_devices()
+
+# A short run draws the same examples every time, so that it judges a change
+# and not its luck; a long one looks for new ones.
+if os.environ.get("QUPED_LONG_TESTS") != "1":
+  hypothesis.settings.register_profile("short", derandomize=True)
+  hypothesis.settings.load_profile("short")
 
 
 def pytest_collection_modifyitems(items):

@@ -172,5 +172,7 @@ def test_wrong_options_are_errors(method, option, value, message):
 
 
 def test_a_temperature_of_zero_is_an_error():
-  with pytest.raises(ValueError, match="ds_fl.temperature=0: must be positive"):
+  with pytest.raises(
+    ValueError, match="ds_fl.temperature=0.0: must be positive"
+  ):
     qj.Settings(method_options={"ds_fl": {"temperature": 0}})

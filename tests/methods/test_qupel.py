@@ -69,7 +69,9 @@ def test_without_the_penalty_it_is_local_training():
 
 
 def test_wrong_options_are_errors():
-  with pytest.raises(ValueError, match="qupel.lambda_p=-1: must be at least 0"):
+  with pytest.raises(
+    ValueError, match="qupel.lambda_p=-1.0: must be at least 0"
+  ):
     qj.Settings(method_options={"qupel": {"lambda_p": -1}})
   with pytest.raises(ValueError, match="qupel.weighting='x': must be one of"):
     qj.Settings(method_options={"qupel": {"weighting": "x"}})
