@@ -1,6 +1,7 @@
 """Clients that diverge are found, and change nothing for the others."""
 
 import dataclasses
+import os
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from quped_jax.methods import api
 from tests import tiny
 
 QUIET = qj.Display(quiet=True)
+LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
 
 
 def result(loss=1.0, weight=1.0, client=(1.0,), message=(3.0, 4.0)):
@@ -132,24 +134,6 @@ def run(method, bad, rounds=3, **changes):
 
 
 @pytest.mark.filterwarnings("ignore:round .* diverged")
-@pytest.mark.parametrize("bad", [10.0, 1e3, 1e6])
-def test_one_that_diverges_changes_no_bit_of_clients_it_is_not_coupled_to(bad):
-  with tiny.quick_compilation():
-    good, wrong = run("local", 0.05), run("local", bad)
-  assert [x["client"] for x in wrong.summary["diverged"]] in ([2], [])
-  if bad > 10:
-    assert wrong.summary["diverged"]
-  for i in (0, 1, 3, 4):
-    for x, y in zip(
-      jax.tree.leaves(qj.client_state(good.state, i)),
-      jax.tree.leaves(qj.client_state(wrong.state, i)),
-      strict=True,
-    ):
-      np.testing.assert_array_equal(x, y)
-    assert good.clients[i] == wrong.clients[i]
-
-
-@pytest.mark.filterwarnings("ignore:round .* diverged")
 @pytest.mark.parametrize("how", HOW)
 def test_a_clients_round_that_is_undone_leaves_it_as_it_was(how):
   with tiny.quick_compilation():
@@ -195,3 +179,83 @@ def test_a_limit_that_is_given_holds_from_the_first_round():
     pytest.raises(qj.DivergenceError, match="clients 0, 1, 2, 3, 4"),
   ):
     run("fedavg", 0.05, max_message_norm=1e-6)
+
+
+# One client of fifty.
+
+FIFTY = {
+  "dataset": "digits",
+  "clients": 50,
+  "bits": (32,) * 50,
+  "shared_learning_rate": 0.05,
+  "devices": 1,
+  "strategy": "vmap",
+}
+
+
+def one_of_fifty(method, bad=None, **changes):
+  """A run in which the last client has this step size, or never takes part."""
+  rates = [0.05] * 49 + [0.05 if bad is None else bad]
+  values = {**FIFTY, "method": method, "learning_rate": tuple(rates), **changes}
+  return qj.run(qj.Settings(**values), display=QUIET)
+
+
+def write_trace(path, rounds):
+  lines = [f"{r},{c}" for r in range(rounds) for c in range(49)]
+  path.write_text("\n".join(["round,client", *lines]))
+  return str(path)
+
+
+def compare_accuracies(method, tmp_path, **changes):
+  """Of the global model, with the client and without it."""
+  size = {"rounds": 10, "steps": 20, "hidden": (32, 32), **changes}
+  size["eval_every"] = size["rounds"]
+  trace = write_trace(tmp_path / "trace.csv", size["rounds"])
+  without = one_of_fifty(method, **size, participation_trace=trace)
+  wanted = without.summary["accuracy"]["global"]["mean"]
+  for bad in (10.0, 1e3, 1e6):
+    found = one_of_fifty(method, bad, **size).summary["accuracy"]["global"]
+    yield bad, found["mean"], wanted
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+def test_one_of_fifty_that_diverges_leaves_the_global_model_as_good(tmp_path):
+  for bad, found, wanted in compare_accuracies("fedavg", tmp_path):
+    assert wanted > 0.7
+    assert abs(found - wanted) <= 0.01, bad
+
+
+@pytest.mark.skipif(not LONG, reason="takes minutes")
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+@pytest.mark.parametrize("partition", ["iid", "pathological"])
+@pytest.mark.parametrize(
+  "method",
+  ["fedavg", "fedprox", "per_fedavg", "pfedme", "ditto", "fml", "quped"],
+)
+def test_so_does_one_under_any_method_in_long_runs(method, partition, tmp_path):
+  size = {"rounds": 30, "steps": 20, "hidden": (64, 64), "partition": partition}
+  for seed in range(3):
+    for bad, found, wanted in compare_accuracies(
+      method, tmp_path, **size, seed=seed
+    ):
+      print(f"{method} {partition} {seed} {bad}: {found:.4f} {wanted:.4f}")
+      assert abs(found - wanted) <= 0.01, (seed, bad)
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+def test_one_of_fifty_that_diverges_changes_no_bit_of_the_others():
+  size = {"rounds": 3, "steps": 5, "eval_every": 3, "hidden": (16,)}
+  good = one_of_fifty("local", **size)
+  for bad in (10.0, 1e3, 1e6):
+    wrong = one_of_fifty("local", bad, **size)
+    # At 10 so few steps of so small a network stay in bounds.
+    if bad > 10:
+      assert [x["client"] for x in wrong.summary["diverged"]] == [49]
+    for i in range(49):
+      for x, y in zip(
+        jax.tree.leaves(qj.client_state(good.state, i)),
+        jax.tree.leaves(qj.client_state(wrong.state, i)),
+        strict=True,
+      ):
+        np.testing.assert_array_equal(x, y)
+    assert good.clients[:49] == wrong.clients[:49]
