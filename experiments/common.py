@@ -91,6 +91,7 @@ def run_app(main: Callable[[list[str]], None]) -> None:
 def run_main(main: Callable[[], None]) -> None:
   """Runs a command; a user's mistake is one line and exit code 2.
 
+  A run that cannot go on, on a full disk for example, ends with 1.
   `--verbosity=1` gives the traceback instead.
 
   Args:
@@ -110,8 +111,11 @@ def run_main(main: Callable[[], None]) -> None:
   except qj.Interrupted as error:
     print(error, file=sys.stderr)
     sys.exit(128 + error.signal)
-  except qj.DivergenceError as error:
-    print(f"error: {error}", file=sys.stderr)
+  except (qj.DivergenceError, OSError) as error:
+    if logging.level_debug():
+      raise
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    print(f"error: {error}{notes}", file=sys.stderr)
     sys.exit(1)
 
 

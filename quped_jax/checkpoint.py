@@ -8,6 +8,7 @@ has a flipped bit is not used: the one before it is. One of other settings,
 another version or other data is refused.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,8 @@ import numpy as np
 _FORMAT = 1
 _FOLDER = "checkpoints"
 _MANIFEST, _PROGRESS, _STATE = "manifest.json", "progress.json", "state"
+# What a checkpoint leaves free, for its own tables and what else a run writes.
+_SPARE_BYTES = 1 << 20
 
 
 class Checkpoint(NamedTuple):
@@ -93,9 +96,12 @@ class Checkpoints:
     """
     path = self._folder / f"round_{round_:08d}"
     part = self._folder / f"{path.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    # What other attempts left, some of them written to after they had failed.
+    for other in self._folder.glob("*.part"):
+      shutil.rmtree(other, ignore_errors=True)
     part.mkdir(parents=True)
     try:
+      _check_space(part, state)
       _save_arrays(part / _STATE, state)
       content = {
         "round": round_,
@@ -117,6 +123,8 @@ class Checkpoints:
       _sync(self._folder)
     except BaseException as error:
       shutil.rmtree(part, ignore_errors=True)
+      if isinstance(error, OSError):
+        raise
       if isinstance(error, Exception):
         # Libraries raise a full disk as errors of many kinds.
         raise OSError(f"{type(error).__name__}: {error}") from error
@@ -228,6 +236,19 @@ def _describe(tree: Any) -> list[list[Any]]:
     [jax.tree_util.keystr(path), list(x.shape), np.dtype(x.dtype).name]
     for path, x in leaves
   ]
+
+
+def _check_space(folder: pathlib.Path, tree: Any) -> None:
+  """Raises an OSError if a disk can't take the arrays.
+
+  Beforehand, since what writes them says so hundreds of times.
+  """
+  leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
+  needed = sum(x.nbytes for x in leaves) + _SPARE_BYTES
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    text = f"{os.strerror(errno.ENOSPC)}: {free:,} bytes, of {needed:,}"
+    raise OSError(errno.ENOSPC, text)
 
 
 def _save_arrays(path: pathlib.Path, tree: Any) -> None:

@@ -252,7 +252,8 @@ class _Saver:
   def note(self) -> str:
     """What there is to go on from, in words."""
     if self._saved < 0:
-      return "no checkpoint is saved"
+      where = f" in {self.workdir}" if self.workdir else ""
+      return f"no checkpoint is saved{where}"
     return (
       f"round {self._saved} is saved in {self.workdir}, and the same command "
       "goes on from there"
@@ -464,6 +465,7 @@ def run(
     Interrupted: by a signal; a checkpoint is saved.
     DivergenceError: a client diverged and `on_divergence` is "raise"; or
       everyone did, in three rounds in a row or in all there were.
+    OSError: results cannot be written; a note says what is saved.
   """
   began = time.perf_counter()
   first = processes.is_first()
@@ -484,9 +486,13 @@ def run(
       display = metrics_lib.Display(quiet=not first)
     saver = _Saver(made, settings, workdir)
     resume = resume and state is None
-    return _run(
-      made, settings, state, writer, display, saver, resume, workdir, began
-    )
+    try:
+      return _run(
+        made, settings, state, writer, display, saver, resume, workdir, began
+      )
+    except OSError as error:
+      error.add_note(saver.note())
+      raise
 
 
 def _run(

@@ -169,6 +169,23 @@ def test_one_that_cannot_be_written_leaves_the_others(tmp_path, monkeypatch):
   assert latest(found).round == 1
 
 
+def test_a_disk_without_space_is_an_error_and_is_not_filled(
+  tmp_path, monkeypatch
+):
+  found = saved(tmp_path, [1])
+  (tmp_path / "checkpoints" / "round_00000002.part" / "state").mkdir(
+    parents=True
+  )
+  with monkeypatch.context() as patch:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    patch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="1,048,576 bytes, of 1,048,6"):
+      found.save(3, STATE, {})
+  assert names(tmp_path) == ["round_00000001"]
+  found.save(3, STATE, {"history": []})
+  assert latest(found).round == 3
+
+
 def test_a_workdir_in_use_is_refused(tmp_path):
   with (
     checkpoint.lock(tmp_path),
@@ -263,6 +280,22 @@ def test_a_run_that_was_ended_goes_on_to_the_same_end(tmp_path, stop, changes):
   equal(
     first.simulation.export(first.state), second.simulation.export(second.state)
   )
+
+
+def test_a_run_that_a_full_disk_ended_goes_on_when_there_is_space(tmp_path):
+  given = settings("fedavg", rounds=4, eval_every=4)
+  federation = tiny.make_federation(tiny.COUNTS[:5])
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  broken.mkdir()
+  (broken / "metrics.jsonl").symlink_to("/dev/full")
+  with tiny.quick_compilation():
+    qj.run(given, whole, federation=federation, display=QUIET)
+    with pytest.raises(OSError, match="No space left") as error:
+      qj.run(given, broken, federation=federation, display=QUIET)
+    assert error.value.__notes__[0].startswith("round 3 is saved in ")
+    (broken / "metrics.jsonl").unlink()
+    qj.run(given, broken, federation=federation, display=QUIET)
+  assert results(whole) == results(broken)
 
 
 def test_a_finished_run_is_found_finished(tmp_path):
