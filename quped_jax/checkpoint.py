@@ -251,20 +251,26 @@ def _check_space(folder: pathlib.Path, tree: Any) -> None:
     raise OSError(errno.ENOSPC, text)
 
 
-def _save_arrays(path: pathlib.Path, tree: Any) -> None:
+def _checkpointer() -> Any:
+  """Of this process alone: orbax would wait for all the others."""
   import orbax.checkpoint as ocp  # Takes seconds.
 
+  here = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(here, {here}, f"process_{here}")
+  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+  return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _save_arrays(path: pathlib.Path, tree: Any) -> None:
   leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
   # What is empty cannot be saved, and need not.
   arrays = {str(i): x for i, x in enumerate(leaves) if x.size}
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+  with _checkpointer() as checkpointer:
     checkpointer.save(path.resolve(), arrays)
 
 
 def _load_arrays(path: pathlib.Path, shapes: Any) -> Any:
-  import orbax.checkpoint as ocp
-
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+  with _checkpointer() as checkpointer:
     arrays = checkpointer.restore(path.resolve())
   leaves, structure = jax.tree.flatten(shapes)
   # Copies, since states in host memory are written in place.

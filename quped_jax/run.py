@@ -69,7 +69,8 @@ class Interrupted(KeyboardInterrupt):
 class _Signals:
   """Remembers SIGTERM and Ctrl-C instead of ending at once; the first of them.
 
-  A second one ends the process as ever.
+  A second one ends the process as ever. Where there are several processes, JAX
+  hears SIGTERM and tells the others.
 
   Args:
     wanted: whether to; only the main thread can.
@@ -79,7 +80,8 @@ class _Signals:
     main = threading.current_thread() is threading.main_thread()
     self._numbers = [signal.SIGTERM, signal.SIGINT] if wanted and main else []
     self._before: dict[int, Any] = {}
-    self.seen = 0
+    self._seen = 0
+    self._turn = 0
 
   def __enter__(self):
     for number in self._numbers:
@@ -95,8 +97,16 @@ class _Signals:
 
   def _note(self, number, frame):
     del frame
-    self.seen = number
+    self._seen = number
     self._restore()
+
+  def seen(self) -> int:
+    """The signal that ends the run now, or 0; all processes ask in turn."""
+    self._turn += 1
+    if jax.process_count() > 1:
+      ends = multihost_utils.reached_preemption_sync_point(self._turn)
+      return signal.SIGTERM if ends else 0
+    return self._seen
 
 
 @dataclasses.dataclass
@@ -530,9 +540,9 @@ def _run(
     start = time.perf_counter()
     round_ = int(state.round)
     while round_ < settings.rounds:
-      if signals.seen:
+      if number := signals.seen():
         saver.save(state, progress)
-        raise Interrupted(signals.seen, saver.note())
+        raise Interrupted(number, saver.note())
       compiling = simulation.compile_seconds()
       begins = settings.finetune_at and settings.finetune_at <= round_
       if begins and not progress.second_phase:

@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -143,3 +145,49 @@ def test_processes_that_disagree_are_told():
 def test_one_process_needs_no_others():
   processes.join("localhost:99", 1, 0)
   assert processes.is_first()
+
+
+def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
+  settings = (
+    *SETTINGS,
+    "--config.rounds=200",
+    "--config.eval_every=20",
+    "--config.checkpoint_every=5",
+    "--config.save_models=none",
+  )
+
+  def both(workdir):
+    together = f"--coordinator=localhost:{free_port()}", "--num_processes=2"
+    return [
+      start(*settings, f"--workdir={workdir}", *together, f"--process_id={i}")
+      for i in range(2)
+    ]
+
+  def wait(process, lines):
+    path = broken / "metrics.jsonl"
+    while process.poll() is None:
+      if path.exists() and path.read_text().count("\n") >= lines:
+        return
+      time.sleep(0.01)
+
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  for code, _, err in map(finish, both(whole)):
+    assert code == 0, err
+  started = both(broken)
+  wait(started[0], 1)
+  for process in started:
+    process.kill()
+    finish(process)
+  started = both(broken)
+  wait(started[0], 4)
+  # Either of them: JAX tells the other.
+  started[1].send_signal(signal.SIGTERM)
+  for code, _, err in map(finish, started):
+    assert code == 128 + signal.SIGTERM, err
+    assert "stopped by SIGTERM: round" in err
+  (_, out, err), (_, _, other) = map(finish, both(broken))
+  assert "goes on after round" in out, (err, other)
+  (summary, lines), (again, others) = read(whole), read(broken)
+  assert lines == others
+  for name in ("accuracy", "new_clients", "best_round"):
+    assert summary[name] == again[name]
