@@ -56,3 +56,19 @@ def test_readme_names_every_file_of_the_package():
   for path in sorted((README.parent / "quped_jax").glob("*.py")):
     if path.name != "__init__.py":
       assert f"  {path.name} " in text, path.name
+
+
+def test_the_tests_that_hold_promises_exist():
+  text = README.read_text()
+  promises = text.split("## What is promised\n")[1].split("\n## ")[0]
+  rows = [line for line in promises.splitlines() if line.startswith("| ")][2:]
+  assert len(rows) > 10
+  for row in rows:
+    held = re.findall(r"`([^`]*)`", row.rsplit("|", 2)[1])
+    assert held, row
+    file = None
+    for test in held:
+      name, _, function = test.partition("::")
+      file = README.parent / "tests" / name if name else file
+      assert file is not None and file.is_file(), test
+      assert f"def {function}(" in file.read_text() or not function, test
