@@ -531,7 +531,7 @@ def _run(
   at_once = _rounds_at_once(made)
   history, seconds, rounds_timed = progress.history, progress.seconds, 0
   accuracy = None
-  diverged = _divergence(state)
+  diverged = _check_divergence(settings, state, [])
   with (
     display.show(settings.method, settings.rounds) as update,
     _Signals(saver.saves) as signals,
@@ -592,8 +592,24 @@ def _run(
   if settings.save_models != "none":
     assert workdir is not None  # As checked.
     deploy.save_models(made, state, workdir)
-  headline = simulation.headline
-  summary = {
+  summary = _summarize(made, state, progress, accuracy["test"], diverged)
+  summary["timing"]["total_seconds"] = time.perf_counter() - began
+  rows = _client_rows(made, accuracy["test"])
+  writer.clients(rows)
+  writer.summary(summary)
+  return Result(summary, rows, history, state, simulation)
+
+
+def _summarize(
+  made,
+  state: SimulationState,
+  progress: Progress,
+  accuracy: dict[str, np.ndarray],
+  diverged: Sequence[health.Trouble],
+) -> dict[str, Any]:
+  """What `summary.json` holds, but for the time that all of it took."""
+  settings, simulation = made.settings, made.simulation
+  return {
     "method": settings.method,
     "dataset": made.federation.name,
     "model": _model_name(made),
@@ -603,10 +619,10 @@ def _run(
     "clients_per_round": made.population.participation.mean(settings.clients),
     "rounds": settings.rounds,
     "steps": settings.steps,
-    "headline": headline,
-    "accuracy": _table(accuracy["test"]),
+    "headline": simulation.headline,
+    "accuracy": _table(accuracy),
     **progress.best_rounds(),
-    "kinds": _kinds(made, accuracy["test"]),
+    "kinds": _kinds(made, accuracy),
     "new_clients": _table(made.newcomers(state)),
     "diverged": [
       {"client": x.client, "rounds": x.undone, "in_a_row": x.longest}
@@ -617,11 +633,10 @@ def _run(
     "bytes_up": simulation.bytes_up,
     "bytes_down": simulation.bytes_down,
     "timing": {
-      "seconds_per_round": float(np.median(seconds)),
+      "seconds_per_round": float(np.median(progress.seconds)),
       "compile_seconds": simulation.compile_seconds(),
       "clients_at_once": simulation.layout.at_once,
       "devices": simulation.layout.devices,
-      "total_seconds": time.perf_counter() - began,
     },
     "memory": {
       "round_bytes": simulation.program.memory,
@@ -632,10 +647,6 @@ def _run(
       "data_bytes": simulation.data_bytes,
     },
   }
-  rows = _client_rows(made, accuracy["test"])
-  writer.clients(rows)
-  writer.summary(summary)
-  return Result(summary, rows, history, state, simulation)
 
 
 def _divergence(state: SimulationState) -> list[health.Trouble]:

@@ -338,6 +338,28 @@ def test_the_state_of_clients_that_all_diverged_is_saved(tmp_path):
   assert names(tmp_path) == ["round_00000002"]
 
 
+@pytest.mark.parametrize("rate", [1e9, (0.05, 1e9, 0.05, 0.05, 0.05)])
+def test_a_run_that_divergence_ended_does_not_pass_when_called_again(
+  tmp_path, rate
+):
+  """Neither where all diverged nor where one may not; in its last round."""
+  alone = isinstance(rate, tuple)
+  given = settings(
+    "fedavg",
+    rounds=3,
+    eval_every=3,
+    bits=(32,) * 5 if alone else (32,),
+    learning_rate=rate if alone else (rate,),
+    on_divergence="raise" if alone else "drop",
+  )
+  federation = tiny.make_federation(tiny.COUNTS[:5])
+  for _ in range(2):
+    with tiny.quick_compilation(), pytest.raises(qj.DivergenceError):
+      qj.run(given, tmp_path, federation=federation, display=QUIET)
+    assert names(tmp_path)[-1] == "round_00000003"
+    assert not (tmp_path / "summary.json").exists()
+
+
 # Runs that are really killed.
 
 COMMAND = (
