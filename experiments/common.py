@@ -1,8 +1,11 @@
 """What the command lines share: configs from settings, and errors for users."""
 
 import contextlib
+import pathlib
+import signal
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -42,12 +45,43 @@ def _field_errors() -> Iterator[None]:
     yield
   except (AttributeError, KeyError) as error:
     print(
-      f"error: --config has no such field: {error}. Settings are those of "
-      "quped_jax/settings.py; options are METHOD.OPTION, such as "
+      f"error: --config has no such field: {error.args[0]}. Settings are those "
+      "of quped_jax/settings.py; options are METHOD.OPTION, such as "
       "--config.quped.lambda_p=0.3",
       file=sys.stderr,
     )
     sys.exit(2)
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+  """One line for a config file that does not exist, which says which do."""
+  for value in (x.partition("=")[2] for x in argv if x.startswith("--config=")):
+    path = pathlib.Path(value.rsplit(":", 1)[0])
+    if not path.is_file():
+      folder = path.parent if path.parent.is_dir() else pathlib.Path("configs")
+      there = ", ".join(sorted(map(str, folder.glob("[!_]*.py")))) or "none"
+      print(
+        f"error: --config={value!r}: must be a file; there are {there}",
+        file=sys.stderr,
+      )
+      sys.exit(2)
+
+
+def last_of_each(argv: Sequence[str]) -> list[str]:
+  """Of each config field that is given more than once, the last.
+
+  The config library would join the values of those that are lists.
+
+  Args:
+    argv: arguments, fields as `--config.NAME=VALUE`.
+  """
+  last = {}
+  for i, arg in enumerate(argv):
+    name = arg.partition("=")[0] if arg.startswith("--config.") else ""
+    key = name if name and "=" in arg else i
+    last.pop(key, None)
+    last[key] = arg
+  return list(last.values())
 
 
 def define_config(default: str) -> flags.FlagHolder:
@@ -59,6 +93,7 @@ def define_config(default: str) -> flags.FlagHolder:
   Returns:
     The flag, whose value is the config.
   """
+  _check_config_file(sys.argv)
   # The library reads the fields on the command line here if it finds no
   # --config there, and when flags are parsed otherwise.
   with _field_errors():
@@ -81,7 +116,7 @@ def run_app(main: Callable[[list[str]], None]) -> None:
 
   def parse(argv):
     with _field_errors():
-      return app.parse_flags_with_usage(argv)
+      return app.parse_flags_with_usage(last_of_each(argv))
 
   qj.use_cores()
   qj.use_compilation_cache()
@@ -98,6 +133,8 @@ def run_main(main: Callable[[], None]) -> None:
     main: raises ValueError, FileNotFoundError or ImportError for mistakes of
       the user.
   """
+  if not logging.level_debug():
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
   if not flags.FLAGS["verbosity"].present:
     # tensorflow-datasets reports what it does at every turn.
     logging.set_verbosity(logging.WARNING)
@@ -111,6 +148,9 @@ def run_main(main: Callable[[], None]) -> None:
   except qj.Interrupted as error:
     print(error, file=sys.stderr)
     sys.exit(128 + error.signal)
+  except KeyboardInterrupt:
+    print("stopped by SIGINT: nothing new is saved", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
   except (qj.DivergenceError, OSError) as error:
     if logging.level_debug():
       raise

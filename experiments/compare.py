@@ -17,6 +17,7 @@ python -m experiments.compare --overrides=results/tune/best.json
 import json
 import pathlib
 import pprint
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -82,9 +83,9 @@ def main(argv: list[str]) -> None:
     folder = pathlib.Path(_WORKDIR.value)
     try:
       (_tune if _TUNE.value else report.compare)(_config(), folder)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
       print("interrupted; the same command goes on", file=sys.stderr)
-      sys.exit(130)
+      sys.exit(128 + getattr(error, "signal", signal.SIGINT))
 
   common.run_main(run)
 

@@ -156,6 +156,8 @@ def trimmed_mean(messages: Any, sent: jax.Array, trim: float) -> Any:
   counts = np.arange(sent.shape[0] + 1)
   # 0.29 times 100 is 29.
   cuts = np.floor(trim * counts + 1e-9).astype(np.int32)
+  # Nor is anything below a half that half.
+  cuts = np.minimum(cuts, np.maximum(counts - 1, 0) // 2)
   count = jnp.sum(sent)
   cut = jnp.asarray(cuts)[count]
   return _mean_of_ranks(messages, sent, cut, count - cut)

@@ -173,7 +173,7 @@ class Checkpoints:
     if damaged:
       raise ValueError(
         f"workdir={str(self._workdir)!r}: must have a checkpoint that is "
-        f"whole, or be started anew; damaged are "
+        f"whole, or be started anew (--restart, resume=False); damaged are "
         f"{', '.join(path.name for path in damaged)}"
       )
     return None
@@ -189,7 +189,8 @@ class Checkpoints:
     if differ:
       raise ValueError(
         f"workdir={str(self._workdir)!r}: must be another folder, or be "
-        "started anew, since it has checkpoints of another run: "
+        "started anew (--restart, resume=False), since it has checkpoints of "
+        "another run: "
         f"{'; '.join(differ)}"
       )
 

@@ -86,16 +86,17 @@ class Heard(NamedTuple):
   Attributes:
     aggregate: what the server received.
     metrics: sums of what the clients report.
-    count: how many they are, float32 `[]`.
-    diverged: how many more there were whose round is undone, float32 `[]`.
-    norms: int32 `[bins]`, see `quped_jax.health`.
+    tally: how many they are, and how many there were whose round is undone.
   """
 
   aggregate: api.Aggregate
   metrics: Any
-  count: Any
-  diverged: Any
-  norms: Any
+  tally: health_lib.Tally
+
+
+def _counted(tally: health_lib.Tally) -> dict[str, jax.Array]:
+  """The metrics that all methods have."""
+  return {"participants": tally.heard, "diverged": tally.diverged}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,20 +230,18 @@ class Engine:
       _, result = self._update(
         state, federation, population, cohort, client_id, client
       )
-      verdict = health_lib.judge(result, state.health, self.max_message_norm)
+      tally = health_lib.judge(result, state.health, self.max_message_norm)
+      counts = tally.heard > 0
       aggregate = self.method.receive(
         state.server, result.message, result.weight, at_server, cohort
       )
-      part = self._collect(result.message, result.weight, verdict.counts)
-      said = aggregate, result.metrics, jnp.float32(1)
+      part = self._collect(result.message, result.weight, counts)
+      said = aggregate, result.metrics
       nothing = jax.tree.map(jnp.zeros_like, said)
-      heard = Heard(
-        *health_lib.keep(verdict.counts, said, nothing),
-        diverged=verdict.diverged.astype(jnp.float32),
-        norms=verdict.norms,
-      )
-      client = health_lib.keep(verdict.counts, result.client, client)
-      watch = health_lib.watched(watch, verdict, state.round)
+      aggregate, metrics = health_lib.keep(counts, said, nothing)
+      heard = Heard(aggregate, metrics, tally)
+      client = health_lib.keep(counts, result.client, client)
+      watch = health_lib.watched(watch, tally, state.round)
       return (client, part, watch), heard
 
     return step
@@ -310,21 +309,26 @@ class Engine:
       for cohort in self.sizes  # Trees come back with their keys sorted.
       for summed in [heard[cohort]]
     }
-    count = sum(summed.count for summed in heard.values())
-    diverged = sum(summed.diverged for summed in heard.values())
+    tally = jax.tree.map(
+      lambda *parts: sum(parts), *(x.tally for x in heard.values())
+    )
     metrics = jax.tree.map(
-      lambda *parts: sum(parts) / count, *(x.metrics for x in heard.values())
+      lambda *parts: sum(parts) / tally.heard,
+      *(x.metrics for x in heard.values()),
     )
     context = self._server_context(state, public)
     # Unchanged if nobody was heard.
     server = self.method.server_update(state.server, aggregates, context)
-    norms = sum(summed.norms for summed in heard.values())
+    fine = health_lib.finite(server)
+    server = health_lib.keep(fine, server, state.server)
     state = state._replace(
       server=server,
       round=state.round + state.health.calibrated,
-      health=health_lib.after_round(state.health, norms, count, diverged),
+      health=health_lib.after_round(
+        state.health, tally, self.num_clients, ~fine, state.round
+      ),
     )
-    return state, {**metrics, "participants": count, "diverged": diverged}
+    return state, {**metrics, **_counted(tally)}
 
   def zeros(self, state, federation, population):
     """{cohort: the carry when nobody has been heard}."""
@@ -367,12 +371,8 @@ class Engine:
 
     # All cohorts report the same metrics.
     nothing = next(iter(zeros.values()))[0]
-    metrics = jax.tree.map(lambda x: x / nothing.count, nothing.metrics)
-    metrics = {
-      **metrics,
-      "participants": nothing.count,
-      "diverged": nothing.diverged,
-    }
+    metrics = jax.tree.map(lambda x: x / nothing.tally.heard, nothing.metrics)
+    metrics |= _counted(nothing.tally)
     more = (~state.health.calibrated).astype(jnp.int32)
     return jax.lax.fori_loop(
       0, rounds + more, lambda _, carry: round_(carry[0]), (state, metrics)

@@ -4,12 +4,18 @@ A client's round counts if its loss is finite and at most `LARGEST_LOSS`, all of
 its new state is finite, and its message is not too long: its norm, over all
 arrays of floating point, is at most a given limit, or else `TIMES_MEDIAN` times
 the median of those of earlier rounds. SGD with too large a step often stays
-finite for a while, with weights of 1e26; the norm tells.
+finite for a while, with weights of 1e26; the norm tells. Where a client teaches
+a copy of the global model (QuPeD), its message can be short all the same: then
+the loss tells, which must not be above `LARGE_LOSS` and a thousand times the
+median either.
 
-Only sums cross between clients and devices. The median is therefore that of a
-histogram of all norms so far, four bins to an octave, and exact to the width
+Only sums cross between clients and devices. A median is therefore that of a
+histogram of all values so far, four bins to an octave, and exact to the width
 of a bin. Before the first round there is none: the first round is run once
-more, beforehand, for the norms alone.
+more, beforehand, for norms and losses alone.
+
+Where a limit of norms is given nothing is compared with other clients; what
+differential privacy promises depends on that.
 """
 
 from typing import Any, NamedTuple
@@ -21,9 +27,19 @@ import optax
 
 LARGEST_LOSS = 1e6
 TIMES_MEDIAN = 100.0
+# Below it a loss is never too large, between the two if it is so many times the
+# median: clients that are new to others' well-trained model have large ones.
+LARGE_LOSS = 1e3
+_TIMES_MEDIAN_LOSS = 1e3
 
 # Rounds in a row after which a client is reported, or a run is given up.
 IN_A_ROW = 3
+# And so many clients in a row, of which nobody was heard. Where few take part
+# in a round, it may be the same that diverges a few times in a row.
+_LOST_CLIENTS = 30
+
+# Counts of values are halved beyond, so as not to overflow.
+_MOST_COUNTS = 2**30
 
 _PER_OCTAVE = 4
 _BINS = 512
@@ -51,30 +67,41 @@ class Health(NamedTuple):
 
   Attributes:
     norms: int32 `[bins]`, how many messages had norms in each bin.
+    losses: int32 `[bins]`, how many clients had losses in each bin.
     calibrated: bool `[]`, whether the first round may begin.
     undone: int32 `[]`, rounds of clients that were undone, of all clients.
     lost: int32 `[]`, for how many rounds in a row everyone diverged who took
-      part.
+      part; rounds without anybody do not count.
+    lost_clients: int32 `[]`, how many clients that were, counted each round.
+    over: bool `[]`, whether that was ever enough to give up.
+    failed: int32 `[]`, the first round after which the server's state would not
+      have been finite, and was left as it was; -1 for none.
   """
 
   norms: Any
+  losses: Any
   calibrated: Any
   undone: Any
   lost: Any
+  lost_clients: Any
+  over: Any
+  failed: Any
 
 
-class Verdict(NamedTuple):
-  """What is said of one client's round.
+class Tally(NamedTuple):
+  """What is counted of a client's round, and summed over clients.
 
   Attributes:
-    counts: bool `[]`, whether its state is kept and its message heard.
-    diverged: bool `[]`.
-    norms: int32 `[bins]`, its message's norm.
+    heard: float32 `[]`, whose state is kept and whose message counts.
+    diverged: float32 `[]`, whose round is undone.
+    norms: int32 `[bins]`, of the messages that there are.
+    losses: int32 `[bins]`, of these clients.
   """
 
-  counts: jax.Array
-  diverged: jax.Array
-  norms: jax.Array
+  heard: Any
+  diverged: Any
+  norms: Any
+  losses: Any
 
 
 def new_watch(slots: int) -> Watch:
@@ -91,7 +118,14 @@ def new_health(calibrated: bool) -> Health:
   """
   nothing = jnp.int32(0)
   return Health(
-    jnp.zeros(_BINS, jnp.int32), jnp.bool_(calibrated), nothing, nothing
+    jnp.zeros(_BINS, jnp.int32),
+    jnp.zeros(_BINS, jnp.int32),
+    jnp.bool_(calibrated),
+    undone=nothing,
+    lost=nothing,
+    lost_clients=nothing,
+    over=jnp.bool_(False),
+    failed=nothing - 1,
   )
 
 
@@ -108,25 +142,25 @@ def _norm(tree: Any) -> jax.Array:
   return jnp.asarray(optax.tree.norm(floats), jnp.float32)
 
 
-def _bin(norm: jax.Array) -> jax.Array:
-  """One in the bin of a norm; nothing for zero and what is not finite."""
-  known = jnp.isfinite(norm) & (norm > 0)
-  place = jnp.floor(_PER_OCTAVE * jnp.log2(jnp.where(known, norm, 1.0)))
+def _bin(value: jax.Array) -> jax.Array:
+  """One in the bin of a value; nothing for zero and what is not finite."""
+  known = jnp.isfinite(value) & (value > 0)
+  place = jnp.floor(_PER_OCTAVE * jnp.log2(jnp.where(known, value, 1.0)))
   place = jnp.clip(place.astype(jnp.int32) + _MIDDLE, 0, _BINS - 1)
   return ((jnp.arange(_BINS) == place) & known).astype(jnp.int32)
 
 
-def median(norms: jax.Array) -> jax.Array:
-  """The median of the norms of a histogram: the upper end of its bin.
+def median(counts: jax.Array) -> jax.Array:
+  """The median of the values of a histogram: the upper end of its bin.
 
   Args:
-    norms: int32 `[bins]`.
+    counts: int32 `[bins]`.
 
   Returns:
     float32 `[]`; infinite if there are none.
   """
-  below = jnp.cumsum(norms)
-  place = jnp.argmax(2 * below >= below[-1])
+  below = jnp.cumsum(counts)
+  place = jnp.argmax(below >= below[-1] - below)
   value = jnp.exp2((place + 1 - _MIDDLE) / _PER_OCTAVE)
   return jnp.where(below[-1] > 0, value, jnp.inf).astype(jnp.float32)
 
@@ -143,7 +177,21 @@ def limit_of(health: Health, max_norm: float) -> jax.Array:
   return TIMES_MEDIAN * median(health.norms)
 
 
-def judge(result: Any, health: Health, max_norm: float) -> Verdict:
+def loss_limit_of(health: Health, max_norm: float) -> jax.Array:
+  """The loss that clients may have in a round, float32 `[]`; see `limit_of`."""
+  if max_norm:
+    return jnp.float32(LARGEST_LOSS)
+  large = _TIMES_MEDIAN_LOSS * median(health.losses)
+  return jnp.clip(large, LARGE_LOSS, LARGEST_LOSS)
+
+
+def finite(tree: Any) -> jax.Array:
+  """Whether all of its floating-point numbers are finite, bool `[]`."""
+  found = [jnp.all(jnp.isfinite(x)) for x in _floats(tree)]
+  return jnp.all(jnp.stack(found)) if found else jnp.bool_(True)
+
+
+def judge(result: Any, health: Health, max_norm: float) -> Tally:
   """Whether a client's round counts.
 
   Args:
@@ -155,15 +203,18 @@ def judge(result: Any, health: Health, max_norm: float) -> Verdict:
   fine = norm <= limit_of(health, max_norm)  # False for NaN, and infinity:
   fine &= jnp.isfinite(norm)
   fine &= jnp.isfinite(jnp.asarray(result.weight, jnp.float32))
+  losses = jnp.zeros(_BINS, jnp.int32)
   if "loss" in result.metrics:
-    fine &= result.metrics["loss"] <= LARGEST_LOSS
-  for x in _floats(result.client):
-    fine &= jnp.all(jnp.isfinite(x))
-  heard = ~health.calibrated | fine
-  return Verdict(
-    fine & health.calibrated,
-    ~fine & health.calibrated,
-    jnp.where(heard, _bin(norm), 0),
+    loss = jnp.asarray(result.metrics["loss"], jnp.float32)
+    fine &= loss <= loss_limit_of(health, max_norm)
+    losses = _bin(loss)
+  fine &= finite(result.client)
+  noted = ~health.calibrated | fine
+  return Tally(
+    jnp.float32(fine & health.calibrated),
+    jnp.float32(~fine & health.calibrated),
+    jnp.where(noted, _bin(norm), 0),
+    jnp.where(noted, losses, 0),
   )
 
 
@@ -172,34 +223,51 @@ def keep(condition: jax.Array, new: Any, old: Any) -> Any:
   return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
-def watched(watch: Watch, verdict: Verdict, round_: Any) -> Watch:
+def watched(watch: Watch, tally: Tally, round_: Any) -> Watch:
   """One client's Watch after a round that it took part in."""
-  one = verdict.diverged.astype(jnp.int32)
-  streak = jnp.where(verdict.counts, 0, watch.streak + one)
+  one = tally.diverged.astype(jnp.int32)
+  streak = jnp.where(tally.heard > 0, 0, watch.streak + one)
   return Watch(
     watch.undone + one,
     streak,
     jnp.maximum(watch.longest, streak),
-    jnp.where(verdict.diverged, round_, watch.last),
+    jnp.where(tally.diverged > 0, round_, watch.last),
   )
 
 
-def after_round(health: Health, norms, count, diverged) -> Health:
+def _added(counts, more) -> jax.Array:
+  counts = jnp.asarray(counts + more, jnp.int32)
+  return jnp.where(jnp.sum(counts) > _MOST_COUNTS, counts // 2, counts)
+
+
+def after_round(
+  health: Health, tally: Tally, num_clients: int, failed, round_
+) -> Health:
   """The server's after a round, or after the one that is for norms alone.
 
   Args:
     health: before.
-    norms: int32 `[bins]`, of messages.
-    count: of clients that were heard.
-    diverged: of clients that were not.
+    tally: of all clients.
+    num_clients: of the federation.
+    failed: whether the server's new state is not finite.
+    round_: the round.
   """
-  alone = (count == 0) & (diverged > 0)
-  lost = jnp.where(count > 0, 0, health.lost + alone)
+  alone = (tally.heard == 0) & (tally.diverged > 0)
+  lost = jnp.where(tally.heard > 0, 0, health.lost + alone)
+  # Not beyond what is asked for, which cannot overflow.
+  enough = IN_A_ROW * min(num_clients, _LOST_CLIENTS // IN_A_ROW)
+  lost_clients = jnp.minimum(health.lost_clients + tally.diverged, enough)
+  lost_clients = jnp.where(tally.heard > 0, 0, lost_clients)
+  first = failed & (health.failed < 0)
   return Health(
-    jnp.asarray(health.norms + norms, jnp.int32),
+    _added(health.norms, tally.norms),
+    _added(health.losses, tally.losses),
     jnp.bool_(True),
-    health.undone + jnp.asarray(diverged, jnp.int32),
+    health.undone + jnp.asarray(tally.diverged, jnp.int32),
     jnp.asarray(lost, jnp.int32),
+    jnp.asarray(lost_clients, jnp.int32),
+    health.over | ((lost >= IN_A_ROW) & (lost_clients >= enough)),
+    jnp.asarray(jnp.where(first, round_, health.failed), jnp.int32),
   )
 
 

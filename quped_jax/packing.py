@@ -599,7 +599,10 @@ def _load_json(text: str | bytes) -> Any:
 def _read_info(data: bytes) -> ModelInfo:
   """What a file's metadata says."""
   header = _load_json(data[_LENGTH_BYTES : _header_end(data, len(data))])
-  about = _load_json(header.get("__metadata__", {}).get(_KEY, "null"))
+  metadata = header.get("__metadata__")
+  if not isinstance(metadata, dict):
+    raise ValueError("it has no metadata")
+  about = _load_json(metadata.get(_KEY, "null"))
   if not isinstance(about, dict) or about.get("format") != FORMAT:
     raise ValueError(f"its format is not {FORMAT}, the one that is known here")
   fields = {field.name for field in dataclasses.fields(ModelInfo)}

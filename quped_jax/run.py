@@ -182,11 +182,13 @@ class _Saver:
     made: what is run.
     given: its settings, as they were given.
     workdir: None saves nothing.
+    anew: whether the run was asked to begin anew.
   """
 
-  def __init__(self, made, given: Settings, workdir):
+  def __init__(self, made, given: Settings, workdir, anew: bool):
     self.workdir = "" if workdir is None else os.fspath(workdir)
     self._simulation, self._settings = made.simulation, given
+    self._how = "without --restart, " if anew else ""
     # Clocks differ between processes, which save together; and signals come to
     # one of them.
     self.saves = bool(self.workdir) and jax.process_count() == 1
@@ -207,6 +209,9 @@ class _Saver:
           },
           "version of quped_jax": version.__version__,
           "federation": checkpoint.fingerprint(made.federation),
+          "participation": checkpoint.fingerprint(
+            made.population.participation
+          ),
           "networks": _model_name(made),
         },
         given.keep_checkpoints,
@@ -266,7 +271,7 @@ class _Saver:
       return f"no checkpoint is saved{where}"
     return (
       f"round {self._saved} is saved in {self.workdir}, and the same command "
-      "goes on from there"
+      f"{self._how}goes on from there"
     )
 
   def save_if_due(
@@ -494,7 +499,7 @@ def run(
       )
     if display is None or not first:
       display = metrics_lib.Display(quiet=not first)
-    saver = _Saver(made, settings, workdir)
+    saver = _Saver(made, settings, workdir, anew=not resume)
     resume = resume and state is None
     try:
       return _run(
@@ -583,6 +588,10 @@ def _run(
       saver.save_if_due(round_, state, progress)
       start, rounds_timed = time.perf_counter(), 0
     saver.save_if_due(round_, state, progress, last=True)
+    # During the last rounds: what is to come is run by the same command.
+    if number := signals.seen():
+      saver.save(state, progress)
+      raise Interrupted(number, saver.note())
 
   if accuracy is None:
     # All rounds were behind the checkpoint.
@@ -681,6 +690,12 @@ def _check_divergence(
     The clients that diverged so far.
   """
   now, round_ = _divergence(state), int(state.round)
+  failed = int(state.health.failed)
+  if failed >= 0:
+    raise DivergenceError(
+      f"round {1 + failed}: what the server made of the messages is not "
+      "finite; its state is left as it was before"
+    )
   before = {x.client: x.undone for x in known}
   new = [x for x in now if x.undone > before.get(x.client, 0)]
   if not new:
@@ -692,11 +707,13 @@ def _check_divergence(
       f"on_divergence='raise'; {_ADVICE} (learning_rate="
       f"{settings.learning_rate})"
     )
-  if int(state.health.lost) >= min(health.IN_A_ROW, round_):
+  # Both stay true: neither when one looks nor a checkpoint between changes it.
+  in_all = round_ == settings.rounds and int(state.health.lost) >= round_
+  if bool(state.health.over) or in_all:
     raise DivergenceError(
-      f"round {round_}: every client that took part diverged, {who}, "
-      f"{int(state.health.lost)} rounds in a row; {_ADVICE} "
-      f"(learning_rate={settings.learning_rate})"
+      f"round {round_}: every client that took part diverged, {who}, in "
+      f"{'all rounds' if in_all else f'{health.IN_A_ROW} rounds or more'} in a "
+      f"row; {_ADVICE} (learning_rate={settings.learning_rate})"
     )
   # Once for each; at the end the run says how often.
   first = [x.client for x in new if x.client not in before]

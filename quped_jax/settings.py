@@ -170,8 +170,9 @@ class Settings:
     on_divergence: what happens to clients that diverge: "drop" undoes the round
       of such a client, as if it had been absent, and warns; "raise" ends the
       run.
-    max_message_norm: a client whose message is longer has diverged; 0 for 100
-      times the median of earlier rounds, see `quped_jax.health`.
+    max_message_norm: a client whose message is longer has diverged, and none
+      may be longer than 1e19; 0 for 100 times the median of earlier rounds (and
+      a limit of losses that follows from theirs), see `quped_jax.health`.
     checkpoint_every: rounds between checkpoints in the workdir; 0 for none that
       are counted so.
     checkpoint_minutes: save one after so many minutes without, at the end of a

@@ -88,6 +88,14 @@ def test_a_share_is_rounded_down_but_not_by_how_floats_are_written():
   np.testing.assert_allclose(got["x"], [expected], rtol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 10, 50])
+def test_a_share_close_to_a_half_leaves_someone(count):
+  messages = jnp.arange(50.0)
+  sent = jnp.arange(50) < count
+  found = aggregation.trimmed_mean(messages, sent, np.nextafter(0.5, 0))
+  assert float(found) == (count - 1) / 2
+
+
 def test_the_median_of_identical_messages_is_that_message():
   one = jax.tree.map(lambda x: x[0], messages(1))
   many = jax.tree.map(lambda x: np.stack([x] * SLOTS), one)

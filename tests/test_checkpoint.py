@@ -325,6 +325,7 @@ def test_another_run_in_the_workdir_is_refused_or_begun_anew(tmp_path):
   assert json.loads((tmp_path / "config.json").read_text())["seed"] == 3
 
 
+@pytest.mark.filterwarnings("ignore:round .* diverged")
 def test_the_state_of_clients_that_all_diverged_is_saved(tmp_path):
   given = settings("fedavg", learning_rate=(1e9,), bits=(32,))
   federation = tiny.make_federation(tiny.COUNTS[:5])
@@ -335,7 +336,50 @@ def test_the_state_of_clients_that_all_diverged_is_saved(tmp_path):
       federation=federation,
       display=QUIET,
     )
-  assert names(tmp_path) == ["round_00000002"]
+  assert names(tmp_path) == ["round_00000004"]
+
+
+class StopsProcess(qj.Display):
+  """Sends itself a signal when a run is told to be at its last round."""
+
+  def show(self, label, rounds):
+    del label
+
+    def update(round_, record=None, seconds=None):
+      del record, seconds
+      if round_ == rounds:
+        signal.raise_signal(signal.SIGTERM)
+
+    return contextlib.nullcontext(update)
+
+
+def test_a_signal_in_the_last_rounds_ends_a_run_too(tmp_path):
+  given = settings("fedavg", rounds=2, checkpoint_every=0)
+  federation = tiny.make_federation(tiny.COUNTS[:5])
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  with tiny.quick_compilation():
+    qj.run(given, whole, federation=federation, display=QUIET)
+    message = "SIGTERM: round 2 is saved in .*, and the same command without"
+    with pytest.raises(qj.Interrupted, match=message):
+      display = StopsProcess(quiet=True)
+      qj.run(
+        given, broken, federation=federation, display=display, resume=False
+      )
+    qj.run(given, broken, federation=federation, display=QUIET)
+  assert results(whole) == results(broken)
+
+
+def test_another_trace_in_the_same_file_is_another_run(tmp_path):
+  trace = tmp_path / "trace.csv"
+  trace.write_text("round,client\n0,0\n1,1\n")
+  given = settings("fedavg", rounds=2, participation_trace=str(trace))
+  federation = tiny.make_federation(tiny.COUNTS[:5])
+  workdir = tmp_path / "run"
+  with tiny.quick_compilation():
+    qj.run(given, workdir, federation=federation, display=QUIET)
+    trace.write_text("round,client\n0,0\n1,2\n")
+    with pytest.raises(ValueError, match="participation is .* there and"):
+      qj.run(given, workdir, federation=federation, display=QUIET)
 
 
 @pytest.mark.parametrize("rate", [1e9, (0.05, 1e9, 0.05, 0.05, 0.05)])

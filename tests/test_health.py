@@ -26,6 +26,13 @@ def result(loss=1.0, weight=1.0, client=(1.0,), message=(3.0, 4.0)):
   )
 
 
+def tally(heard, diverged):
+  nothing = jnp.zeros(health._BINS, jnp.int32)
+  return health.Tally(
+    jnp.float32(heard), jnp.float32(diverged), nothing, nothing
+  )
+
+
 def known(norms=(), calibrated=True):
   """Health after messages of these norms."""
   total = sum((health._bin(jnp.float32(x)) for x in norms), 0)
@@ -53,16 +60,16 @@ def known(norms=(), calibrated=True):
   ],
 )
 def test_a_round_counts_if_all_of_it_is_in_bounds(changes, max_norm, fine):
-  verdict = health.judge(result(**changes), known(), max_norm)
-  assert bool(verdict.counts) == fine
-  assert bool(verdict.diverged) != fine
-  assert int(jnp.sum(verdict.norms)) == fine
+  found = health.judge(result(**changes), known(), max_norm)
+  assert bool(found.heard) == fine
+  assert bool(found.diverged) != fine
+  assert int(jnp.sum(found.norms)) == int(jnp.sum(found.losses)) == fine
 
 
 def test_integers_of_a_message_have_no_norm():
   message = {"labels": jnp.array([2**30]), "model": jnp.array([3.0, 4.0])}
-  verdict = health.judge(result()._replace(message=message), known(), 5.0)
-  assert verdict.counts
+  found = health.judge(result()._replace(message=message), known(), 5.0)
+  assert found.heard
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
@@ -87,28 +94,123 @@ def test_a_message_is_compared_with_those_of_earlier_rounds():
   # The bin of 1 ends at 2 ** 0.25.
   for length, fine in ((118.0, True), (120.0, False)):
     message = jnp.array([length, 0.0])
-    verdict = health.judge(result()._replace(message=message), before, 0.0)
-    assert bool(verdict.counts) == fine
+    found = health.judge(result()._replace(message=message), before, 0.0)
+    assert bool(found.heard) == fine
+
+
+@pytest.mark.parametrize(
+  ("usual", "loss", "fine"),
+  [
+    # Someone new, to whom others' model says nothing.
+    (1e-3, 30.0, True),
+    (1e-3, 990.0, True),
+    (1e-3, 1010.0, False),
+    # Another scale.
+    (64.0, 7e4, True),
+    (64.0, 8e4, False),
+    (1e5, 9.9e5, True),
+    (1e5, 1.1e6, False),
+  ],
+)
+def test_a_loss_is_compared_with_those_of_earlier_rounds(usual, loss, fine):
+  losses = 9 * health._bin(jnp.float32(usual))
+  before = known()._replace(losses=losses)
+  assert bool(health.judge(result(loss), before, 0.0).heard) == fine
+  # Where a limit of norms is given, with nothing.
+  assert bool(health.judge(result(loss), before, 9.0).heard) == (loss <= 1e6)
 
 
 def test_before_the_first_round_norms_are_heard_and_nothing_else():
-  verdict = health.judge(
-    result(message=(1e9, 0.0)), known(calibrated=False), 0.0
-  )
-  assert not verdict.counts and not verdict.diverged
-  assert int(jnp.sum(verdict.norms)) == 1
+  found = health.judge(result(message=(1e9, 0.0)), known(calibrated=False), 0.0)
+  assert not found.heard and not found.diverged
+  assert int(jnp.sum(found.norms)) == int(jnp.sum(found.losses)) == 1
 
 
 def test_a_streak_ends_with_a_round_that_counts():
   watch = jax.tree.map(lambda x: x[0], health.new_watch(1))
 
-  def verdict(diverged):
-    diverged = jnp.bool_(diverged)
-    return health.Verdict(~diverged, diverged, jnp.zeros(1, jnp.int32))
-
   for round_, diverged in enumerate([1, 1, 0, 1, 0]):
-    watch = health.watched(watch, verdict(diverged), round_)
+    watch = health.watched(watch, tally(1 - diverged, diverged), round_)
   assert [int(x) for x in watch] == [3, 0, 2, 3]
+
+
+def after(health_, heard, diverged, num_clients, rounds=1, failed=False):
+  for _ in range(rounds):
+    health_ = health.after_round(
+      health_, tally(heard, diverged), num_clients, jnp.bool_(failed), 7
+    )
+  return health_
+
+
+@pytest.mark.parametrize(
+  ("diverged", "num_clients", "rounds"), [(4, 4, 3), (1, 4, 12), (50, 99, 3)]
+)
+def test_a_run_is_over_when_enough_diverged_in_a_row(
+  diverged, num_clients, rounds
+):
+  state = after(known(), 0, diverged, num_clients, rounds - 1)
+  assert not state.over
+  # A round without anybody changes nothing; one who is heard, all.
+  state = after(state, 0, 0, num_clients)
+  heard = after(state, 1, diverged, num_clients)
+  assert after(state, 0, diverged, num_clients).over
+  assert not after(heard, 0, diverged, num_clients, rounds - 1).over
+  # And stays over.
+  assert after(after(state, 0, diverged, num_clients), 1, 0, num_clients).over
+
+
+def test_a_server_that_fails_is_remembered_by_its_first_round():
+  state = after(known(), 1, 0, 4)
+  assert state.failed == -1
+  state = after(state, 1, 0, 4, failed=True)
+  assert after(state, 1, 0, 4).failed == 7
+
+
+def test_counts_of_norms_do_not_overflow():
+  many = jnp.zeros(health._BINS, jnp.int32).at[260].set(2**30).at[9].set(5)
+  assert health.median(many) == pytest.approx(2 ** (5 / 4))
+  state = known()._replace(norms=many)
+  assert int(jnp.sum(after(state, 1, 0, 4).norms)) <= 2**29 + 5
+
+
+def test_a_server_whose_step_is_not_finite_ends_the_run(monkeypatch):
+  """It names the round in which it happened, not that in which one looks."""
+  entry = qj.methods.get_method("fedavg")
+
+  def make(*args):
+    method = entry.make(*args)
+
+    def server_update(server, aggregates, context):
+      new = method.server_update(server, aggregates, context)
+      bad = context.round >= 1
+      model = jax.tree.map(lambda x: jnp.where(bad, x / 0.0, x), new.model)
+      return new._replace(model=model)
+
+    return method._replace(server_update=server_update)
+
+  monkeypatch.setitem(qj.methods.METHODS, "fedavg", entry._replace(make=make))
+  with (
+    tiny.quick_compilation(),
+    pytest.raises(qj.DivergenceError, match="round 2: what the server made"),
+  ):
+    run("fedavg", 0.05, rounds=3)
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+@pytest.mark.parametrize("eval_every", [1, 6])
+def test_when_one_looks_does_not_decide_when_a_run_ends(eval_every, tmp_path):
+  """A client that diverges and is alone in some rounds ends nothing."""
+  trace = tmp_path / "trace.csv"
+  there = [2, 2, 2, 0, 2, 1]
+  lines = [f"{r},{c}" for r, c in enumerate(there)]
+  trace.write_text("\n".join(["round,client", *lines]))
+  with tiny.quick_compilation():
+    result = run(
+      "fedavg", 1e6, 6, participation_trace=str(trace), eval_every=eval_every
+    )
+  assert result.summary["diverged"] == [
+    {"client": 2, "rounds": 4, "in_a_row": 4}
+  ]
 
 
 HOW = {
@@ -125,7 +227,9 @@ def run(method, bad, rounds=3, **changes):
   rates = [0.05] * 5
   rates[2] = bad
   given = tiny.make_settings(
-    method, 5, bits=(32,) * 5, rounds=rounds, eval_every=rounds, **changes
+    method,
+    5,
+    **{"bits": (32,) * 5, "rounds": rounds, "eval_every": rounds, **changes},
   )
   given = dataclasses.replace(given, learning_rate=tuple(rates))
   return qj.run(
@@ -233,7 +337,7 @@ def test_one_of_fifty_that_diverges_leaves_the_global_model_as_good(tmp_path):
   ["fedavg", "fedprox", "per_fedavg", "pfedme", "ditto", "fml", "quped"],
 )
 def test_so_does_one_under_any_method_in_long_runs(method, partition, tmp_path):
-  size = {"rounds": 30, "steps": 20, "hidden": (64, 64), "partition": partition}
+  size = {"rounds": 30, "steps": 40, "hidden": (64, 64), "partition": partition}
   for seed in range(3):
     for bad, found, wanted in compare_accuracies(
       method, tmp_path, **size, seed=seed

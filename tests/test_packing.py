@@ -463,6 +463,20 @@ def test_what_is_no_packed_file_is_refused(files, tmp_path):
     refused(path)
 
 
+@pytest.mark.parametrize("metadata", [{}, {"__metadata__": None}])
+def test_a_checksum_elsewhere_makes_no_metadata(metadata, tmp_path):
+  tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+  name = '{"sha256":"' + "0" * 64 + '"'
+  text = json.dumps({**metadata, name: tensor}, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  data = bytearray(len(text).to_bytes(8, "little") + text + b"\0" * 4)
+  at = packing._find_digest(data)
+  data[at : at + 64] = packing._digest(data, at)
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(data)
+  refused(path, "it has no metadata")
+
+
 def test_a_long_header_is_not_read(tmp_path):
   path = tmp_path / "model.safetensors"
   size = 2**20 + 1

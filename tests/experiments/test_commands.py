@@ -103,6 +103,19 @@ def test_an_unknown_field_is_one_line_too(tmp_path, field):
   assert field.split(".")[-1] in line
 
 
+def test_a_config_that_is_not_there_is_one_line_that_names_those_that_are():
+  done = command("federated", "--config=configs/digit.py", "--workdir=unused")
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith("error: --config='configs/digit.py': must be a file; ")
+  assert "configs/digits.py" in line
+
+
+def test_of_a_field_that_is_given_twice_the_last_counts():
+  given = ["x", "--config.bits=1", "--a", "--config.bits=32", "--a"]
+  assert common.last_of_each(given) == ["x", "--a", "--config.bits=32", "--a"]
+
+
 def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
   full, quantized = tmp_path / "full", tmp_path / "quantized"
   shared = ["--config=configs/centralized.py:digits"]
