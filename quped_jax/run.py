@@ -104,6 +104,8 @@ class _Signals:
     """The signal that ends the run now, or 0; all processes ask in turn."""
     self._turn += 1
     if jax.process_count() > 1:
+      if not getattr(jax.config, "jax_enable_preemption_service", True):
+        return 0
       ends = multihost_utils.reached_preemption_sync_point(self._turn)
       return signal.SIGTERM if ends else 0
     return self._seen
