@@ -10,7 +10,8 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.assemble import assemble, load_federation
-from quped_jax.run import Progress, _next_stop, _rounds_at_once
+from quped_jax.resume import Progress
+from quped_jax.run import _next_stop, _rounds_at_once
 from tests import tiny
 
 QUIET = qj.Display(quiet=True)
