@@ -176,8 +176,9 @@ class Saver:
           },
           "version of quped_jax": version.__version__,
           "federation": checkpoint.fingerprint(made.federation),
-          "participation": checkpoint.fingerprint(
-            made.population.participation
+          # All else of who takes part is in the settings.
+          "content of participation_trace": checkpoint.fingerprint(
+            made.population.participation.trace
           ),
           "networks": summary_lib.model_name(made),
         },
