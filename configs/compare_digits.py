@@ -1,4 +1,4 @@
-"""All methods side by side on digits, see experiments/comparison/plan.py."""
+"""All methods side by side on digits; `experiments.compare` runs it."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ each, and chooses on validation data:
 python -m experiments.compare --tune --workdir=results/tune
 python -m experiments.compare --overrides=results/tune/best.json
 
-`experiments/comparison/plan.py` says what a config holds.
+`quped_jax/experiment/comparison/plan.py` says what a config holds.
 """
 
 import json
@@ -25,7 +25,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments import common
-from experiments.comparison import plan, report, tune
+from quped_jax.experiment.comparison import plan, report, tune
 
 _CONFIG = common.define_config("configs/compare_digits.py")
 _WORKDIR = flags.DEFINE_string(

@@ -15,7 +15,7 @@ from absl import app, flags
 
 import quped_jax as qj
 from experiments import common
-from quped_jax import processes
+from quped_jax.simulation import processes
 
 _CONFIG = common.define_config("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(

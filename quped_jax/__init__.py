@@ -1,7 +1,28 @@
 """quped_jax: personalized, quantized federated learning in JAX."""
 
 from quped_jax import data, methods, models
-from quped_jax.alternating import (
+from quped_jax.data import from_arrays, load_dataset, partition
+from quped_jax.data.federation import Federation, make_federation
+from quped_jax.experiment.assemble import build
+from quped_jax.experiment.metrics import Display
+from quped_jax.experiment.run import (
+  DivergenceError,
+  Interrupted,
+  Result,
+  client_state,
+  run,
+)
+from quped_jax.experiment.settings import Settings
+from quped_jax.files.packed import (
+  ModelInfo,
+  PackedModel,
+  load_packed,
+  save_packed,
+)
+from quped_jax.files.weights import load_weights, save_weights
+from quped_jax.methods import register_method
+from quped_jax.models import Model, create_model, from_linen, register_model
+from quped_jax.quantization.alternating import (
   Alternating,
   Learner,
   Rates,
@@ -10,9 +31,7 @@ from quped_jax.alternating import (
   freeze,
   make_alternating,
 )
-from quped_jax.assemble import build
-from quped_jax.clients import use_cores
-from quped_jax.codebook import (
+from quped_jax.quantization.codebook import (
   Codebook,
   get_centers,
   hard_quantize,
@@ -23,37 +42,25 @@ from quped_jax.codebook import (
   set_centers_tree,
   with_centers,
 )
-from quped_jax.data import from_arrays, load_dataset, partition
-from quped_jax.federation import Federation, make_federation
-from quped_jax.methods import register_method
-from quped_jax.metrics import Display
-from quped_jax.models import Model, create_model, from_linen, register_model
-from quped_jax.packing import (
-  ModelInfo,
-  PackedModel,
-  load_packed,
-  save_packed,
+from quped_jax.quantization.proximal import centers_prox, weights_prox
+from quped_jax.quantization.soft_quantizer import (
+  soft_quantize,
+  soft_quantize_tree,
 )
-from quped_jax.program import use_compilation_cache
-from quped_jax.proximal import centers_prox, weights_prox
-from quped_jax.run import (
-  DivergenceError,
-  Interrupted,
-  Result,
-  client_state,
-  run,
-)
-from quped_jax.settings import Settings
-from quped_jax.simulate import Simulation, SimulationState, make_simulation
-from quped_jax.soft import soft_quantize, soft_quantize_tree
-from quped_jax.transforms import (
+from quped_jax.quantization.transforms import (
   keep_params_in_box,
   mask_codebooks,
   prox_centers,
   prox_quantize,
 )
+from quped_jax.simulation.client_axis import use_cores
+from quped_jax.simulation.program import use_compilation_cache
+from quped_jax.simulation.programs import (
+  Simulation,
+  SimulationState,
+  make_simulation,
+)
 from quped_jax.version import __version__
-from quped_jax.weights import load_weights, save_weights
 
 __all__ = [
   "__version__",

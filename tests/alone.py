@@ -12,7 +12,7 @@ import numpy as np
 
 import quped_jax as qj
 from quped_jax import methods
-from quped_jax.federation import Batch, ClientData
+from quped_jax.data.federation import Batch, ClientData
 from quped_jax.methods import api
 from tests import tiny
 

@@ -45,7 +45,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax  # noqa: E402
 
-from quped_jax.clients import wait_for_devices  # noqa: E402
+from quped_jax.simulation.client_axis import wait_for_devices  # noqa: E402
 
 # Tests may share a busy machine.
 wait_for_devices()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quped_jax.codebook import Codebook
+from quped_jax.quantization.codebook import Codebook
 
 
 def make_levels(spacing, count, seed=0):

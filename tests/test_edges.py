@@ -16,17 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import quped_jax as qj
-from quped_jax import alternating, transforms
-from quped_jax.codebook import (
+from quped_jax.data.federation import ClientData, Split
+from quped_jax.quantization import alternating, transforms
+from quped_jax.quantization.codebook import (
   Codebook,
   hard_quantize,
   init_codebook,
   nearest,
   set_centers,
 )
-from quped_jax.federation import ClientData, Split
-from quped_jax.proximal import centers_prox, weights_prox
-from quped_jax.soft import soft_quantize
+from quped_jax.quantization.proximal import centers_prox, weights_prox
+from quped_jax.quantization.soft_quantizer import soft_quantize
 from tests import tiny
 
 LONG = os.environ.get("QUPED_LONG_TESTS") == "1"

@@ -23,7 +23,7 @@ import quped_jax as qj
 from experiments import common
 from quped_jax.data import sources
 from quped_jax.methods import METHODS
-from quped_jax.program import Program
+from quped_jax.simulation.program import Program
 from tests import tiny
 
 LONG = os.environ.get("QUPED_LONG_TESTS") == "1"

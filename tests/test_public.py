@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.assemble import load_federation
 from quped_jax.data import draw_public
-from quped_jax.federation import make_public
+from quped_jax.data.federation import make_public
+from quped_jax.experiment.assemble import load_federation
 
 
 def arrays(samples=60, classes=3, is_test=None, groups=None):

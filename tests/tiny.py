@@ -12,10 +12,10 @@ import numpy as np
 
 import quped_jax as qj
 from quped_jax import methods
-from quped_jax.assemble import load_model, population_of
-from quped_jax.federation import make_public
+from quped_jax.data.federation import make_public
+from quped_jax.experiment.assemble import load_model, population_of
 from quped_jax.methods import api
-from quped_jax.simulate import Population
+from quped_jax.simulation.programs import Population
 
 BITS = (1, 2, 3, 4, 32)
 # With up to four levels programs are a third as long, and compile so.

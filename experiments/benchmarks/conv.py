@@ -25,7 +25,7 @@ from experiments.benchmarks import engine, flops, plain, torch_loop
 from experiments.benchmarks.bench import NO_TORCH, Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax.models import resolve_conv
-from quped_jax.program import compile_lowered
+from quped_jax.simulation.program import compile_lowered
 
 _WINDOW = 5
 # Of clients, in the native loop: it takes seconds per step.

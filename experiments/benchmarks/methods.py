@@ -13,7 +13,7 @@ from experiments import common
 from experiments.benchmarks import engine
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
-from quped_jax.assemble import load_federation
+from quped_jax.experiment.assemble import load_federation
 from quped_jax.methods import METHODS
 
 _MIXED = (1, 2, 3, 4, 32)

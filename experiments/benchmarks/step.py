@@ -23,10 +23,10 @@ import quped_jax as qj
 from experiments.benchmarks import engine, flops
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
-from quped_jax import distill
-from quped_jax.assemble import population_of
-from quped_jax.codebook import path_name
+from quped_jax.experiment.assemble import population_of
 from quped_jax.methods import api
+from quped_jax.methods.blocks import distill
+from quped_jax.quantization.codebook import path_name
 
 _SGD = "SGD"
 _NETWORK = "network part, quantized"

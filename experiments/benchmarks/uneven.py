@@ -15,7 +15,7 @@ import quped_jax as qj
 from experiments.benchmarks import engine
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
-from quped_jax.assemble import load_federation
+from quped_jax.experiment.assemble import load_federation
 
 # So many rounds in a call: what the next needs is gathered during the last.
 _ROUNDS = 3

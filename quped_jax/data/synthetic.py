@@ -7,8 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-# Streams of randomness that must not meet.
-_MEANS, _CLASSES, _NOISE = range(3)
+from quped_jax import random_keys
 
 
 @jax.tree_util.register_dataclass
@@ -69,12 +68,16 @@ class SyntheticSource:
   def class_means(self) -> jax.Array:
     """Returns the mean of each class, `[num_classes, *shape]` float32."""
     return jax.random.normal(
-      self._stream(_MEANS), (self.num_classes, *self.shape), jnp.float32
+      self._stream(random_keys.SYNTHETIC_MEANS),
+      (self.num_classes, *self.shape),
+      jnp.float32,
     )
 
   def client_classes(self, client_id: int | jax.Array) -> jax.Array:
     """Returns the classes that a client holds, `[classes_per_client]` int32."""
-    key = jax.random.fold_in(self._stream(_CLASSES), client_id)
+    key = jax.random.fold_in(
+      self._stream(random_keys.SYNTHETIC_CLASSES), client_id
+    )
     order = jax.random.permutation(key, self.num_classes)
     return order[: self.classes_per_client].astype(jnp.int32)
 
@@ -94,7 +97,9 @@ class SyntheticSource:
     rows = jnp.asarray(rows)
     classes = self.client_classes(client_id)
     labels = classes[rows % len(classes)]
-    client_key = jax.random.fold_in(self._stream(_NOISE), client_id)
+    client_key = jax.random.fold_in(
+      self._stream(random_keys.SYNTHETIC_NOISE), client_id
+    )
 
     def draw_noise(row):
       key = jax.random.fold_in(client_key, row)

@@ -33,8 +33,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from quped_jax.alternating import Learner
-from quped_jax.methods import api, personal
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import personal
+from quped_jax.quantization.alternating import Learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +54,9 @@ class ApflOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_unit_interval("apfl.alpha", self.alpha)
-    api.check_not_negative("apfl.alpha_learning_rate", self.alpha_learning_rate)
-    api.check_choice("apfl.weighting", self.weighting, api.WEIGHTINGS)
+    checks.unit_interval("apfl.alpha", self.alpha)
+    checks.not_negative("apfl.alpha_learning_rate", self.alpha_learning_rate)
+    checks.choice("apfl.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class ApflClient(NamedTuple):

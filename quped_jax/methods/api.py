@@ -11,17 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax import alternating, distill
-from quped_jax import codebook as codebook_lib
-from quped_jax.alternating import Alternating, Learner, Objective
-from quped_jax.federation import Batch, ClientData
+from quped_jax.data.federation import Batch, ClientData
+from quped_jax.methods.blocks import distill
 from quped_jax.models import Model
+from quped_jax.quantization import alternating
+from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization.alternating import Alternating, Learner, Objective
 
 WEIGHTINGS = ("uniform", "samples")
-
-# Of positive numbers that float32 holds in full.
-SMALLEST = float(jnp.finfo(jnp.float32).tiny)
-LARGEST = float(jnp.finfo(jnp.float32).max)
 
 
 class Models(NamedTuple):
@@ -385,41 +382,6 @@ def if_heard(aggregates: Mapping[str, Aggregate], new: Any, old: Any) -> Any:
   """The new server where a message has weight, the old one otherwise."""
   heard = sum(a.weight for a in aggregates.values()) > 0
   return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, old)
-
-
-def check_unit_interval(field: str, value: float) -> None:
-  """Raises a ValueError unless the value is in [0, 1]."""
-  if not 0 <= value <= 1:
-    raise ValueError(f"{field}={value}: must be from 0 to 1")
-
-
-def check_positive(field: str, value: float) -> None:
-  """Raises a ValueError unless the value is positive, and is so in float32."""
-  if not 0 < value < float("inf"):
-    raise ValueError(f"{field}={value}: must be positive")
-  if value < SMALLEST:
-    raise ValueError(
-      f"{field}={value}: must be at least {SMALLEST:.2g}, as less is 0 in "
-      "float32"
-    )
-
-
-def check_not_negative(field: str, value: float) -> None:
-  """Raises a ValueError unless the value is at least 0 and finite."""
-  if not 0 <= value < float("inf"):
-    raise ValueError(f"{field}={value}: must be at least 0")
-
-
-def check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
-  """Raises a ValueError unless the value is one of those allowed."""
-  if value not in allowed:
-    raise ValueError(f"{field}={value!r}: must be one of {', '.join(allowed)}")
-
-
-def check_at_least(field: str, value: int, smallest: int) -> None:
-  """Raises a ValueError unless the value is at least the smallest."""
-  if value < smallest:
-    raise ValueError(f"{field}={value}: must be at least {smallest}")
 
 
 def check_public(method: str, federation: Any, *, labelled: bool) -> None:

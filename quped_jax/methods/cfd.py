@@ -25,7 +25,8 @@ References:
 import dataclasses
 from typing import Any
 
-from quped_jax.methods import api, packing, soft_labels
+from quped_jax.methods import api
+from quped_jax.methods.blocks import quantized_labels, soft_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ class CfdOptions:
   weighting: str = "uniform"
 
   def __post_init__(self):
-    packing.check_bits("cfd.bits_up", self.bits_up)
-    packing.check_bits("cfd.bits_down", self.bits_down)
+    quantized_labels.check_bits("cfd.bits_up", self.bits_up)
+    quantized_labels.check_bits("cfd.bits_down", self.bits_down)
     soft_labels.check_options("cfd", self)
 
 

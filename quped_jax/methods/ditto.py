@@ -23,7 +23,9 @@ from typing import Any
 
 import jax
 
-from quped_jax.methods import api, personal
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import personal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +41,8 @@ class DittoOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_not_negative("ditto.lambda_p", self.lambda_p)
-    api.check_choice("ditto.weighting", self.weighting, api.WEIGHTINGS)
+    checks.not_negative("ditto.lambda_p", self.lambda_p)
+    checks.choice("ditto.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def make_ditto(

@@ -25,7 +25,9 @@ References:
 import dataclasses
 from typing import Any
 
-from quped_jax.methods import api, soft_labels
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import soft_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class DsFlOptions:
   weighting: str = "uniform"
 
   def __post_init__(self):
-    api.check_positive("ds_fl.temperature", self.temperature)
+    checks.positive("ds_fl.temperature", self.temperature)
     soft_labels.check_options("ds_fl", self)
 
 

@@ -30,10 +30,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from quped_jax import alternating
-from quped_jax.alternating import Learner
-from quped_jax.methods import api, label_outputs, personal
-from quped_jax.methods.label_outputs import Outputs
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import label_outputs, personal
+from quped_jax.methods.blocks.label_outputs import Outputs
+from quped_jax.quantization import alternating
+from quped_jax.quantization.alternating import Learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class FdOptions:
   gamma: float = 0.1
 
   def __post_init__(self):
-    api.check_not_negative("fd.gamma", self.gamma)
+    checks.not_negative("fd.gamma", self.gamma)
 
 
 class FdServer(NamedTuple):

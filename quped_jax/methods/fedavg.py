@@ -20,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax import transforms
-from quped_jax.methods import api, averaging
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging
+from quped_jax.quantization import transforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +43,12 @@ class FedavgOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_choice(
+    checks.choice(
       "fedavg.server_optimizer", self.server_optimizer, transforms.OPTIMIZERS
     )
-    api.check_positive("fedavg.server_learning_rate", self.server_learning_rate)
-    api.check_unit_interval("fedavg.server_momentum", self.server_momentum)
-    api.check_choice("fedavg.weighting", self.weighting, api.WEIGHTINGS)
+    checks.positive("fedavg.server_learning_rate", self.server_learning_rate)
+    checks.unit_interval("fedavg.server_momentum", self.server_momentum)
+    checks.choice("fedavg.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class FedavgServer(NamedTuple):

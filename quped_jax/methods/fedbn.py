@@ -20,8 +20,10 @@ from typing import Any
 
 import jax
 
-from quped_jax.codebook import path_name
-from quped_jax.methods import api, partial
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import partial
+from quped_jax.quantization.codebook import path_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FedbnOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_choice("fedbn.weighting", self.weighting, api.WEIGHTINGS)
+    checks.choice("fedbn.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def _layer(path: str) -> str:

@@ -32,10 +32,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax import distill, evaluate
-from quped_jax.methods import api, averaging
-from quped_jax.methods import public as public_lib
-from quped_jax.methods import server as server_lib
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging, distill
+from quped_jax.methods.blocks import public as public_lib
+from quped_jax.methods.blocks import server as server_lib
+from quped_jax.simulation import evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +62,8 @@ class FeddfOptions:
 
   def __post_init__(self):
     server_lib.check_steps("feddf", self, "distill")
-    api.check_positive("feddf.temperature", self.temperature)
-    api.check_choice("feddf.weighting", self.weighting, api.WEIGHTINGS)
+    checks.positive("feddf.temperature", self.temperature)
+    checks.choice("feddf.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class FeddfServer(NamedTuple):

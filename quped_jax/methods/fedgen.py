@@ -35,13 +35,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax import transforms
-from quped_jax.methods import api, averaging, divided, personal
-from quped_jax.methods import generator as generator_lib
-from quped_jax.methods import server as server_lib
-
-# For keys of their own.
-_GENERATOR, _TRAIN, _GENERATED = 101, 102, 103
+from quped_jax import checks, random_keys
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging, divided, personal
+from quped_jax.methods.blocks import generator as generator_lib
+from quped_jax.methods.blocks import server as server_lib
+from quped_jax.quantization import transforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +69,13 @@ class FedgenOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_not_negative("fedgen.alpha", self.alpha)
-    api.check_not_negative("fedgen.diversity", self.diversity)
-    api.check_at_least("fedgen.noise_size", self.noise_size, 1)
+    checks.not_negative("fedgen.alpha", self.alpha)
+    checks.not_negative("fedgen.diversity", self.diversity)
+    checks.at_least("fedgen.noise_size", self.noise_size, 1)
     for width in self.hidden:
-      api.check_at_least("fedgen.hidden", width, 1)
+      checks.at_least("fedgen.hidden", width, 1)
     server_lib.check_steps("fedgen", self, "generator")
-    api.check_choice("fedgen.weighting", self.weighting, api.WEIGHTINGS)
+    checks.choice("fedgen.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class FedgenServer(NamedTuple):
@@ -143,7 +142,7 @@ def make_fedgen(
 
   def init_server(key, inputs):
     shared = method.init_server(key, inputs)
-    params = made.init(jax.random.fold_in(key, _GENERATOR))
+    params = made.init(jax.random.fold_in(key, random_keys.FEDGEN_GENERATOR))
     return FedgenServer(shared, params, optimizer.init(params))
 
   def broadcast(server, client_id, cohort):
@@ -152,7 +151,7 @@ def make_fedgen(
 
   def client_update(download, client, data, context, cohort):
     del cohort
-    key = jax.random.fold_in(context.key, _GENERATED)
+    key = jax.random.fold_in(context.key, random_keys.FEDGEN_SAMPLES)
 
     def step(carry, batch):
       learner, index = carry
@@ -202,7 +201,7 @@ def make_fedgen(
         made, head, params, heads, counts, key, options.diversity
       ), stats
 
-    key = jax.random.fold_in(context.key, _TRAIN)
+    key = jax.random.fold_in(context.key, random_keys.FEDGEN_SERVER)
     (params, _), opt_state = server_lib.descend(
       optimizer,
       options.generator_learning_rate,

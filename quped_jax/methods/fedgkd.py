@@ -19,8 +19,9 @@ References:
 import dataclasses
 from typing import Any, NamedTuple
 
-from quped_jax import distill
-from quped_jax.methods import api, averaging, history
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging, distill, history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,9 @@ class FedgkdOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_not_negative("fedgkd.gamma", self.gamma)
-    api.check_at_least("fedgkd.models", self.models, 1)
-    api.check_choice("fedgkd.weighting", self.weighting, api.WEIGHTINGS)
+    checks.not_negative("fedgkd.gamma", self.gamma)
+    checks.at_least("fedgkd.models", self.models, 1)
+    checks.choice("fedgkd.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class FedgkdDownload(NamedTuple):

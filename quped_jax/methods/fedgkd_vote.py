@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from quped_jax import distill
-from quped_jax.federation import Batch, ClientData
-from quped_jax.methods import api, averaging, history, personal
+from quped_jax import checks
+from quped_jax.data.federation import Batch, ClientData
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging, distill, history, personal
 from quped_jax.models import Model
 
 _MOST_MODELS = 100
@@ -52,15 +53,15 @@ class FedgkdVoteOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_not_negative("fedgkd_vote.gamma", self.gamma)
-    api.check_at_least("fedgkd_vote.models", self.models, 1)
+    checks.not_negative("fedgkd_vote.gamma", self.gamma)
+    checks.at_least("fedgkd_vote.models", self.models, 1)
     if self.models > _MOST_MODELS:
       raise ValueError(
         f"fedgkd_vote.models={self.models}: must be at most {_MOST_MODELS}, "
         "since a client runs each of them in every step"
       )
-    api.check_positive("fedgkd_vote.temperature", self.temperature)
-    api.check_choice("fedgkd_vote.weighting", self.weighting, api.WEIGHTINGS)
+    checks.positive("fedgkd_vote.temperature", self.temperature)
+    checks.choice("fedgkd_vote.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class Voted(NamedTuple):

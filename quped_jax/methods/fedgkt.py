@@ -34,10 +34,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from quped_jax import alternating, distill, evaluate, transforms
-from quped_jax.methods import api, divided, personal
-from quped_jax.methods import server as server_lib
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import distill, divided, personal
+from quped_jax.methods.blocks import server as server_lib
 from quped_jax.models import MLP, from_linen
+from quped_jax.quantization import alternating, transforms
+from quped_jax.simulation import evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +65,10 @@ class FedgktOptions:
   server_optimizer: str = "adam"
 
   def __post_init__(self):
-    api.check_not_negative("fedgkt.weight", self.weight)
-    api.check_positive("fedgkt.temperature", self.temperature)
+    checks.not_negative("fedgkt.weight", self.weight)
+    checks.positive("fedgkt.temperature", self.temperature)
     for width in self.hidden:
-      api.check_at_least("fedgkt.hidden", width, 1)
+      checks.at_least("fedgkt.hidden", width, 1)
     server_lib.check_steps("fedgkt", self, "server", smallest=1)
 
 

@@ -33,8 +33,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from quped_jax import distill
-from quped_jax.methods import api, mutual
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import distill, mutual
 
 # Both models may have learned a batch by heart.
 _SMALLEST_DIVISOR = 1e-6
@@ -51,7 +52,7 @@ class FedkdOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_choice("fedkd.weighting", self.weighting, api.WEIGHTINGS)
+    checks.choice("fedkd.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def make_fedkd(

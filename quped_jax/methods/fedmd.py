@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from quped_jax import distill
-from quped_jax.alternating import Learner
-from quped_jax.methods import api, personal
-from quped_jax.methods import public as public_lib
+from quped_jax import checks, random_keys
+from quped_jax.methods import api
+from quped_jax.methods.blocks import distill, personal
+from quped_jax.methods.blocks import public as public_lib
+from quped_jax.quantization.alternating import Learner
 
 # Of (scores, consensus), both `[batch, classes]`.
 DIGEST_LOSSES: dict[str, public_lib.TargetLoss] = {
@@ -35,9 +36,6 @@ DIGEST_LOSSES: dict[str, public_lib.TargetLoss] = {
   "mse": lambda scores, mean: jnp.mean(jnp.square(scores - mean)),
   "kl": lambda scores, mean: distill.kl_divergence(mean, scores),
 }
-
-# For a key of its own.
-_PRETRAIN = 111
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +57,11 @@ class FedmdOptions:
   weighting: str = "uniform"
 
   def __post_init__(self):
-    api.check_at_least("fedmd.public_samples", self.public_samples, 0)
-    api.check_at_least("fedmd.digest_steps", self.digest_steps, 0)
-    api.check_choice(
-      "fedmd.digest_loss", self.digest_loss, tuple(DIGEST_LOSSES)
-    )
-    api.check_at_least("fedmd.pretrain_steps", self.pretrain_steps, 0)
-    api.check_choice("fedmd.weighting", self.weighting, api.WEIGHTINGS)
+    checks.at_least("fedmd.public_samples", self.public_samples, 0)
+    checks.at_least("fedmd.digest_steps", self.digest_steps, 0)
+    checks.choice("fedmd.digest_loss", self.digest_loss, tuple(DIGEST_LOSSES))
+    checks.at_least("fedmd.pretrain_steps", self.pretrain_steps, 0)
+    checks.choice("fedmd.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class FedmdClient(NamedTuple):
@@ -116,7 +112,7 @@ def make_fedmd(
       client.learner,
       context.public.data(),
       context,
-      jax.random.fold_in(context.key, _PRETRAIN),
+      jax.random.fold_in(context.key, random_keys.FEDMD_PRETRAINING),
       loss=training.loss,
       steps=options.pretrain_steps,
       counts=~client.started,

@@ -19,8 +19,9 @@ References:
 import dataclasses
 from typing import Any
 
-from quped_jax import distill
-from quped_jax.methods import api, averaging
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging, distill
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,9 @@ class FedntdOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_not_negative("fedntd.beta", self.beta)
-    api.check_positive("fedntd.temperature", self.temperature)
-    api.check_choice("fedntd.weighting", self.weighting, api.WEIGHTINGS)
+    checks.not_negative("fedntd.beta", self.beta)
+    checks.positive("fedntd.temperature", self.temperature)
+    checks.choice("fedntd.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def make_fedntd(

@@ -17,7 +17,9 @@ References:
 import dataclasses
 from typing import Any
 
-from quped_jax.methods import api, averaging
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +35,8 @@ class FedproxOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_not_negative("fedprox.mu", self.mu)
-    api.check_choice("fedprox.weighting", self.weighting, api.WEIGHTINGS)
+    checks.not_negative("fedprox.mu", self.mu)
+    checks.choice("fedprox.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def make_fedprox(

@@ -20,13 +20,11 @@ from typing import Any
 
 import jax
 
-from quped_jax.codebook import path_name
-from quped_jax.methods import api, averaging, partial
+from quped_jax import checks, random_keys
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging, partial
 from quped_jax.models import is_head
-
-# Number of the key of the body's steps; those of the two keys into which local
-# steps split theirs are 0 and 1.
-_BODY = 2
+from quped_jax.quantization.codebook import path_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +41,8 @@ class FedrepOptions:
   weighting: str = "uniform"
 
   def __post_init__(self):
-    api.check_at_least("fedrep.head_steps", self.head_steps, 0)
-    api.check_choice("fedrep.weighting", self.weighting, api.WEIGHTINGS)
+    checks.at_least("fedrep.head_steps", self.head_steps, 0)
+    checks.choice("fedrep.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def _head_steps(training: api.Training, options: FedrepOptions) -> int:
@@ -128,7 +126,7 @@ def make_fedrep(
       learner,
       data,
       context._replace(
-        key=jax.random.fold_in(context.key, _BODY),
+        key=jax.random.fold_in(context.key, random_keys.FEDREP_BODY),
         num_steps=None if left is None else left - head_steps,
       ),
       training,

@@ -23,8 +23,9 @@ import dataclasses
 import functools
 from typing import Any
 
-from quped_jax import distill
-from quped_jax.methods import api, mutual
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import distill, mutual
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +46,10 @@ class FmlOptions:
   weighting: str = "uniform"
 
   def __post_init__(self):
-    api.check_unit_interval("fml.alpha", self.alpha)
-    api.check_unit_interval("fml.beta", self.beta)
-    api.check_positive("fml.temperature", self.temperature)
-    api.check_choice("fml.weighting", self.weighting, api.WEIGHTINGS)
+    checks.unit_interval("fml.alpha", self.alpha)
+    checks.unit_interval("fml.beta", self.beta)
+    checks.positive("fml.temperature", self.temperature)
+    checks.choice("fml.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def make_fml(

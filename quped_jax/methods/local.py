@@ -11,7 +11,8 @@ References:
 import dataclasses
 from typing import Any
 
-from quped_jax.methods import api, personal
+from quped_jax.methods import api
+from quped_jax.methods.blocks import personal
 
 
 @dataclasses.dataclass(frozen=True)

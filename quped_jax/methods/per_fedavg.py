@@ -29,12 +29,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from quped_jax.alternating import Objective
-from quped_jax.federation import Batch
-from quped_jax.methods import api, averaging
-
-# For a key of its own.
-_ADAPT = 121
+from quped_jax import checks, random_keys
+from quped_jax.data.federation import Batch
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging
+from quped_jax.quantization.alternating import Objective
 
 VARIANTS = ("first_order", "hessian_free")
 
@@ -56,10 +55,10 @@ class PerFedavgOptions:
   weighting: str = "uniform"
 
   def __post_init__(self):
-    api.check_choice("per_fedavg.variant", self.variant, VARIANTS)
-    api.check_not_negative("per_fedavg.alpha", self.alpha)
-    api.check_positive("per_fedavg.delta", self.delta)
-    api.check_choice("per_fedavg.weighting", self.weighting, api.WEIGHTINGS)
+    checks.choice("per_fedavg.variant", self.variant, VARIANTS)
+    checks.not_negative("per_fedavg.alpha", self.alpha)
+    checks.positive("per_fedavg.delta", self.delta)
+    checks.choice("per_fedavg.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def _move(params: Any, direction: Any, size: float) -> Any:
@@ -156,7 +155,7 @@ def make_per_fedavg(
 
   def variants(server, client, data, context, cohort):
     del cohort
-    key = jax.random.fold_in(context.key, _ADAPT)
+    key = jax.random.fold_in(context.key, random_keys.PER_FEDAVG_ADAPTATION)
     (positions,) = data.draw(key, 1, training.batch_size)
     objective = training.label_objective(model, data.batch(positions))
     params, stats = adapt(objective, server.params, server.stats, options.alpha)

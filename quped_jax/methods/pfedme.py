@@ -33,8 +33,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax import alternating, codebook
-from quped_jax.methods import api, averaging, personal
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging, personal
+from quped_jax.quantization import alternating, codebook
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +58,16 @@ class PfedmeOptions:
   weighting: str = "samples"
 
   def __post_init__(self):
-    api.check_positive("pfedme.lambda_p", self.lambda_p)
-    api.check_at_least("pfedme.inner_steps", self.inner_steps, 1)
-    api.check_positive("pfedme.eta", self.eta)
+    checks.positive("pfedme.lambda_p", self.lambda_p)
+    checks.at_least("pfedme.inner_steps", self.inner_steps, 1)
+    checks.positive("pfedme.eta", self.eta)
     if self.eta * self.lambda_p >= 1:
       raise ValueError(
         f"pfedme.eta={self.eta}: must be below {1 / self.lambda_p:.4g}, "
         f"which is 1 / pfedme.lambda_p"
       )
-    api.check_positive("pfedme.beta", self.beta)
-    api.check_choice("pfedme.weighting", self.weighting, api.WEIGHTINGS)
+    checks.positive("pfedme.beta", self.beta)
+    checks.choice("pfedme.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def make_pfedme(

@@ -29,8 +29,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax import alternating, distill
-from quped_jax.methods import api, personal
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import distill, personal
+from quped_jax.quantization import alternating
 
 GLOBAL_LOSSES = ("distill", "distill+labels")
 
@@ -55,13 +57,13 @@ class QupedOptions:
   weighting: str = "uniform"
 
   def __post_init__(self):
-    api.check_unit_interval("quped.lambda_p", self.lambda_p)
-    api.check_positive("quped.temperature", self.temperature)
-    api.check_choice(
+    checks.unit_interval("quped.lambda_p", self.lambda_p)
+    checks.positive("quped.temperature", self.temperature)
+    checks.choice(
       "quped.temperature_on", self.temperature_on, distill.TEMPERATURE_ON
     )
-    api.check_choice("quped.global_loss", self.global_loss, GLOBAL_LOSSES)
-    api.check_choice("quped.weighting", self.weighting, api.WEIGHTINGS)
+    checks.choice("quped.global_loss", self.global_loss, GLOBAL_LOSSES)
+    checks.choice("quped.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def make_quped(

@@ -21,7 +21,9 @@ from typing import Any
 import jax
 import optax
 
-from quped_jax.methods import api, personal
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import personal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +39,8 @@ class QupelOptions:
   weighting: str = "uniform"
 
   def __post_init__(self):
-    api.check_not_negative("qupel.lambda_p", self.lambda_p)
-    api.check_choice("qupel.weighting", self.weighting, api.WEIGHTINGS)
+    checks.not_negative("qupel.lambda_p", self.lambda_p)
+    checks.choice("qupel.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def make_qupel(

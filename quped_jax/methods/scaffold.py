@@ -30,7 +30,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax.methods import api, averaging, personal
+from quped_jax import checks
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging, personal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +49,8 @@ class ScaffoldOptions:
   weighting: str = "uniform"
 
   def __post_init__(self):
-    api.check_positive(
-      "scaffold.server_learning_rate", self.server_learning_rate
-    )
-    api.check_choice("scaffold.weighting", self.weighting, api.WEIGHTINGS)
+    checks.positive("scaffold.server_learning_rate", self.server_learning_rate)
+    checks.choice("scaffold.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class Controlled(NamedTuple):

@@ -27,7 +27,7 @@ from experiments.benchmarks import (
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax import methods
-from quped_jax.assemble import population_of
+from quped_jax.experiment.assemble import population_of
 from quped_jax.methods import api
 from tests.tiny import quick_compilation
 

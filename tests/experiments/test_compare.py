@@ -18,7 +18,8 @@ import rich.console
 
 import quped_jax as qj
 from configs import compare_digits, compare_images
-from experiments.comparison import (
+from quped_jax.experiment.client_types import model_bytes
+from quped_jax.experiment.comparison import (
   figures,
   plan,
   report,
@@ -27,9 +28,8 @@ from experiments.comparison import (
   tables,
   tune,
 )
-from experiments.comparison.plan import Row
-from quped_jax.kinds import model_bytes
-from quped_jax.metrics import Writer
+from quped_jax.experiment.comparison.plan import Row
+from quped_jax.experiment.metrics import Writer
 from tests.tiny import quick_compilation
 
 ROOT = pathlib.Path(__file__).parents[2]

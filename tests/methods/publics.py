@@ -9,9 +9,9 @@ import numpy as np
 
 import quped_jax as qj
 from quped_jax import methods
-from quped_jax.federation import make_public
+from quped_jax.data.federation import make_public
 from quped_jax.methods import api
-from quped_jax.simulate import Simulation
+from quped_jax.simulation.programs import Simulation
 from tests import tiny
 
 # Not a multiple of the batch size.

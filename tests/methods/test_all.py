@@ -9,7 +9,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import methods
-from quped_jax.assemble import load_federation
+from quped_jax.experiment.assemble import load_federation
 from quped_jax.methods import api
 from tests import tiny
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax import checks
 from quped_jax.methods import api
 from tests import tiny
 
@@ -66,9 +67,9 @@ def test_a_difference_is_new_minus_old():
 @pytest.mark.parametrize(
   ("check", "good", "bad"),
   [
-    (api.check_unit_interval, (0, 0.5, 1), (-0.1, 1.1, float("nan"))),
-    (api.check_positive, (1e-9, 5), (0, -1, float("inf"), float("nan"))),
-    (api.check_not_negative, (0, 5), (-1e-9, float("inf"), float("nan"))),
+    (checks.unit_interval, (0, 0.5, 1), (-0.1, 1.1, float("nan"))),
+    (checks.positive, (1e-9, 5), (0, -1, float("inf"), float("nan"))),
+    (checks.not_negative, (0, 5), (-1e-9, float("inf"), float("nan"))),
   ],
 )
 def test_ranges_name_field_and_value(check, good, bad):

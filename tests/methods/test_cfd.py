@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.methods import packing, soft_labels
+from quped_jax.methods.blocks import quantized_labels, soft_labels
 from tests import tiny
 from tests.methods import publics
 
@@ -44,17 +44,17 @@ def test_what_goes_down_are_the_servers_own_labels(federation):
   context = publics.make_context(federation)
   server = made.init_server(jax.random.key(0), federation.example())
   sent = jax.nn.softmax(jax.random.normal(jax.random.key(1), SHAPE))
-  message = packing.encode(sent, 3)
+  message = quantized_labels.encode(sent, 3)
   total = made.receive(server, message, 2.0, context, COHORT)
   # The server sums what the packed labels stand for.
   np.testing.assert_allclose(
-    total.total, 2 * packing.decode(message, 3, SHAPE), rtol=1e-6
+    total.total, 2 * quantized_labels.decode(message, 3, SHAPE), rtol=1e-6
   )
   with tiny.quick_compilation():
     new = jax.jit(made.server_update)(server, {COHORT: total}, context)
   inputs = federation.public.data().batch(jnp.arange(publics.SIZE)).inputs
   logits, _ = model.apply(new.model.params, {}, inputs, False)
-  labels = packing.decode(new.download.targets, 8, SHAPE)
+  labels = quantized_labels.decode(new.download.targets, 8, SHAPE)
   assert np.max(np.abs(labels - jax.nn.softmax(logits))) < 1 / 255
   assert tiny.largest_difference(new.model, server.model) > 1e-3
 
@@ -79,7 +79,9 @@ def test_one_bit_takes_a_subset_and_partial_participation(federation):
   assert simulation.bytes_up == np.ceil(9 * tiny.CLASSES / 8)
   state, losses = publics.play(simulation, 3)
   assert np.all(np.isfinite(losses))
-  labels = packing.decode(state.server.download.targets, 1, (9, tiny.CLASSES))
+  labels = quantized_labels.decode(
+    state.server.download.targets, 1, (9, tiny.CLASSES)
+  )
   np.testing.assert_array_equal(np.sum(labels, axis=1), np.ones(9))
 
 

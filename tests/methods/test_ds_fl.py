@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.methods import soft_labels
+from quped_jax.methods.blocks import soft_labels
 from tests import tiny
 from tests.methods import publics
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.methods import fd, label_outputs
-from quped_jax.methods.label_outputs import Outputs
+from quped_jax.methods import fd
+from quped_jax.methods.blocks import label_outputs
+from quped_jax.methods.blocks.label_outputs import Outputs
 from tests import alone, tiny
 
 COHORT = tiny.COHORT

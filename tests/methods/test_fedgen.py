@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.methods import api, divided, generator
+from quped_jax.methods import api
+from quped_jax.methods.blocks import divided, generator
 from tests import tiny
 from tests.methods import publics
 

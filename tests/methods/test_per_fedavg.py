@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax import random_keys
 from quped_jax.methods import per_fedavg
 from tests import tiny
 from tests.methods import toy
@@ -168,7 +169,7 @@ def test_clients_are_evaluated_after_one_step_on_their_data():
       }
     )(end.server, client)
   assert tiny.largest_difference(models["global"], end.server.params) == 0
-  key = jax.random.fold_in(context.key, per_fedavg._ADAPT)
+  key = jax.random.fold_in(context.key, random_keys.PER_FEDAVG_ADAPTATION)
   (positions,) = data.draw(key, 1, tiny.BATCH)
   batch = data.batch(positions)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax import alternating
 from quped_jax.methods import api
+from quped_jax.quantization import alternating
 from tests import alone, tiny
 
 RATE = 0.1

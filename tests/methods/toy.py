@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import quped_jax as qj
-from quped_jax.federation import Federation
+from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from tests import tiny
 

@@ -1,0 +1,499 @@
+"""Who holds which samples: one pool of samples, row numbers per client.
+
+The samples of all clients lie once in one array; each client has a range of a
+table of row numbers (offset and count, so nothing is padded to the largest
+client). Batches are drawn inside jit, for one client at a time: `vmap` or a
+loop over `Federation.client(i)` adds the client axis.
+
+A federation is made in host memory, where samples may be mapped from a file;
+`place` moves it to the devices, to each the samples of its own clients.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from quped_jax.data import Dataset, Partition, SyntheticSource
+from quped_jax.data import augment as augment_lib
+from quped_jax.simulation import client_axis as clients_lib
+
+SPLITS = ("train", "validation", "test")
+
+# In host memory, or on a device.
+Array = np.ndarray | jax.Array
+
+
+class Batch(NamedTuple):
+  """Samples that a model sees together.
+
+  Attributes:
+    inputs: `[batch, ...]`, float and normalised.
+    labels: int32 `[batch]`.
+  """
+
+  inputs: jax.Array
+  labels: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pool:
+  """All samples of a dataset, as a source of the rows that clients draw.
+
+  Attributes:
+    inputs: `[samples, ...]`, uint8 or float.
+    labels: int32 `[samples]`.
+    mean: subtracted from the inputs when they are drawn.
+    std: by which they are then divided.
+  """
+
+  inputs: Array
+  labels: Array
+  mean: Array
+  std: Array
+
+  def draw(self, client_id, rows) -> tuple[jax.Array, jax.Array]:
+    """Inputs `[len(rows), ...]`, normalised, and labels of the given rows."""
+    del client_id  # Rows are those of the pool.
+    raw = jnp.asarray(self.inputs).at[rows].get(mode="promise_in_bounds")
+    labels = jnp.asarray(self.labels).at[rows].get(mode="promise_in_bounds")
+    return (raw - jnp.asarray(self.mean)) / self.std, labels
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """The row numbers of one split, of all clients or of one.
+
+  Attributes:
+    rows: int32 `[total]`, the clients' row numbers one after the other; None
+      if they simply count on from the offset.
+    offset: int32 `[clients]`, or `[]` for one client: where its rows begin.
+    count: int32, likewise: how many it has.
+    max_count: the largest count of any client, static.
+  """
+
+  rows: Array | None
+  offset: Array
+  count: Array
+  max_count: int = dataclasses.field(metadata={"static": True})
+
+  def of_client(self, client_id) -> "Split":
+    """The same for one client."""
+    return dataclasses.replace(
+      self,
+      offset=jnp.asarray(self.offset)[client_id],
+      count=jnp.asarray(self.count)[client_id],
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClientData:
+  """One client's samples.
+
+  Attributes:
+    source: what draws samples by client and row: a `Pool`, or a synthetic one.
+    client_id: int32 `[]`.
+    train: the Split of its training samples.
+    validation: that of its validation samples, perhaps none.
+    test: that of its test samples.
+    augment: name of the augmentation of training batches, static.
+  """
+
+  source: Any
+  client_id: jax.typing.ArrayLike
+  train: Split
+  validation: Split
+  test: Split
+  augment: str = dataclasses.field(metadata={"static": True})
+
+  def batch(self, positions: jax.Array, split: str = "train") -> Batch:
+    """The samples at positions in `[0, count)` of a split."""
+    part: Split = getattr(self, split)
+    rows = part.offset + positions
+    if part.rows is not None:
+      rows = jnp.asarray(part.rows).at[rows].get(mode="clip")
+    return Batch(*self.source.draw(self.client_id, rows))
+
+  def train_batch(self, key: jax.Array, positions: jax.Array) -> Batch:
+    """A training batch, augmented."""
+    batch = self.batch(positions)
+    augment = augment_lib.AUGMENTATIONS[self.augment]
+    return batch._replace(inputs=augment(key, batch.inputs))
+
+  def draw(self, key: jax.Array, steps: int, batch_size: int) -> jax.Array:
+    """Positions of the training batches of a round.
+
+    Every epoch is a permutation of the samples, of which the last, partial
+    batch is dropped. A client with less than one batch draws with
+    replacement. The positions depend on the key and the client's own number
+    of samples alone, not on who else is there.
+
+    One sort of `2 * steps * batch_size + max_count` pairs per round.
+
+    Args:
+      key: a key.
+      steps: number of batches.
+      batch_size: samples per batch.
+
+    Returns:
+      int32 `[steps, batch_size]`.
+
+    Raises:
+      ValueError: too many to be counted.
+    """
+    check_batches(f"steps={steps}", steps, batch_size)
+    count = jnp.maximum(self.train.count, 1)
+    per_epoch = jnp.maximum(count // batch_size, 1)
+    # A client of n >= batch_size samples uses more than half of each epoch,
+    # and begins at most one epoch that it does not finish.
+    slots = 2 * steps * batch_size + self.train.max_count
+    key, replace_key = jax.random.split(key)
+    slot = jnp.arange(slots, dtype=jnp.int32)
+    # Bits by slot number: a longer table begins with the same ones.
+    bits = jax.random.bits(key, (slots,), jnp.uint32)
+    epoch, sample = slot // count, slot % count
+    _, _, shuffled = jax.lax.sort((epoch, bits, sample), num_keys=2)
+    step = jnp.arange(steps, dtype=jnp.int32)
+    start = (step // per_epoch) * count + (step % per_epoch) * batch_size
+    where = start[:, None] + jnp.arange(batch_size, dtype=jnp.int32)
+    in_order = shuffled.at[where].get(mode="clip")
+    uniform = jax.random.bits(replace_key, (steps, batch_size), jnp.uint32)
+    replaced = (uniform % count.astype(jnp.uint32)).astype(jnp.int32)
+    return jnp.where(count < batch_size, replaced, in_order)
+
+
+# Twice as many and a client's samples are counted in int32.
+_MOST_DRAWN = 2**29
+
+
+def check_batches(what: str, steps: int, batch_size: int) -> None:
+  """Raises a ValueError unless a client can draw so many batches at once.
+
+  Args:
+    what: says how many they are, "steps=40" say.
+    steps: number of batches.
+    batch_size: samples per batch.
+  """
+  if steps * batch_size > _MOST_DRAWN:
+    raise ValueError(
+      f"{what}: must be fewer; {steps} batches of batch_size={batch_size} are "
+      f"more than {_MOST_DRAWN} samples"
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PublicSet:
+  """Samples that the server and all clients know, and no client trains on.
+
+  Attributes:
+    source: the Pool of these samples alone; labels of -1 if they have none.
+    labelled: whether they have labels, static.
+  """
+
+  source: Pool
+  labelled: bool = dataclasses.field(metadata={"static": True})
+
+  @property
+  def size(self) -> int:
+    """The number of samples, static."""
+    return self.source.labels.shape[0]
+
+  def data(self, labels: Any = None, rows: Any = None) -> ClientData:
+    """The samples as training data, perhaps with other labels.
+
+    Args:
+      labels: `[size, ...]`, soft ones say; None for the set's own.
+      rows: int32 `[count]`, to which samples to keep; None for all.
+    """
+    count = self.size if rows is None else rows.shape[0]
+    part = Split(rows, jnp.int32(0), jnp.int32(count), count)
+    nothing = Split(None, jnp.int32(0), jnp.int32(0), 0)
+    source = self.source
+    if labels is not None:
+      source = dataclasses.replace(source, labels=labels)
+    return ClientData(source, jnp.int32(-1), part, nothing, nothing, "none")
+
+
+def make_public(dataset: Dataset, rows: Any, *, labelled: bool) -> PublicSet:
+  """Makes a public set of some samples of a dataset.
+
+  Args:
+    dataset: the samples.
+    rows: `[size]`, which of them.
+    labelled: whether their labels are known.
+  """
+  labels = np.asarray(dataset.labels)[rows].astype(np.int32)
+  pool = Pool(
+    inputs=jnp.asarray(np.asarray(dataset.inputs)[rows]),
+    labels=jnp.asarray(labels if labelled else np.full_like(labels, -1)),
+    mean=jnp.asarray(dataset.mean, jnp.float32),
+    std=jnp.asarray(dataset.std, jnp.float32),
+  )
+  return PublicSet(pool, labelled)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Federation:
+  """The samples of all clients; a pytree that a jitted round takes.
+
+  Attributes:
+    source: what draws samples by client and row.
+    train: the Split of training samples, all clients.
+    validation: that of validation samples.
+    test: that of test samples.
+    num_clients: static.
+    num_classes: static.
+    name: of the dataset, static.
+    augment: name of the augmentation of training batches, static.
+    public: the PublicSet; None without one.
+  """
+
+  source: Any
+  train: Split
+  validation: Split
+  test: Split
+  num_clients: int = dataclasses.field(metadata={"static": True})
+  num_classes: int = dataclasses.field(metadata={"static": True})
+  name: str = dataclasses.field(metadata={"static": True})
+  augment: str = dataclasses.field(default="none", metadata={"static": True})
+  public: PublicSet | None = None
+
+  def client(self, client_id: jax.typing.ArrayLike) -> ClientData:
+    """One client's view; `client_id` may be traced."""
+    parts = {name: getattr(self, name).of_client(client_id) for name in SPLITS}
+    return ClientData(
+      source=self.source, client_id=client_id, augment=self.augment, **parts
+    )
+
+  def first(self, num_clients: int) -> "Federation":
+    """The federation of its first clients alone."""
+    parts = {}
+    for name in SPLITS:
+      part = getattr(self, name)
+      parts[name] = dataclasses.replace(
+        part, offset=part.offset[:num_clients], count=part.count[:num_clients]
+      )
+    return dataclasses.replace(self, num_clients=num_clients, **parts)
+
+  def example(self) -> jax.Array:
+    """Zeros like the inputs of one sample, `[1, ...]`, to make models for.
+
+    No sample is looked at: not every device, or process, has one of each
+    client.
+    """
+
+    def first(federation):
+      return federation.client(0).batch(jnp.zeros(1, jnp.int32)).inputs
+
+    shape = jax.eval_shape(first, self)
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+def place(
+  federation: Federation,
+  layout: clients_lib.Layout,
+  groups: Sequence[np.ndarray] | None = None,
+) -> tuple[Federation, Any]:
+  """Moves a federation to the devices.
+
+  Args:
+    federation: in host memory, or on a device.
+    layout: says which devices.
+    groups: for each device, the ids of the clients whose samples it needs; no
+      client is in two. None: each device gets all samples.
+
+  Returns:
+    The federation and its specs for `Layout.shard`. With groups, row numbers
+    and offsets are those of the client's own device, and clients in no group
+    have no samples. A process reads samples of its own devices only.
+  """
+  same, divided = P(), P(clients_lib.AXIS)
+  pool = federation.source
+  if groups is None or layout.mesh is None or not isinstance(pool, Pool):
+    return layout.place(federation, same), same
+  tables = {
+    name: [_rows_of(getattr(federation, name), ids) for ids in groups]
+    for name in SPLITS
+  }
+  held = [
+    np.unique(np.concatenate([_NOTHING, *map(np.concatenate, tables_of)]))
+    for tables_of in zip(*tables.values(), strict=True)
+  ]
+
+  def join(parts, like):
+    """An array of all devices' parts, from `parts(device)`."""
+    return layout.join(parts, (_room(held), *like.shape[1:]), like.dtype)
+
+  parts: dict[str, Any] = {
+    name: _divide(getattr(federation, name), groups, tables[name], held, layout)
+    for name in SPLITS
+  }
+  parts["source"] = Pool(
+    join(lambda i: pool.inputs[held[i]], pool.inputs),
+    join(lambda i: pool.labels[held[i]], pool.labels),
+    layout.place(pool.mean, same),
+    layout.place(pool.std, same),
+  )
+  placed = dataclasses.replace(
+    federation, **parts, public=layout.place(federation.public, same)
+  )
+  specs = jax.tree.map(lambda _: same, placed)
+  parts = {
+    name: dataclasses.replace(getattr(specs, name), rows=divided)
+    for name in SPLITS
+  }
+  parts["source"] = dataclasses.replace(
+    specs.source, inputs=divided, labels=divided
+  )
+  return placed, dataclasses.replace(specs, **parts)
+
+
+_NOTHING = np.zeros(0, np.int32)
+
+
+def _rows_of(part: Split, ids: np.ndarray) -> list[np.ndarray]:
+  """For each of these clients, the numbers of its rows."""
+  rows, begin, count = map(np.asarray, (part.rows, part.offset, part.count))
+  return [_NOTHING, *(rows[begin[i] : begin[i] + count[i]] for i in ids)]
+
+
+def _room(parts: Sequence[np.ndarray]) -> int:
+  """Rows that hold the longest part: at most an eighth more, at least one.
+
+  Of few lengths, so that other seeds of the same federation run the same
+  compiled program.
+  """
+  most = max(1, *map(len, parts))
+  step = max(2 ** (most.bit_length() - 4), 1)
+  return -(-most // step) * step
+
+
+def _divide(part: Split, groups, tables, held, layout) -> Split:
+  """A split by devices, whose rows are numbers of those that a device holds."""
+  offset, count = np.zeros_like(part.offset), np.zeros_like(part.count)
+  rows = []
+  for ids, table, own in zip(groups, tables, held, strict=True):
+    sizes = np.array([len(x) for x in table[1:]], np.int32)
+    offset[ids] = np.cumsum(sizes) - sizes
+    count[ids] = sizes
+    found = np.searchsorted(own, np.concatenate(table))
+    rows.append(found.astype(np.int32))
+  return Split(
+    layout.join(lambda i: rows[i], (_room(rows),), np.int32),
+    layout.place(offset, P()),
+    layout.place(count, P()),
+    part.max_count,
+  )
+
+
+def _table(parts: tuple[np.ndarray, ...]) -> Split:
+  counts = np.array([len(part) for part in parts], np.int32)
+  offsets = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
+  rows = np.concatenate([*parts, np.zeros(0, np.int32)]).astype(np.int32)
+  if not rows.size:
+    rows = np.zeros(1, np.int32)  # A table that lookups may clip to.
+  return Split(rows, offsets, counts, max_count=int(counts.max()))
+
+
+def _check_partition(partition: Partition, samples: int) -> None:
+  clients = len(partition.train)
+  for name in SPLITS:
+    parts = getattr(partition, name)
+    if len(parts) != clients:
+      raise ValueError(
+        f"partition.{name}: must be of {clients} clients, as "
+        f"partition.train is; got {len(parts)}"
+      )
+    for i, rows in enumerate(parts):
+      if not len(rows) and name != "validation":
+        raise ValueError(
+          f"partition.{name}[{i}]=[]: must hold at least one sample"
+        )
+      if len(rows) and not 0 <= np.min(rows) <= np.max(rows) < samples:
+        raise ValueError(
+          f"partition.{name}[{i}]: must hold rows from 0 to {samples - 1}; "
+          f"got {np.min(rows)} to {np.max(rows)}"
+        )
+
+
+def make_federation(
+  dataset: Dataset, partition: Partition, *, augment: str = "none"
+) -> Federation:
+  """Makes a federation of a dataset and its partition, in host memory.
+
+  Args:
+    dataset: the samples, which are not copied.
+    partition: who holds which of them.
+    augment: "none" or "crop_flip", of training batches.
+
+  Raises:
+    ValueError: unknown augmentation; a client without training or test
+      samples, or with rows that the dataset does not have.
+  """
+  augment_lib.check_augment(augment, dataset.inputs.shape[1:])
+  _check_partition(partition, len(dataset.labels))
+  pool = Pool(
+    inputs=dataset.inputs,
+    labels=dataset.labels,
+    mean=np.asarray(dataset.mean, np.float32),
+    std=np.asarray(dataset.std, np.float32),
+  )
+  return Federation(
+    source=pool,
+    train=_table(partition.train),
+    validation=_table(partition.validation),
+    test=_table(partition.test),
+    num_clients=len(partition.train),
+    num_classes=dataset.num_classes,
+    name=dataset.name,
+    augment=augment,
+  )
+
+
+def synthetic_federation(
+  source: SyntheticSource, num_clients: int, *, validation_fraction: float = 0.0
+) -> Federation:
+  """A federation whose samples are made when they are drawn.
+
+  Args:
+    source: of the samples, and of their number per client.
+    num_clients: any number; only two counters per split are stored for each.
+    validation_fraction: share of the training samples, the last ones, set
+      aside for validation; in [0, 1).
+
+  Raises:
+    ValueError: a fraction out of range.
+  """
+  if not 0 <= validation_fraction < 1:
+    raise ValueError(
+      f"validation_fraction={validation_fraction}: must be in [0, 1)"
+    )
+  held_out = int(validation_fraction * source.train_samples)
+  trained = source.train_samples - held_out
+
+  def split(begin, count):
+    return Split(
+      rows=None,
+      offset=jnp.full(num_clients, begin, jnp.int32),
+      count=jnp.full(num_clients, count, jnp.int32),
+      max_count=count,
+    )
+
+  return Federation(
+    source=source,
+    train=split(0, trained),
+    validation=split(trained, held_out),
+    test=split(source.train_samples, source.test_samples),
+    num_clients=num_clients,
+    num_classes=source.num_classes,
+    name="synthetic",
+  )

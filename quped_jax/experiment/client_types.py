@@ -1,0 +1,254 @@
+"""Kinds of clients: which network and which precision each client has.
+
+A federation of several kinds is written as "15*cnn1@1, 15*cnn1@2, 20*cnn2@32":
+so many clients of this network at so many bits. Or each client gets a budget
+of bytes, and the largest of some candidates that fits.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from quped_jax.models.mlp import DEFAULT_WIDTHS
+from quped_jax.quantization import codebook as codebook_lib
+
+_FULL_BYTES = 4  # A float32.
+
+# A network by name and, if it is an "mlp", perhaps widths: "mlp(64,64)".
+# Of numbers of up to nine digits, which int32 holds.
+_WIDTHS = r"\s*[1-9]\d{0,8}\s*(?:,\s*[1-9]\d{0,8}\s*)*"
+_NETWORK = rf"([A-Za-z_][\w-]*)\s*(?:\(({_WIDTHS})\))?"
+_KIND = re.compile(rf"(\d{{1,9}})\s*\*\s*{_NETWORK}\s*@\s*(\d{{1,9}})")
+_BETWEEN = re.compile(r",(?![^(]*\))")  # A comma outside parentheses.
+
+
+class Network(NamedTuple):
+  """An architecture, by which clients form cohorts.
+
+  Attributes:
+    model: its name, see `quped_jax.models.create_model`.
+    hidden: widths of the hidden layers of "mlp".
+  """
+
+  model: str
+  hidden: tuple[int, ...] = ()
+
+  def __str__(self) -> str:
+    widths = ",".join(map(str, self.hidden))
+    return f"{self.model}({widths})" if widths else self.model
+
+
+def make_network(model: str, hidden: tuple[int, ...] = ()) -> Network:
+  """A network, by the same name whether or not its widths are the default."""
+  if model == "mlp" and not hidden:
+    hidden = DEFAULT_WIDTHS
+  return Network(model, tuple(hidden))
+
+
+class Kind(NamedTuple):
+  """A kind of client.
+
+  Attributes:
+    network: its architecture.
+    bits: its precision, 1 to 8 or 32.
+    turn: which entry of the settings' per-precision step sizes is its own.
+  """
+
+  network: Network
+  bits: int
+  turn: int = 0
+
+  def __str__(self) -> str:
+    return f"{self.network}@{self.bits}"
+
+
+class Assignment(NamedTuple):
+  """Which kind every client is of.
+
+  Attributes:
+    kinds: all of them.
+    of_client: int32 `[clients]`, index into `kinds`; clients that take no part
+      in training come last.
+    budgets: int64 `[clients]`, the bytes that each client's model may take;
+      None if they are not limited.
+  """
+
+  kinds: tuple[Kind, ...]
+  of_client: np.ndarray
+  budgets: np.ndarray | None = None
+
+  @property
+  def bits(self) -> np.ndarray:
+    """int32 `[clients]`."""
+    return np.array([k.bits for k in self.kinds], np.int32)[self.of_client]
+
+  @property
+  def quantized(self) -> bool:
+    """Whether any client has less than full precision."""
+    return bool(np.any(self.bits < codebook_lib.FULL_PRECISION))
+
+  def per_client(self, values: Sequence) -> np.ndarray:
+    """Gives values, one or one per precision, to the clients."""
+    turns = np.array([kind.turn for kind in self.kinds])[self.of_client]
+    return np.asarray(values)[turns % len(values)]
+
+  def cohorts(self) -> dict[Network, np.ndarray]:
+    """The clients of each network, those that there are."""
+    networks = dict.fromkeys(kind.network for kind in self.kinds)
+    ids = {
+      network: np.flatnonzero(
+        np.isin(
+          self.of_client,
+          [i for i, kind in enumerate(self.kinds) if kind.network == network],
+        )
+      ).astype(np.int32)
+      for network in networks
+    }
+    return {
+      network: members for network, members in ids.items() if members.size
+    }
+
+  def first(self, clients: int) -> "Assignment":
+    """The same for the first clients alone."""
+    budgets = None if self.budgets is None else self.budgets[:clients]
+    return Assignment(self.kinds, self.of_client[:clients], budgets)
+
+  def labels(self) -> list[str]:
+    """The kind of each client, as text."""
+    return [str(self.kinds[i]) for i in self.of_client]
+
+
+def _network(name: str, widths: str | None) -> Network:
+  found = re.findall(r"\d+", widths or "")
+  return make_network(name, tuple(int(width) for width in found))
+
+
+def parse_networks(field: str, text: str) -> tuple[Network, ...]:
+  """Reads a list of networks, such as "mlp(32,32), mlp(64,64), cnn1".
+
+  Raises:
+    ValueError: something else; names the field and the part.
+  """
+  networks = []
+  for part in _BETWEEN.split(text):
+    match = re.fullmatch(_NETWORK, part.strip())
+    if match is None:
+      raise ValueError(
+        f"{field}={text!r}: must be networks such as 'cnn1, mlp(64,64)'; got "
+        f"{part.strip()!r}"
+      )
+    networks.append(_network(*match.groups()))
+  return tuple(networks)
+
+
+def parse_kinds(text: str) -> tuple[tuple[Kind, ...], tuple[int, ...]]:
+  """Reads "15*cnn1@1, 20*mlp(32,32)@32": the kinds, and how many of each.
+
+  Raises:
+    ValueError: something else; names the part.
+  """
+  kinds, counts = [], []
+  for turn, part in enumerate(_BETWEEN.split(text)):
+    match = _KIND.fullmatch(part.strip())
+    if match is None:
+      raise ValueError(
+        f"kinds={text!r}: must be clients*network@bits, separated by commas, "
+        f"such as '15*cnn1@1, 20*mlp(32,32)@32'; got {part.strip()!r}"
+      )
+    count, name, widths, bits = match.groups()
+    if int(count) < 1:
+      raise ValueError(
+        f"kinds={text!r}: must have at least 1 client of each kind; got "
+        f"{part.strip()!r}"
+      )
+    codebook_lib.check_bits(int(bits))
+    kinds.append(Kind(_network(name, widths), int(bits), turn))
+    counts.append(int(count))
+  return tuple(kinds), tuple(counts)
+
+
+def assign_in_turn(kinds: Sequence[Kind], clients: int) -> Assignment:
+  """Kinds given to the clients in turn."""
+  of_client = np.arange(clients, dtype=np.int32) % len(kinds)
+  return Assignment(tuple(kinds), of_client)
+
+
+def assign_counts(
+  kinds: Sequence[Kind], counts: Sequence[int], new_clients: int = 0
+) -> Assignment:
+  """So many clients of each kind, and new clients of the kinds in turn."""
+  of_client = np.concatenate(
+    [
+      np.repeat(np.arange(len(kinds)), counts),
+      np.arange(new_clients) % len(kinds),
+    ]
+  )
+  return Assignment(tuple(kinds), of_client.astype(np.int32))
+
+
+def draw_budgets(budgets: Sequence[int], clients: int, seed: int) -> np.ndarray:
+  """A budget for each client, one of these, drawn uniformly."""
+  drawn = np.random.default_rng([seed, 0xB0D6E7]).choice(budgets, clients)
+  return np.asarray(drawn, np.int64)
+
+
+def assign_by_budget(
+  budgets: np.ndarray, sizes: Mapping[Kind, int]
+) -> Assignment:
+  """Gives each client the largest kind of model that its budget allows.
+
+  Of kinds of the same size, that with more bits.
+
+  Args:
+    budgets: int64 `[clients]`, bytes.
+    sizes: bytes of a packed model of each kind.
+
+  Raises:
+    ValueError: a budget too small for any of them.
+  """
+  order = sorted(sizes, key=lambda kind: (sizes[kind], kind.bits))
+  steps = np.array([sizes[kind] for kind in order])
+  smallest = order[0]
+  if budgets.min() < steps[0]:
+    raise ValueError(
+      f"budget_bytes={int(budgets.min())}: must be at least {steps[0]}, the "
+      f"size of {smallest}, the smallest of {len(order)} candidates"
+    )
+  chosen = np.searchsorted(steps, budgets, side="right") - 1
+  return Assignment(tuple(order), chosen.astype(np.int32), budgets)
+
+
+def model_bytes(
+  params: Any,
+  stats: Any,
+  is_quantized: Callable[[str], bool],
+  bits: int,
+  *,
+  channelwise: bool = False,
+) -> int:
+  """Size of a model as it would be stored.
+
+  A quantized tensor takes `bits` for each weight, up to a whole byte, and a
+  float32 for each level; all else is float32.
+
+  Args:
+    params: arrays, or shapes and types.
+    stats: batch-norm statistics, likewise.
+    is_quantized: predicate on the path of a parameter.
+    bits: 1 to 8; 32 for full precision.
+    channelwise: whether every entry of the last axis has levels of its own.
+  """
+  total = sum(_FULL_BYTES * x.size for x in jax.tree.leaves(stats))
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  for path, x in leaves:
+    if bits == codebook_lib.FULL_PRECISION or not is_quantized(
+      codebook_lib.path_name(path)
+    ):
+      total += _FULL_BYTES * x.size
+      continue
+    books = x.shape[-1] if channelwise else 1
+    total += -(-x.size * bits // 8) + _FULL_BYTES * books * 2**bits
+  return total

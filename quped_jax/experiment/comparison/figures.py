@@ -1,0 +1,177 @@
+"""A comparison's figures: over rounds, over bytes, and client by client."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from quped_jax.experiment.comparison.plan import Row
+from quped_jax.experiment.comparison.runs import Finished
+
+# Methods take colours in turn, then the next marker; precisions take lines.
+_COLOURS = matplotlib.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
+_MARKERS = "osD^vPX*<>"
+_LINES = ("-", "--", ":", "-.")
+_DOT_HEIGHT = 0.28  # Inches of a row of dots.
+
+
+class Curve(NamedTuple):
+  """Accuracy of a row as training goes on, mean over seeds.
+
+  Attributes:
+    rounds: that were evaluated.
+    accuracy: of the headline variant, in %.
+    megabytes: sent until then, down and up, mean over all clients.
+  """
+
+  rounds: np.ndarray
+  accuracy: np.ndarray
+  megabytes: np.ndarray
+
+
+def curve(finished: Mapping[int, Finished]) -> Curve:
+  """The curve of a row from {seed: its run}."""
+  runs = list(finished.values())
+  summary = runs[0].summary
+  rounds = np.array([record["round"] for record in runs[0].history])
+  field = f"test/{summary['headline']}"
+  accuracy = np.mean(
+    [[record[field] for record in run.history] for run in runs], axis=0
+  )
+  # Those that are absent from a round send nothing.
+  per_round = summary["bytes_up"] + summary["bytes_down"]
+  per_round *= summary["clients_per_round"] / summary["clients"]
+  return Curve(rounds, 100 * accuracy, rounds * per_round / 1e6)
+
+
+def styles(rows: Sequence[Row]) -> dict[Row, dict[str, Any]]:
+  """Of every row: colour and marker by its method, line by its precision."""
+  methods = list(dict.fromkeys(row.method for row in rows))
+  precisions = list(dict.fromkeys(row.bits for row in rows))
+  result = {}
+  for row in rows:
+    method, bits = methods.index(row.method), precisions.index(row.bits)
+    turn, colour = divmod(method, len(_COLOURS))
+    result[row] = {
+      "color": _COLOURS[colour],
+      "marker": _MARKERS[turn % len(_MARKERS)],
+      "linestyle": _LINES[bits % len(_LINES)],
+    }
+  return result
+
+
+def _axes(rows: int) -> tuple[Figure, Axes]:
+  """A figure with room for a legend of so many rows on its right."""
+  figure = Figure(figsize=(8, max(4.0, 0.8 + 0.2 * rows)), layout="constrained")
+  axes = figure.subplots()
+  axes.grid(alpha=0.3)
+  return figure, axes
+
+
+def _limit(axes: Axes, curves: Mapping[Row, Curve]) -> None:
+  """Leaves out what lies far below where all end up."""
+  ends = min(c.accuracy[-1] for c in curves.values())
+  lowest = min(np.min(c.accuracy) for c in curves.values())
+  axes.set_ylim(bottom=max(lowest, ends - 15) - 1)
+  axes.set_ylabel("accuracy, mean over clients and seeds, %")
+
+
+def _legend(figure: Figure) -> None:
+  figure.legend(loc="outside right upper", fontsize="small", handlelength=3)
+
+
+def over_rounds(curves: Mapping[Row, Curve]) -> Figure:
+  """Accuracy over the rounds."""
+  figure, axes = _axes(len(curves))
+  for row, style in styles(list(curves)).items():
+    c = curves[row]
+    axes.plot(
+      c.rounds, c.accuracy, label=row.title, markersize=4, alpha=0.8, **style
+    )
+  axes.set_xlabel("round")
+  _limit(axes, curves)
+  _legend(figure)
+  return figure
+
+
+def over_bytes(curves: Mapping[Row, Curve]) -> Figure:
+  """Accuracy over what a client has sent and received.
+
+  A method that sends nothing is a horizontal line at its last accuracy.
+  """
+  figure, axes = _axes(len(curves))
+  for row, style in styles(list(curves)).items():
+    c = curves[row]
+    if c.megabytes[-1] > 0:
+      axes.plot(
+        c.megabytes,
+        c.accuracy,
+        label=row.title,
+        markersize=4,
+        alpha=0.8,
+        **style,
+      )
+    else:
+      axes.axhline(
+        c.accuracy[-1],
+        label=f"{row.title} (sends nothing)",
+        alpha=0.8,
+        color=style["color"],
+        linestyle=style["linestyle"],
+      )
+  sent = [c.megabytes for c in curves.values() if c.megabytes[-1] > 0]
+  if sent:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    # Powers of ten are enough where there are several.
+    everything = np.concatenate(sent)
+    decades = np.log10(everything.max() / everything.min())
+    axes.xaxis.set_minor_formatter("{x:g}" if decades < 1 else NullFormatter())
+  axes.set_xlabel("megabytes per client, down and up")
+  _limit(axes, curves)
+  _legend(figure)
+  return figure
+
+
+def of_clients(results: Mapping[Row, Mapping[int, Finished]]) -> Figure:
+  """A dot for every client of every seed, a line of dots for each row."""
+  height = 1.0 + _DOT_HEIGHT * len(results)
+  figure = Figure(figsize=(8, height), layout="constrained")
+  axes = figure.subplots()
+  axes.grid(axis="x", alpha=0.3)
+  # Few test samples give many equal accuracies, which would hide each other.
+  rng = np.random.default_rng(0)
+  chosen = styles(list(results))
+  for i, (row, finished) in enumerate(results.items()):
+    accuracy = 100 * np.concatenate([run.accuracy for run in finished.values()])
+    height = i + rng.uniform(-0.3, 0.3, accuracy.shape)
+    colour = chosen[row]["color"]
+    axes.plot(
+      accuracy, height, ".", color=colour, markersize=5, alpha=0.45, mew=0
+    )
+    mean = np.nanmean(accuracy)
+    axes.plot([mean, mean], [i - 0.4, i + 0.4], color="black", linewidth=1.5)
+  axes.set_yticks(range(len(results)), [row.title for row in results])
+  axes.set_ylim(len(results) - 0.4, -0.6)
+  axes.set_xlabel("accuracy of each client, % (line: mean)")
+  return figure
+
+
+def write(
+  results: Mapping[Row, Mapping[int, Finished]], folder: pathlib.Path
+) -> list[pathlib.Path]:
+  """Writes all figures and returns their paths."""
+  curves = {row: curve(finished) for row, finished in results.items()}
+  figures = {
+    "accuracy_over_rounds.png": over_rounds(curves),
+    "accuracy_over_bytes.png": over_bytes(curves),
+    "accuracy_of_clients.png": of_clients(results),
+  }
+  for name, figure in figures.items():
+    figure.savefig(folder / name, dpi=150)
+  return [folder / name for name in figures]

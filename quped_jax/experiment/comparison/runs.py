@@ -1,0 +1,160 @@
+"""Running what is missing of many runs, and reading what they left."""
+
+import csv
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import quped_jax as qj
+from quped_jax.experiment.assemble import assemble, load_federation
+from quped_jax.experiment.comparison.plan import Run
+
+
+class Finished(NamedTuple):
+  """What a run left in its folder.
+
+  Attributes:
+    summary: of `summary.json`.
+    accuracy: of the headline variant on test data, float `[clients]`.
+    history: a record per evaluated round.
+  """
+
+  summary: dict[str, Any]
+  accuracy: np.ndarray
+  history: list[dict[str, Any]]
+
+
+def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+  """A run's config without the options of methods that are not run.
+
+  So that a new method in the library makes no finished run a different one.
+  """
+  method = values["method"]
+  plain = json.loads(json.dumps(values))
+  return {
+    name: value
+    for name, value in plain.items()
+    if name == method or not isinstance(value, dict)
+  }
+
+
+def is_done(run: Run) -> bool:
+  """Whether a run's folder holds the results of exactly its settings."""
+  return (run.folder / "summary.json").is_file() and _is_begun(run)
+
+
+def _is_begun(run: Run) -> bool:
+  """Whether a run's folder is of exactly its settings."""
+  if not (run.folder / "config.json").is_file():
+    return False
+  recorded = json.loads((run.folder / "config.json").read_text())
+  return _comparable(recorded) == _comparable(run.settings.to_dict())
+
+
+def check(runs: Sequence[Run]) -> None:
+  """Builds what would run, and compiles nothing.
+
+  One run of every kind of settings but for the seed, all on the data of the
+  first, finds what settings alone do not show: a method that needs a public
+  set, say, or takes no quantized clients.
+
+  Raises:
+    ValueError: a run that cannot be.
+  """
+  if not runs:
+    return
+  federation = load_federation(runs[0].settings)
+  seen = set()
+  for run in runs:
+    kind = str({**run.settings.to_dict(), "seed": None})
+    if kind in seen:
+      continue
+    seen.add(kind)
+    try:
+      assemble(run.settings, federation=federation)
+    except ValueError as error:
+      raise ValueError(f"{run.row.name}: {error}") from error
+
+
+def run_missing(
+  runs: Sequence[Run],
+  start: Callable[..., Any] = qj.run,
+  say: Callable[[str], None] = print,
+  *,
+  quiet: bool = False,
+) -> int:
+  """Runs those that are not done, with a line after each.
+
+  Args:
+    runs: in the order in which they are run.
+    start: `(settings, folder, display=..., resume=...)`, runs one.
+    say: prints a line.
+    quiet: shows no run's own progress.
+
+  Returns:
+    How many were run.
+
+  Raises:
+    ValueError: a run that cannot be, before any is started.
+  """
+  pending = [run for run in runs if not is_done(run)]
+  check(pending)
+  say(f"{len(pending)} of {len(runs)} runs to do")
+  began, seconds = time.perf_counter(), {}
+  for number, run in enumerate(pending, 1):
+    started = time.perf_counter()
+    display = qj.Display(label=run.title, lines=2, quiet=quiet)
+    # What another comparison left there makes way.
+    start(run.settings, run.folder, display=display, resume=_is_begun(run))
+    now = time.perf_counter()
+    again = now - started
+    if run.row not in seconds:
+      # Later runs of the row find its programs on disk.
+      again -= summary_of(run)["timing"]["compile_seconds"]
+    seconds[run.row] = again
+    left = estimate(seconds, pending[number:])
+    say(
+      f"[{number}/{len(pending)}] {run.title}: {now - started:.0f} s; "
+      f"{minutes(now - began)} elapsed, about {minutes(left)} left"
+    )
+  return len(pending)
+
+
+def estimate(seconds: Mapping[Any, float], left: Sequence[Run]) -> float:
+  """Seconds that runs will take.
+
+  Args:
+    seconds: {row: of one more run}; other rows take the mean of these.
+    left: the runs.
+  """
+  mean = float(np.mean(list(seconds.values())))
+  return sum(seconds.get(run.row, mean) for run in left)
+
+
+def minutes(seconds: float) -> str:
+  """As minutes and seconds, such as 3:07."""
+  whole = round(seconds)
+  return f"{whole // 60}:{whole % 60:02d}"
+
+
+def summary_of(run: Run) -> dict[str, Any]:
+  """Reads the summary of a finished run."""
+  return json.loads((run.folder / "summary.json").read_text())
+
+
+def history_of(run: Run) -> list[dict[str, Any]]:
+  """Reads the records of a finished run, one per evaluated round."""
+  lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def read(run: Run) -> Finished:
+  """Reads what a finished run left."""
+  summary = summary_of(run)
+  with (run.folder / "clients.csv").open(newline="") as file:
+    rows = list(csv.DictReader(file))
+  accuracy = np.array([float(row[summary["headline"]]) for row in rows])
+  return Finished(summary, accuracy, history_of(run))

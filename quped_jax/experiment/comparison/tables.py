@@ -1,0 +1,247 @@
+"""A comparison's table: for the terminal, as CSV and as Markdown."""
+
+import csv
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.box
+import rich.markup
+import rich.table
+
+from quped_jax.experiment.comparison.plan import Row
+from quped_jax.experiment.comparison.runs import Finished
+from quped_jax.experiment.comparison.statistics import paired_difference
+
+Record = dict[str, Any]
+
+
+def headline_of_newcomers(summary: Mapping[str, Any]) -> str | None:
+  """The variant that new clients are compared by, None without any.
+
+  They have a model of their own, or the global one trained further, even where
+  the headline is the global model.
+  """
+  variants = summary["new_clients"]
+  if not variants:
+    return None
+  headline = summary["headline"]
+  return headline if headline in variants else "personalized"
+
+
+def row_record(
+  row: Row, finished: Mapping[int, Finished], model_bytes: float
+) -> Record:
+  """A row's numbers but for the difference.
+
+  Args:
+    row: the method at a precision.
+    finished: {seed: its run}.
+    model_bytes: size of a client's model.
+
+  Returns:
+    Means over seeds (a median of the times); the standard deviation is over
+    seeds, None of one. Accuracies are fractions.
+  """
+  summaries = [run.summary for run in finished.values()]
+  first = summaries[0]
+  headline = [s["accuracy"][s["headline"]] for s in summaries]
+  means = [spread["mean"] for spread in headline]
+  newcomers = headline_of_newcomers(first)
+
+  def mean(values) -> float:
+    return float(np.mean(list(values)))
+
+  return {
+    "method": row.method,
+    "bits": row.bits_title,
+    "variant": first["headline"],
+    "seeds": len(summaries),
+    "accuracy": mean(means),
+    "std": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+    "worst": mean(spread["worst"] for spread in headline),
+    "p10": mean(spread["p10"] for spread in headline),
+    "new_clients": newcomers
+    and mean(s["new_clients"][newcomers]["mean"] for s in summaries),
+    "gradients": first["gradients"],
+    "bytes": mean(s["bytes_up"] + s["bytes_down"] for s in summaries),
+    "seconds": float(
+      np.median([s["timing"]["seconds_per_round"] for s in summaries])
+    ),
+    "model_bytes": model_bytes,
+  }
+
+
+def make_records(
+  results: Mapping[Row, Mapping[int, Finished]], sizes: Mapping[Row, float]
+) -> list[Record]:
+  """The rows of the table, each with its difference to the first.
+
+  Args:
+    results: {row: {seed: its run}}, the same seeds for all.
+    sizes: {row: bytes of a client's model}.
+  """
+  accuracy = {
+    row: {seed: run.accuracy for seed, run in finished.items()}
+    for row, finished in results.items()
+  }
+  first = next(iter(results))
+  records = []
+  for row, finished in results.items():
+    record = row_record(row, finished, sizes[row])
+    difference = None
+    if row != first:
+      difference = paired_difference(accuracy[row], accuracy[first])
+    for field in ("mean", "low", "high"):
+      record[f"difference_{field}"] = difference and getattr(difference, field)
+    records.append(record)
+  return records
+
+
+def _percent(value: float) -> str:
+  return f"{100 * value:.1f}"
+
+
+def _number(value: float) -> str:
+  return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _kilobytes(value: float) -> str:
+  return _number(value / 1000)
+
+
+class Column(NamedTuple):
+  """A column of numbers.
+
+  Attributes:
+    title: in the header.
+    field: of the records.
+    text: how a value is written.
+    best: `max` or `min`, or None where no value is better.
+    more: what follows the value, of a whole record.
+  """
+
+  title: str
+  field: str
+  text: Callable[[Any], str]
+  best: Callable[..., Any] | None = None
+  more: Callable[[Record], str] = lambda record: ""
+
+
+def _std(record: Record) -> str:
+  return "" if record["std"] is None else f" ({_percent(record['std'])})"
+
+
+def _interval(record: Record) -> str:
+  low, high = record["difference_low"], record["difference_high"]
+  return f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def columns(first: str) -> tuple[Column, ...]:
+  """All columns of numbers; `first` is what differences are to."""
+  return (
+    Column("accuracy", "accuracy", _percent, max, _std),
+    Column(
+      f"minus {first}",
+      "difference_mean",
+      lambda value: f"{100 * value:+.1f}",
+      more=_interval,
+    ),
+    Column("worst", "worst", _percent, max),
+    Column("p10", "p10", _percent, max),
+    Column("new", "new_clients", _percent, max),
+    Column("grads", "gradients", _number, min),
+    Column("KB sent", "bytes", _kilobytes, min),
+    Column("s/round", "seconds", lambda value: f"{value:.2g}", min),
+    Column("model KB", "model_bytes", _kilobytes, min),
+  )
+
+
+def cells(records: Sequence[Record], column: Column) -> list[tuple[str, bool]]:
+  """A column's texts, and which are best: none if all are equal."""
+  texts = [
+    "" if r[column.field] is None else column.text(r[column.field])
+    for r in records
+  ]
+  present = [r[column.field] for r in records if r[column.field] is not None]
+  best = None
+  if column.best is not None and len(set(filter(None, texts))) > 1:
+    # By what is shown: equal numbers are equally good.
+    best = column.text(column.best(present))
+  return [
+    (text and text + column.more(record), text == best)
+    for text, record in zip(texts, records, strict=True)
+  ]
+
+
+def _shown(records: Sequence[Record]) -> list[tuple[str, list]]:
+  """Titles and cells of the columns that hold anything."""
+  first = f"{records[0]['method']} {records[0]['bits']}"
+  shown = [(c.title, cells(records, c)) for c in columns(first)]
+  return [
+    (title, column) for title, column in shown if any(t for t, _ in column)
+  ]
+
+
+NOTES = (
+  "accuracy: % of each client's own test samples, of the variant that the "
+  "method would deploy, mean over clients, then mean (standard deviation) over "
+  "seeds",
+  "minus: difference over the same clients and seeds, in points, with its 95 % "
+  "bootstrap interval over seeds and clients; if it contains 0 there is none "
+  "to speak of",
+  "worst, p10: the worst client and the 10th percentile over clients, means "
+  "over seeds; new: clients that took no part in training",
+  "grads: gradient evaluations per client and round; KB sent: down and up, per "
+  "client and round; model KB: what a client would store",
+)
+
+
+def terminal_table(records: Sequence[Record]) -> rich.table.Table:
+  """The table for a terminal, the best of each column in bold."""
+  table = rich.table.Table(
+    title=f"Mean over seeds, of which there are {records[0]['seeds']}",
+    box=rich.box.SIMPLE_HEAD,
+    show_edge=False,
+    pad_edge=False,
+    caption="\n".join(NOTES),
+    caption_justify="left",
+  )
+  table.add_column("method", no_wrap=True)
+  table.add_column("bits", no_wrap=True)
+  shown = _shown(records)
+  for title, _ in shown:
+    table.add_column(title, justify="right")
+  for i, record in enumerate(records):
+    marked = []
+    for _, column in shown:
+      text, best = column[i]
+      text = rich.markup.escape(text)
+      marked.append(f"[bold]{text}[/bold]" if best else text)
+    table.add_row(record["method"], record["bits"], *marked)
+  return table
+
+
+def markdown_table(records: Sequence[Record]) -> str:
+  """The same in Markdown."""
+  shown = _shown(records)
+  titles = ["method", "bits", *(title for title, _ in shown)]
+  lines = [titles, ["---", "---", *("---:" for _ in shown)]]
+  for i, record in enumerate(records):
+    marked = []
+    for _, column in shown:
+      text, best = column[i]
+      marked.append(f"**{text}**" if best else text)
+    lines.append([record["method"], record["bits"], *marked])
+  text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return text + "\n\n" + "\n".join(f"- {note}" for note in NOTES) + "\n"
+
+
+def write(records: Sequence[Record], folder: pathlib.Path) -> None:
+  """Writes `table.csv`, with all numbers unrounded, and `table.md`."""
+  with (folder / "table.csv").open("w", newline="") as file:
+    table = csv.DictWriter(file, fieldnames=list(records[0]))
+    table.writeheader()
+    table.writerows(records)
+  (folder / "table.md").write_text(markdown_table(records))

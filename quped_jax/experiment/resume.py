@@ -1,0 +1,268 @@
+"""What lets a run be interrupted: signals, progress, and when it is saved."""
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from quped_jax import version
+from quped_jax.experiment import summary as summary_lib
+from quped_jax.experiment.settings import Settings
+from quped_jax.files import checkpoint
+from quped_jax.simulation import processes
+from quped_jax.simulation.programs import SimulationState
+
+
+class Interrupted(KeyboardInterrupt):
+  """A signal ended a run, after a checkpoint.
+
+  Args:
+    number: of the signal.
+    note: what was saved, in words.
+  """
+
+  def __init__(self, number: int, note: str):
+    super().__init__(f"stopped by {signal.Signals(number).name}: {note}")
+    self.signal = number
+
+
+class Signals:
+  """Remembers SIGTERM and Ctrl-C instead of ending at once; the first of them.
+
+  A second one ends the process as ever. Where there are several processes, JAX
+  hears SIGTERM and tells the others.
+
+  Args:
+    wanted: whether to; only the main thread can.
+  """
+
+  def __init__(self, wanted: bool):
+    main = threading.current_thread() is threading.main_thread()
+    self._numbers = [signal.SIGTERM, signal.SIGINT] if wanted and main else []
+    self._before: dict[int, Any] = {}
+    self._seen = 0
+    self._turn = 0
+
+  def __enter__(self):
+    for number in self._numbers:
+      self._before[number] = signal.signal(number, self._note)
+    return self
+
+  def __exit__(self, *_):
+    self._restore()
+
+  def _restore(self):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _note(self, number, frame):
+    del frame
+    self._seen = number
+    self._restore()
+
+  def seen(self) -> int:
+    """The signal that ends the run now, or 0; all processes ask in turn."""
+    self._turn += 1
+    if jax.process_count() > 1:
+      if not getattr(jax.config, "jax_enable_preemption_service", True):
+        return 0
+      ends = multihost_utils.reached_preemption_sync_point(self._turn)
+      return signal.SIGTERM if ends else 0
+    return self._seen
+
+
+@dataclasses.dataclass
+class Progress:
+  """What a run has come to, beside its state; JSON values.
+
+  Attributes:
+    history: a record per evaluated round.
+    best: by split, the evaluated round that is best on it: its number, its
+      value and the table of test accuracies.
+    seconds: per round, of all stretches between evaluations.
+    second_phase: whether it has begun.
+  """
+
+  history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  best: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  seconds: list[float] = dataclasses.field(default_factory=list)
+  second_phase: bool = False
+
+  def look(self, record: Any, accuracy: Any, headline: str) -> None:
+    """Takes note of an evaluated round, if it is the best so far."""
+    for split, table in accuracy.items():
+      value = float(np.nanmean(table[headline]))
+      if split not in self.best or value > self.best[split]["value"]:
+        self.best[split] = {
+          "round": record["round"],
+          "value": value,
+          "accuracy": summary_lib.table(accuracy["test"]),
+        }
+
+  def value(self, round_: int, headline: str) -> float | None:
+    """How good the model is after a round, if it was evaluated then."""
+    if not self.history or self.history[-1]["round"] != round_:
+      return None
+    record = self.history[-1]
+    split = "validation" if "validation" in self.best else "test"
+    return record[f"{split}/{headline}"]
+
+  def best_rounds(self) -> dict[str, Any]:
+    """The rounds that are best on validation data and on test data."""
+    chosen = self.best.get("validation", {"round": None, "accuracy": None})
+    oracle = self.best["test"]
+    return {
+      "best_round": chosen["round"],
+      "accuracy_best_round": chosen["accuracy"],
+      "oracle_best": {
+        "round": oracle["round"],
+        "accuracy": oracle["accuracy"],
+      },
+    }
+
+
+# Settings that change no result, or only how it is rounded.
+_FREE = (
+  "data_dir",
+  "strategy",
+  "chunk_size",
+  "devices",
+  "client_state",
+  "clients_per_block",
+  "rounds_per_dispatch",
+  "checkpoint_every",
+  "checkpoint_minutes",
+  "keep_checkpoints",
+  "save_models",
+)
+
+
+class Saver:
+  """When checkpoints are saved, and what is in them; see Checkpoints.
+
+  Args:
+    made: what is run.
+    given: its settings, as they were given.
+    workdir: None saves nothing.
+    anew: whether the run was asked to begin anew.
+  """
+
+  def __init__(self, made, given: Settings, workdir, anew: bool):
+    self.workdir = "" if workdir is None else os.fspath(workdir)
+    self._simulation, self._settings = made.simulation, given
+    self._how = "without --restart, " if anew else ""
+    # Clocks differ between processes, which save together; and signals come to
+    # one of them.
+    self.saves = bool(self.workdir) and jax.process_count() == 1
+    self._minutes = given.checkpoint_minutes if self.saves else 0.0
+    self._saved, self._since = -1, time.monotonic()
+    self._checkpoints: checkpoint.Checkpoints | None = None
+    if self.workdir:
+      settings = given.to_dict()
+      self._checkpoints = checkpoint.Checkpoints(
+        self.workdir,
+        {
+          **{
+            name: value
+            for name, value in settings.items()
+            # Options of other methods say nothing.
+            if name not in _FREE
+            and (name == given.method or not isinstance(value, dict))
+          },
+          "version of quped_jax": version.__version__,
+          "federation": checkpoint.fingerprint(made.federation),
+          # All else of who takes part is in the settings.
+          "content of participation_trace": checkpoint.fingerprint(
+            made.population.participation.trace
+          ),
+          "networks": summary_lib.model_name(made),
+        },
+        given.keep_checkpoints,
+      )
+
+  def clear(self) -> None:
+    """Deletes the checkpoints of an earlier run."""
+    if self._checkpoints is not None and processes.is_first():
+      self._checkpoints.clear()
+
+  def latest(self) -> tuple[SimulationState, Progress] | None:
+    """What the latest checkpoint holds, if there is one."""
+    if self._checkpoints is None:
+      return None
+    saved = self._checkpoints.latest(
+      lambda progress: self._simulation.shapes(progress["second_phase"])
+    )
+    if jax.process_count() > 1:
+      round_ = np.int32(-1 if saved is None else saved.round)
+      if len(set(multihost_utils.process_allgather(round_).tolist())) > 1:
+        raise ValueError(
+          f"workdir={self.workdir!r}: must be one folder that all processes "
+          "see, since there are checkpoints in it; or begin anew"
+        )
+    if saved is None:
+      return None
+    self._saved = saved.round
+    return self._simulation.restore(saved.state), Progress(**saved.progress)
+
+  def save(self, state: SimulationState, progress: Progress) -> None:
+    """Saves a checkpoint; a warning if that cannot be."""
+    round_ = int(state.round)
+    if self._checkpoints is None or round_ == self._saved:
+      return
+    exported = self._simulation.export(state)
+    self._since = time.monotonic()
+    if not processes.is_first():
+      self._saved = round_
+      return
+    value = progress.value(round_, self._simulation.headline)
+    try:
+      self._checkpoints.save(
+        round_, exported, dataclasses.asdict(progress), value
+      )
+      self._saved = round_
+    except OSError as error:
+      warnings.warn(
+        f"round {round_}: no checkpoint could be saved in {self.workdir} "
+        f"({error}); the last one is as it was",
+        stacklevel=3,
+      )
+
+  def note(self) -> str:
+    """What there is to go on from, in words."""
+    if self._saved < 0:
+      where = f" in {self.workdir}" if self.workdir else ""
+      return f"no checkpoint is saved{where}"
+    return (
+      f"round {self._saved} is saved in {self.workdir}, and the same command "
+      f"{self._how}goes on from there"
+    )
+
+  def save_if_due(
+    self,
+    round_: int,
+    state: SimulationState,
+    progress: Progress,
+    *,
+    last: bool = False,
+  ) -> float:
+    """Saves one if it is time; after the last round, if there are others.
+
+    Returns:
+      How many seconds it took.
+    """
+    every, minutes = self._settings.checkpoint_every, self._minutes
+    began = time.monotonic()
+    if (
+      (every and round_ % every == 0)
+      or (minutes and began - self._since >= 60 * minutes)
+      or (last and self._saved >= 0)
+    ):
+      self.save(state, progress)
+    return time.monotonic() - began

@@ -1,0 +1,1 @@
+"""Files: checkpoints, weights and packed models."""

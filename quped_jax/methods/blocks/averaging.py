@@ -1,0 +1,235 @@
+"""Building blocks of methods whose clients train one shared model w.
+
+Down: w. Up: the difference after the local steps. Quantized clients train w by
+the alternating steps, with levels of their own that stay with them; their
+quantized model is the global one at these levels. Levels are fitted when the
+federation begins: those of a client that has not taken part for long belong to
+a model of long ago.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.data.federation import Batch, ClientData
+from quped_jax.methods import api
+from quped_jax.methods.blocks.personal import add_mean, model_of
+from quped_jax.models import Model
+from quped_jax.quantization import codebook
+from quped_jax.quantization.alternating import Learner, Objective
+
+
+class Levels(NamedTuple):
+  """What stays with a client that has no weights of its own.
+
+  Attributes:
+    codebooks: its levels.
+    centers_opt_state: of their optimizer.
+    quantized_stats: batch-norm statistics of its quantized model.
+  """
+
+  codebooks: Any
+  centers_opt_state: Any
+  quantized_stats: Any
+
+
+# `(download, batch, context) -> Objective`
+LocalLoss = Callable[[Any, Batch, api.Context], Objective]
+
+
+def keep(learner: Learner) -> Levels:
+  """What stays with the client of a learner of the shared model."""
+  return Levels(
+    learner.codebooks, learner.centers_opt_state, learner.quantized_stats
+  )
+
+
+def resume(
+  training: api.Training, shared: api.GlobalModel, levels: Levels
+) -> Learner:
+  """A learner at the shared model, with the client's own levels."""
+  learner = training.alternating.init(
+    shared.params, shared.stats, levels.codebooks
+  )
+  return learner._replace(
+    centers_opt_state=levels.centers_opt_state,
+    quantized_stats=own_stats(levels, shared.stats),
+  )
+
+
+def own_stats(client: Levels | Learner, stats: Any) -> Any:
+  """Statistics of a quantized model that is to start from a shared one.
+
+  They are the client's own; at full precision, where the quantized model is
+  the model itself, they are those given.
+  """
+  if client.quantized_stats is None:
+    return None
+  own = codebook.is_quantized(client.codebooks)
+  return jax.tree.map(
+    lambda a, b: jnp.where(own, a, b), client.quantized_stats, stats
+  )
+
+
+def difference(learner: Learner, shared: api.GlobalModel) -> api.GlobalModel:
+  """What a learner made of the shared model."""
+  return api.tree_difference(
+    api.GlobalModel(learner.params, learner.stats), shared
+  )
+
+
+def train(
+  training: api.Training,
+  learner: Learner,
+  objective: Callable[[Batch], Objective],
+  data: ClientData,
+  context: api.Context,
+  *,
+  correction: Any = None,
+  batches: int = 1,
+) -> tuple[Learner, dict[str, jax.Array]]:
+  """A client's local steps of one round.
+
+  Args:
+    training: how clients train.
+    learner: where it starts.
+    objective: of a batch.
+    data: the client's samples.
+    context: its rates and key.
+    correction: added to the gradient of the weights, see `Alternating.step`.
+    batches: how many batches a step gets, see `api.local_steps`.
+
+  Returns:
+    The learner, and the metrics' means.
+  """
+
+  def step(learner, batch):
+    learner, loss = training.alternating.step(
+      learner, objective(batch), context.rates, correction=correction
+    )
+    return learner, {"loss": loss}
+
+  return api.local_steps(
+    step, learner, data, context, training, batches=batches
+  )
+
+
+def with_term(
+  training: api.Training,
+  model: Model,
+  batch: Batch,
+  term: Callable[[jax.Array], jax.Array],
+) -> Objective:
+  """The loss of a model on a batch's labels, and a further term.
+
+  Args:
+    training: whose loss it is.
+    model: the network.
+    batch: the samples.
+    term: of the logits `[batch, classes]`, a scalar.
+  """
+
+  def objective(params, stats):
+    logits, stats = model.apply(params, stats, batch.inputs, True)
+    return training.loss(logits, batch.labels) + term(logits), stats
+
+  return objective
+
+
+def predict(model: Model, teacher: api.GlobalModel, batch: Batch) -> jax.Array:
+  """Logits of a model that teaches, by its running batch-norm statistics."""
+  params, stats = teacher
+  return model.apply(params, stats, batch.inputs, False)[0]
+
+
+def averaging_method(
+  name: str,
+  models: api.Models,
+  training: api.Training,
+  *,
+  weighting: str = "samples",
+  local_loss: LocalLoss | None = None,
+  batches: int = 1,
+) -> api.FederatedMethod:
+  """FedAvg, with a loss of one's own at the clients.
+
+  What a method does differently beside that it replaces. The server's state,
+  and what it sends, may be a NamedTuple with a field `model`.
+
+  Args:
+    name: of the method, for errors.
+    models: of each cohort, all of the global model's architecture.
+    training: how clients train.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+    local_loss: `(download, batch, context) -> Objective`; that of the labels
+      by default.
+    batches: how many batches a local step gets, see `api.local_steps`.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  api.check_same_model(name, models)
+  model = models.shared
+  quantized = training.max_levels is not None
+
+  def from_labels(download, batch, context):
+    del download, context
+    return training.label_objective(model, batch)
+
+  objective = local_loss or from_labels
+
+  def init_server(key, inputs):
+    return api.GlobalModel(*model.init(key, inputs))
+
+  def init_client(key, inputs, server, client_id, spec, cohort):
+    del key, inputs, client_id, cohort
+    shared = model_of(server)
+    learner = training.learner(model, shared.params, shared.stats, spec.bits)
+    return keep(learner)
+
+  def broadcast(server, client_id, cohort):
+    del client_id, cohort
+    return model_of(server)
+
+  def client_update(download, client, data, context, cohort):
+    del cohort
+    shared = model_of(download)
+    learner, metrics = train(
+      training,
+      resume(training, shared, client),
+      lambda batch: objective(download, batch, context),
+      data,
+      context,
+      batches=batches,
+    )
+    weight = api.client_weight(weighting, data)
+    message = difference(learner, shared)
+    return api.ClientResult(keep(learner), message, weight, metrics)
+
+  def global_model(server, cohort):
+    del cohort
+    return (*model_of(server), model)
+
+  def variants(server, client, data, context, cohort):
+    result = {"global": global_model(server, cohort)}
+    if quantized:
+      learner = resume(training, model_of(server), client)
+      result["quantized"] = training.quantized_variant(
+        model, learner, data, context
+      )
+    return result
+
+  return api.FederatedMethod(
+    init_server=init_server,
+    init_client=init_client,
+    broadcast=broadcast,
+    client_update=client_update,
+    server_update=add_mean,
+    variants=variants,
+    headline="quantized" if quantized else "global",
+    gradients=training.steps * training.gradients_per_step,
+    averages=True,
+    global_model=global_model,
+  )

@@ -1,0 +1,121 @@
+"""A generator of features by label, and the loss by which it is trained."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax.data.federation import ClientData
+from quped_jax.models import MLP, from_linen
+
+
+class Generator(NamedTuple):
+  """The functions that `make_generator` returns.
+
+  Attributes:
+    init: `key -> params`.
+    draw: `(key, params, frequencies) -> (noise, labels, features)` of a batch,
+      with frequencies of the labels `[classes]`, and labels one-hot.
+  """
+
+  init: Callable[[jax.Array], Any]
+  draw: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+
+def make_generator(
+  width: int,
+  classes: int,
+  noise_size: int,
+  hidden: tuple[int, ...],
+  batch_size: int,
+) -> Generator:
+  """Makes a generator: dense layers over noise and the one-hot label.
+
+  Args:
+    width: number of features.
+    classes: number of labels.
+    noise_size: entries of the noise, normal ones.
+    hidden: widths of the hidden layers.
+    batch_size: how many features are drawn at once.
+  """
+  network = from_linen(MLP(width, tuple(hidden)), "generator")
+
+  def init(key):
+    return network.init(key, jnp.zeros((1, noise_size + classes)))[0]
+
+  def draw(key, params, frequencies):
+    noise_key, label_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, (batch_size, noise_size))
+    labels = jax.random.categorical(
+      label_key, jnp.log(frequencies), shape=(batch_size,)
+    )
+    labels = jax.nn.one_hot(labels, classes)
+    inputs = jnp.concatenate([noise, labels], axis=1)
+    return noise, labels, network.apply(params, {}, inputs, True)[0]
+
+  return Generator(init, draw)
+
+
+def label_counts(data: ClientData, classes: int) -> jax.Array:
+  """How many training samples of each label a client has, `[classes]`."""
+  positions = jnp.arange(data.train.max_count, dtype=jnp.int32)
+  own = positions < data.train.count
+  labels = data.batch(jnp.minimum(positions, data.train.count - 1)).labels
+  return jnp.sum(jax.nn.one_hot(labels, classes) * own[:, None], axis=0)
+
+
+def diversity_loss(noise: jax.Array, features: jax.Array) -> jax.Array:
+  """In (0, 1]: the smaller, the further features of different noise are apart.
+
+  Args:
+    noise: `[batch, n]`.
+    features: `[batch, width]`, made of it.
+  """
+  distances = jnp.mean(jnp.abs(features[:, None] - features), axis=-1)
+  apart = jnp.linalg.norm(noise[:, None] - noise, axis=-1)
+  return jnp.exp(-jnp.mean(distances * apart))
+
+
+def ensemble_loss(
+  logits: jax.Array, counts: jax.Array, labels: jax.Array
+) -> jax.Array:
+  """Cross entropy of the clients' mean logits, by their samples of the label.
+
+  Args:
+    logits: `[clients, batch, classes]`.
+    counts: samples per label, `[clients, classes]`.
+    labels: one-hot `[batch, classes]`.
+  """
+  shares = counts @ labels.T
+  shares /= jnp.maximum(jnp.sum(shares, axis=0), 1)
+  mean = jnp.sum(shares[..., None] * logits, axis=0)
+  return jnp.mean(optax.softmax_cross_entropy(mean, labels))
+
+
+def generator_loss(
+  generator: Generator,
+  head: Callable[[Any, jax.Array], jax.Array],
+  params: Any,
+  heads: Any,
+  counts: jax.Array,
+  key: jax.Array,
+  diversity: float,
+) -> jax.Array:
+  """What a server minimises, on a batch of generated features.
+
+  Args:
+    generator: the functions.
+    head: `(head parameters, features) -> logits`.
+    params: of the generator.
+    heads: the clients' head parameters, `[clients, ...]`.
+    counts: their samples per label, `[clients, classes]`; labels are drawn as
+      often as all clients together have them.
+    key: of noise and labels.
+    diversity: weight of the diversity.
+  """
+  noise, labels, features = generator.draw(key, params, jnp.sum(counts, axis=0))
+  logits = jax.vmap(lambda own: head(own, features))(heads)
+  recognised = ensemble_loss(logits, counts, labels)
+  return recognised + diversity * diversity_loss(noise, features)

@@ -1,0 +1,88 @@
+"""Building block of methods in which two models teach each other.
+
+A client's own model, perhaps quantized and of an architecture of its own, and
+its copy of the global model take a step each on every batch. Each learns from
+the labels and from the other's logits as they were before the step, which are
+held constant.
+
+Where the own model is quantized, its quantized form teaches: that is the model
+which the client deploys. At full precision the two are the same.
+"""
+
+from collections.abc import Callable
+
+import jax
+
+from quped_jax.methods import api
+from quped_jax.methods.blocks import personal
+
+# `(logits, the other's logits, labels) -> loss`
+MutualLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def mutual_method(
+  models: api.Models,
+  training: api.Training,
+  own_loss: MutualLoss,
+  shared_loss: MutualLoss,
+  *,
+  weighting: str,
+) -> api.FederatedMethod:
+  """A method in which own models and the global one teach each other.
+
+  Down: the global model. Up: the difference of the client's copy, which is of
+  full precision.
+
+  Args:
+    models: of the global model and of each cohort, of any architecture.
+    training: how clients train.
+    own_loss: of a client's own model; the other's logits are the copy's.
+    shared_loss: of the copy; the other's logits are the own model's.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+  """
+
+  def client_update(download, client, data, context, cohort):
+    model = models.clients[cohort]
+
+    def objective(model, loss_of, others, batch):
+      def loss(params, stats):
+        logits, stats = model.apply(params, stats, batch.inputs, True)
+        return loss_of(logits, others, batch.labels), stats
+
+      return loss
+
+    def step(carry, batch):
+      learner, shared, opt_state = carry
+      view = training.alternating.views(learner)[-1]
+      own, _ = model.apply(view.params, view.stats, batch.inputs, True)
+      copied, _ = models.shared.apply(
+        shared.params, shared.stats, batch.inputs, True
+      )
+      learner, loss = training.alternating.step(
+        learner, objective(model, own_loss, copied, batch), context.rates
+      )
+      shared, opt_state, _ = personal.shared_step(
+        training,
+        shared,
+        opt_state,
+        objective(models.shared, shared_loss, own, batch),
+        context,
+      )
+      return (learner, shared, opt_state), {"loss": loss}
+
+    opt_state = training.shared_optimizer.init(download.params)
+    carry = (client, download, opt_state)
+    (client, shared, _), metrics = api.local_steps(
+      step, carry, data, context, training
+    )
+    weight = api.client_weight(weighting, data)
+    message = api.tree_difference(shared, download)
+    return api.ClientResult(client, message, weight, metrics)
+
+  return personal.personal_method(
+    models,
+    training,
+    client_update,
+    # The first passes of the teachers are those of their own steps.
+    gradients=training.steps * (training.gradients_per_step + 1),
+  )

@@ -1,0 +1,166 @@
+"""Building blocks of methods that share a part of the model alone.
+
+The rest, chosen by the paths of parameters and batch-norm statistics, is the
+client's own: it starts as the server's initial model has it and never travels.
+Down: the shared part. Up: its difference after the local steps. A client's
+model is the server's shared part with the client's own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from quped_jax.data.federation import ClientData
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging
+from quped_jax.methods.blocks.personal import add_mean
+from quped_jax.quantization.alternating import Learner
+from quped_jax.quantization.codebook import path_name
+
+# Whether the parameter, or the statistic, at a path is the client's own.
+Predicate = Callable[[str], bool]
+# `(learner, data, context) -> (learner, metrics)`
+Train = Callable[
+  [Learner, ClientData, api.Context], tuple[Learner, dict[str, jax.Array]]
+]
+
+
+class PartialClient(NamedTuple):
+  """What stays with a client.
+
+  Attributes:
+    own: its part of the model, `optax.MaskedNode()` where the model is shared.
+    levels: of its quantized model.
+  """
+
+  own: api.GlobalModel
+  levels: averaging.Levels
+
+
+def is_masked(node: Any) -> bool:
+  """Whether a node stands for an array that is in the other part."""
+  return isinstance(node, optax.MaskedNode)
+
+
+def prune(tree: Any, predicate: Predicate, keep: bool = True) -> Any:
+  """Masks all leaves but those whose path's predicate is `keep`."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: (
+      x if predicate(path_name(path)) == keep else optax.MaskedNode()
+    ),
+    tree,
+  )
+
+
+def divide(
+  model: api.GlobalModel, predicate: Predicate
+) -> tuple[api.GlobalModel, api.GlobalModel]:
+  """A model's parts: what is shared, and the client's own."""
+  shared, own = (
+    api.GlobalModel(*(prune(tree, predicate, keep) for tree in model))
+    for keep in (False, True)
+  )
+  return shared, own
+
+
+def merge(first: Any, second: Any) -> Any:
+  """The tree of which two trees are the parts."""
+  return jax.tree.map(
+    lambda a, b: b if is_masked(a) else a, first, second, is_leaf=is_masked
+  )
+
+
+def partial_method(
+  name: str,
+  models: api.Models,
+  training: api.Training,
+  predicate_of: Callable[[Any], Predicate],
+  *,
+  weighting: str,
+  train: Train | None = None,
+) -> api.FederatedMethod:
+  """FedAvg of a part of the model.
+
+  Args:
+    name: of the method, for errors.
+    models: of each cohort, all of the global model's architecture.
+    training: how clients train.
+    predicate_of: `params -> predicate` that tells what is the client's own; it
+      sees the shapes of the parameters first, before anything is compiled.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+    train: a client's local steps; on the labels of all of the model by default.
+
+  Raises:
+    ValueError: a cohort of another architecture.
+  """
+  base = averaging.averaging_method(name, models, training)
+  model = models.shared
+  quantized = training.max_levels is not None
+
+  def train_all(learner, data, context):
+    return averaging.train(
+      training,
+      learner,
+      lambda batch: training.label_objective(model, batch),
+      data,
+      context,
+    )
+
+  train = train or train_all
+
+  def parts(whole):
+    return divide(whole, predicate_of(whole.params))
+
+  def init_server(key, inputs):
+    server = base.init_server(key, inputs)
+    predicate_of(server.params)
+    return server
+
+  def init_client(key, inputs, server, client_id, spec, cohort):
+    levels = base.init_client(key, inputs, server, client_id, spec, cohort)
+    return PartialClient(parts(server)[1], levels)
+
+  def broadcast(server, client_id, cohort):
+    del client_id, cohort
+    return parts(server)[0]
+
+  def client_update(download, client, data, context, cohort):
+    del cohort
+    whole = merge(download, client.own)
+    learner, metrics = train(
+      averaging.resume(training, whole, client.levels), data, context
+    )
+    shared, own = parts(api.GlobalModel(learner.params, learner.stats))
+    return api.ClientResult(
+      PartialClient(own, averaging.keep(learner)),
+      api.tree_difference(shared, download),
+      api.client_weight(weighting, data),
+      metrics,
+    )
+
+  def server_update(server, aggregates, context):
+    shared, initial = parts(server)
+    return merge(add_mean(shared, aggregates, context), initial)
+
+  def variants(server, client, data, context, cohort):
+    del cohort
+    whole = merge(parts(server)[0], client.own)
+    result = {"personalized": (*whole, model)}
+    if quantized:
+      learner = averaging.resume(training, whole, client.levels)
+      result["quantized"] = training.quantized_variant(
+        model, learner, data, context
+      )
+    return result
+
+  return base._replace(
+    init_server=init_server,
+    init_client=init_client,
+    broadcast=broadcast,
+    client_update=client_update,
+    server_update=server_update,
+    variants=variants,
+    headline="quantized" if quantized else "personalized",
+  )

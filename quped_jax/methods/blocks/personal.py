@@ -1,0 +1,156 @@
+"""Building blocks of methods in which every client keeps a model of its own.
+
+A client's state is a `Learner`, or a NamedTuple with a field `learner`. The
+server's is a `GlobalModel`, a NamedTuple with a field `model`, or anything
+else where no model is shared.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from quped_jax.methods import api
+from quped_jax.quantization import alternating
+from quped_jax.quantization.alternating import Learner
+
+
+def learner_of(client: Any) -> Learner:
+  """The learner in a client's state."""
+  return client if isinstance(client, Learner) else client.learner
+
+
+def freeze(client: Any) -> Any:
+  """Begins the second phase of a client's learner."""
+  frozen = alternating.freeze(learner_of(client))
+  if isinstance(client, Learner):
+    return frozen
+  return client._replace(learner=frozen)
+
+
+def model_of(server: Any) -> api.GlobalModel:
+  """The model in the server's state, or in what it sends."""
+  return server if isinstance(server, api.GlobalModel) else server.model
+
+
+def with_model(server: Any, model: api.GlobalModel) -> Any:
+  """The same state with another model."""
+  if isinstance(server, api.GlobalModel):
+    return model
+  return server._replace(model=model)
+
+
+def send(server: Any, client_id: Any, cohort: str) -> Any:
+  """The `broadcast` of all that the server has."""
+  del client_id, cohort
+  return server
+
+
+def add_mean(
+  server: Any, aggregates: dict[str, api.Aggregate], context: api.Context
+) -> Any:
+  """The `server_update` that adds the mean difference to the model."""
+  del context
+  model = model_of(server)
+  mean = api.mean_message(aggregates, model)
+  new: Any = optax.apply_updates(model, mean)
+  return with_model(server, new)
+
+
+def shared_step(
+  training: api.Training,
+  shared: api.GlobalModel,
+  opt_state: Any,
+  objective: alternating.Objective,
+  context: api.Context,
+) -> tuple[api.GlobalModel, Any, jax.Array]:
+  """A gradient step of a downloaded model, in full precision.
+
+  Args:
+    training: whose `shared_optimizer` takes it.
+    shared: the model.
+    opt_state: of that optimizer.
+    objective: `(params, stats) -> (loss, stats)`.
+    context: has the step size.
+
+  Returns:
+    The model, the optimizer's state, and the loss before the step.
+  """
+  (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(
+    shared.params, shared.stats
+  )
+  updates, opt_state = training.shared_optimizer.update(
+    grads,
+    opt_state,
+    shared.params,
+    learning_rate=context.shared_learning_rate,
+  )
+  params = optax.apply_updates(shared.params, updates)
+  return api.GlobalModel(params, stats), opt_state, loss
+
+
+def personal_method(
+  models: api.Models,
+  training: api.Training,
+  client_update: Callable[..., api.ClientResult],
+  *,
+  gradients: float,
+  shares_model: bool = True,
+) -> api.FederatedMethod:
+  """A method of personal learners, perhaps beside a model that all share.
+
+  The clients start from the same fresh weights, each with its own levels. The
+  server sends its model, adds the mean of what comes back, and starts from
+  fresh weights too. What a method does differently it replaces.
+
+  Args:
+    models: of each cohort, and the global one.
+    training: how clients train.
+    client_update: see `FederatedMethod`.
+    gradients: likewise.
+    shares_model: whether the server has a model; if not it has no state at
+      all.
+  """
+
+  def init_server(key, inputs):
+    if not shares_model:
+      return ()
+    return api.GlobalModel(*models.shared.init(key, inputs))
+
+  def init_client(key, inputs, server, client_id, spec, cohort):
+    del server, client_id
+    model = models.clients[cohort]
+    return training.learner(model, *model.init(key, inputs), spec.bits)
+
+  def global_model(server, cohort):
+    del cohort
+    return (*model_of(server), models.shared)
+
+  def variants(server, client, data, context, cohort):
+    model, learner = models.clients[cohort], learner_of(client)
+    result = {
+      "personalized": (*alternating.current(learner), model),
+      "quantized": training.quantized_variant(model, learner, data, context),
+    }
+    if shares_model:
+      result["global"] = global_model(server, cohort)
+    return result
+
+  def keep(server, aggregates, context):
+    del aggregates, context
+    return server
+
+  return api.FederatedMethod(
+    init_server=init_server,
+    init_client=init_client,
+    broadcast=send,
+    client_update=client_update,
+    server_update=add_mean if shares_model else keep,
+    variants=variants,
+    headline="quantized",
+    gradients=gradients,
+    averages=shares_model,
+    global_model=global_model if shares_model else None,
+    begin_finetune=freeze,
+  )

@@ -1,0 +1,224 @@
+"""Building blocks of distillation on the public set.
+
+Clients digest soft targets by alternating steps, so that quantized clients do
+too; the server distils them into a model by an optimizer of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax import random_keys
+from quped_jax.data.federation import ClientData, PublicSet
+from quped_jax.methods import api
+from quped_jax.methods.blocks import averaging, server
+from quped_jax.models import Model
+from quped_jax.quantization import alternating, transforms
+from quped_jax.quantization.alternating import Learner
+from quped_jax.simulation import evaluate
+
+# `(logits, targets) -> scalar`, both `[batch, ...]`
+TargetLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Download(NamedTuple):
+  """What the server knows of the public samples, and asks next.
+
+  Attributes:
+    targets: `[samples, classes]`, of the round before; all zero for none.
+    rows: int32 `[samples]`, the public samples that they are of; None for all.
+    next_rows: those of this round; None for all.
+  """
+
+  targets: jax.Array
+  rows: Any
+  next_rows: Any
+
+
+def draw_rows(key: jax.Array, size: int, samples: int) -> jax.Array | None:
+  """Draws a random subset of the public set.
+
+  Args:
+    key: of the server or of a round, whose own part this takes.
+    size: of the public set.
+    samples: how many; 0 for all.
+
+  Returns:
+    int32 `[samples]`, all different; None for all samples in order.
+  """
+  if not samples:
+    return None
+  key = jax.random.fold_in(key, random_keys.PUBLIC_ROWS)
+  return jax.random.permutation(key, size)[:samples].astype(jnp.int32)
+
+
+def check_samples(field: str, samples: int, public: PublicSet) -> None:
+  """Raises a ValueError if a subset is larger than the public set."""
+  if samples > public.size:
+    raise ValueError(
+      f"{field}={samples}: must be at most public_size={public.size}"
+    )
+
+
+def with_targets(
+  public: PublicSet, targets: jax.Array, rows: jax.Array | None
+) -> ClientData:
+  """Public samples with soft targets in place of labels.
+
+  Args:
+    public: the public set.
+    targets: `[rows, classes]`.
+    rows: int32 `[rows]`, whose targets they are; None for all samples.
+  """
+  if rows is not None:
+    everyone = jnp.zeros((public.size, *targets.shape[1:]), targets.dtype)
+    targets = everyone.at[rows].set(targets)
+  return public.data(labels=targets, rows=rows)
+
+
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Mean cross entropy to probabilities, both `[batch, classes]`."""
+  return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+
+
+def digest(
+  training: api.Training,
+  model: Model,
+  learner: Learner,
+  data: ClientData,
+  context: api.Context,
+  key: jax.Array,
+  *,
+  loss: TargetLoss,
+  steps: int,
+  counts: jax.Array | bool = True,
+) -> Learner:
+  """A client's alternating steps on public samples.
+
+  Args:
+    training: whose batch size and step they are.
+    model: the learner's network.
+    learner: where they start.
+    data: public samples with their targets.
+    context: the client's, for its rates.
+    key: of the batches.
+    loss: of logits and targets.
+    steps: how many, static.
+    counts: bool `[]`; if False nothing is digested, and no time spent either
+      unless another client that runs at the same time digests.
+
+  Returns:
+    The learner.
+  """
+  if not steps:
+    return learner
+  positions = data.draw(key, steps, training.batch_size)
+
+  def body(index, learner):
+    batch = data.batch(positions[index])
+
+    def objective(params, stats):
+      logits, stats = model.apply(params, stats, batch.inputs, True)
+      return loss(logits, batch.labels), stats
+
+    return training.alternating.step(learner, objective, context.rates)[0]
+
+  return jax.lax.fori_loop(0, jnp.where(counts, steps, 0), body, learner)
+
+
+def client_round(
+  training: api.Training,
+  model: Model,
+  learner: Learner,
+  download: Download,
+  data: ClientData,
+  context: api.Context,
+  *,
+  loss: TargetLoss,
+  digest_steps: int,
+) -> tuple[Learner, jax.Array, dict[str, jax.Array]]:
+  """A client's round: it digests, trains, and says what it then knows.
+
+  Args:
+    training: how it trains.
+    model: the learner's network.
+    learner: where it starts.
+    download: the targets, and the public samples of this round.
+    data: the client's own samples.
+    context: its context.
+    loss: of logits and targets.
+    digest_steps: on the targets, unless they are all zero, which is none.
+
+  Returns:
+    The learner, the logits of its weights in training on this round's public
+    samples, `[samples, classes]`, and the metrics of the training.
+  """
+  learner = digest(
+    training,
+    model,
+    learner,
+    with_targets(context.public, download.targets, download.rows),
+    context,
+    jax.random.fold_in(context.key, random_keys.PUBLIC_DISTILLATION),
+    loss=loss,
+    steps=digest_steps,
+    counts=jnp.any(download.targets != 0),
+  )
+  learner, metrics = averaging.train(
+    training,
+    learner,
+    lambda batch: training.label_objective(model, batch),
+    data,
+    context,
+  )
+  asked = context.public.data(rows=download.next_rows)
+  params, stats = alternating.current(learner)
+  logits = evaluate.predict(model, params, stats, asked)
+  return learner, logits, metrics
+
+
+def distill(
+  model: Model,
+  shared: api.GlobalModel,
+  data: ClientData,
+  key: jax.Array,
+  options: Any,
+  *,
+  loss: TargetLoss,
+  batch_size: int,
+) -> api.GlobalModel:
+  """The server's distillation of soft targets into a model.
+
+  Args:
+    model: its network.
+    shared: where it starts.
+    data: public samples with their targets.
+    key: of the batches.
+    options: of a method, with the fields distill_steps, distill_optimizer
+      and distill_learning_rate; the optimizer starts afresh.
+    loss: of logits and targets.
+    batch_size: samples per step.
+
+  Returns:
+    The model after the steps.
+  """
+  if not options.distill_steps:
+    return shared
+  optimizer = transforms.base_optimizer(options.distill_optimizer)
+
+  def objective(params, stats, positions):
+    batch = data.batch(positions)
+    logits, stats = model.apply(params, stats, batch.inputs, True)
+    return loss(logits, batch.labels), stats
+
+  return server.descend(
+    optimizer,
+    options.distill_learning_rate,
+    objective,
+    shared,
+    optimizer.init(shared.params),
+    data.draw(key, options.distill_steps, batch_size),
+  )[0]

@@ -1,0 +1,92 @@
+"""Soft labels of few bits: probabilities as packed integers.
+
+With b bits every probability becomes an integer in `[0, 2^b - 1]`, those of a
+sample sum to `2^b - 1`, and the integers of all samples lie in one stream of
+bits. At 1 bit a soft label is the one-hot label of its largest entry.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.quantization import codebook as codebook_lib
+
+FULL = codebook_lib.FULL_PRECISION
+
+
+def check_bits(field: str, bits: int) -> None:
+  """Raises a ValueError unless the bits are 1 to 8, or 32."""
+  if bits != FULL and not 1 <= bits <= 8:
+    raise ValueError(f"{field}={bits}: must be from 1 to 8, or {FULL}")
+
+
+def apportion(probabilities: jax.Array, total: int) -> jax.Array:
+  """Integers of a given sum in proportion to probabilities.
+
+  By largest remainder: all are rounded down, and what is then missing goes, one
+  each, to those that lost most; of equal ones to the first.
+
+  Args:
+    probabilities: `[..., classes]`, not negative, of sum 1.
+    total: the sum of the integers over the classes.
+
+  Returns:
+    int32 `[..., classes]`.
+  """
+  exact = probabilities * total
+  floors = jnp.floor(exact)
+  missing = total - jnp.sum(floors, axis=-1, keepdims=True)
+  order = jnp.argsort(floors - exact, axis=-1, stable=True)
+  rank = jnp.argsort(order, axis=-1)
+  return (floors + (rank < missing)).astype(jnp.int32)
+
+
+def pack(integers: jax.Array, bits: int) -> jax.Array:
+  """Packs integers of b bits into bytes.
+
+  Args:
+    integers: of any shape, in `[0, 2^b - 1]`.
+    bits: b, 1 to 8.
+
+  Returns:
+    uint8 `[ceil(count * b / 8)]`.
+  """
+  places = jnp.arange(bits, dtype=jnp.int32)
+  stream = (integers.astype(jnp.int32).reshape(-1, 1) >> places) & 1
+  return jnp.packbits(stream.reshape(-1).astype(jnp.uint8))
+
+
+def unpack(packed: jax.Array, bits: int, shape: tuple[int, ...]) -> jax.Array:
+  """The integers that `pack` packed, int32 of the given shape."""
+  count = 1
+  for size in shape:
+    count *= size
+  stream = jnp.unpackbits(packed, count=count * bits).astype(jnp.int32)
+  places = jnp.arange(bits, dtype=jnp.int32)
+  return jnp.sum(stream.reshape(*shape, bits) << places, axis=-1)
+
+
+def encode(probabilities: jax.Array, bits: int) -> jax.Array:
+  """Soft labels `[samples, classes]` as they travel.
+
+  Args:
+    probabilities: of sum 1 over the classes.
+    bits: 1 to 8, or 32, at which they travel as they are.
+  """
+  if bits == FULL:
+    return probabilities
+  return pack(apportion(probabilities, 2**bits - 1), bits)
+
+
+def decode(encoded: jax.Array, bits: int, shape: tuple[int, ...]) -> jax.Array:
+  """Soft labels of the given shape from what `encode` made of them."""
+  if bits == FULL:
+    return encoded
+  integers = unpack(encoded, bits, shape)
+  return integers.astype(jnp.result_type(float)) / (2**bits - 1)
+
+
+def nothing(bits: int, shape: tuple[int, ...]) -> jax.Array:
+  """Encoded soft labels that are all zero: none are known yet."""
+  if bits == FULL:
+    return jnp.zeros(shape)
+  return pack(jnp.zeros(shape, jnp.int32), bits)

@@ -1,0 +1,120 @@
+"""Building blocks of servers that train networks of their own."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax import checks
+from quped_jax.data.federation import ClientData, Pool, PublicSet
+from quped_jax.methods import api
+from quped_jax.quantization import transforms
+
+
+def check_steps(
+  method: str, options: Any, prefix: str, *, smallest: int = 0
+) -> None:
+  """Raises a ValueError for wrong options of the server's steps.
+
+  Args:
+    method: whose options they are.
+    options: with the fields PREFIX_steps, PREFIX_learning_rate and
+      PREFIX_optimizer.
+    prefix: of the fields.
+    smallest: allowed number of steps.
+  """
+  steps, rate, optimizer = (
+    f"{prefix}_{name}" for name in ("steps", "learning_rate", "optimizer")
+  )
+  checks.at_least(f"{method}.{steps}", getattr(options, steps), smallest)
+  checks.positive(f"{method}.{rate}", getattr(options, rate))
+  checks.choice(
+    f"{method}.{optimizer}",
+    getattr(options, optimizer),
+    transforms.OPTIMIZERS,
+  )
+
+
+def descend(
+  optimizer: optax.GradientTransformationExtraArgs,
+  learning_rate: float,
+  loss: Callable[[Any, Any, Any], tuple[jax.Array, Any]],
+  model: api.GlobalModel,
+  opt_state: Any,
+  xs: Any,
+) -> tuple[api.GlobalModel, Any]:
+  """Gradient steps of a server's model, one after the other.
+
+  Args:
+    optimizer: whose `update` takes `learning_rate`.
+    learning_rate: the step size.
+    loss: `(params, stats, x) -> (loss, stats)`.
+    model: where they start.
+    opt_state: of the optimizer.
+    xs: what the steps see, a tree of arrays `[steps, ...]`.
+
+  Returns:
+    The model and the optimizer's state after the last step.
+  """
+
+  def step(carry, x):
+    model, opt_state = carry
+    grads, stats = jax.grad(loss, has_aux=True)(model.params, model.stats, x)
+    updates, opt_state = optimizer.update(
+      grads, opt_state, model.params, learning_rate=learning_rate
+    )
+    params: Any = optax.apply_updates(model.params, updates)
+    return (api.GlobalModel(params, stats), opt_state), None
+
+  return jax.lax.scan(step, (model, opt_state), xs)[0]
+
+
+def all_collected(aggregates: Mapping[str, api.Aggregate]) -> api.Collected:
+  """What was collected from all cohorts, one after the other."""
+  collected = [aggregate.collected for aggregate in aggregates.values()]
+  return jax.tree.map(lambda *x: jnp.concatenate(x), *collected)
+
+
+class Received(NamedTuple):
+  """Samples that clients sent, as training data.
+
+  Attributes:
+    everything: padding too, in the order of clients and samples.
+    real: the samples without the padding.
+    rows: int32 `[clients * max_count]`, at which of everything they are, in
+      the order of their positions; the padding is last.
+  """
+
+  everything: ClientData
+  real: ClientData
+  rows: jax.Array
+
+
+def receive_samples(
+  inputs: jax.Array, labels: jax.Array, counts: jax.Array
+) -> Received:
+  """Makes training data of what clients sent, padded to equal numbers.
+
+  Args:
+    inputs: `[clients, max_count, ...]`.
+    labels: int32 `[clients, max_count]`.
+    counts: int32 `[clients]`, how many there are, the first ones.
+  """
+  padding = jnp.arange(labels.shape[1]) >= counts[:, None]
+  rows = jnp.argsort(padding.reshape(-1), stable=True).astype(jnp.int32)
+  pool = Pool(
+    inputs.reshape(-1, *inputs.shape[2:]),
+    labels.reshape(-1),
+    mean=jnp.zeros(()),
+    std=jnp.ones(()),
+  )
+  samples = PublicSet(pool, labelled=True)
+  real = samples.data(rows=rows)
+  count = jnp.sum(~padding, dtype=jnp.int32)
+  real = dataclasses.replace(
+    real, train=dataclasses.replace(real.train, count=count)
+  )
+  return Received(samples.data(), real, rows)

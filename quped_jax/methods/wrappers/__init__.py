@@ -1,0 +1,1 @@
+"""Wrappers, which turn a method into another: robust averages, privacy."""

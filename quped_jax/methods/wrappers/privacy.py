@@ -1,0 +1,265 @@
+"""Differential privacy of the model that clients train together.
+
+What a client sends, batch-norm statistics too, is clipped to an L2 norm C; the
+server sums it up, each client with weight 1, adds Gaussian noise of standard
+deviation sigma C to every coordinate of the sum, once, and divides by the
+number of clients that it expects, whatever came:
+
+  w <- server_update(w, (sum_i clip(m_i, C) + sigma C N(0, I)) / sum_i q_i)
+
+Client i takes part in a round with the chance q_i, by itself. Rounds in which
+nobody does add noise too. So each round is a Gaussian mechanism under Poisson
+sampling, whose privacy loss over all rounds the accountant of Google's
+dp-accounting adds up, with the largest q_i for all.
+
+What is promised: whoever sees the server's models of all rounds, and knows all
+other clients, can tell by no more than (epsilon, delta) whether a client was
+there at all: neighbours differ by one client, all its samples, added or
+removed. The expected number of clients counts as known.
+
+Stragglers and drop-outs are covered: how a client comes by its message does not
+matter, and one that drops out takes part more rarely than q_i, for which
+nothing is deducted.
+
+What is not:
+
+* Models and levels that stay with clients, and what they compute.
+* What clients and the server report: the number of participants, losses and
+  accuracies, in `metrics.jsonl`, `clients.csv` and `summary.json`; a choice of
+  rounds or settings by them, as by tuning.
+* The numbers of clients and of their samples, the public set, a warm start.
+* The clients' messages on their way: the server is trusted with them.
+* The noise itself: it follows from `seed`, which `config.json` holds, by a
+  generator that is not cryptographic. Who knows the seed can take it off.
+* The rounding of floating-point numbers.
+
+References:
+  McMahan, Ramage, Talwar, Zhang, Learning Differentially Private Recurrent
+  Language Models, 2018.
+  Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang, Deep Learning with
+  Differential Privacy, 2016.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax import checks, random_keys
+from quped_jax.methods import api
+from quped_jax.methods.blocks.personal import model_of
+from quped_jax.methods.wrappers.robust import clip, instead_of_mean
+from quped_jax.quantization.codebook import path_name
+
+# With less, one round of one client has an epsilon of over 80 (at 1e-5).
+SMALLEST_NOISE = 0.1
+
+# Beyond it the tighter bound takes more time and memory than it is worth.
+_MOST_EPSILON = 100.0
+
+
+def check_privacy(
+  *,
+  dp_clip: float,
+  dp_noise: float,
+  dp_delta: float,
+  clients: int,
+  participation: tuple[float, ...],
+  weighting: str,
+  method: str,
+  aggregation: str,
+  epochs: int,
+) -> None:
+  """Raises a ValueError unless there can be such a guarantee; see `Settings`.
+
+  Args:
+    dp_clip: C; 0 for no privacy.
+    dp_noise: sigma.
+    dp_delta: delta.
+    clients: their number.
+    participation: their chances to take part.
+    weighting: of the clients in the mean.
+    method: whose setting that is.
+    aggregation: of the messages.
+    epochs: local epochs.
+  """
+  checks.not_negative("dp_clip", dp_clip)
+  checks.not_negative("dp_noise", dp_noise)
+  if not 0 < dp_delta < 1:
+    raise ValueError(f"dp_delta={dp_delta}: must be from 0 to 1, both excluded")
+  if not dp_clip:
+    if dp_noise:
+      raise ValueError(
+        f"dp_noise={dp_noise}: must be 0 with dp_clip=0, since noise means "
+        "nothing beside messages of any size"
+      )
+    return
+  field = f"dp_clip={dp_clip}"
+  if dp_noise < SMALLEST_NOISE:
+    raise ValueError(
+      f"dp_noise={dp_noise}: must be at least {SMALLEST_NOISE} with {field}; "
+      "less protects nobody"
+    )
+  if dp_delta * clients >= 1:
+    raise ValueError(
+      f"dp_delta={dp_delta}: must be less than 1 / clients, {1 / clients:.3g}, "
+      "which giving away one client whole would have"
+    )
+  if not participation:
+    raise ValueError(
+      f"participation=(): must be chances, such as (0.2,), with {field}: "
+      "privacy is accounted for clients that take part by chance, each by "
+      "itself, not for a number of them (clients_per_round) or a trace"
+    )
+  if weighting != "uniform":
+    raise ValueError(
+      f"{method}.weighting={weighting!r}: must be 'uniform' with {field}: no "
+      "client may count more than another"
+    )
+  if aggregation != "mean":
+    raise ValueError(
+      f"aggregation={aggregation!r}: must be 'mean' with {field}, which clips "
+      "messages and adds noise to their sum"
+    )
+  if epochs:
+    raise ValueError(
+      f"epochs={epochs}: must be 0 with {field}, since the number of steps "
+      "would follow from the clients' data; set steps"
+    )
+
+
+def chances(participation: tuple[float, ...], clients: int) -> list[float]:
+  """Each client's chance to take part: these in turn."""
+  return [participation[i % len(participation)] for i in range(clients)]
+
+
+def with_privacy(
+  method: api.FederatedMethod, *, bound: float, noise: float, expected: float
+) -> api.FederatedMethod:
+  """The method with clipped messages, and noise on their sum.
+
+  Args:
+    method: one that `averages`; its weights are not looked at.
+    bound: C, the L2 norm that a message has at most.
+    noise: sigma; the noise on the sum has standard deviation sigma C.
+    expected: by what the sum is divided, how many clients take part in a round
+      on average.
+  """
+
+  def receive(server, message, weight, context, cohort):
+    del weight
+    message = clip(message, bound)
+    return api.weighted_sum(server, message, 1.0, context, cohort)
+
+  def server_update(server, aggregates, context):
+    totals = [aggregate.total for aggregate in aggregates.values()]
+    total = jax.tree.map(lambda *parts: sum(parts), *totals)
+    key = jax.random.fold_in(context.key, random_keys.PRIVACY_NOISE)
+    mean = jax.tree.map(
+      lambda t, z: ((t + noise * bound * z) / expected).astype(t.dtype),
+      total,
+      optax.tree.random_like(key, total, jax.random.normal),
+    )
+    cohort = next(iter(aggregates))
+    model = model_of(method.broadcast(server, jnp.int32(-1), cohort))
+    mean = mean._replace(stats=keep_variances(mean.stats, model.stats))
+    # Whether anybody sent something is nobody's business.
+    new = instead_of_mean(aggregates, mean, 1.0)
+    return method.server_update(server, new, context)
+
+  return method._replace(receive=receive, server_update=server_update)
+
+
+def keep_variances(difference: Any, stats: Any) -> Any:
+  """The difference of statistics after which no variance is negative.
+
+  Noise might make one so; looking after that afterwards costs no privacy.
+
+  Args:
+    difference: to be added to the statistics.
+    stats: batch-norm statistics; variances are called `var`, as by flax.
+  """
+
+  def keep(path, d, s):
+    is_variance = path_name(path).split("/")[-1] == "var"
+    return jnp.maximum(d, -s) if is_variance else d
+
+  return jax.tree_util.tree_map_with_path(keep, difference, stats)
+
+
+def check_installed() -> None:
+  """Raises an ImportError that says what to install, if need be."""
+  try:
+    import dp_accounting  # noqa: F401
+  except ImportError as error:
+    raise ImportError(
+      "dp_clip: needs the package dp-accounting, of the extra 'privacy': "
+      "pip install dp-accounting"
+    ) from error
+
+
+@functools.lru_cache
+def epsilon(noise: float, chance: float, rounds: int, delta: float) -> float:
+  """What rounds of the Gaussian mechanism under Poisson sampling add up to.
+
+  Args:
+    noise: sigma.
+    chance: that a client takes part in a round.
+    rounds: how many there are.
+    delta: of the guarantee.
+
+  Returns:
+    Epsilon, an upper bound.
+
+  Raises:
+    ImportError: dp-accounting is not installed.
+  """
+  check_installed()
+  import dp_accounting
+  from dp_accounting import pld, rdp
+
+  event = dp_accounting.SelfComposedDpEvent(
+    dp_accounting.PoissonSampledDpEvent(
+      chance, dp_accounting.GaussianDpEvent(noise)
+    ),
+    rounds,
+  )
+  # Renyi divergences of whole orders: a bound that costs nothing.
+  orders = [*range(2, 64), 80, 96, 128, 192, 256, 512, 1024]
+  bound = rdp.RdpAccountant(orders).compose(event).get_epsilon(delta)
+  if bound > _MOST_EPSILON:
+    return float(bound)
+  # The distribution of the privacy loss: closer, but work grows with epsilon.
+  closer = pld.PLDAccountant().compose(event).get_epsilon(delta)
+  return float(min(bound, closer))
+
+
+def guarantee(
+  *,
+  dp_clip: float,
+  dp_noise: float,
+  dp_delta: float,
+  clients: int,
+  participation: tuple[float, ...],
+  rounds: int,
+) -> dict[str, Any] | None:
+  """What a run promises, for its summary; None without privacy.
+
+  Raises:
+    ImportError: dp-accounting is not installed.
+  """
+  if not dp_clip:
+    return None
+  own = chances(participation, clients)
+  return {
+    "epsilon": epsilon(dp_noise, max(own), rounds, dp_delta),
+    "delta": dp_delta,
+    "neighbours": "one client added or removed",
+    "clip": dp_clip,
+    "noise_multiplier": dp_noise,
+    "sampling_probability": max(own),
+    "expected_participants": sum(own),
+    "rounds": rounds,
+  }

@@ -1,0 +1,1 @@
+"""Quantization: codebooks, quantizers, proximal maps, training steps."""

@@ -1,0 +1,348 @@
+r"""The alternating proximal step that trains weights and levels together.
+
+One implementation for one learner alone and for every client of a federation.
+With an objective f of the model's parameters (which may hold a teacher), the
+first phase minimises
+
+.. math:: f(x) + f(\tilde Q_c(x)) + \lambda R(x, c)
+
+by alternating proximal gradient steps on one batch. In the second phase the
+index k(i) of each weight's level is frozen, the model is c[k(i)], and the
+levels and what is not quantized train on.
+
+Network passes of a step, in forward-equivalents (a backward pass is two):
+first phase 9 = 3 for f(x), 3 for f of the quantized model, and 3 more for it
+at the new x, for the levels; second phase, and without codebooks, 3. The
+soft quantizer runs twice per step, each proximal map once.
+
+References:
+  Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
+  Distillation with Applications to Federated Learning, 2021 (Algorithm 1).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import soft_quantizer, transforms
+
+ESTIMATORS = ("soft", "hard")
+
+# objective(params, stats) -> (loss, new stats)
+Objective = Callable[[Any, Any], tuple[jax.Array, Any]]
+# penalty(quantized params) -> loss
+Penalty = Callable[[Any], jax.Array]
+
+
+class Rates(NamedTuple):
+  """What a learner's steps are scaled by, float scalars.
+
+  Attributes:
+    learning_rate: eta_1, step size of the weights.
+    centers_learning_rate: eta_2, step size of the levels.
+    strength: lambda, of the regularizer R.
+  """
+
+  learning_rate: Any
+  centers_learning_rate: Any
+  strength: Any
+
+
+class Learner(NamedTuple):
+  """A model in quantized training, with all that its steps need.
+
+  Attributes:
+    params: tree of parameters: x, and what is not quantized.
+    codebooks: tree of codebooks over params.
+    stats: batch-norm statistics of the model at x.
+    quantized_stats: those of the quantized model.
+    opt_state: state of the optimizer of params.
+    centers_opt_state: state of the optimizer of the levels.
+    assignments: None in the first phase; in the second a tree over params of
+      uint8 level indices, `optax.MaskedNode()` where there is no codebook.
+  """
+
+  params: Any
+  codebooks: Any
+  stats: Any
+  quantized_stats: Any
+  opt_state: Any
+  centers_opt_state: Any
+  assignments: Any = None
+
+
+class View(NamedTuple):
+  """A model that a learner trains: at x, or its quantized form.
+
+  Attributes:
+    params: tree of parameters.
+    stats: its batch-norm statistics.
+    counts: bool, whether its loss counts; the quantized view of a learner of
+      full precision does not, since it is the same model again.
+  """
+
+  params: Any
+  stats: Any
+  counts: Any
+
+
+class Alternating(NamedTuple):
+  """The functions that `make_alternating` returns.
+
+  Attributes:
+    init: `(params, stats, codebooks) -> Learner`.
+    step: `(learner, objective, rates, penalty=None, correction=None) ->
+      (Learner, loss)`, one alternating step; the loss is that of the objective
+      at x (of c[k(i)] in the second phase), before the step. `penalty` is a
+      further term, of the quantized parameters alone, that counts once in
+      either precision. `correction`, a tree over the parameters, is added to
+      their gradient (a control variate, say).
+    views: `learner -> [View, ...]`, the models whose losses are minimised.
+  """
+
+  init: Callable[[Any, Any, Any], Learner]
+  step: Callable[..., tuple[Learner, jax.Array]]
+  views: Callable[[Learner], list[View]]
+
+
+def has_codebooks(codebooks: Any) -> bool:
+  """Whether anything may be quantized: static, known when tracing."""
+  return bool(codebook_lib.codebook_leaves(codebooks))
+
+
+def add_loss(view: View, total: jax.Array, loss: jax.Array) -> jax.Array:
+  """Adds the loss of a view if it counts."""
+  if view.counts is True:
+    return total + loss
+  return total + jnp.where(view.counts, loss, 0.0)
+
+
+def _assemble(params: Any, codebooks: Any, assignments: Any) -> Any:
+  """c[k(i)] where there are levels, the parameter itself elsewhere."""
+
+  def visit(codebook, index, x):
+    level = codebook_lib.look_up(index, codebook).astype(x.dtype)
+    return jnp.where(codebook.levels > 0, level, x)
+
+  return codebook_lib.map_codebooks(
+    visit, codebooks, assignments, params, otherwise=lambda _, x: x
+  )
+
+
+def freeze(learner: Learner) -> Learner:
+  """Begins the second phase: quantizes, and freezes the assignment.
+
+  A learner without codebooks has nothing to freeze and stays as it is.
+  """
+  if not has_codebooks(learner.codebooks) or learner.assignments is not None:
+    return learner
+  assignments = codebook_lib.map_codebooks(
+    lambda codebook, x: codebook_lib.nearest(x, codebook).astype(jnp.uint8),
+    learner.codebooks,
+    learner.params,
+  )
+  params = _assemble(learner.params, learner.codebooks, assignments)
+  return learner._replace(params=params, assignments=assignments)
+
+
+def deployed(learner: Learner) -> tuple[Any, Any]:
+  """The quantized model that is evaluated and kept: (params, stats)."""
+  if not has_codebooks(learner.codebooks):
+    return learner.params, learner.stats
+  if learner.assignments is not None:
+    return learner.params, learner.quantized_stats
+  params = codebook_lib.hard_quantize_tree(learner.params, learner.codebooks)
+  return params, learner.quantized_stats
+
+
+def current(learner: Learner) -> tuple[Any, Any]:
+  """The model as it stands, at x or at c[k(i)]: (params, stats)."""
+  frozen = learner.assignments is not None
+  return learner.params, learner.quantized_stats if frozen else learner.stats
+
+
+def make_alternating(
+  optimizer: optax.GradientTransformation,
+  centers_optimizer: optax.GradientTransformation,
+  *,
+  estimator: str = "soft",
+  sharpness: float = 10.0,
+  sharpness_unit: str = "gap",
+  norm: str = "l1",
+  center_prox: str = "exact",
+) -> Alternating:
+  """Makes the alternating proximal step.
+
+  Args:
+    optimizer: of the parameters; `update` is given `learning_rate`,
+      `strength` and `codebooks` as extra arguments.
+    centers_optimizer: of the levels, likewise. Moments that it keeps stay in
+      their places when levels cross and are put in order; plain SGD keeps
+      none.
+    estimator: "soft" differentiates through the soft quantizer; "hard" runs
+      the model at the nearest levels, through which no gradient reaches x.
+    sharpness: of the soft quantizer, in the unit.
+    sharpness_unit: "gap" or "absolute".
+    norm: of the regularizer, "l1" or "l2".
+    center_prox: "exact" or "subgradient".
+
+  Returns:
+    The functions init, step and views.
+
+  Raises:
+    ValueError: unknown estimator, unit, norm or center_prox.
+  """
+  if estimator not in ESTIMATORS:
+    raise ValueError(
+      f"estimator={estimator!r}: must be one of {', '.join(ESTIMATORS)}"
+    )
+  soft_quantizer.check_sharpness(sharpness, sharpness_unit)
+  optimizer = optax.with_extra_args_support(optimizer)
+  centers_optimizer = optax.with_extra_args_support(centers_optimizer)
+  prox = optax.chain(optimizer, transforms.prox_quantize(norm=norm))
+  centers_chain = optax.chain(
+    centers_optimizer, transforms.prox_centers(norm=norm, method=center_prox)
+  )
+
+  def quantize(params, codebooks):
+    if estimator == "hard":
+      return codebook_lib.hard_quantize_tree(params, codebooks)
+    return soft_quantizer.soft_quantize_tree(
+      params, codebooks, sharpness, unit=sharpness_unit
+    )
+
+  def init(params, stats, codebooks):
+    quantized = has_codebooks(codebooks)
+    return Learner(
+      params=params,
+      codebooks=codebooks,
+      stats=stats,
+      quantized_stats=stats if quantized else None,
+      opt_state=prox.init(params),
+      centers_opt_state=centers_chain.init(codebook_lib.get_centers(codebooks)),
+    )
+
+  def views(learner):
+    if learner.assignments is not None:
+      return [View(learner.params, learner.quantized_stats, True)]
+    at_x = View(learner.params, learner.stats, True)
+    if not has_codebooks(learner.codebooks):
+      return [at_x]
+    quantized = View(
+      quantize(learner.params, learner.codebooks),
+      learner.quantized_stats,
+      codebook_lib.is_quantized(learner.codebooks),
+    )
+    return [at_x, quantized]
+
+  def step(learner, objective, rates, penalty=None, correction=None):
+    if learner.assignments is not None:
+      return finetune_step(learner, objective, rates, penalty, correction)
+
+    def weights_loss(params):
+      models = views(learner._replace(params=params))
+      total, losses, stats = jnp.zeros(()), [], []
+      for view in models:
+        loss, new_stats = objective(view.params, view.stats)
+        total = add_loss(view, total, loss)
+        losses.append(loss)
+        stats.append(new_stats)
+      if penalty is not None:
+        total += penalty(models[-1].params)
+      return total, (losses[0], stats)
+
+    grads, (loss, stats) = jax.grad(weights_loss, has_aux=True)(learner.params)
+    grads = corrected(grads, correction)
+    updates, opt_state = prox.update(
+      grads,
+      learner.opt_state,
+      learner.params,
+      codebooks=learner.codebooks,
+      learning_rate=rates.learning_rate,
+      strength=rates.strength,
+    )
+    learner = learner._replace(
+      params=optax.apply_updates(learner.params, updates),
+      opt_state=opt_state,
+    )
+    if has_codebooks(learner.codebooks):
+      learner = centers_step(learner, objective, rates, penalty)
+      learner = learner._replace(quantized_stats=stats[1])
+    return learner._replace(stats=stats[0]), loss
+
+  def centers_step(learner, objective, rates, penalty):
+    def centers_loss(centers):
+      codebooks = codebook_lib.with_centers(learner.codebooks, centers)
+      params = quantize(learner.params, codebooks)
+      loss, _ = objective(params, learner.quantized_stats)
+      return loss if penalty is None else loss + penalty(params)
+
+    centers = codebook_lib.get_centers(learner.codebooks)
+    grads = jax.grad(centers_loss)(centers)
+    updates, state = centers_chain.update(
+      grads,
+      learner.centers_opt_state,
+      centers,
+      codebooks=learner.codebooks,
+      weights=learner.params,
+      learning_rate=rates.centers_learning_rate,
+      strength=rates.strength,
+    )
+    centers = optax.apply_updates(centers, updates)
+    return learner._replace(
+      codebooks=codebook_lib.set_centers_tree(learner.codebooks, centers),
+      centers_opt_state=state,
+    )
+
+  def corrected(grads, correction):
+    if correction is None:
+      return grads
+    return jax.tree.map(jnp.add, grads, correction)
+
+  def finetune_step(learner, objective, rates, penalty, correction):
+    def loss_fn(params, centers):
+      codebooks = codebook_lib.with_centers(learner.codebooks, centers)
+      params = _assemble(params, codebooks, learner.assignments)
+      loss, stats = objective(params, learner.quantized_stats)
+      total = loss if penalty is None else loss + penalty(params)
+      return total, (loss, stats)
+
+    centers = codebook_lib.get_centers(learner.codebooks)
+    (grads, centers_grads), (loss, stats) = jax.grad(
+      loss_fn, argnums=(0, 1), has_aux=True
+    )(learner.params, centers)
+    grads = corrected(grads, correction)
+    # R is gone: the base optimizers alone, whose states come first.
+    updates, base_state = optimizer.update(
+      grads,
+      learner.opt_state[0],
+      learner.params,
+      codebooks=learner.codebooks,
+      learning_rate=rates.learning_rate,
+    )
+    centers_updates, centers_state = centers_optimizer.update(
+      centers_grads,
+      learner.centers_opt_state[0],
+      centers,
+      codebooks=learner.codebooks,
+      learning_rate=rates.centers_learning_rate,
+    )
+    # Not sorted: the frozen indices count on the order.
+    codebooks = codebook_lib.with_centers(
+      learner.codebooks, optax.apply_updates(centers, centers_updates)
+    )
+    params = optax.apply_updates(learner.params, updates)
+    learner = learner._replace(
+      params=_assemble(params, codebooks, learner.assignments),
+      codebooks=codebooks,
+      quantized_stats=stats,
+      opt_state=(base_state, learner.opt_state[1]),
+      centers_opt_state=(centers_state, learner.centers_opt_state[1]),
+    )
+    return learner, loss
+
+  return Alternating(init, step, views)

@@ -1,0 +1,244 @@
+"""Proximal operators that pull weights to levels and levels to weights.
+
+The regularizer is the distance of the weights x to their nearest levels c:
+
+.. math::
+  R(x, c) = \\sum_i \\min_k |x_i - c_k|  \\quad\\text{(l1)}, \\qquad
+  R(x, c) = \\sum_i \\min_k (x_i - c_k)^2  \\quad\\text{(l2)}.
+
+`threshold` is the step size times the strength of the regularizer.
+
+References:
+  Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
+  Distillation with Applications to Federated Learning, 2021 (appendix A).
+  Bai, Wang, Liberty, ProxQuant: Quantized Neural Networks via Proximal
+  Operators, 2019.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization.codebook import Codebook
+
+NORMS = ("l1", "l2")
+CENTER_METHODS = ("exact", "subgradient")
+
+# The exact l1 prox divides every bracket into this many parts, and these once
+# more: it finds the minimiser to 1e-4 of the first bracket.
+_PARTS = 100
+# From this threshold on the l2 prox gives the level, or the mean, itself.
+_WHOLE_SHARE = 1e20
+
+
+def check_norm(norm: str) -> None:
+  """Raises a ValueError unless there is such a norm."""
+  if norm not in NORMS:
+    raise ValueError(f"norm={norm!r}: must be one of {', '.join(NORMS)}")
+
+
+def check_center_method(method: str) -> None:
+  """Raises a ValueError unless there is such a method."""
+  if method not in CENTER_METHODS:
+    raise ValueError(
+      f"center_prox={method!r}: must be one of {', '.join(CENTER_METHODS)}"
+    )
+
+
+def weights_prox(
+  y: jax.Array,
+  codebook: Codebook,
+  threshold: float | jax.Array,
+  norm: str = "l1",
+) -> jax.Array:
+  r"""Pulls weights towards their nearest levels.
+
+  .. math:: \arg\min_x \tfrac12 \|x - y\|^2 + t R(x, c)
+
+  With q the nearest level of y: for l1 :math:`q + \mathrm{sign}(y - q)
+  \max(|y - q| - t, 0)`, for l2 :math:`(y + 2 t q) / (1 + 2 t)`.
+
+  Args:
+    y: weights after the optimizer's step, any shape.
+    codebook: the levels c; with full precision the map is the identity.
+    threshold: t, a non-negative scalar.
+    norm: "l1" or "l2".
+
+  Returns:
+    The minimiser, of the shape of y.
+
+  Raises:
+    ValueError: unknown norm.
+  """
+  check_norm(norm)
+  level = codebook_lib.hard_quantize(y, codebook)
+  if norm == "l1":
+    distance = y - level
+    shrunk = jnp.maximum(jnp.abs(distance) - threshold, 0)
+    x = level + jnp.sign(distance) * shrunk
+  else:
+    share = _share(threshold)
+    x = y * (1 - share) + level * share
+  return jnp.where(codebook.levels > 0, x, y)
+
+
+def _share(threshold, count=1) -> jax.Array:
+  """2 t n / (1 + 2 t n), which is 1 where that would overflow."""
+  weight = 2 * jnp.minimum(threshold, _WHOLE_SHARE) * count
+  return weight / (1 + weight)
+
+
+def centers_prox(
+  mu: jax.Array,
+  weights: jax.Array,
+  codebook: Codebook,
+  threshold: float | jax.Array,
+  norm: str = "l1",
+  method: str = "exact",
+) -> jax.Array:
+  r"""Pulls levels towards the weights that they stand for.
+
+  With :math:`S_k` the weights whose nearest level in `codebook` (the levels
+  before the step) is k, held fixed, the exact map solves for each level
+
+  .. math::
+    \arg\min_v \tfrac12 (v - \mu_k)^2 + t \sum_{i \in S_k} |x_i - v|
+    \quad\text{(l1)}, \qquad
+    \arg\min_v \tfrac12 (v - \mu_k)^2 + t \sum_{i \in S_k} (x_i - v)^2
+    \quad\text{(l2)}.
+
+  Since the assignment is held fixed, this is the proximal map of an upper
+  bound of R that touches it at the old levels. l1 is found to 1e-4 of the
+  bracket from mu_k to mu_k + t (#above - #below), exactly where no weight
+  lies within that resolution of the minimiser.
+
+  Cost, in passes over the weights: l2 two, subgradient one, exact l1 two, or
+  three if there are fewer than 10 000 weights per level. A pass looks levels
+  up and sums by level, as `codebook.sum_by_level` does; the counting passes of
+  exact l1 scatter into counters. None sorts.
+
+  Args:
+    mu: levels after the optimizer's step, of the shape of the centers.
+    weights: x, any shape.
+    codebook: the levels before the step, by which weights are assigned.
+    threshold: t, a non-negative scalar.
+    norm: "l1" or "l2".
+    method: "exact", or for l1 "subgradient": the explicit step
+      :math:`\mu_k + t (\#\{x_i > c_k\} - \#\{x_i < c_k\})` from the old
+      level c_k, which may overshoot the median of its weights.
+
+  Returns:
+    New levels, of the shape of mu, not sorted; entries that are padding, and
+    all of them with full precision, are those of mu.
+
+  Raises:
+    ValueError: unknown norm or method.
+  """
+  check_norm(norm)
+  check_center_method(method)
+  if codebook.centers.ndim > 1:
+    return jax.vmap(
+      lambda m, x, c: centers_prox(m, x, c, threshold, norm, method),
+      in_axes=(0, -1, 0),
+    )(mu, weights, codebook)
+  weights = weights.ravel()
+  index = codebook_lib.nearest(weights, codebook)
+  levels = mu.shape[0]
+  if norm == "l2":
+    total, count = codebook_lib.sum_by_level(
+      [weights, jnp.ones_like(weights)], index, levels
+    )
+    share = _share(threshold, count)
+    moved = mu * (1 - share) + total / jnp.maximum(count, 1) * share
+  elif method == "subgradient":
+    side = jnp.sign(weights - codebook_lib.entries(codebook.centers, index))
+    (balance,) = codebook_lib.sum_by_level([side], index, levels)
+    moved = mu + threshold * balance
+  else:
+    moved = _median_prox(mu, weights, index, threshold)
+  return jnp.where(codebook_lib.valid(codebook), moved, mu)
+
+
+def _median_prox(mu, weights, index, threshold):
+  r"""Root of the right-continuous, increasing function of each level
+
+  .. math:: \phi(v) = v - \mu + t (n - 2 \#\{x_i > v\}),
+
+  as inf{v: phi(v) >= 0}: the minimiser for l1.
+  """
+  levels = mu.shape[0]
+  entries = codebook_lib.entries
+
+  def slots(low, width, parts):
+    """How many weights of each level lie in each part of its bracket.
+
+    Returns:
+      float `[levels, parts + 2]`: up to `low`, in each part (which has its
+      upper edge), and above. Exact below 2**24.
+    """
+    scale = parts / jnp.maximum(width, parts * jnp.finfo(width.dtype).tiny)
+    share = (weights - entries(low, index)) * entries(scale, index)
+    slot = jnp.clip(jnp.ceil(share), 0, parts + 1).astype(jnp.int32)
+    counts = jnp.zeros(levels * (parts + 2), jnp.int32)
+    counts = counts.at[index * (parts + 2) + slot].add(1, mode="drop")
+    return counts.reshape(levels, parts + 2).astype(jnp.float32)
+
+  def pull(above, count):
+    return threshold * (count - 2 * above).astype(mu.dtype)
+
+  def pick(table, column):
+    return jnp.take_along_axis(table, column[:, None], axis=1)[:, 0]
+
+  def narrow(low, width, inside, above, count):
+    """The part of the bracket in which phi changes its sign.
+
+    Args:
+      low: lower end of the bracket, `[levels]`.
+      width: of the bracket.
+      inside: how many weights lie in each part, `[levels, parts]`.
+      above: how many lie above the bracket.
+      count: how many there are.
+
+    Returns:
+      (low, high, the part's number, how many lie above low).
+    """
+    # A product with ones below the diagonal sums the parts above each edge in
+    # one operation.
+    later = jnp.tri(_PARTS, _PARTS + 1, dtype=jnp.float32)
+    above = above[:, None] + jnp.dot(
+      inside, later, precision=jax.lax.Precision.HIGHEST
+    )
+    fraction = jnp.arange(_PARTS + 1, dtype=mu.dtype) / _PARTS
+    edges = low[:, None] + width[:, None] * fraction
+    phi = edges - mu[:, None] + pull(above, count[:, None])
+    # The first edge at which phi is not negative closes the bracket.
+    first = jnp.sum(phi < 0, axis=1)
+    left, right = jnp.maximum(first - 1, 0), jnp.minimum(first, _PARTS)
+    return pick(edges, left), pick(edges, right), left, pick(above, left)
+
+  side = jnp.where(weights > entries(mu, index), -1.0, 1.0)
+  (balance,) = codebook_lib.sum_by_level([side], index, levels)
+  end = mu - threshold * balance.astype(mu.dtype)
+  low, high = jnp.minimum(mu, end), jnp.maximum(mu, end)
+  width = high - low
+  # The second division needs a pass of its own only where counters for all
+  # parts of parts would outnumber the weights.
+  fine = levels * _PARTS**2 <= weights.size
+  counts = slots(low, width, _PARTS**2 if fine else _PARTS)
+  count = jnp.sum(counts, axis=1)
+  parts = counts[:, 1:-1].reshape(levels, _PARTS, -1)
+  low, high, part, above = narrow(
+    low, width, jnp.sum(parts, axis=2), counts[:, -1], count
+  )
+  if fine:
+    # Where rounding puts the minimiser at the upper end, the bracket is empty
+    # and any part will do, but one that is not there would read as NaN.
+    part = jnp.minimum(part, _PARTS - 1)
+    inside = jnp.take_along_axis(parts, part[:, None, None], axis=1)[:, 0]
+    above_high = above - jnp.sum(inside, axis=1)
+  else:
+    counts = slots(low, high - low, _PARTS)
+    inside, above_high = counts[:, 1:-1], counts[:, -1]
+  low, high, _, above = narrow(low, high - low, inside, above_high, count)
+  # With no weight inside the bracket phi is linear there, and this exact.
+  return jnp.clip(mu - pull(above, count), low, high)

@@ -1,0 +1,1 @@
+"""Simulation: a federation's rounds, compiled and run."""

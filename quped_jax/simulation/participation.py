@@ -1,0 +1,233 @@
+"""Who takes part in a round: drawn, by chance, or as a trace says.
+
+All of it is data of the compiled round: another draw, other chances or another
+trace of the same length compile nothing.
+"""
+
+import csv
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from quped_jax import checks, random_keys
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Trace:
+  """Who is there in each round, as it was recorded.
+
+  Attributes:
+    clients: int32 `[entries]`, by round.
+    offsets: int32 `[rounds + 1]`, where the entries of each round begin.
+    most: the largest number of clients in a round, static.
+  """
+
+  clients: jax.Array
+  offsets: jax.Array
+  most: int = dataclasses.field(metadata={"static": True})
+
+  @property
+  def rounds(self) -> int:
+    """The number of rounds that it covers."""
+    return self.offsets.shape[0] - 1
+
+  def present(self, round_: Any, num_clients: int) -> jax.Array:
+    """Bool `[clients]`: who is there in a round."""
+    begin, end = self.offsets[round_], self.offsets[round_ + 1]
+    entry = begin + jnp.arange(self.most)
+    who = self.clients.at[entry].get(mode="clip")
+    who = jnp.where(entry < end, who, num_clients)
+    absent = jnp.zeros(num_clients, bool)
+    return absent.at[who].set(True, mode="drop")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Participation:
+  """Who takes part in a round, who works less, and who drops out of it.
+
+  At most one of `count`, `probability` and `trace`; with none, everyone does.
+
+  Attributes:
+    probability: float32 `[clients]`, each client's chance to take part, of
+      each client and round by itself.
+    trace: who is there when.
+    dropout: float32 `[]`, the chance that a participant does not get through
+      the round: it keeps its state and sends nothing, as if it had not been
+      there. None for 0.
+    stragglers: float32 `[]`, the chance that a participant takes fewer local
+      steps than the others: 1 to `steps - 1`, all equally likely. None for 0.
+    count: so many clients, drawn uniformly, static.
+    steps: the local steps of a client that does not straggle, static.
+  """
+
+  probability: Any = None
+  trace: Trace | None = None
+  dropout: Any = None
+  stragglers: Any = None
+  count: int | None = dataclasses.field(default=None, metadata={"static": True})
+  steps: int = dataclasses.field(default=1, metadata={"static": True})
+
+  def is_everyone(self, num_clients: int) -> bool:
+    """Whether all clients take part in all rounds, for sure."""
+    drawn = self.count is not None and self.count < num_clients
+    given = (self.probability, self.trace, self.dropout)
+    return not drawn and all(x is None for x in given)
+
+  def most(self, num_clients: int) -> int:
+    """The largest number of clients that there can be in a round, static."""
+    if self.trace is not None:
+      return min(self.trace.most, num_clients)
+    return num_clients if self.count is None else min(self.count, num_clients)
+
+  def mean(self, num_clients: int) -> float:
+    """How many take part in a round on average, drop-outs among them."""
+    if self.trace is not None:
+      return self.trace.clients.shape[0] / self.trace.rounds
+    if self.probability is not None:
+      return float(np.sum(np.asarray(self.probability, np.float64)))
+    return num_clients if self.count is None else min(self.count, num_clients)
+
+  def present(self, key: jax.Array, round_: Any, num_clients: int) -> jax.Array:
+    """Who gets through a round.
+
+    Args:
+      key: the root of all randomness.
+      round_: int32 `[]`, may be traced.
+      num_clients: how many there are.
+
+    Returns:
+      Bool `[clients]`.
+    """
+    round_key = jax.random.fold_in(key, round_)
+    key = jax.random.fold_in(round_key, random_keys.SELECTION)
+    present = jnp.ones(num_clients, bool)
+    if self.trace is not None:
+      present = self.trace.present(round_, num_clients)
+    elif self.probability is not None:
+      present = jax.random.uniform(key, (num_clients,)) < self.probability
+    elif self.count is not None and self.count < num_clients:
+      order = jax.random.permutation(key, num_clients)
+      first = order[: self.count]
+      present = jnp.zeros(num_clients, bool).at[first].set(True)
+    if self.dropout is not None:
+      key = jax.random.fold_in(round_key, random_keys.DROPOUT)
+      present &= jax.random.uniform(key, (num_clients,)) >= self.dropout
+    return present
+
+  def num_steps(self, client_key: jax.Array) -> jax.Array | None:
+    """How many local steps a participant takes, int32 `[]`; None for all.
+
+    Args:
+      client_key: the client's key of the round.
+    """
+    if self.stragglers is None:
+      return None
+    key = jax.random.fold_in(client_key, random_keys.STRAGGLER)
+    chance_key, steps_key = jax.random.split(key)
+    slow = jax.random.uniform(chance_key) < self.stragglers
+    fewer = jax.random.randint(steps_key, (), 1, max(self.steps, 2))
+    return jnp.where(slow, fewer, self.steps).astype(jnp.int32)
+
+
+def _whole(field: str, text: Any, line: int, limit: int, what: str) -> int:
+  try:
+    value = int(text)
+  except (TypeError, ValueError):
+    value = -1
+  if not 0 <= value < limit:
+    raise ValueError(
+      f"{field}: line {line} names {what} {text}; must be from 0 to {limit - 1}"
+    )
+  return value
+
+
+def load_trace(path: str | os.PathLike, num_clients: int, rounds: int) -> Trace:
+  """Reads who is there when.
+
+  Args:
+    path: a CSV file with the columns `round` and `client`, both from 0, in any
+      order. A round that it does not name has no participant.
+    num_clients: how many clients there are.
+    rounds: how many rounds there are.
+
+  Raises:
+    ValueError: no such file, no such columns, or a line of a round or client
+      that does not exist; names the line.
+  """
+  field = f"participation_trace={str(path)!r}"
+  try:
+    with open(path, newline="", encoding="utf-8") as file:
+      table = csv.DictReader(file)
+      if not {"round", "client"} <= set(table.fieldnames or ()):
+        raise ValueError(
+          f"{field}: must have the columns round,client; got "
+          f"{','.join(table.fieldnames or ()) or 'none'}"
+        )
+      entries = {
+        (
+          _whole(field, row["round"], i, rounds, "round"),
+          _whole(field, row["client"], i, num_clients, "client"),
+        )
+        for i, row in enumerate(table, 2)
+      }
+  except (OSError, UnicodeError, csv.Error) as error:
+    raise ValueError(f"{field}: must be a CSV file ({error})") from error
+  if not entries:
+    raise ValueError(f"{field}: must name at least one client")
+  table = np.array(sorted(entries), np.int32)
+  counts = np.bincount(table[:, 0], minlength=rounds)
+  return Trace(
+    clients=jnp.asarray(table[:, 1]),
+    offsets=jnp.asarray(np.append(0, np.cumsum(counts)), jnp.int32),
+    most=int(counts.max()),
+  )
+
+
+def check_participation(
+  num_clients: int,
+  *,
+  clients_per_round: int,
+  probability: tuple[float, ...],
+  trace: str,
+  dropout: float,
+  stragglers: float,
+  steps: int,
+) -> None:
+  """Raises a ValueError unless clients can take part so; see `Settings`."""
+  if not 0 <= clients_per_round <= num_clients:
+    raise ValueError(
+      f"clients_per_round={clients_per_round}: must be at most "
+      f"{num_clients}, the number of clients, or 0 for all"
+    )
+  given = {
+    "clients_per_round": clients_per_round,
+    "participation": probability,
+    "participation_trace": trace,
+  }
+  chosen = [name for name, value in given.items() if value]
+  if len(chosen) > 1:
+    first, second = chosen[:2]
+    raise ValueError(
+      f"{second}={given[second]!r}: must not be set beside {first}="
+      f"{given[first]!r}: one of them says who takes part"
+    )
+  for chance in probability:
+    if not 0 < chance <= 1:
+      raise ValueError(
+        f"participation={probability}: must be chances in (0, 1], or () for "
+        "everyone"
+      )
+  if not 0 <= dropout < 1:
+    raise ValueError(f"dropout={dropout}: must be a chance in [0, 1)")
+  checks.unit_interval("stragglers", stragglers)
+  if stragglers and steps < 2:
+    raise ValueError(
+      f"stragglers={stragglers}: must be 0 with steps={steps}, of which "
+      "nobody can take fewer"
+    )

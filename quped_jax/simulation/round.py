@@ -1,0 +1,513 @@
+"""What each device computes in a round: pure functions of a frozen state.
+
+All randomness comes from the state's key: that of client i in round r is
+`fold_in(fold_in(key, r), i)`, whatever runs beside it and in whatever order.
+`quped_jax.simulation.programs` compiles these functions and calls them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax import random_keys
+from quped_jax.data.federation import Federation
+from quped_jax.methods import api
+from quped_jax.quantization.alternating import Rates
+from quped_jax.simulation import client_axis as clients_lib
+from quped_jax.simulation import divergence as divergence_lib
+from quped_jax.simulation import evaluate as evaluate_lib
+from quped_jax.simulation.client_axis import Layout
+from quped_jax.simulation.participation import Participation
+from quped_jax.simulation.schedule import Schedule
+
+
+class Population(NamedTuple):
+  """What the clients bring, arrays `[clients]`.
+
+  Attributes:
+    spec: ClientSpec of arrays.
+    rates: Rates of arrays, at round 0.
+    shared_learning_rate: float32 `[]`, step size of downloaded models.
+    participation: who takes part when.
+  """
+
+  spec: api.ClientSpec
+  rates: Rates
+  shared_learning_rate: Any
+  participation: Participation = Participation()
+
+  def first(self, num_clients: int) -> "Population":
+    """The same for the first clients alone; only these take part in rounds."""
+    spec, rates = jax.tree.map(
+      lambda x: x[:num_clients], (self.spec, self.rates)
+    )
+    return self._replace(spec=spec, rates=rates)
+
+  def of_client(self, client_id) -> tuple[api.ClientSpec, Rates]:
+    """One client's spec and rates."""
+    return jax.tree.map(lambda x: x[client_id], (self.spec, self.rates))
+
+
+class SimulationState(NamedTuple):
+  """All that a federation is at the end of a round.
+
+  Attributes:
+    server: the server's state.
+    clients: {cohort: state of its clients, stacked `[slots, ...]`}. There are
+      as many slots as clients, or a few more, so that devices divide them.
+    members: {cohort: int32 `[slots]`, which client is in each slot; -1 for
+      none}.
+    round: int32 `[]`, the number of rounds that are done.
+    key: the root of all randomness.
+    watch: {cohort: Watch of its clients, stacked}: who diverged.
+    health: what the server knows of that.
+  """
+
+  server: Any
+  clients: dict[str, Any]
+  members: dict[str, jax.Array]
+  round: jax.Array
+  key: jax.Array
+  watch: dict[str, Any]
+  health: Any
+
+
+class Heard(NamedTuple):
+  """What is summed over the clients of a round.
+
+  Attributes:
+    aggregate: what the server received.
+    metrics: sums of what the clients report.
+    tally: how many they are, and how many there were whose round is undone.
+  """
+
+  aggregate: api.Aggregate
+  metrics: Any
+  tally: divergence_lib.Tally
+
+
+def _counted(tally: divergence_lib.Tally) -> dict[str, jax.Array]:
+  """The metrics that all methods have."""
+  return {"participants": tally.heard, "diverged": tally.diverged}
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+  """The computations of a federation; every method is a pure function.
+
+  A client's slot is `(state, part, watch)`: its state, what is kept of its
+  message alone, which is nothing for most methods, and its Watch. A cohort's
+  `carry` is `(heard, parts)`: the Heard so far, and the parts of all slots.
+
+  Attributes:
+    method: what clients and server do.
+    schedule: of the rates.
+    sizes: {cohort: number of its clients}.
+    layout: how clients are run.
+    splits: that are evaluated.
+    evaluated_at_once: samples of a client that are evaluated at once.
+    slots_are_participants: whether a state holds only those who take part in
+      the round, or are evaluated.
+    max_message_norm: beyond which a client has diverged; 0 to compare with the
+      norms of earlier rounds.
+    calibrate: whether the first round is run for its norms first.
+  """
+
+  method: api.FederatedMethod
+  schedule: Schedule
+  sizes: Mapping[str, int]
+  layout: Layout
+  splits: tuple[str, ...] = ("test",)
+  evaluated_at_once: int = 512
+  slots_are_participants: bool = False
+  max_message_norm: float = 0.0
+  calibrate: bool = False
+
+  @property
+  def num_clients(self) -> int:
+    return sum(self.sizes.values())
+
+  def _context(self, population, public, key, round_, client_id):
+    """What a client knows when a round begins, but for its steps."""
+    spec, base = population.of_client(client_id)
+    rates, shared_rate = self.schedule.rates(
+      base, population.shared_learning_rate, round_
+    )
+    return api.Context(
+      round=round_,
+      key=jax.random.fold_in(jax.random.fold_in(key, round_), client_id),
+      client_id=client_id,
+      spec=spec,
+      rates=rates,
+      shared_learning_rate=shared_rate,
+      public=public,
+    )
+
+  def _server_context(self, state, public):
+    round_key = jax.random.fold_in(state.key, state.round)
+    return api.Context(
+      round=state.round,
+      key=jax.random.fold_in(round_key, random_keys.SERVER),
+      client_id=jnp.int32(-1),
+      spec=None,
+      rates=None,
+      shared_learning_rate=None,
+      public=public,
+    )
+
+  def init(
+    self,
+    key: jax.Array,
+    members: Mapping[str, jax.Array],
+    federation: Federation,
+    population: Population,
+  ) -> SimulationState:
+    """The state before the first round, of the clients in these slots."""
+    init_key = jax.random.fold_in(key, random_keys.INITIALIZATION)
+    example = federation.example()
+    server = self.method.init_server(init_key, example)
+
+    def init_client(cohort):
+      def init(client_id):
+        spec, _ = population.of_client(client_id)
+        return self.method.init_client(
+          init_key, example, server, client_id, spec, cohort
+        )
+
+      return jax.vmap(init)
+
+    clients = {name: init_client(name)(m) for name, m in members.items()}
+    return SimulationState(
+      server,
+      clients,
+      dict(members),
+      jnp.int32(0),
+      key,
+      {
+        name: divergence_lib.new_watch(m.shape[0])
+        for name, m in members.items()
+      },
+      divergence_lib.new_health(not self.calibrate),
+    )
+
+  def _update(self, state, federation, population, cohort, client_id, client):
+    """A client's round: what it receives, and what comes of it."""
+    context = self._context(
+      population, federation.public, state.key, state.round, client_id
+    )
+    num_steps = population.participation.num_steps(context.key)
+    download = self.method.broadcast(state.server, client_id, cohort)
+    return download, self.method.client_update(
+      download,
+      client,
+      federation.client(client_id),
+      context._replace(num_steps=num_steps),
+      cohort,
+    )
+
+  def _collect(self, message, weight, sent):
+    """What is kept of one message apart: nothing, for most methods."""
+    if self.method.collect is None:
+      return ()
+    weight = jnp.asarray(weight, jnp.float32)
+    kept = self.method.collect(message), weight, jnp.bool_(True)
+    return divergence_lib.keep(sent, kept, jax.tree.map(jnp.zeros_like, kept))
+
+  def client_step(self, state, federation, population, cohort):
+    """A client's round, for `run_clients`: its slot and what is summed.
+
+    The round of one that diverges is undone, as if it had been absent.
+    """
+    at_server = self._server_context(state, federation.public)
+
+    def step(client_id, slot):
+      client, _, watch = slot
+      _, result = self._update(
+        state, federation, population, cohort, client_id, client
+      )
+      tally = divergence_lib.judge(result, state.health, self.max_message_norm)
+      counts = tally.heard > 0
+      aggregate = self.method.receive(
+        state.server, result.message, result.weight, at_server, cohort
+      )
+      part = self._collect(result.message, result.weight, counts)
+      said = aggregate, result.metrics
+      nothing = jax.tree.map(jnp.zeros_like, said)
+      aggregate, metrics = divergence_lib.keep(counts, said, nothing)
+      heard = Heard(aggregate, metrics, tally)
+      client = divergence_lib.keep(counts, result.client, client)
+      watch = divergence_lib.watched(watch, tally, state.round)
+      return (client, part, watch), heard
+
+    return step
+
+  def slots(self, state, federation, population, cohort):
+    """The clients' slots, with room for what is kept apart."""
+    clients, members = state.clients[cohort], state.members[cohort]
+    watch = state.watch[cohort]
+    if self.method.collect is None:
+      return clients, (), watch
+
+    def part(client):
+      _, result = self._update(
+        state, federation, population, cohort, members[0], client
+      )
+      return self._collect(result.message, result.weight, jnp.bool_(True))
+
+    shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], clients))
+    parts = jax.tree.map(
+      lambda x: jnp.zeros((members.shape[0], *x.shape), x.dtype), shapes
+    )
+    return clients, parts, watch
+
+  def _collected(self, state, cohort, part):
+    if self.method.collect is None:
+      return None
+    members = state.members[cohort]
+    parts, weights, sent = self.layout.gather(part)
+    return api.Collected(
+      jnp.where(sent, self.layout.gather(members), -1), parts, weights
+    )
+
+  def traffic(self, state, federation, population, cohort):
+    """A client's state, what it receives and what it sends, by shapes."""
+    client = jax.tree.map(lambda x: x[0], state.clients[cohort])
+    download, result = self._update(
+      state, federation, population, cohort, jnp.int32(0), client
+    )
+    return client, download, result.message
+
+  def present(self, key, round_, population) -> jax.Array:
+    """Who takes part in a round, bool `[clients]`."""
+    return population.participation.present(key, round_, self.num_clients)
+
+  def _choose(self, state, population, cohort):
+    """Who of this device's clients takes part; None for all of its slots."""
+    members = state.members[cohort]
+    slots, participation = members.shape[0], population.participation
+    if self.slots_are_participants:
+      return clients_lib.choose(members >= 0, slots)
+    if participation.is_everyone(self.num_clients):
+      filled = self.layout.slots(self.sizes[cohort]) == self.sizes[cohort]
+      return None if filled else clients_lib.choose(members >= 0, slots)
+    takes_part = self.present(state.key, state.round, population)
+    most = min(participation.most(self.num_clients), slots)
+    return clients_lib.choose((members >= 0) & takes_part[members], most)
+
+  def _close(self, state, carries, public):
+    """The server's step, from what each device summed up and collected."""
+    heard = self.layout.sum({name: carry[0] for name, carry in carries.items()})
+    aggregates = {
+      cohort: summed.aggregate._replace(
+        collected=self._collected(state, cohort, carries[cohort][1])
+      )
+      for cohort in self.sizes  # Trees come back with their keys sorted.
+      for summed in [heard[cohort]]
+    }
+    tally = jax.tree.map(
+      lambda *parts: sum(parts), *(x.tally for x in heard.values())
+    )
+    metrics = jax.tree.map(
+      lambda *parts: sum(parts) / tally.heard,
+      *(x.metrics for x in heard.values()),
+    )
+    context = self._server_context(state, public)
+    # Unchanged if nobody was heard.
+    server = self.method.server_update(state.server, aggregates, context)
+    fine = divergence_lib.finite(server)
+    server = divergence_lib.keep(fine, server, state.server)
+    state = state._replace(
+      server=server,
+      round=state.round + state.health.calibrated,
+      health=divergence_lib.after_round(
+        state.health, tally, self.num_clients, ~fine, state.round
+      ),
+    )
+    return state, {**metrics, **_counted(tally)}
+
+  def zeros(self, state, federation, population):
+    """{cohort: the carry when nobody has been heard}."""
+
+    def zero(cohort):
+      slots = self.slots(state, federation, population, cohort)
+      step = self.client_step(state, federation, population, cohort)
+      heard = clients_lib.zero_output(step, state.members[cohort], slots)
+      return heard, slots[1]
+
+    return {cohort: zero(cohort) for cohort in self.sizes}
+
+  def _run(self, state, zeros, federation, population):
+    """All participants of all cohorts: (state, carries)."""
+    clients, watch, carries = {}, {}, {}
+    for cohort in self.sizes:
+      zero, parts = zeros[cohort]
+      slots, heard = clients_lib.run_clients(
+        self.client_step(state, federation, population, cohort),
+        state.members[cohort],
+        (state.clients[cohort], parts, state.watch[cohort]),
+        chunk_size=self.layout.chunk_size,
+        chosen=self._choose(state, population, cohort),
+        zero=zero,
+      )
+      clients[cohort], parts, watch[cohort] = slots
+      carries[cohort] = heard, parts
+    return state._replace(clients=clients, watch=watch), carries
+
+  def rounds(self, state, rounds, federation, population):
+    """Several rounds, at least one: (state, metrics of the last).
+
+    And before the first of all, one that is for norms alone.
+    """
+    zeros = self.zeros(state, federation, population)
+
+    def round_(state):
+      state, carries = self._run(state, zeros, federation, population)
+      return self._close(state, carries, federation.public)
+
+    # All cohorts report the same metrics.
+    nothing = next(iter(zeros.values()))[0]
+    metrics = jax.tree.map(lambda x: x / nothing.tally.heard, nothing.metrics)
+    metrics |= _counted(nothing.tally)
+    more = (~state.health.calibrated).astype(jnp.int32)
+    return jax.lax.fori_loop(
+      0, rounds + more, lambda _, carry: round_(carry[0]), (state, metrics)
+    )
+
+  # A round in pieces, for a loop on the host. Sums that are not yet those of
+  # all devices have a leading axis `[devices]` between the pieces.
+
+  def open(self, state, federation, population):
+    """Begins a round.
+
+    Returns:
+      {cohort: carry of nobody}; and {cohort: who takes part}: each device's
+      positions and their number, or None for everyone.
+    """
+    orders = {}
+    for cohort in self.sizes:
+      chosen = self._choose(state, population, cohort)
+      orders[cohort] = (
+        None if chosen is None else (chosen.positions, chosen.count[None])
+      )
+    zeros = self.zeros(state, federation, population)
+    return _on_devices(zeros), orders
+
+  def chunk(self, state, carry, order, index, federation, population, cohort):
+    """One chunk of a cohort's clients: (state, carry)."""
+    step = self.client_step(state, federation, population, cohort)
+    members, (heard, parts) = state.members[cohort], carry
+    chosen = None
+    if order is not None:
+      most = min(
+        population.participation.most(self.num_clients), members.shape[0]
+      )
+      chosen = clients_lib.Chosen(order[0], order[1][0], most)
+    chosen, size, _ = clients_lib.divide(
+      members.shape[0], self.layout.chunk_size, chosen
+    )
+    (clients, parts, watch), part = clients_lib.run_chunk(
+      step,
+      members,
+      (state.clients[cohort], parts, state.watch[cohort]),
+      index,
+      size=size,
+      chosen=chosen,
+    )
+    part = jax.tree.map(lambda x: x[None], part)
+    heard = jax.tree.map(jnp.add, heard, part)
+    clients = {**state.clients, cohort: clients}
+    watch = {**state.watch, cohort: watch}
+    return state._replace(clients=clients, watch=watch), (heard, parts)
+
+  def block(self, moved, state, carries, federation, population):
+    """A block of participants, whose states are moved: (moved, carries).
+
+    For a state that holds them alone; what is kept of single messages would
+    have to be kept elsewhere. `moved` are their states and Watches.
+    """
+    state = state._replace(clients=moved[0], watch=moved[1])
+    zeros = self.zeros(state, federation, population)
+    state, new = self._run(state, zeros, federation, population)
+    carries = jax.tree.map(jnp.add, carries, _on_devices(new))
+    return (state.clients, state.watch), carries
+
+  def close(self, state, carries, public):
+    """Ends a round that was begun with `open`: (state, metrics)."""
+    return self._close(
+      state,
+      {
+        name: (jax.tree.map(lambda x: x[0], heard), parts)
+        for name, (heard, parts) in carries.items()
+      },
+      public,
+    )
+
+  def _variants(self, state, federation, population, cohort, client_id, client):
+    """A client's models after the round that is done, and its data."""
+    key = jax.random.fold_in(state.key, random_keys.EVALUATION)
+    context = self._context(
+      population, federation.public, key, state.round, client_id
+    )
+    data = federation.client(client_id)
+    variants = self.method.variants(state.server, client, data, context, cohort)
+    return variants, data
+
+  def evaluate(self, state, federation, population):
+    """{cohort: {split: {variant: accuracy [slots]}}}."""
+
+    def of_cohort(cohort):
+      def one(client_id, client):
+        variants, data = self._variants(
+          state, federation, population, cohort, client_id, client
+        )
+        return evaluate_lib.accuracies(
+          variants, data, self.splits, self.evaluated_at_once
+        )
+
+      return clients_lib.map_clients(
+        one,
+        state.members[cohort],
+        state.clients[cohort],
+        chunk_size=self.layout.chunk_size,
+      )
+
+    results = {cohort: of_cohort(cohort) for cohort in self.sizes}
+    # A process can read what is on devices of its own alone.
+    return self.layout.gather(results) if self.layout.across else results
+
+  def headline_models(self, state, index, federation, population, cohort, size):
+    """What `size` clients of each device would use, the `index`-th so many.
+
+    Returns:
+      Who they are, int32 `[size]`, -1 for nobody; and (params, stats) of their
+      headline variants, stacked `[size, ...]`.
+    """
+    members = state.members[cohort]
+    place = index * size + jnp.arange(size)
+    rows = jnp.minimum(place, members.shape[0] - 1)
+
+    def one(client_id, client):
+      variants, _ = self._variants(
+        state, federation, population, cohort, client_id, client
+      )
+      return variants[self.method.headline][:2]
+
+    models = clients_lib.map_clients(
+      one,
+      members[rows],
+      jax.tree.map(lambda x: x[rows], state.clients[cohort]),
+      chunk_size=self.layout.chunk_size,
+    )
+    results = jnp.where(place < members.shape[0], members[rows], -1), models
+    return self.layout.gather(results) if self.layout.across else results
+
+
+def _on_devices(carries):
+  """Each device's sums, as its entry of an axis over devices."""
+  return {
+    name: (jax.tree.map(lambda x: x[None], heard), parts)
+    for name, (heard, parts) in carries.items()
+  }

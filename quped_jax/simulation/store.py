@@ -1,0 +1,138 @@
+"""Clients' states in host memory or in files, for more clients than fit.
+
+Stacked as on a device, arrays `[clients, ...]`, of which a round moves only
+the participants, a block at a time. Files are mapped into memory: what is not
+used is not loaded, and all of their space is taken when they are made, for the
+first phase and once more for the second, so that a disk that fills up later
+cannot stop a run in the middle of a write.
+"""
+
+import os
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from quped_jax import checks
+
+PLACES = ("device", "host", "disk")
+
+# Clients that are moved at once, if nothing else is said.
+_BLOCK = 256
+
+
+class Store(NamedTuple):
+  """Where the clients' states are kept.
+
+  Attributes:
+    where: "device", on the devices that train them; "host", in host memory;
+      "disk", in files that are mapped into memory.
+    folder: of the files.
+    block: how many clients are moved at once; 0 for a number that does for
+      most.
+  """
+
+  where: str = "device"
+  folder: str | os.PathLike | None = None
+  block: int = 0
+
+  def block_clients(self, participants: int) -> int:
+    """How many clients are on the devices at once."""
+    return min(self.block or _BLOCK, participants)
+
+  def allocate(self, shapes: Any, clients: int, name: str) -> Any:
+    """Room for the states of so many clients; what it holds is undefined.
+
+    Args:
+      shapes: of one client's state.
+      clients: how many there are.
+      name: of the folder of this cohort's files.
+
+    Returns:
+      A tree like `shapes` of numpy arrays `[clients, ...]`.
+
+    Raises:
+      ValueError: no room; no file is left.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    if self.where != "disk":
+      arrays = [np.empty((clients, *x.shape), x.dtype) for _, x in leaves]
+      return jax.tree.unflatten(structure, arrays)
+    if self.folder is None:
+      raise ValueError(
+        "client_state='disk': must be 'host' or 'device' without a workdir, in "
+        "which the files would lie"
+      )
+    folder = pathlib.Path(self.folder) / name
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      arrays = [
+        _make_file(folder / f"{i}.npy", (clients, *x.shape), x.dtype)
+        for i, (_, x) in enumerate(leaves)
+      ]
+    except OSError as error:
+      shutil.rmtree(folder, ignore_errors=True)
+      size = sum(
+        clients * int(np.prod(x.shape)) * x.dtype.itemsize for _, x in leaves
+      )
+      raise ValueError(
+        f"client_state='disk': must have room for {size:,} bytes in "
+        f"{str(folder)!r}, the states of {clients} clients ({error})"
+      ) from error
+    return jax.tree.unflatten(structure, arrays)
+
+  def remove(self, name: str = ".") -> None:
+    """Deletes the files of a cohort; those still in use vanish with that.
+
+    Args:
+      name: of its folder; those of all by default.
+    """
+    if self.where == "disk" and self.folder is not None:
+      shutil.rmtree(pathlib.Path(self.folder) / name, ignore_errors=True)
+
+
+def _make_file(path: pathlib.Path, shape, dtype) -> np.ndarray:
+  """A new .npy file, mapped into memory, whose space on the disk is taken."""
+  path.unlink(missing_ok=True)
+  array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+  # What is mapped was only promised so far: running out of it while writing
+  # to memory would end the process with a signal.
+  size = path.stat().st_size
+  with open(path, "r+b") as file:
+    if hasattr(os, "posix_fallocate"):
+      os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(path.parent).free < size:
+      raise OSError("not enough space on the disk")
+  return array
+
+
+def gather(states: Any, rows: np.ndarray) -> Any:
+  """The states of some clients, `[len(rows), ...]`."""
+  return jax.tree.map(lambda x: np.take(x, rows, axis=0), states)
+
+
+def scatter(states: Any, rows: np.ndarray, new: Any) -> None:
+  """Writes the states of some clients, the first of `new`, in place."""
+
+  def write(x, y):
+    x[rows] = y[: len(rows)]
+
+  jax.tree.map(write, states, new)
+
+
+def check_store(where: str, block: int, strategy: str) -> None:
+  """Raises a ValueError unless states can be kept so; see `Settings`."""
+  checks.choice("client_state", where, PLACES)
+  checks.at_least("clients_per_block", block, 0)
+  if where == "device" and block:
+    raise ValueError(
+      f"clients_per_block={block}: must be 0 with client_state='device', from "
+      "which nobody is moved"
+    )
+  if where != "device" and strategy == "dispatch":
+    raise ValueError(
+      f"strategy='dispatch': must be another with client_state={where!r}, "
+      "whose blocks are the host's loop"
+    )

@@ -1,0 +1,298 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.data import Partition, SyntheticSource
+from quped_jax.data.federation import Split, place, synthetic_federation
+from quped_jax.simulation import client_axis
+from tests import tiny
+
+
+def from_parts(train, samples=100, test=None, augment="none", **dataset):
+  """A federation whose inputs are their own row numbers."""
+  inputs = np.arange(samples, dtype=np.float32)[:, None]
+  labels = np.arange(samples) % 3
+  train = tuple(np.asarray(rows, np.int32) for rows in train)
+  test = train if test is None else test
+  nothing = tuple(np.zeros(0, np.int32) for _ in train)
+  return qj.make_federation(
+    qj.from_arrays(inputs, labels, **dataset),
+    Partition(train, nothing, test),
+    augment=augment,
+  )
+
+
+def drawn(federation, client, steps, batch_size, seed=0):
+  @jax.jit
+  def draw(federation, client, key):
+    return federation.client(client).draw(key, steps, batch_size)
+
+  return np.asarray(draw(federation, jnp.int32(client), jax.random.key(seed)))
+
+
+@pytest.mark.parametrize(
+  ("count", "batch_size"), [(8, 8), (23, 8), (16, 4), (15, 8), (9, 1)]
+)
+def test_every_epoch_is_a_permutation_without_its_last_partial_batch(
+  count, batch_size
+):
+  federation = from_parts([range(count), range(60, 90)])
+  per_epoch = count // batch_size
+  positions = drawn(federation, 0, 3 * per_epoch, batch_size)
+  epochs = positions.reshape(3, per_epoch * batch_size)
+  for epoch in epochs:
+    assert len(set(epoch)) == per_epoch * batch_size
+    assert epoch.min() >= 0 and epoch.max() < count
+  assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_every_sample_is_dropped_in_some_epoch_and_drawn_in_another():
+  federation = from_parts([range(10)])
+  epochs = drawn(federation, 0, 100, 8)
+  times = np.bincount(epochs.ravel(), minlength=10)
+  # Expected 80 of 100 epochs, standard deviation 4.
+  assert times.min() > 60 and times.max() < 100
+
+
+def test_a_client_with_less_than_one_batch_draws_with_replacement():
+  federation = from_parts([range(5), range(20, 60)])
+  positions = drawn(federation, 0, 200, 8)
+  assert positions.shape == (200, 8)
+  # 8 of 5 samples repeat in any case; without replacement in groups of five
+  # every batch would hold each sample once at least.
+  assert any(len(set(batch)) < 4 for batch in positions)
+  times = np.bincount(positions.ravel(), minlength=5)
+  assert len(times) == 5
+  assert np.all(abs(times - 320) < 5 * np.sqrt(320))
+
+
+def test_batches_do_not_depend_on_who_else_is_there():
+  alone = from_parts([range(23)])
+  beside = from_parts([range(23), range(23, 95)])
+  assert alone.train.max_count < beside.train.max_count
+  for steps in (2, 31):
+    np.testing.assert_array_equal(
+      drawn(alone, 0, steps, 8), drawn(beside, 0, steps, 8)
+    )
+
+
+def test_batches_depend_on_the_key():
+  federation = from_parts([range(23)])
+  one, other = (drawn(federation, 0, 2, 8, seed) for seed in (0, 1))
+  assert not np.array_equal(one, other)
+
+
+def test_only_own_rows_are_drawn():
+  parts = [[3, 1, 40], range(50, 99), [7, 90, 2, 41, 5, 8, 9, 11, 12]]
+  parts[1] = [row for row in parts[1] if row != 90]
+  federation = from_parts(parts)
+
+  @jax.jit
+  def rows(client):
+    data = federation.client(client)
+    positions = data.draw(jax.random.key(1), 40, 4)
+    return jax.vmap(lambda p: data.batch(p).inputs)(positions)
+
+  for client, part in enumerate(parts):
+    seen = np.asarray(rows(jnp.int32(client))).astype(int)
+    assert set(seen.ravel()) == set(part)
+
+
+def test_the_table_of_rows_is_not_padded():
+  parts = [[3, 1], range(50, 99), [7]]
+  federation = from_parts(parts)
+  train = federation.train
+  assert train.offset.tolist() == [0, 2, 51]
+  assert train.count.tolist() == [2, 49, 1]
+  assert train.max_count == 49
+  assert np.asarray(train.rows).tolist() == [3, 1, *range(50, 99), 7]
+  assert federation.validation.count.tolist() == [0, 0, 0]
+  assert federation.validation.max_count == 0
+
+
+def test_one_clients_view_has_its_samples_of_every_split():
+  test = (np.array([9, 8], np.int32), np.array([30], np.int32))
+  federation = from_parts([[3, 1], [50]], test=test)
+  data = federation.client(jnp.int32(0))
+  batch = data.batch(jnp.array([1, 0]), "test")
+  assert batch.inputs[:, 0].tolist() == [8, 9]
+  assert batch.labels.tolist() == [8 % 3, 9 % 3]
+  assert data.batch(jnp.array([0])).inputs.tolist() == [[3]]
+  np.testing.assert_array_equal(federation.example(), np.zeros((1, 1)))
+
+
+class Watched(np.ndarray):
+  """Inputs that remember which rows were read."""
+
+  read: set[int]
+
+  def __getitem__(self, rows):
+    if isinstance(rows, np.ndarray):
+      self.read.update(rows.tolist())
+    return np.asarray(self)[rows]
+
+
+def test_each_device_gets_the_samples_of_its_clients():
+  devices = jax.devices()[:3]
+  layout = client_axis.Layout(
+    jax.sharding.Mesh(np.array(devices), ("clients",)), 1
+  )
+  parts = [[3, 1], [50, 99, 1], [7], [80, 81, 82, 83, 84]]
+  test = tuple(np.array([i + 10], np.int32) for i in range(4))
+  federation = from_parts(parts, test=test)
+  inputs = federation.source.inputs.view(Watched)
+  inputs.read = set()
+  source = dataclasses.replace(federation.source, inputs=inputs)
+  federation = dataclasses.replace(federation, source=source)
+  groups = [np.array([0, 1]), np.array([3]), np.array([], int)]
+  placed, specs = place(federation, layout, groups)
+  # Client 2 is with nobody.
+  assert inputs.read == {3, 1, 50, 99, 80, 81, 82, 83, 84, 10, 11, 13}
+  held = [shard.data for shard in placed.source.inputs.addressable_shards]
+  assert [x.shape for x in held] == [(6, 1)] * 3
+  assert np.ravel(held[0]).tolist() == [1, 3, 10, 11, 50, 99]
+  assert np.ravel(held[1]).tolist() == [13, 80, 81, 82, 83, 84]
+
+  def samples(ids, federation):
+    def of(i, split):
+      return federation.client(i).batch(jnp.arange(5), split).inputs[..., 0]
+
+    return jax.vmap(lambda i: (of(i, "train"), of(i, "test")))(ids)
+
+  spec = jax.sharding.PartitionSpec("clients")
+  drawn = jax.jit(layout.shard(samples, (spec, specs), spec))
+  train, tested = drawn(jnp.array([0, 1, 3, 3, 0, 0]), placed)
+  for i, client in enumerate([0, 1, 3]):
+    assert train[i, : len(parts[client])].tolist() == parts[client]
+    assert tested[i, 0] == client + 10
+  assert placed.train.count.tolist() == [2, 3, 0, 5]
+  assert placed.train.max_count == 5
+
+
+def test_similar_federations_have_samples_of_the_same_shape():
+  devices = jax.devices()[:2]
+  layout = client_axis.Layout(
+    jax.sharding.Mesh(np.array(devices), ("clients",)), 1
+  )
+  groups = [np.array([0]), np.array([1])]
+  shapes = set()
+  for sizes in ((38, 37), (33, 40), (40, 34)):
+    starts = (0, sizes[0])
+    parts = [range(a, a + n) for a, n in zip(starts, sizes, strict=True)]
+    placed, _ = place(from_parts(parts), layout, groups)
+    assert placed.train.rows is not None
+    shapes.add((placed.source.inputs.shape, placed.train.rows.shape))
+  assert shapes == {((2 * 40, 1), (2 * 40,))}
+
+
+@pytest.mark.parametrize("groups", [None, [np.array([0]), np.array([1])]])
+def test_what_is_made_when_it_is_drawn_is_everywhere(groups):
+  layout = client_axis.Layout(
+    jax.sharding.Mesh(np.array(jax.devices()[:2]), ("clients",)), 1
+  )
+  federation = synthetic_federation(SyntheticSource(0), 2)
+  placed, specs = place(federation, layout, groups)
+  assert specs == jax.sharding.PartitionSpec()
+  offset = placed.train.offset
+  assert isinstance(offset, jax.Array) and offset.is_fully_replicated
+
+
+def test_inputs_are_normalised_when_drawn():
+  federation = from_parts([[10, 20]], mean=10.0, std=4.0)
+  inputs = federation.client(jnp.int32(0)).batch(jnp.array([0, 1])).inputs
+  assert inputs[:, 0].tolist() == [0.0, 2.5]
+
+
+def test_integer_images_become_floats():
+  images = np.full((4, 2, 2, 1), 255, np.uint8)
+  part = (np.arange(4, dtype=np.int32),)
+  federation = qj.make_federation(
+    qj.from_arrays(images, np.array([0, 1, 0, 1]), mean=127.5, std=127.5),
+    Partition(part, (np.zeros(0, np.int32),), part),
+  )
+  assert federation.source.inputs.dtype == jnp.uint8
+  image = federation.client(0).batch(jnp.array([0])).inputs
+  assert image.dtype == jnp.float32
+  np.testing.assert_array_equal(image, np.ones((1, 2, 2, 1)))
+
+
+def test_only_training_batches_are_augmented():
+  images = np.random.default_rng(0).normal(size=(8, 6, 6, 1))
+  part = (np.arange(8, dtype=np.int32),)
+  federation = qj.make_federation(
+    qj.from_arrays(images, np.arange(8) % 2),
+    Partition(part, (np.zeros(0, np.int32),), part),
+    augment="crop_flip",
+  )
+  data = federation.client(jnp.int32(0))
+  positions = jnp.arange(8)
+  plain = data.batch(positions)
+  augmented = data.train_batch(jax.random.key(0), positions)
+  np.testing.assert_allclose(plain.inputs, images.astype(np.float32))
+  assert not np.array_equal(plain.inputs, augmented.inputs)
+  np.testing.assert_array_equal(plain.labels, augmented.labels)
+
+
+@pytest.mark.parametrize("augment", ["flip", "crop_flip"])
+def test_an_augmentation_that_does_not_exist_or_fit_is_an_error(augment):
+  with pytest.raises(ValueError, match=f"augment='{augment}': must be"):
+    from_parts([range(4)], augment=augment)
+
+
+def test_a_synthetic_federation_draws_what_its_source_makes():
+  source = SyntheticSource(3, train_samples=40, test_samples=10)
+  federation = synthetic_federation(source, 6, validation_fraction=0.25)
+  assert federation.num_clients == 6
+  assert federation.num_classes == source.num_classes
+  data = federation.client(jnp.int32(4))
+  firsts = {"train": (0, 30), "validation": (30, 10), "test": (40, 10)}
+  for split, (first, count) in firsts.items():
+    part: Split = getattr(data, split)
+    assert int(part.count) == part.max_count == count
+    batch = data.batch(jnp.arange(2), split)
+    inputs, labels = source.draw(4, jnp.arange(first, first + 2))
+    np.testing.assert_array_equal(batch.inputs, inputs)
+    np.testing.assert_array_equal(batch.labels, labels)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_synthetic_federation_keeps_training_samples(fraction):
+  with pytest.raises(ValueError, match="validation_fraction=.*must be in"):
+    synthetic_federation(SyntheticSource(0), 2, validation_fraction=fraction)
+
+
+def test_a_federation_is_an_argument_of_compiled_functions():
+  counter = tiny.Counter(lambda f: f.client(jnp.int32(1)).train.count)
+  count = jax.jit(counter)
+  first = tiny.make_federation()
+  second = tiny.make_federation(seed=1)
+  assert int(count(first)) == int(count(second)) == tiny.COUNTS[1]
+  assert counter.calls == 1
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    first.num_clients = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+  ("train", "test", "message"),
+  [
+    (([0, 1], []), ([2], [3]), r"partition.train\[1\]=\[\]: must hold"),
+    (([0, 1], [4]), ([2], []), r"partition.test\[1\]=\[\]: must hold"),
+    (([0, 1], [100]), ([2], [3]), r"train\[1\]: must hold rows from 0 to 19"),
+    (([0, 1], [-1]), ([2], [3]), r"train\[1\]: must hold rows from 0 to 19"),
+    (([0, 1], [4]), ([2],), "partition.test: must be of 2 clients"),
+  ],
+)
+def test_a_partition_that_cannot_be_is_an_error(train, test, message):
+  dataset = qj.from_arrays(np.zeros((20, 2)), np.arange(20) % 2)
+  nothing = tuple(np.zeros(0, np.int32) for _ in train)
+  parts = qj.data.Partition(
+    train=tuple(np.array(rows, np.int32) for rows in train),
+    validation=nothing,
+    test=tuple(np.array(rows, np.int32) for rows in test),
+  )
+  with pytest.raises(ValueError, match=message):
+    qj.make_federation(dataset, parts)

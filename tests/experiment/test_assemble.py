@@ -1,0 +1,127 @@
+import dataclasses
+
+import pytest
+
+import quped_jax as qj
+from quped_jax import checks, methods
+from quped_jax.experiment.assemble import assemble
+from quped_jax.methods import api
+from tests import tiny
+
+
+def made(**changes):
+  settings = tiny.make_settings("quped", 3, **changes)
+  return assemble(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))
+
+
+def test_a_budget_of_steps_is_the_same_for_every_method():
+  assert made(steps=8).settings.steps == 8
+
+
+def test_epochs_are_those_of_the_average_client():
+  # 5, 23 and 40 samples are 22 on average: two batches of eight.
+  assert made(epochs=1).settings.steps == 2
+  assert made(epochs=3).settings.steps == 6
+
+
+@pytest.mark.parametrize(
+  ("bits", "steps", "expected"),
+  # Of local training's evaluations, 1 a step or 3 with levels, one of QuPeD's
+  # steps takes 2, or 4.
+  [((32,), 8, 4), ((32,), 9, 4), ((32,), 1, 1), ((1,), 8, 6), ((1, 32), 4, 3)],
+)
+def test_a_budget_of_gradients_gives_fewer_steps(bits, steps, expected):
+  assembly = made(bits=bits, steps=steps, budget="gradients")
+  assert assembly.settings.steps == expected
+  per_step = 2 if bits == (32,) else 4
+  assert assembly.simulation.gradients == expected * per_step
+
+
+def test_a_budget_of_gradients_is_found_in_a_few_tries(monkeypatch):
+  entry, makes = methods.get_method("quped"), []
+
+  def make(*args):
+    makes.append(args)
+    return entry.make(*args)
+
+  monkeypatch.setitem(methods.METHODS, "quped", entry._replace(make=make))
+  assembly = made(bits=(32,), steps=10**5, budget="gradients")
+  assert assembly.settings.steps == 50000
+  assert len(makes) < 10
+
+
+def test_a_budget_of_gradients_is_of_a_method_that_counts_them():
+  def make(models, federation, training, options):
+    entry = methods.get_method("local")
+    method = entry.make(models, federation, training, entry.options())
+    return method._replace(gradients=None)
+
+  before = dict(methods.METHODS)
+  qj.register_method("uncounted", make, methods.get_method("local").options)
+  try:
+    settings = qj.Settings(method="uncounted", clients=4, budget="gradients")
+    with pytest.raises(ValueError, match="budget='gradients': must be 'steps'"):
+      qj.build(settings)
+  finally:
+    methods.METHODS.clear()
+    methods.METHODS.update(before)
+
+
+def test_the_global_model_can_be_another_network():
+  settings = tiny.make_settings(
+    "quped", 3, shared_model="mlp", shared_hidden=(4,)
+  )
+  simulation, _, _ = qj.build(
+    settings, federation=tiny.make_federation(tiny.COUNTS[:3])
+  )
+  # 6 -> 4 -> 4, with biases.
+  assert simulation.bytes_up == 4 * ((6 * 4 + 4) + (4 * 4 + 4))
+  with tiny.quick_compilation():
+    state, metrics = simulation.run_round(simulation.init(0))
+  assert metrics["loss"] > 0
+  assert state.server.params["first"]["kernel"].shape == (6, 4)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "qupel"])
+def test_methods_that_average_weights_refuse_another_network(method):
+  settings = tiny.make_settings(
+    method, 3, shared_model="mlp", shared_hidden=(8, 7)
+  )
+  federation = tiny.make_federation(tiny.COUNTS[:3])
+  with pytest.raises(ValueError, match=f"shared_model=.*{method} averages"):
+    qj.build(settings, federation=federation)
+  # The same network by its name is no other.
+  same = dataclasses.replace(settings, shared_hidden=(8, 8))
+  qj.build(same, federation=federation)
+
+
+def test_widths_are_of_a_perceptron():
+  with pytest.raises(ValueError, match=r"shared_hidden=\(4,\): must be \(\)"):
+    qj.Settings(shared_hidden=(4,))
+  with pytest.raises(ValueError, match="shared_model='mpl': must be one of"):
+    qj.Settings(shared_model="mpl", shared_hidden=(4,))
+  with pytest.raises(ValueError, match=r"shared_hidden=\(0,\): must be posit"):
+    qj.Settings(shared_model="mlp", shared_hidden=(0,))
+
+
+def test_an_unknown_shared_network_is_named():
+  with pytest.raises(ValueError, match="shared_model='wrong': must be one of"):
+    made(shared_model="wrong")
+
+
+@pytest.mark.parametrize(
+  ("check", "message"),
+  [
+    (
+      lambda: checks.at_least("x.k", 0, 1),
+      "x.k=0: must be at least 1",
+    ),
+    (
+      lambda: api.check_public("fedmd", None, labelled=True),
+      "public_size=0: must be positive with method='fedmd'",
+    ),
+  ],
+)
+def test_checks_name_the_field(check, message):
+  with pytest.raises(ValueError, match=message):
+    check()

@@ -1,0 +1,226 @@
+"""The models that a run leaves."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.experiment import deploy
+from quped_jax.experiment.assemble import assemble
+from quped_jax.quantization import alternating
+from tests import tiny
+
+QUIET = qj.Display(quiet=True)
+CLIENTS = len(tiny.COUNTS)
+KINDS = "2*mlp(8,8)@1, 1*mlp(8,8)@32, 2*mlp(12,8)@32"
+
+
+def apart(state):
+  """The state in which every client has other weights, as after a round."""
+
+  def shift(path, x):
+    if "params" not in jax.tree_util.keystr(path):
+      return x
+    steps = np.arange(len(x), dtype=np.float32).reshape(
+      -1, *(1,) * (x.ndim - 1)
+    )
+    return x + steps / 10
+
+  return state._replace(
+    clients=jax.tree_util.tree_map_with_path(shift, state.clients)
+  )
+
+
+@pytest.mark.parametrize(
+  "how",
+  [
+    {},
+    {"strategy": "vmap"},
+    {"devices": 2},  # One slot of six is empty.
+    {"client_state": "host", "clients_per_block": 2},
+  ],
+  ids=str,
+)
+def test_what_comes_out_is_what_clients_have(how, monkeypatch):
+  monkeypatch.setattr("quped_jax.simulation.programs._MODELS_AT_ONCE", 2)
+  settings = tiny.make_settings("local", CLIENTS, bits=(1, 2, 32), **how)
+  made = assemble(settings, federation=tiny.make_federation())
+  with tiny.quick_compilation():
+    state = apart(made.simulation.init(0))
+    found = list(made.simulation.headline_models(state))
+  assert sorted(own.client_id for own in found) == list(range(CLIENTS))
+  for own in found:
+    learner = qj.client_state(state, own.client_id)
+    params, _ = alternating.deployed(jax.tree.map(jnp.asarray, learner))
+    jax.tree.map(np.testing.assert_array_equal, own.params, params)
+    assert own.stats == {} and own.cohort == "clients"
+  kernels = [own.params["hidden_1"]["kernel"] for own in found]
+  assert not np.array_equal(kernels[0], kernels[1])
+
+
+def run(workdir, method="quped", federation=None, **changes):
+  """A round of the tiny federation, whose samples are not normalised."""
+  settings = tiny.make_settings(
+    method, CLIENTS, rounds=1, steps=2, save_models="clients", **changes
+  )
+  federation = federation or tiny.make_federation()
+  source = dataclasses.replace(
+    federation.source, mean=np.float32(0.5), std=np.float32(2.0)
+  )
+  federation = dataclasses.replace(federation, source=source)
+  with tiny.quick_compilation():
+    result = qj.run(settings, workdir, federation=federation, display=QUIET)
+  return result, federation
+
+
+def files_in(workdir):
+  return sorted(path.name for path in (workdir / "models").iterdir())
+
+
+def names_of(clients):
+  return [f"client_{i:05d}.safetensors" for i in range(clients)]
+
+
+def check_accuracy(result, federation, workdir):
+  """On their test samples the files are what the run says of them."""
+  pool, test = federation.source, federation.test
+  for row in result.clients:
+    name = f"client_{row['client']:05d}.safetensors"
+    path = workdir / "models" / name
+    packed = qj.load_packed(path)
+    first = test.offset[row["client"]]
+    rows = test.rows[first : first + test.count[row["client"]]]
+    classes = packed.predict(pool.inputs[rows]).argmax(axis=1)
+    accuracy = np.mean(classes == pool.labels[rows])
+    assert accuracy == pytest.approx(row[result.simulation.headline])
+    assert packed.info.client == row["client"]
+    assert packed.info.method == result.summary["method"]
+    assert packed.info.variant == result.simulation.headline
+    assert packed.info.bits == row["bits"]
+    size = path.stat().st_size
+    tensors = 2 * len(jax.tree.leaves((packed.params, packed.stats))) + 2
+    assert 0 < size - row["model_bytes"] < 4096 + 160 * tensors
+
+
+def test_a_run_of_several_networks_leaves_all_its_models(tmp_path):
+  result, federation = run(
+    tmp_path, kinds=KINDS, model="mlp", hidden=(8, 8), devices=2
+  )
+  assert files_in(tmp_path) == [*names_of(5), "global.safetensors"]
+  check_accuracy(result, federation, tmp_path)
+  shared = qj.load_packed(tmp_path / "models" / "global.safetensors")
+  assert shared.info.client is None and shared.info.variant == "global"
+  assert shared.info.options == {"features": (8, 8)}
+  jax.tree.map(
+    np.testing.assert_array_equal, shared.params, result.state.server.params
+  )
+  other = qj.load_packed(tmp_path / "models" / "client_00004.safetensors")
+  assert other.info.options == {"features": (12, 8)}
+
+
+def test_statistics_and_levels_by_channel(tmp_path):
+  result, federation = run(
+    tmp_path,
+    "fedavg",
+    model="normed",
+    hidden=(),
+    bits=(1,),
+    granularity="channel",
+    client_state="host",
+    clients_per_block=3,
+  )
+  assert files_in(tmp_path) == [*names_of(5), "global.safetensors"]
+  check_accuracy(result, federation, tmp_path)
+  packed = qj.load_packed(tmp_path / "models" / "client_00002.safetensors")
+  assert set(packed.stats) == {"BatchNorm_0", "BatchNorm_1"}
+  assert packed.info.granularity == "channel"
+
+
+def test_where_all_use_the_global_model_there_is_one_file(tmp_path):
+  """And a run makes way for none but its own."""
+  (tmp_path / "models").mkdir()
+  for name in ("client_00002.safetensors", "global_old.safetensors", "mine"):
+    (tmp_path / "models" / name).touch()
+  result, _ = run(tmp_path, "fedavg", bits=(32,))
+  assert result.simulation.headline == "global"
+  assert files_in(tmp_path) == ["global.safetensors", "mine"]
+
+
+def test_a_global_model_for_each_network(tmp_path):
+  settings = tiny.make_settings(
+    "feddf",
+    CLIENTS,
+    kinds="3*mlp(8,8)@32, 2*mlp(12,8)@32",
+    model="mlp",
+    hidden=(8, 8),
+    save_models="clients",
+  )
+  made = assemble(settings, federation=tiny.make_federation())
+  deploy.check(made, tmp_path, model_given=False)
+  with tiny.quick_compilation():
+    deploy.save_models(made, made.simulation.init(0), tmp_path)
+  assert files_in(tmp_path) == [
+    "global_mlp(12,8).safetensors",
+    "global_mlp(8,8).safetensors",
+  ]
+
+
+def test_a_model_that_is_not_finite_has_no_file(tmp_path):
+  settings = tiny.make_settings("local", 3, save_models="clients")
+  made = assemble(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))
+  with tiny.quick_compilation():
+    state = made.simulation.init(0)
+  learners = state.clients["clients"]
+  kernel = learners.params["last"]["kernel"].at[1, 0, 0].set(jnp.nan)
+  last = {**learners.params["last"], "kernel": kernel}
+  broken = learners._replace(params={**learners.params, "last": last})
+  state = state._replace(clients={"clients": broken})
+  with (
+    tiny.quick_compilation(),
+    pytest.warns(UserWarning, match="models of client_00001 are not finite"),
+  ):
+    deploy.save_models(made, state, tmp_path)
+  assert files_in(tmp_path) == [
+    "client_00000.safetensors",
+    "client_00002.safetensors",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("method", "workdir", "given", "message"),
+  [
+    ("quped", False, False, "must be 'none' without a workdir"),
+    ("quped", True, True, "must be 'none' with a given model, .*register_mode"),
+    ("fedgkt", True, False, "must be 'none' with method='fedgkt', whose"),
+  ],
+)
+def test_models_that_cannot_be_files_are_errors_at_once(
+  method, workdir, given, message, tmp_path
+):
+  settings = tiny.make_settings(method, CLIENTS, save_models="clients")
+  model = qj.create_model("mlp", tiny.CLASSES) if given else None
+  with pytest.raises(ValueError, match=f"save_models='clients': {message}"):
+    qj.run(
+      settings,
+      tmp_path if workdir else None,
+      federation=tiny.make_federation(),
+      model=model,
+      display=QUIET,
+    )
+  assert not os.path.exists(tmp_path / "config.json")
+
+
+def test_an_unknown_choice_is_an_error():
+  with pytest.raises(ValueError, match="save_models='all': must be one of"):
+    qj.Settings(save_models="all")
+
+
+@pytest.mark.parametrize("method", ["apfl", "fedrep", "fedkd", "per_fedavg"])
+def test_methods_whose_models_are_made_for_use_have_files_too(method):
+  settings = tiny.make_settings(method, CLIENTS, save_models="clients")
+  made = assemble(settings, federation=tiny.make_federation())
+  deploy.check(made, "somewhere", model_given=False)

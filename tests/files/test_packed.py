@@ -1,0 +1,750 @@
+"""Packed model files: exact, small, and refused unless they are right."""
+
+import ast
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+import quped_jax as qj
+from quped_jax.experiment import client_types
+from quped_jax.files import packed
+from quped_jax.quantization import codebook
+from tests import tiny  # Registers "normed", with batch normalisation.
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Many more cases, for some twenty minutes.
+LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
+# What Python and NumPy may take to read a file of a few KB, or to refuse it.
+MOST_MEMORY = 8 * 2**20
+
+
+def cases(few, many):
+  """How many cases a test draws; a machine may be busy and draw slowly."""
+  return settings(
+    max_examples=many if LONG else few,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+  )
+
+
+def info_of(name="mlp", bits=2, shape=(6,), **changes):
+  if name == "mlp":
+    changes.setdefault("options", {"features": (8, 8)})
+  return qj.ModelInfo(name, tiny.CLASSES, shape, bits=bits, **changes)
+
+
+def variables_of(info, seed=0):
+  """Random parameters and statistics, with so many levels as there may be."""
+  rng = np.random.default_rng(seed)
+  model = info.create()
+  inputs = jax.ShapeDtypeStruct((1, *info.input_shape), jnp.float32)
+  params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
+
+  def draw(path, like):
+    name = codebook.path_name(path)
+    if info.bits == 32 or not model.is_quantized(name):
+      return rng.normal(size=like.shape).astype(like.dtype)
+    channels = like.shape[-1]
+    index = rng.integers(0, 2**info.bits, like.shape)
+    if info.granularity == "tensor":
+      return rng.normal(size=2**info.bits).astype(like.dtype)[index]
+    levels = rng.normal(size=(channels, 2**info.bits)).astype(like.dtype)
+    return levels[np.arange(channels), index]
+
+  params = jax.tree_util.tree_map_with_path(draw, params)
+  stats = jax.tree.map(lambda x: rng.random(x.shape).astype(x.dtype), stats)
+  return params, stats
+
+
+def same_bits(first, second):
+  leaves, structure = jax.tree.flatten(first)
+  others, other_structure = jax.tree.flatten(second)
+  return structure == other_structure and all(
+    (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
+    for x, y in zip(
+      map(np.asarray, leaves), map(np.asarray, others), strict=True
+    )
+  )
+
+
+INFOS = [
+  *(info_of(bits=bits) for bits in (1, 2, 3, 8, 32)),
+  info_of(bits=3, granularity="channel"),
+  info_of("normed", bits=1, dataset="d", method="m", client=7, variant="v"),
+  info_of("normed", bits=5, granularity="channel"),
+  info_of("transformer", bits=4, options={"width": 8, "blocks": 1, "heads": 2}),
+]
+
+
+@pytest.mark.parametrize("info", INFOS, ids=str)
+def test_a_model_comes_back_to_the_bit(info, tmp_path):
+  path = tmp_path / "model.safetensors"
+  params, stats = variables_of(info)
+  mean, std = np.asarray(0.1, np.float32), np.full(info.input_shape, 0.7, "f")
+  qj.save_packed(path, params, stats, info, mean=mean, std=std)
+  packed = qj.load_packed(path)
+  assert packed.info == info
+  assert same_bits((packed.params, packed.stats), (params, stats))
+  assert same_bits((packed.mean, packed.std), (mean, std))
+  again = tmp_path / "again.safetensors"
+  qj.save_packed(again, *packed[1:3], info, mean=packed.mean, std=packed.std)
+  assert again.read_bytes() == path.read_bytes()
+  assert sorted(os.listdir(tmp_path)) == [
+    "again.safetensors",
+    "model.safetensors",
+  ]
+
+
+def bare(classes, *, image_channels, conv, rows, columns):
+  """Nothing but one quantized tensor."""
+  del image_channels, conv
+  return qj.Model(
+    "bare",
+    lambda key, inputs: ({"kernel": jnp.zeros((rows, columns))}, {}),
+    lambda params, stats, inputs, train: (inputs @ params["kernel"], stats),
+    lambda path: True,
+  )
+
+
+qj.register_model("bare", bare)
+
+
+@given(st.data())
+@cases(100, 1000)
+def test_any_float_is_a_level(tmp_path_factory, data):
+  """Minus zero, denormals, infinities and every NaN, in tensors of any size."""
+  bits = data.draw(st.integers(1, 8))
+  rows, columns = (data.draw(st.integers(1, 9)) for _ in range(2))
+  granularity = data.draw(st.sampled_from(packed.GRANULARITIES))
+  special = st.sampled_from([0, 2**31, 1, 0x7F800000, 0x7FC00001, 0xFFFFFFFF])
+  pattern = st.one_of(special, st.integers(0, 2**32 - 1))
+  palettes = data.draw(
+    st.lists(
+      st.lists(pattern, min_size=1, max_size=2**bits),
+      min_size=columns,
+      max_size=columns,
+    )
+  )
+  seed = data.draw(st.integers(0, 2**32))
+  rng = np.random.default_rng(seed)
+  if granularity == "tensor":
+    palettes = palettes[:1] * columns
+  kernel = np.stack(
+    [rng.choice(np.array(p, np.uint32), rows) for p in palettes], axis=1
+  ).view(np.float32)
+  info = qj.ModelInfo(
+    *("bare", columns, (rows,)),
+    options={"rows": rows, "columns": columns},
+    bits=bits,
+    granularity=granularity,
+  )
+  path = tmp_path_factory.getbasetemp() / "any.safetensors"
+  qj.save_packed(path, {"kernel": kernel}, {}, info)
+  assert same_bits(qj.load_packed(path).params, {"kernel": kernel})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "bool"])
+def test_other_types_stay_as_they_are(dtype, tmp_path):
+  kernel = jnp.asarray([[0, 1, 1]], dtype)
+  model = qj.Model(
+    "typed",
+    lambda key, inputs: ({"kernel": jnp.zeros((1, 3), dtype)}, {}),
+    lambda params, stats, inputs, train: (inputs @ params["kernel"], stats),
+    lambda path: True,
+  )
+  qj.register_model("typed", lambda classes, **_: model)
+  for bits in (1, 32):
+    info = qj.ModelInfo("typed", 3, (1,), bits=bits)
+    path = tmp_path / "model.safetensors"
+    qj.save_packed(path, {"kernel": kernel}, {}, info)
+    assert same_bits(qj.load_packed(path).params, {"kernel": kernel})
+
+
+@pytest.fixture(scope="module")
+def trained():
+  """Clients of 1, 2 and 32 bits after a round, with their models."""
+  made = tiny.tiny("quped", num_clients=3, bits=(1, 2, 32))
+  state = made.play()
+  with tiny.quick_compilation():
+    models = list(made.simulation.headline_models(state))
+  return made, state, models
+
+
+def test_logits_are_the_same(trained, tmp_path):
+  made, _, models = trained
+  inputs = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+  compiled = jax.jit(lambda params: made.model.apply(params, {}, inputs, False))
+  for own, bits in zip(models, made.settings.bits, strict=True):
+    path = tmp_path / f"{own.client_id}.safetensors"
+    info = info_of(bits=bits)
+    qj.save_packed(path, own.params, own.stats, info, mean=1.0, std=2.0)
+    packed = qj.load_packed(path)
+    expected = np.asarray(compiled(own.params)[0])
+    np.testing.assert_array_equal(compiled(packed.params)[0], expected)
+    raw = 2 * inputs + 1
+    for size in (7, 40, 100):
+      logits = packed.predict(raw, batch_size=size)
+      assert logits.shape == (40, tiny.CLASSES)
+      np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_normalisation_is_stored_as_it_reads(tmp_path):
+  info = qj.ModelInfo("mlp", 3, (2, 3), {"features": ()})
+  mean = np.arange(6, dtype=np.float32).reshape(3, 2).T
+  qj.save_packed(tmp_path / "m", *variables_of(info), info, mean=mean)
+  np.testing.assert_array_equal(qj.load_packed(tmp_path / "m").mean, mean)
+
+
+def test_samples_of_bytes_are_normalised(tmp_path):
+  info = info_of(bits=32)
+  params, stats = variables_of(info)
+  path = tmp_path / "model.safetensors"
+  qj.save_packed(path, params, stats, info, mean=100.0, std=50.0)
+  raw = np.random.default_rng(0).integers(0, 256, (5, 6), np.uint8)
+  inputs = (raw.astype(np.float32) - 100) / 50
+  expected, _ = info.create().apply(params, stats, inputs, False)
+  packed = qj.load_packed(path)
+  np.testing.assert_allclose(packed.predict(raw), expected, rtol=1e-4)
+  np.testing.assert_allclose(packed.predict(raw.tolist()), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("inputs", "message"),
+  [
+    (np.zeros((3, 7)), r"inputs.shape=\(3, 7\): must be \[samples, 6\]"),
+    (np.zeros(6), r"inputs.shape=\(6,\)"),
+    (np.zeros((0, 6)), "at least one sample"),
+    (np.float32(3), r"inputs.shape=\(\)"),
+    (np.full((2, 6), "a"), "inputs.dtype=.*must be real numbers"),
+    (np.full((2, 6), np.nan), "inputs: must be finite"),
+    (np.full((2, 6), 1e300), "inputs: must be finite"),
+  ],
+)
+def test_samples_that_do_not_fit_are_errors(inputs, message, tmp_path):
+  info = info_of()
+  qj.save_packed(tmp_path / "m", *variables_of(info), info)
+  with pytest.raises(ValueError, match=message):
+    qj.load_packed(tmp_path / "m").predict(inputs)
+
+
+SIZED = [
+  ("mlp", (64,), 10, {"features": (64, 64)}),
+  ("mlp", (64,), 10, {"features": (3, 3, 3)}),
+  ("cnn1", (28, 28, 1), 10, {}),
+  ("resnet20", (32, 32, 3), 10, {}),
+]
+
+
+@pytest.mark.parametrize("granularity", packed.GRANULARITIES)
+@pytest.mark.parametrize(
+  ("name", "shape", "classes", "options"), SIZED, ids=str
+)
+def test_files_are_as_small_as_they_say(
+  name, shape, classes, options, granularity, tmp_path
+):
+  path = tmp_path / "model.safetensors"
+  for bits in (1, 3, 8, 32):
+    info = qj.ModelInfo(
+      name,
+      classes,
+      shape,
+      options,
+      bits=bits,
+      granularity=granularity,
+      dataset="fashion_mnist",
+      method="fedgkd_vote",
+      client=99999,
+      variant="personalized",
+    )
+    params, stats = variables_of(info)
+    qj.save_packed(path, params, stats, info, mean=np.zeros(shape[-1]))
+    stored = len(safetensors.numpy.load_file(path))
+    size = path.stat().st_size
+    packed = client_types.model_bytes(
+      params,
+      stats,
+      info.create().is_quantized,
+      bits,
+      channelwise=granularity == "channel",
+    )
+    assert packed <= size <= 1.02 * packed + 4096 + 160 * stored
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"model": 3}, "model=3: must be text"),
+    ({"num_classes": 0}, "num_classes=0: must be a whole number, at least 1"),
+    ({"num_classes": True}, "num_classes=True: must be a whole number"),
+    ({"bits": 9}, "bits=9: must be from 1 to 8"),
+    ({"bits": 2.0}, "bits=2.0: must be a whole number"),
+    ({"client": -1}, "client=-1: must be a whole number, at least 0"),
+    ({"granularity": "row"}, "granularity='row': must be one of"),
+    ({"compute_dtype": "int8"}, "compute_dtype='int8': must be one of"),
+    ({"input_shape": ()}, r"input_shape=\(\): must be a tuple of positive"),
+    ({"input_shape": [6]}, r"input_shape=\[6\]: must be a tuple"),
+    ({"input_shape": (2**20, 2**20)}, "must be of at most 2147483648 numbers"),
+    ({"options": [1]}, r"options=\[1\]: must be a mapping"),
+    ({"options": {"features": ((1,),)}}, "options=.*must be numbers, text"),
+    ({"options": {"features": (1,) * 257}}, "at most 256 layers"),
+    ({"options": {"blocks": 257}}, "at most 256 layers"),
+    ({"options": {"dtype": "int8"}}, "without 'dtype', which follows"),
+  ],
+)
+def test_a_description_that_cannot_be_is_an_error(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(info_of(), **changes)
+
+
+def test_a_description_makes_its_network_once():
+  assert info_of().create() is info_of(bits=1, client=3).create()
+  assert info_of(options={"features": (8,)}).create() is not info_of().create()
+  with pytest.raises(ValueError, match="model='lenet': must be one of .*mlp"):
+    info_of("lenet").create()
+  with pytest.raises(ValueError, match="'bare', which takes no dtype"):
+    info_of("bare", compute_dtype="bfloat16").create()
+  half = info_of(compute_dtype="bfloat16")
+  params, stats = variables_of(half)
+  jaxpr = jax.make_jaxpr(lambda x: half.create().apply(params, stats, x, True))(
+    np.ones((2, 6), np.float32)
+  )
+  assert "bf16" in str(jaxpr)
+
+
+def test_a_name_that_is_registered_anew_is_another_network():
+  def factory(width):
+    return lambda classes, **_: qj.create_model(
+      "mlp", classes, features=(width, 8)
+    )
+
+  made = []
+  for width in (4, 5):
+    qj.register_model("anew", factory(width))
+    made.append(variables_of(info_of("anew"))[0]["first"]["kernel"].shape)
+  assert made == [(6, 4), (6, 5)]
+
+
+def wrong(params, change):
+  params = jax.tree.map(np.copy, params)
+  change(params)
+  return params
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda p: p.pop("last"), "'params/last/bias': must be F32 .*is absent"),
+    (
+      lambda p: p["last"].update(bias=np.zeros(5, np.float32)),
+      r"'params/last/bias': must be F32 \[4\] .*it is F32 \[5\]",
+    ),
+    (lambda p: p["last"].update(bias=np.zeros(4)), "must be F32 .*is F64"),
+    (lambda p: p.update(more=np.zeros(4)), "'params/more': must be absent"),
+    (
+      lambda p: p["hidden_1"].update(
+        kernel=np.arange(64, dtype=np.float32).reshape(8, 8)
+      ),
+      "'params/hidden_1/kernel': must have at most 4 levels for bits=2; it has",
+    ),
+  ],
+)
+def test_what_is_not_the_architectures_is_not_written(
+  change, message, tmp_path
+):
+  params, stats = variables_of(info_of())
+  path = tmp_path / "model.safetensors"
+  with pytest.raises(ValueError, match=message):
+    qj.save_packed(path, wrong(params, change), stats, info_of())
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("scale", "message"),
+  [
+    ({"mean": np.zeros(5)}, r"'inputs/mean'.shape=\(5,\): must broadcast"),
+    ({"mean": np.zeros((1,) * 40)}, "'inputs/mean'.shape=.* must broadcast"),
+    ({"mean": np.nan}, "'inputs/mean': must be finite"),
+    ({"std": 0.0}, "'inputs/std': must be positive"),
+  ],
+)
+def test_what_cannot_normalise_is_an_error(scale, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    qj.save_packed(tmp_path / "m", *variables_of(info_of()), info_of(), **scale)
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(b"old")
+
+  def full(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(ValueError, match="path=.*No space left on device"):
+    qj.save_packed(path, *variables_of(info_of()), info_of())
+  assert path.read_bytes() == b"old"
+  assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_no_folder_is_an_error(tmp_path):
+  path = tmp_path / "none" / "model.safetensors"
+  with pytest.raises(ValueError, match=r"path=.*none.*must be a file that can"):
+    qj.save_packed(path, *variables_of(info_of()), info_of())
+
+
+# Files that are damaged, or made to do harm.
+
+
+def refused(path, message=None):
+  with pytest.raises(ValueError, match=message) as error:
+    qj.load_packed(path)
+  assert str(error.value).startswith(f"path={os.fspath(path)!r}: must be a ")
+  assert len(str(error.value)) < 1000 and "\n" not in str(error.value)
+
+
+def parts(data):
+  """A file's header, our text in it, and the bytes of its tensors."""
+  end = 8 + int.from_bytes(data[:8], "little")
+  header = json.loads(data[8:end])
+  return header, json.loads(header["__metadata__"]["quped_jax"]), data[end:]
+
+
+def build(header, about, tensors):
+  """The reverse, with the right checksum; about may be any text."""
+  if not isinstance(about, str):
+    about = json.dumps({**about, "sha256": "0" * 64}, separators=(",", ":"))
+  header = {**header, "__metadata__": {"quped_jax": about}}
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  data = bytearray(len(text).to_bytes(8, "little") + text + tensors)
+  found = list(packed._DIGEST.finditer(data))
+  if found:
+    at = found[0].start(1)
+    data[at : at + 64] = packed._digest(data, at)
+  return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  """[(a good file's bytes, what it holds)], and where to put bad ones."""
+  path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
+  good = []
+  for info in INFOS:
+    if info.bits not in (2, 3, 1, 32):
+      continue
+    qj.save_packed(path, *variables_of(info), info, mean=0.5, std=0.25)
+    good.append((path.read_bytes(), qj.load_packed(path)))
+  return good, path
+
+
+def test_the_tests_build_the_same_file_again(files):
+  for data, _ in files[0]:
+    assert build(*parts(data)) == data
+
+
+def test_what_is_no_packed_file_is_refused(files, tmp_path):
+  path = tmp_path / "model.safetensors"
+  refused(path, "No such file")
+  refused(tmp_path, "it is no regular file")
+  refused("/dev/zero", "it is no regular file")
+  qj.save_weights(path, *variables_of(info_of()))
+  refused(path, "it has no checksum")
+  for content in (b"", b"\0" * 7, b"\0" * 8, b"PK\3\4" * 50, b"\xff" * 64):
+    path.write_bytes(content)
+    refused(path)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"__metadata__": None}])
+def test_a_checksum_elsewhere_makes_no_metadata(metadata, tmp_path):
+  tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+  name = '{"sha256":"' + "0" * 64 + '"'
+  text = json.dumps({**metadata, name: tensor}, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  data = bytearray(len(text).to_bytes(8, "little") + text + b"\0" * 4)
+  at = packed._find_digest(data)
+  data[at : at + 64] = packed._digest(data, at)
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(data)
+  refused(path, "it has no metadata")
+
+
+def test_a_long_header_is_not_read(tmp_path):
+  path = tmp_path / "model.safetensors"
+  size = 2**20 + 1
+  path.write_bytes(size.to_bytes(8, "little") + b"{" * size)
+  tracemalloc.start()
+  refused(path, "its header has 1048577 bytes, more than 1048576")
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 2**18
+
+
+def test_another_format_is_named(files, tmp_path):
+  path = tmp_path / "model.safetensors"
+  header, about, tensors = parts(files[0][0][0])
+  path.write_bytes(build(header, {**about, "format": 2}, tensors))
+  refused(path, "its format is not 1")
+  # The library's version is for the reader.
+  path.write_bytes(build(header, {**about, "library": "9.9"}, tensors))
+  qj.load_packed(path)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"model": "lenet"}, "model='lenet': must be one of"),
+    ({"model": "os.system"}, "model='os.system': must be one of"),
+    ({"num_classes": 5}, "'params/last/bias': must be F32 .5. for this arch"),
+    ({"num_classes": 10**9}, "1000000000: must be at most .* in a file of its"),
+    ({"options": {"features": [10**9]}}, "1000000000: must be at most"),
+    ({"options": {"features": [2] * 257}}, "at most 256 layers"),
+    ({"options": {"features": [8, "8"]}}, "model='mlp': must be made of"),
+    ({"options": {"features": [8.0, 8]}}, "model='mlp': must be made of"),
+    ({"options": {"nope": 1}}, "model='mlp': must be made of .*nope"),
+    ({"options": {"conv": "shift"}}, "must be without 'conv'"),
+    ({"bits": 1}, "'params/hidden_1/kernel.levels': must be F32 .2."),
+    ({"bits": 32}, "'params/hidden_1/kernel': must be F32 .8, 8."),
+    ({"granularity": "channel"}, "kernel.levels': must be F32 .8, 4."),
+    ({"input_shape": [7]}, "'params/first/kernel': must be F32 .7, 8."),
+    ({"input_shape": [10**6, 10**6]}, "must be of at most"),
+    ({"conv": "x"}, "model='mlp': must be made of"),
+    ({"more": 1}, "its metadata is not of bits, client"),
+  ],
+)
+def test_what_metadata_claims_is_checked(changes, message, files, tmp_path):
+  path = tmp_path / "model.safetensors"
+  header, about, tensors = parts(files[0][1][0])
+  assert about["bits"] == 2 and about["model"] == "mlp"
+  path.write_bytes(build(header, {**about, **changes}, tensors))
+  refused(path, message)
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "null",
+    "[]",
+    "[" * 100_000,
+    '{"sha256":"' + "0" * 64 + '","a":' + "[" * 100_000,
+    '{"sha256":"' + "0" * 64 + '","format":1e999}',
+    '{"sha256":"' + "0" * 64 + '","format":' + "9" * 5000 + "}",
+    '{"sha256":"' + "0" * 64 + '","format":NaN}',
+  ],
+)
+def test_metadata_that_is_no_json_of_ours_is_refused(text, files, tmp_path):
+  path = tmp_path / "model.safetensors"
+  header, _, tensors = parts(files[0][0][0])
+  path.write_bytes(build(header, text, tensors))
+  refused(path)
+
+
+def measured(path):
+  """What a file holds, or None if it is refused; within little memory."""
+  tracemalloc.start()
+  try:
+    found = qj.load_packed(path)
+    event("right")
+    return found
+  except ValueError as error:
+    assert str(error).startswith(f"path={os.fspath(path)!r}: must be a ")
+    event("refused: " + str(error).split("(", 1)[1][:24])
+    return None
+  finally:
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MOST_MEMORY, peak
+
+
+@st.composite
+def damages(draw, data):
+  """A file that was cut, whose bits have flipped, or that is something else."""
+  kind = draw(
+    st.sampled_from(["cut", "flip", "length", "splice", "swap", "random"])
+  )
+  size = len(data)
+  if kind == "cut":
+    return data[: draw(st.integers(0, size - 1))]
+  if kind == "length":
+    length = draw(
+      st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 2 * size))
+    )
+    return length.to_bytes(8, "little") + data[8:]
+  if kind == "random":
+    return draw(st.binary(max_size=300))
+  changed = bytearray(data)
+  if kind == "flip":
+    for at in draw(st.lists(st.integers(0, 8 * size - 1), min_size=1)):
+      changed[at // 8] ^= 1 << at % 8
+    return bytes(changed)
+  start, end = sorted(draw(st.integers(0, size)) for _ in range(2))
+  if kind == "splice":
+    changed[start:end] = draw(st.binary(max_size=50))
+  else:
+    changed[start:end] = changed[start:end][::-1]
+  return bytes(changed)
+
+
+@given(data=st.data())
+@cases(200, 8000)
+def test_a_damaged_file_is_right_or_refused(files, data):
+  good, path = files
+  content, expected = data.draw(st.sampled_from(good))
+  path.write_bytes(data.draw(damages(content)))
+  found = measured(path)
+  if found is not None:
+    assert path.read_bytes() == content and found.info == expected.info
+    assert same_bits(found[1:], expected[1:])
+
+
+NUMBERS = st.one_of(
+  st.integers(-3, 300),
+  st.sampled_from([2**15, 2**31, 2**63, 10**30, 10**400, -(2**63)]),
+  st.floats(),
+)
+VALUES = st.recursive(
+  st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=20)),
+  lambda inner: st.one_of(
+    st.lists(inner, max_size=4),
+    st.dictionaries(st.text(max_size=8), inner, max_size=4),
+  ),
+  max_leaves=8,
+)
+OPTIONS = st.dictionaries(
+  st.sampled_from(["features", "blocks", "width", "heads", "dtype", "x"]),
+  st.one_of(VALUES, st.lists(NUMBERS, max_size=5)),
+  max_size=3,
+)
+HOSTILE = {
+  "model": st.sampled_from(["mlp", "normed", "transformer", "resnet8", "bare"]),
+  "options": OPTIONS,
+  "input_shape": st.lists(st.integers(-1, 70_000), max_size=4),
+  "num_classes": NUMBERS,
+  "bits": NUMBERS,
+  "conv": st.sampled_from(["auto", "native", "shift", "x"]),
+  "granularity": st.sampled_from(["tensor", "channel"]),
+  "compute_dtype": st.sampled_from(["float32", "bfloat16"]),
+}
+
+
+def seldom(data):
+  return data.draw(st.integers(0, 9)) == 0
+
+
+@given(data=st.data())
+@cases(60, 2000)
+def test_hostile_metadata_is_right_or_refused(files, data):
+  """With the right checksum: its maker can compute it."""
+  good, path = files
+  header, about, tensors = parts(data.draw(st.sampled_from(good))[0])
+  for key in data.draw(st.lists(st.sampled_from(sorted(HOSTILE)), max_size=3)):
+    about[key] = data.draw(HOSTILE[key])
+  if seldom(data):
+    about[data.draw(st.sampled_from(sorted(about)))] = data.draw(VALUES)
+  if seldom(data):
+    about.pop(data.draw(st.sampled_from(sorted(about))))
+  path.write_bytes(build(header, about, tensors))
+  check_what_it_says(path)
+
+
+@given(data=st.data())
+@cases(60, 2000)
+def test_a_hostile_table_of_tensors_is_right_or_refused(files, data):
+  good, path = files
+  header, about, tensors = parts(data.draw(st.sampled_from(good))[0])
+  for _ in range(data.draw(st.integers(1, 2))):
+    names = sorted(set(header) - {"__metadata__"})
+    name, other = (data.draw(st.sampled_from(names)) for _ in range(2))
+    entry = header[name]
+    change = data.draw(
+      st.sampled_from(["swap", "rename", "type", "turn", "flat", "any", "drop"])
+    )
+    if change == "swap":
+      header[name], header[other] = header[other], entry
+    elif change == "type":
+      entry["dtype"] = data.draw(
+        st.sampled_from(["F32", "I32", "U8", "I8", "X"])
+      )
+    elif change == "turn":
+      entry["shape"] = entry["shape"][::-1]
+    elif change == "flat":
+      entry["shape"] = [1] * data.draw(st.integers(0, 70)) + [
+        int(np.prod(entry["shape"]))
+      ]
+    elif change == "any":
+      size = st.integers(0, 2**70) | st.integers(0, 2 * len(tensors))
+      field = data.draw(st.sampled_from(["shape", "data_offsets"]))
+      entry[field] = data.draw(VALUES | st.lists(size, max_size=4))
+      break
+    else:
+      header.pop(name)
+      if change == "rename":
+        header[data.draw(st.text(max_size=5))] = entry
+  if seldom(data):
+    tensors = data.draw(st.sampled_from([tensors[:-1], tensors + b"\0", b""]))
+  path.write_bytes(build(header, about, tensors))
+  check_what_it_says(path)
+
+
+@given(data=st.data())
+@cases(30, 1000)
+def test_other_numbers_are_another_model(files, data):
+  """What is consistent is a model, whatever its weights are."""
+  good, path = files
+  header, about, tensors = parts(data.draw(st.sampled_from(good))[0])
+  seed = data.draw(st.integers(0, 2**32))
+  noise = np.random.default_rng(seed).bytes(len(tensors))
+  for name in ("inputs/mean", "inputs/std"):
+    begin, end = header[name]["data_offsets"]
+    noise = noise[:begin] + tensors[begin:end] + noise[end:]
+  path.write_bytes(build(header, about, noise))
+  assert check_what_it_says(path)
+
+
+def check_what_it_says(path) -> bool:
+  """A file that is not refused has the tensors of the architecture it names."""
+  found = measured(path)
+  if found is None:
+    return False
+  model = found.info.create()
+  inputs = jax.ShapeDtypeStruct((1, *found.info.input_shape), jnp.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)
+  assert jax.tree.structure(found[1:3]) == jax.tree.structure(shapes)
+  for x, like in zip(
+    jax.tree.leaves(found[1:3]), jax.tree.leaves(shapes), strict=True
+  ):
+    assert (x.shape, x.dtype) == (like.shape, like.dtype)
+  again = path.with_name("again.safetensors")
+  qj.save_packed(again, *found[1:3], found.info, mean=found.mean, std=found.std)
+  assert same_bits(qj.load_packed(again)[1:], found[1:])
+  return True
+
+
+def test_nothing_reads_pickles():
+  """No module that runs what it reads, and NumPy is told not to."""
+  runs_what_it_reads = {"pickle", "cloudpickle", "dill", "joblib", "marshal"}
+  for folder in ("quped_jax", "experiments", "configs"):
+    for path in (ROOT / folder).rglob("*.py"):
+      for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+          names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+          names = [node.module or ""]
+        assert not {n.split(".")[0] for n in names} & runs_what_it_reads, path
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        assert called not in ("eval", "exec"), path
+        if isinstance(node, ast.Call) and called.endswith("np.load"):
+          allowed = [k.value for k in node.keywords if k.arg == "allow_pickle"]
+          assert [ast.unparse(v) for v in allowed] == ["False"], path

@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.methods.blocks import divided
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def federation():
+  return tiny.make_federation((9, 9))
+
+
+def mlp(classes=tiny.CLASSES, hidden=(8, 5)):
+  return qj.create_model("mlp", classes, features=hidden)
+
+
+def test_features_and_classes_are_counted(federation):
+  assert divided.check_divided("any", mlp(), federation) == (5, tiny.CLASSES)
+  same = {"a": mlp(), "b": mlp(hidden=(5,))}
+  assert divided.check_alike("any", same, federation) == (5, tiny.CLASSES)
+
+
+def test_models_that_cannot_be_divided_are_errors(federation):
+  whole = mlp()._replace(features=None)
+  with pytest.raises(ValueError, match="model='mlp': must have `features` and"):
+    divided.check_divided("any", whole, federation)
+  with pytest.raises(ValueError, match=r"model='mlp': must give logits .*1\)"):
+    divided.check_divided("any", mlp(classes=1), federation)
+  deep = mlp()._replace(
+    features=lambda p, s, x, train: (jnp.zeros((1, 2, 5)), s)
+  )
+  with pytest.raises(ValueError, match=r"features \[batch, width\], not"):
+    divided.check_divided("any", deep, federation)
+  other = {"a": mlp(), "b": mlp(hidden=(6,))}
+  with pytest.raises(ValueError, match="'b'.*must have 5 features.*got 6"):
+    divided.check_alike("any", other, federation)
+
+
+def test_the_head_alone_gives_the_logits(federation):
+  model = mlp()
+  params, stats = model.init(jax.random.key(0), federation.example())
+  head = divided.head_params(params)
+  assert list(head) == ["last"]
+  inputs = federation.client(jnp.int32(0)).batch(jnp.arange(9)).inputs
+  assert model.features is not None and model.head is not None
+  features, _ = model.features(params, stats, inputs, False)
+  logits, _ = model.apply(params, stats, inputs, False)
+  np.testing.assert_allclose(model.head(head, features), logits, rtol=1e-6)
+
+
+def test_a_stack_is_features_and_then_the_network(federation):
+  model = mlp()
+  network = qj.create_model("mlp", 3, features=(7,))
+  whole = divided.stack(model, network)
+  params, stats = whole.init(jax.random.key(0), federation.example())
+  inputs = federation.client(jnp.int32(0)).batch(jnp.arange(9)).inputs
+  x = np.asarray(inputs)
+  for part, layers in (
+    ("client", ("first", "hidden_1")),
+    ("server", ("first", "last")),
+  ):
+    for name in layers:
+      layer = params[part][name]
+      x = x @ layer["kernel"] + layer["bias"]
+      x = x if name == "last" else np.maximum(x, 0)
+  logits, _ = whole.apply(params, stats, inputs, False)
+  np.testing.assert_allclose(logits, x, atol=1e-5)
+  assert whole.is_quantized("client/hidden_1/kernel")
+  assert not whole.is_quantized("server/hidden_1/kernel")

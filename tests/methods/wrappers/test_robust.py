@@ -1,0 +1,474 @@
+"""Averages other than the mean, and clients that send something false."""
+
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.experiment.assemble import assemble
+from quped_jax.methods import api
+from quped_jax.methods.wrappers import robust
+from tests import tiny
+
+COHORT = tiny.COHORT
+AVERAGING = {
+  "apfl", "ditto", "fedavg", "fedbn", "fedgkd", "fedgkd_vote", "fedkd",
+  "fedntd", "fedprox", "fedrep", "fml", "per_fedavg", "pfedme", "quped",
+  "qupel",
+}  # fmt: skip
+SLOTS = 10
+
+
+@pytest.fixture(autouse=True)
+def _quick_compilation():
+  with tiny.quick_compilation():
+    yield
+
+
+def messages(slots: int, seed: int = 0) -> Any:
+  """Models of two arrays and one statistic, in slots."""
+  rng = np.random.default_rng(seed)
+
+  def draw(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  params = {"kernel": draw(slots, 3, 2), "bias": draw(slots, 2)}
+  return api.GlobalModel(params, {"var": draw(slots, 2)})
+
+
+def absent(slots: int, count: int, seed: int = 0) -> np.ndarray:
+  """A mask in which so many are there."""
+  order = np.random.default_rng(seed + 100).permutation(slots)
+  return np.isin(np.arange(slots), order[:count])
+
+
+def by_hand(values: np.ndarray, trim: float | None) -> np.ndarray:
+  """The median, or a trimmed mean, of the rows, a coordinate at a time."""
+  flat = values.reshape(len(values), -1).astype(np.float64)
+  result = []
+  for column in flat.T:
+    ordered = sorted(column)
+    cut = (len(ordered) - 1) // 2
+    if trim is not None:
+      # In whole percent, as shares of floats may be a little less.
+      cut = round(100 * trim) * len(ordered) // 100
+    result.append(np.mean(ordered[cut : len(ordered) - cut]))
+  return np.reshape(result, values.shape[1:])
+
+
+@functools.partial(jax.jit, static_argnames="trim")
+def center(given, sent, trim):
+  """The trimmed mean, or with None the median."""
+  if trim is None:
+    return robust.median(given, sent)
+  return robust.trimmed_mean(given, sent, trim)
+
+
+@pytest.mark.parametrize("trim", [None, 0.0, 0.1, 0.29, 0.3, 0.49])
+def test_it_is_what_a_loop_over_coordinates_gives(trim):
+  for count in range(1, SLOTS + 1):
+    sent, given = absent(SLOTS, count), messages(SLOTS)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+      center(given, sent, trim),
+      jax.tree.map(lambda x, sent=sent: by_hand(x[sent], trim), given),
+    )
+
+
+def test_a_share_is_rounded_down_but_not_by_how_floats_are_written():
+  """0.29 times 100 is 28.999999999999996."""
+  values = {"x": np.arange(100, dtype=np.float32)[:, None] ** 2}
+  got = robust.trimmed_mean(values, jnp.ones(100, bool), 0.29)
+  expected = np.mean(np.arange(29, 71) ** 2)
+  np.testing.assert_allclose(got["x"], [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 10, 50])
+def test_a_share_close_to_a_half_leaves_someone(count):
+  messages = jnp.arange(50.0)
+  sent = jnp.arange(50) < count
+  found = robust.trimmed_mean(messages, sent, np.nextafter(0.5, 0))
+  assert float(found) == (count - 1) / 2
+
+
+def test_the_median_of_identical_messages_is_that_message():
+  one = jax.tree.map(lambda x: x[0], messages(1))
+  many = jax.tree.map(lambda x: np.stack([x] * SLOTS), one)
+  for count in range(1, SLOTS + 1):
+    got = center(many, absent(SLOTS, count), None)
+    assert tiny.largest_difference(got, one) == 0
+
+
+@pytest.mark.parametrize("trim", [None, 0.2])
+def test_the_order_of_clients_changes_no_bit(trim):
+  sent, given = absent(SLOTS, 7), messages(SLOTS)
+  first = center(given, sent, trim)
+  for seed in range(5):
+    order = np.random.default_rng(seed).permutation(SLOTS)
+    shuffled = jax.tree.map(lambda x, order=order: x[order], given)
+    other = center(shuffled, sent[order], trim)
+    assert tiny.largest_difference(first, other) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, -1e38])
+@pytest.mark.parametrize("trim", [None, 0.3])
+def test_a_few_may_send_anything_at_all(value, trim):
+  given = messages(SLOTS)
+  attacked = jax.tree.map(np.copy, given)
+  for leaf in jax.tree.leaves(attacked):
+    leaf[[2, 5, 9]] = value
+  got = center(attacked, np.ones(SLOTS, bool), trim)
+  honest = np.delete(np.arange(SLOTS), [2, 5, 9])
+  for new, old in zip(
+    jax.tree.leaves(got), jax.tree.leaves(given), strict=True
+  ):
+    assert np.all(new >= old[honest].min(axis=0))
+    assert np.all(new <= old[honest].max(axis=0))
+
+
+clip = jax.jit(robust.clip)
+
+
+def norm(tree) -> float:
+  parts = [
+    np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree)
+  ]
+  return float(np.sqrt(sum(parts)))
+
+
+def test_clipping_shortens_what_is_too_long_and_nothing_else():
+  message = jax.tree.map(lambda x: x[0], messages(1))
+  length = norm(message)
+  short = clip(message, length / 4)
+  assert norm(short) == pytest.approx(length / 4, rel=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b / 4, rtol=1e-5), short, message
+  )
+  for bound in (1.01 * length, 1e30):
+    assert tiny.largest_difference(clip(message, bound), message) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_a_message_that_is_not_finite_becomes_zero(value):
+  message = jax.tree.map(lambda x: np.array(x[0]), messages(1))
+  message.params["bias"][1] = value
+  assert norm(clip(message, 1.0)) == 0
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_a_method_whose_server_takes_more_than_the_mean_says_so(name):
+  method = tiny.method_of(name)
+
+  def check():
+    robust.check_averages(method, name, "aggregation='median'", "'mean'")
+
+  if name in AVERAGING:
+    return check()
+  with pytest.raises(ValueError) as error:
+    check()
+  assert str(error.value).startswith(
+    f"aggregation='median': must be 'mean' with method={name!r}"
+  )
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"aggregation": "norm_clipped_mean"},
+    {"attackers": 2},
+    {"dp_clip": 1.0, "dp_noise": 1.0, "participation": (0.5,)},
+  ],
+)
+def test_so_do_settings_before_anything_is_compiled(changes):
+  field = next(iter(changes))
+  settings = tiny.make_settings(
+    "scaffold", 5, method_options={"scaffold": {}}, **changes
+  )
+  with pytest.raises(ValueError, match=f"^{field}=.* must be .*'scaffold'"):
+    qj.build(settings, federation=tiny.make_federation())
+
+
+def test_a_server_that_reads_messages_in_its_own_way_is_left_alone():
+  method = tiny.method_of("fedavg")
+  other = method._replace(receive=lambda *args: api.weighted_sum(*args))
+  with pytest.raises(ValueError, match="must be 'mean'"):
+    robust.check_averages(other, "mine", "aggregation='median'", "'mean'")
+
+
+def test_the_mean_is_the_method_itself():
+  method = tiny.method_of("fedavg")
+  assert robust.with_aggregation(method, "mean") is method
+  settings = tiny.make_settings("fedavg", 5)
+  made = assemble(settings, federation=tiny.make_federation()).method
+  assert made.receive is api.weighted_sum and made.collect is None
+  assert made.server_update.__module__ == "quped_jax.methods.fedavg"
+  assert made.client_update.__module__ == "quped_jax.methods.blocks.averaging"
+
+
+def played(changes, method="fedavg", **how):
+  """The state before and after a round, and the method without a wrapper."""
+  settings = tiny.make_settings(method, 5, bits=(32,), **changes, **how)
+  made = tiny.assemble(settings)
+  with tiny.quick_compilation():
+    state = made.simulation.init(0)
+    start = tiny.to_host(state)
+    end = tiny.to_host(made.simulation.run_round(state)[0])
+  return made, start, end
+
+
+def sent_in_first_round(made, start):
+  """What each client sends in the first round: (messages, weights, who)."""
+  state = tiny.from_host(start)
+
+  @jax.jit
+  def of_client(client_id, client):
+    spec, rates = made.population.of_client(client_id)
+    key = jax.random.fold_in(jax.random.fold_in(state.key, 0), client_id)
+    context = api.Context(
+      round=jnp.int32(0),
+      key=key,
+      client_id=client_id,
+      spec=spec,
+      # At strength times (round + 1), as by default.
+      rates=rates,
+      shared_learning_rate=made.population.shared_learning_rate,
+    )
+    result = made.method.client_update(
+      made.method.broadcast(state.server, client_id, COHORT),
+      client,
+      made.federation.client(client_id),
+      context,
+      COHORT,
+    )
+    return result.message, jnp.float32(result.weight)
+
+  clients = start.clients[COHORT]
+  results = [of_client(jnp.int32(i), tiny.client(clients, i)) for i in range(5)]
+  present = made.population.participation.present(state.key, 0, 5)
+  together = jax.tree.map(lambda *x: np.stack(x), *[m for m, _ in results])
+  return together, np.array([w for _, w in results]), np.asarray(present)
+
+
+def moved(start, end):
+  return jax.tree.map(np.subtract, end.server.model, start.server.model)
+
+
+def test_a_round_adds_the_median_of_those_who_were_there():
+  made, start, end = played({"aggregation": "median", "clients_per_round": 4})
+  given, _, present = sent_in_first_round(made, start)
+  assert present.sum() == 4
+  expected = jax.tree.map(lambda x: by_hand(x[present], None), given)
+  assert tiny.largest_difference(moved(start, end), expected) < 1e-5
+  assert tiny.largest_difference(expected, moved(start, start)) > 1e-2
+
+
+def test_a_round_adds_the_trimmed_mean_over_two_devices():
+  changes = {"aggregation": "trimmed_mean", "trim": 0.2, "dropout": 0.1}
+  made, start, end = played(changes, devices=2, chunk_size=2)
+  assert made.simulation.layout.devices == 2
+  start, end = (tiny.in_slots(state, 5) for state in (start, end))
+  given, _, present = sent_in_first_round(made, start)
+  expected = jax.tree.map(lambda x: by_hand(x[present], 0.2), given)
+  assert tiny.largest_difference(moved(start, end), expected) < 1e-5
+
+
+def test_a_round_adds_the_weighted_mean_of_clipped_messages():
+  changes = {"aggregation": "norm_clipped_mean", "clip_norm": 0.5}
+  made, start, end = played(changes)
+  given, weights, _ = sent_in_first_round(made, start)
+  lengths = np.array([norm(tiny.client(given, i)) for i in range(5)])
+  assert lengths.max() > 0.6
+  scale = weights * 0.5 / np.maximum(lengths, 0.5) / weights.sum()
+  expected = jax.tree.map(lambda x: np.tensordot(scale, x, 1), given)
+  assert tiny.largest_difference(moved(start, end), expected) < 1e-5
+
+
+def hear(parts, sent, slots: int) -> api.Aggregate:
+  """What a server that collects has of a cohort."""
+  collected = api.Collected(
+    jnp.where(sent, jnp.arange(slots), -1),
+    parts,
+    jnp.where(sent, 3.0, 0.0),
+  )
+  return api.Aggregate((), jnp.sum(collected.weights), collected)
+
+
+def mean_taker() -> api.FederatedMethod:
+  """A method whose server adds the mean to its model."""
+  method = tiny.method_of("quped")
+  assert method.averages
+  return method
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
+def test_messages_of_all_cohorts_are_ranked_together(name):
+  method = robust.with_aggregation(mean_taker(), name, trim=0.25)
+  first, second = messages(3, seed=1), messages(4, seed=2)
+  everyone = jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)
+  sent = np.array([True, False, True, True, True, True, False])
+  server = jax.tree.map(lambda x: 10 * x[0], messages(1, seed=3))
+  new = method.server_update(
+    server,
+    {"a": hear(first, sent[:3], 3), "b": hear(second, sent[3:], 4)},
+    None,
+  )
+  trim = None if name == "median" else 0.25
+  expected = jax.tree.map(
+    lambda s, x: s + by_hand(x[sent], trim), server, everyone
+  )
+  assert tiny.largest_difference(new, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
+@pytest.mark.parametrize("method", ["fedavg", "quped", "fedgkd"])
+def test_a_server_that_nobody_sends_to_stays_as_it_is(name, method):
+  made = robust.with_aggregation(tiny.method_of(method), name)
+  server = made.init_server(jax.random.key(0), jnp.zeros((1, 6)))
+  model = getattr(server, "model", server)
+  nothing = jax.tree.map(lambda x: jnp.zeros((5, *x.shape)), model)
+  silence = {COHORT: hear(nothing, np.zeros(5, bool), 5)}
+  assert (
+    tiny.largest_difference(made.server_update(server, silence, None), server)
+    == 0
+  )
+
+
+def test_clients_of_weight_zero_are_left_out():
+  method = robust.with_aggregation(mean_taker(), "median")
+  given = messages(5)
+  heard = hear(given, np.ones(5, bool), 5)
+  weights = jnp.array([1.0, 0.0, 2.0, 5.0, 0.0])
+  heard = heard._replace(collected=heard.collected._replace(weights=weights))
+  server = jax.tree.map(lambda x: x[0], messages(1, seed=3))
+  new = method.server_update(server, {COHORT: heard}, None)
+  expected = jax.tree.map(
+    lambda s, x: s + by_hand(x[[0, 2, 3]], None), server, given
+  )
+  assert tiny.largest_difference(new, expected) < 1e-5
+
+
+@pytest.mark.parametrize("attack", robust.ATTACKS)
+def test_the_last_clients_lie_and_the_others_do_not(attack):
+  message = jax.tree.map(lambda x: x[0], messages(1))
+
+  def client_update(download, client, data, context, cohort):
+    del download, data, context, cohort
+    return api.ClientResult(client, message, 7.0, {})
+
+  method = tiny.method_of("fedavg")._replace(client_update=client_update)
+  lying = robust.with_attackers(method, 3, attack, 4.0)
+
+  def send(client_id, seed=0):
+    context = api.Context(
+      round=jnp.int32(0),
+      key=jax.random.key(seed),
+      client_id=jnp.int32(client_id),
+      spec=None,
+      rates=None,
+      shared_learning_rate=None,
+    )
+    result = lying.client_update((), "state", (), context, COHORT)
+    assert result.client == "state" and result.weight == 7.0
+    return result.message
+
+  for client_id in range(3):
+    assert tiny.largest_difference(send(client_id), message) == 0
+  if attack == "sign_flip":
+    flipped = jax.tree.map(lambda x: -4 * x, message)
+    assert tiny.largest_difference(send(3), flipped) == 0
+  else:
+    draws = [jax.tree.leaves(send(4, seed)) for seed in range(300)]
+    values = np.concatenate([np.ravel(x) for draw in draws for x in draw])
+    assert abs(np.std(values) - 4) < 0.2 and abs(np.mean(values)) < 0.2
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"aggregation": "krum"}, "aggregation='krum': must be one of mean, med"),
+    ({"trim": 0.5}, r"trim=0.5: must be at least 0 and less than 0.5"),
+    ({"trim": -0.1}, r"trim=-0.1: must be at least 0"),
+    ({"trim": float("nan")}, r"trim=nan: must be at least 0"),
+    ({"clip_norm": 0.0}, "clip_norm=0.0: must be positive"),
+    ({"clip_norm": float("inf")}, "clip_norm=inf: must be positive"),
+    ({"attackers": 40}, "attackers=40: must be at least 0 and less than"),
+    ({"attackers": -1}, "attackers=-1: must be at least 0"),
+    ({"attack": "lie"}, "attack='lie': must be one of random, sign_flip"),
+    ({"attack_scale": 0.0}, "attack_scale=0.0: must be positive"),
+    (
+      {"aggregation": "median", "client_state": "host"},
+      "client_state='host': must be 'device' with aggregation='median'",
+    ),
+  ],
+)
+def test_settings_that_cannot_be_name_the_field(changes, message):
+  with pytest.raises(ValueError, match=message):
+    qj.Settings(**changes)
+
+
+def digits_run(clients: int, attackers: int, **changes) -> float:
+  """Accuracy of FedAvg's model of digits that are spread over all clients."""
+  values: dict[str, Any] = {
+    "dataset": "digits",
+    "method": "fedavg",
+    "clients": clients,
+    "attackers": attackers,
+    "partition": "iid",
+    "bits": (32,),
+    "learning_rate": (0.1,),
+    "eval_every": 100,
+    "devices": 1,
+    "strategy": "vmap",
+  }
+  settings = qj.Settings(**{**values, **changes})
+  result = qj.run(settings, display=qj.Display(quiet=True))
+  return result.summary["accuracy"]["global"]["mean"]
+
+
+def spoiled(**changes) -> float:
+  """Its accuracy, 0 if all clients diverge."""
+  try:
+    return digits_run(**changes)
+  except qj.DivergenceError:
+    return 0.0
+
+
+# Messages that are far too long are left out of any average otherwise.
+NO_LIMIT = 1e30
+
+
+def test_a_tenth_of_the_clients_spoils_the_mean_alone():
+  size = {"clients": 20, "rounds": 15, "steps": 20, "hidden": (32, 32)}
+  clean = digits_run(**size, attackers=0)
+  assert clean > 0.9
+  for attack in robust.ATTACKS:
+    lie = {"attack": attack, "attackers": 2, "max_message_norm": NO_LIMIT}
+    assert digits_run(**size, **lie) < 0.5
+    assert digits_run(**size, **lie, aggregation="median") > clean - 0.03
+  assert digits_run(**size, **lie, aggregation="trimmed_mean") > clean - 0.03
+
+
+@pytest.mark.skipif(
+  "QUPED_LONG_TESTS" not in os.environ, reason="takes minutes"
+)
+@pytest.mark.parametrize("attack", robust.ATTACKS)
+@pytest.mark.parametrize("method", ["fedavg", "quped"])
+def test_5_of_50_clients_spoil_the_mean_alone(method, attack):
+  size = {"clients": 50, "rounds": 40, "method": method}
+  size |= {"learning_rate": (0.05,), "shared_learning_rate": 0.05}
+  if method == "quped":
+    options = {"global_loss": "distill+labels"}
+    size["method_options"] = {"quped": options}
+  lie = {"attack": attack, "attackers": 5, "max_message_norm": NO_LIMIT}
+  for seed in range(3):
+    clean = digits_run(**size, attackers=0, seed=seed)
+    assert clean > 0.9
+    assert spoiled(**size, **lie, seed=seed) < clean - 0.15
+    for name in ("median", "trimmed_mean"):
+      accuracy = digits_run(**size, **lie, aggregation=name, seed=seed)
+      assert accuracy > clean - 0.03, (name, seed)

@@ -1,0 +1,369 @@
+"""Clients that diverge are found, and change nothing for the others."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.methods import api
+from quped_jax.simulation import divergence
+from tests import tiny
+
+QUIET = qj.Display(quiet=True)
+LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
+
+
+def result(loss=1.0, weight=1.0, client=(1.0,), message=(3.0, 4.0)):
+  return api.ClientResult(
+    jnp.asarray(client),
+    jnp.asarray(message),
+    weight,
+    {"loss": jnp.asarray(loss)},
+  )
+
+
+def tally(heard, diverged):
+  nothing = jnp.zeros(divergence._BINS, jnp.int32)
+  return divergence.Tally(
+    jnp.float32(heard), jnp.float32(diverged), nothing, nothing
+  )
+
+
+def known(norms=(), calibrated=True):
+  """Health after messages of these norms."""
+  total = sum((divergence._bin(jnp.float32(x)) for x in norms), 0)
+  fresh = divergence.new_health(calibrated)
+  return fresh._replace(norms=fresh.norms + total)
+
+
+@pytest.mark.parametrize(
+  ("changes", "max_norm", "fine"),
+  [
+    ({}, 0.0, True),
+    ({"loss": 1e6}, 0.0, True),
+    ({"loss": 1.1e6}, 0.0, False),
+    ({"loss": jnp.nan}, 0.0, False),
+    ({"loss": jnp.inf}, 0.0, False),
+    ({"weight": jnp.nan}, 0.0, False),
+    ({"client": (1.0, jnp.nan)}, 0.0, False),
+    ({"client": (1e26,)}, 0.0, True),
+    ({"message": (jnp.nan, 0.0)}, 0.0, False),
+    ({"message": (jnp.inf, 0.0)}, 0.0, False),
+    # Whose squares are beyond float32.
+    ({"message": (1e26, 0.0)}, 0.0, False),
+    ({}, 5.0, True),
+    ({}, 4.9, False),
+  ],
+)
+def test_a_round_counts_if_all_of_it_is_in_bounds(changes, max_norm, fine):
+  found = divergence.judge(result(**changes), known(), max_norm)
+  assert bool(found.heard) == fine
+  assert bool(found.diverged) != fine
+  assert int(jnp.sum(found.norms)) == int(jnp.sum(found.losses)) == fine
+
+
+def test_integers_of_a_message_have_no_norm():
+  message = {"labels": jnp.array([2**30]), "model": jnp.array([3.0, 4.0])}
+  found = divergence.judge(result()._replace(message=message), known(), 5.0)
+  assert found.heard
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_the_median_is_exact_to_the_width_of_a_bin(count):
+  norms = np.random.default_rng(count).lognormal(0.0, 3.0, count)
+  middle = np.sort(norms)[(count - 1) // 2]
+  found = float(divergence.median(known(norms).norms))
+  assert middle <= found * (1 + 1e-6)
+  assert found <= middle * 2**0.25 * (1 + 1e-6)
+
+
+def test_norms_beyond_all_bins_are_in_the_outer_ones():
+  assert divergence.median(known([1e-30]).norms) < 1e-18
+  assert divergence.median(known([1e30]).norms) > 1e18
+  # Zero says nothing of how long a message may be.
+  assert divergence.median(known([0.0, 0.0, 2.0]).norms) > 1.9
+  assert divergence.median(known().norms) == np.inf
+
+
+def test_a_message_is_compared_with_those_of_earlier_rounds():
+  before = known([1.0, 1.0, 1.0, 1e9])
+  # The bin of 1 ends at 2 ** 0.25.
+  for length, fine in ((118.0, True), (120.0, False)):
+    message = jnp.array([length, 0.0])
+    found = divergence.judge(result()._replace(message=message), before, 0.0)
+    assert bool(found.heard) == fine
+
+
+@pytest.mark.parametrize(
+  ("usual", "loss", "fine"),
+  [
+    # Someone new, to whom others' model says nothing.
+    (1e-3, 30.0, True),
+    (1e-3, 990.0, True),
+    (1e-3, 1010.0, False),
+    # Another scale.
+    (64.0, 7e4, True),
+    (64.0, 8e4, False),
+    (1e5, 9.9e5, True),
+    (1e5, 1.1e6, False),
+  ],
+)
+def test_a_loss_is_compared_with_those_of_earlier_rounds(usual, loss, fine):
+  losses = 9 * divergence._bin(jnp.float32(usual))
+  before = known()._replace(losses=losses)
+  assert bool(divergence.judge(result(loss), before, 0.0).heard) == fine
+  # Where a limit of norms is given, with nothing.
+  assert bool(divergence.judge(result(loss), before, 9.0).heard) == (
+    loss <= 1e6
+  )
+
+
+def test_before_the_first_round_norms_are_heard_and_nothing_else():
+  found = divergence.judge(
+    result(message=(1e9, 0.0)), known(calibrated=False), 0.0
+  )
+  assert not found.heard and not found.diverged
+  assert int(jnp.sum(found.norms)) == int(jnp.sum(found.losses)) == 1
+
+
+def test_a_streak_ends_with_a_round_that_counts():
+  watch = jax.tree.map(lambda x: x[0], divergence.new_watch(1))
+
+  for round_, diverged in enumerate([1, 1, 0, 1, 0]):
+    watch = divergence.watched(watch, tally(1 - diverged, diverged), round_)
+  assert [int(x) for x in watch] == [3, 0, 2, 3]
+
+
+def after(health_, heard, diverged, num_clients, rounds=1, failed=False):
+  for _ in range(rounds):
+    health_ = divergence.after_round(
+      health_, tally(heard, diverged), num_clients, jnp.bool_(failed), 7
+    )
+  return health_
+
+
+@pytest.mark.parametrize(
+  ("diverged", "num_clients", "rounds"), [(4, 4, 3), (1, 4, 12), (50, 99, 3)]
+)
+def test_a_run_is_over_when_enough_diverged_in_a_row(
+  diverged, num_clients, rounds
+):
+  state = after(known(), 0, diverged, num_clients, rounds - 1)
+  assert not state.over
+  # A round without anybody changes nothing; one who is heard, all.
+  state = after(state, 0, 0, num_clients)
+  heard = after(state, 1, diverged, num_clients)
+  assert after(state, 0, diverged, num_clients).over
+  assert not after(heard, 0, diverged, num_clients, rounds - 1).over
+  # And stays over.
+  assert after(after(state, 0, diverged, num_clients), 1, 0, num_clients).over
+
+
+def test_a_server_that_fails_is_remembered_by_its_first_round():
+  state = after(known(), 1, 0, 4)
+  assert state.failed == -1
+  state = after(state, 1, 0, 4, failed=True)
+  assert after(state, 1, 0, 4).failed == 7
+
+
+def test_counts_of_norms_do_not_overflow():
+  many = jnp.zeros(divergence._BINS, jnp.int32).at[260].set(2**30).at[9].set(5)
+  assert divergence.median(many) == pytest.approx(2 ** (5 / 4))
+  state = known()._replace(norms=many)
+  assert int(jnp.sum(after(state, 1, 0, 4).norms)) <= 2**29 + 5
+
+
+def test_a_server_whose_step_is_not_finite_ends_the_run(monkeypatch):
+  """It names the round in which it happened, not that in which one looks."""
+  entry = qj.methods.get_method("fedavg")
+
+  def make(*args):
+    method = entry.make(*args)
+
+    def server_update(server, aggregates, context):
+      new = method.server_update(server, aggregates, context)
+      bad = context.round >= 1
+      model = jax.tree.map(lambda x: jnp.where(bad, x / 0.0, x), new.model)
+      return new._replace(model=model)
+
+    return method._replace(server_update=server_update)
+
+  monkeypatch.setitem(qj.methods.METHODS, "fedavg", entry._replace(make=make))
+  with (
+    tiny.quick_compilation(),
+    pytest.raises(qj.DivergenceError, match="round 2: what the server made"),
+  ):
+    run("fedavg", 0.05, rounds=3)
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+@pytest.mark.parametrize("eval_every", [1, 6])
+def test_when_one_looks_does_not_decide_when_a_run_ends(eval_every, tmp_path):
+  """A client that diverges and is alone in some rounds ends nothing."""
+  trace = tmp_path / "trace.csv"
+  there = [2, 2, 2, 0, 2, 1]
+  lines = [f"{r},{c}" for r, c in enumerate(there)]
+  trace.write_text("\n".join(["round,client", *lines]))
+  with tiny.quick_compilation():
+    result = run(
+      "fedavg", 1e6, 6, participation_trace=str(trace), eval_every=eval_every
+    )
+  assert result.summary["diverged"] == [
+    {"client": 2, "rounds": 4, "in_a_row": 4}
+  ]
+
+
+HOW = {
+  "vmap": {"strategy": "vmap"},
+  "chunks": {"strategy": "chunks", "chunk_size": 2},
+  "dispatch": {"strategy": "dispatch", "chunk_size": 2},
+  "devices": {"devices": 2},
+  "host": {"client_state": "host", "clients_per_block": 2},
+}
+
+
+def run(method, bad, rounds=3, **changes):
+  """A run of 5 clients, of which client 2 has a step size of its own."""
+  rates = [0.05] * 5
+  rates[2] = bad
+  given = tiny.make_settings(
+    method,
+    5,
+    **{"bits": (32,) * 5, "rounds": rounds, "eval_every": rounds, **changes},
+  )
+  given = dataclasses.replace(given, learning_rate=tuple(rates))
+  return qj.run(
+    given, federation=tiny.make_federation(tiny.COUNTS[:5]), display=QUIET
+  )
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+@pytest.mark.parametrize("how", HOW)
+def test_a_clients_round_that_is_undone_leaves_it_as_it_was(how):
+  with tiny.quick_compilation():
+    end = run("fedavg", 1e6, **HOW[how])
+    start = qj.build(
+      tiny.make_settings("fedavg", 5, bits=(32,) * 5, **HOW[how]),
+      federation=tiny.make_federation(tiny.COUNTS[:5]),
+    )[0].init(0)
+  assert end.summary["diverged"] == [{"client": 2, "rounds": 3, "in_a_row": 3}]
+  for x, y in zip(
+    jax.tree.leaves(qj.client_state(start, 2)),
+    jax.tree.leaves(qj.client_state(end.state, 2)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(x, y)
+  assert int(end.state.round) == 3
+  record = end.history[-1]
+  assert record["participants"] == 4 and record["diverged"] == 1
+  assert np.isfinite(record["loss"])
+  for x in jax.tree.leaves(end.state.server):
+    assert np.all(np.isfinite(np.asarray(x, np.float64)))
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+def test_a_client_that_diverges_is_as_one_that_is_absent(tmp_path):
+  trace = tmp_path / "trace.csv"
+  lines = [f"{r},{c}" for r in range(3) for c in range(5) if c != 2]
+  trace.write_text("\n".join(["round,client", *lines]))
+  with tiny.quick_compilation():
+    undone = run("fedavg", 1e6)
+    absent = run("fedavg", 0.05, participation_trace=str(trace))
+  for x, y in zip(
+    jax.tree.leaves(undone.state.server),
+    jax.tree.leaves(absent.state.server),
+    strict=True,
+  ):
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_a_limit_that_is_given_holds_from_the_first_round():
+  with (
+    tiny.quick_compilation(),
+    pytest.raises(qj.DivergenceError, match="clients 0, 1, 2, 3, 4"),
+  ):
+    run("fedavg", 0.05, max_message_norm=1e-6)
+
+
+# One client of fifty.
+
+FIFTY = {
+  "dataset": "digits",
+  "clients": 50,
+  "bits": (32,) * 50,
+  "shared_learning_rate": 0.05,
+  "devices": 1,
+  "strategy": "vmap",
+}
+
+
+def one_of_fifty(method, bad=None, **changes):
+  """A run in which the last client has this step size, or never takes part."""
+  rates = [0.05] * 49 + [0.05 if bad is None else bad]
+  values = {**FIFTY, "method": method, "learning_rate": tuple(rates), **changes}
+  return qj.run(qj.Settings(**values), display=QUIET)
+
+
+def write_trace(path, rounds):
+  lines = [f"{r},{c}" for r in range(rounds) for c in range(49)]
+  path.write_text("\n".join(["round,client", *lines]))
+  return str(path)
+
+
+def compare_accuracies(method, tmp_path, **changes):
+  """Of the global model, with the client and without it."""
+  size = {"rounds": 10, "steps": 20, "hidden": (32, 32), **changes}
+  size["eval_every"] = size["rounds"]
+  trace = write_trace(tmp_path / "trace.csv", size["rounds"])
+  without = one_of_fifty(method, **size, participation_trace=trace)
+  wanted = without.summary["accuracy"]["global"]["mean"]
+  for bad in (10.0, 1e3, 1e6):
+    found = one_of_fifty(method, bad, **size).summary["accuracy"]["global"]
+    yield bad, found["mean"], wanted
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+def test_one_of_fifty_that_diverges_leaves_the_global_model_as_good(tmp_path):
+  for bad, found, wanted in compare_accuracies("fedavg", tmp_path):
+    assert wanted > 0.7
+    assert abs(found - wanted) <= 0.01, bad
+
+
+@pytest.mark.skipif(not LONG, reason="84 federations of 50 take 20 minutes")
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+@pytest.mark.parametrize("partition", ["iid", "pathological"])
+@pytest.mark.parametrize(
+  "method",
+  ["fedavg", "fedprox", "per_fedavg", "pfedme", "ditto", "fml", "quped"],
+)
+def test_so_does_one_under_any_method_in_long_runs(method, partition, tmp_path):
+  size = {"rounds": 30, "steps": 40, "hidden": (64, 64), "partition": partition}
+  for seed in range(3):
+    for bad, found, wanted in compare_accuracies(
+      method, tmp_path, **size, seed=seed
+    ):
+      print(f"{method} {partition} {seed} {bad}: {found:.4f} {wanted:.4f}")
+      assert abs(found - wanted) <= 0.01, (seed, bad)
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+def test_one_of_fifty_that_diverges_changes_no_bit_of_the_others():
+  size = {"rounds": 3, "steps": 5, "eval_every": 3, "hidden": (16,)}
+  good = one_of_fifty("local", **size)
+  for bad in (10.0, 1e3, 1e6):
+    wrong = one_of_fifty("local", bad, **size)
+    # At 10 so few steps of so small a network stay in bounds.
+    if bad > 10:
+      assert [x["client"] for x in wrong.summary["diverged"]] == [49]
+    for i in range(49):
+      for x, y in zip(
+        jax.tree.leaves(qj.client_state(good.state, i)),
+        jax.tree.leaves(qj.client_state(wrong.state, i)),
+        strict=True,
+      ):
+        np.testing.assert_array_equal(x, y)
+    assert good.clients[:49] == wrong.clients[:49]

@@ -1,0 +1,120 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from quped_jax import models
+from quped_jax.simulation import evaluate
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def trained():
+  federation = tiny.make_federation()
+  model = models.create_model("mlp", tiny.CLASSES, features=(8,))
+  params, stats = model.init(jax.random.key(3), federation.example())
+  return federation, model, params, stats
+
+
+def by_hand(federation, model, params, stats, client, split):
+  part = getattr(federation, split)
+  first, count = int(part.offset[client]), int(part.count[client])
+  rows = np.asarray(part.rows)[first : first + count]
+  inputs = np.asarray(federation.source.inputs)[rows]
+  logits, _ = model.apply(params, stats, inputs, False)
+  hits = (
+    np.argmax(logits, axis=-1) == np.asarray(federation.source.labels)[rows]
+  )
+  return hits.mean()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 64, 500])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_accuracy_is_that_of_the_clients_own_rows(trained, split, batch_size):
+  federation, model, params, stats = trained
+
+  @jax.jit
+  def accuracy(client):
+    data = federation.client(client)
+    return evaluate.accuracy(model, params, stats, data, split, batch_size)
+
+  values = [float(accuracy(jnp.int32(i))) for i in range(len(tiny.COUNTS))]
+  expected = [
+    by_hand(*trained, client=i, split=split) for i in range(len(tiny.COUNTS))
+  ]
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+  assert len(set(values)) > 1
+
+
+def test_a_split_without_samples_gives_nan(trained):
+  federation, model, params, stats = trained
+  data = federation.client(jnp.int32(1))
+  value = evaluate.accuracy(model, params, stats, data, "validation")
+  assert np.isnan(value)
+
+
+def test_every_variant_is_evaluated_on_every_split(trained):
+  federation, model, params, stats = trained
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  data = federation.client(jnp.int32(2))
+  table = evaluate.accuracies(
+    {"zero": (zeros, stats, model), "own": (params, stats, model)},
+    data,
+    ("train", "test"),
+  )
+  assert set(table) == {"train", "test"}
+  for split, values in table.items():
+    assert set(values) == {"zero", "own"}
+    labels = data.batch(jnp.arange(int(getattr(data, split).count)), split)[1]
+    # Equal logits: the first class is predicted.
+    np.testing.assert_allclose(
+      values["zero"], np.mean(np.asarray(labels) == 0), rtol=1e-6
+    )
+
+
+def test_a_model_of_nan_predicts_nothing(trained):
+  federation, model, params, stats = trained
+  broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), params)
+  data = federation.client(jnp.int32(0))
+  assert evaluate.accuracy(model, broken, stats, data, "test") == 0.0
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 500])
+def test_logits_do_not_depend_on_how_many_are_seen_at_once(trained, batch_size):
+  federation, model, params, stats = trained
+
+  @jax.jit
+  def predict(client, positions=None):
+    data = federation.client(client)
+    return evaluate.predict(model, params, stats, data, positions, batch_size)
+
+  # Of 64 samples at most, this client has 23.
+  data = federation.client(jnp.int32(1))
+  inputs = data.batch(jnp.arange(23)).inputs
+  expected, _ = model.apply(params, stats, inputs, False)
+  logits = predict(jnp.int32(1))
+  assert logits.shape == (64, tiny.CLASSES)
+  np.testing.assert_allclose(logits[:23], expected, atol=1e-5)
+  np.testing.assert_allclose(
+    logits[23:], np.tile(expected[-1], (41, 1)), atol=1e-5
+  )
+  rows = jnp.array([3, 3, 11, 22, 0, 7, 5, 1], jnp.int32)
+  some = predict(jnp.int32(1), rows)
+  np.testing.assert_allclose(some, expected[rows], atol=1e-5)
+
+
+def test_trees_of_results_are_mapped_over_batches(trained):
+  federation = trained[0]
+  data = federation.client(jnp.int32(1))
+  rows = jnp.arange(23)
+  results = evaluate.map_batches(
+    lambda b: {"labels": b.labels, "sums": jnp.sum(b.inputs, axis=1)},
+    data,
+    rows,
+    batch_size=5,
+  )
+  batch = data.batch(rows)
+  np.testing.assert_array_equal(results["labels"], batch.labels)
+  np.testing.assert_allclose(
+    results["sums"], np.sum(batch.inputs, axis=1), rtol=1e-6
+  )

@@ -1,0 +1,98 @@
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.experiment.assemble import assemble
+from quped_jax.simulation.evaluate import accuracy
+from tests import tiny
+
+QUIET = qj.Display(quiet=True)
+
+
+def made(method="fedavg", **changes):
+  values = {"bits": (32,), "new_clients": 2, "new_client_steps": 0, **changes}
+  settings = tiny.make_settings(method, 3, **values)
+  with tiny.quick_compilation():
+    return assemble(settings, federation=tiny.make_federation())
+
+
+def test_without_steps_they_get_the_global_model_itself():
+  assembly = made()
+  simulation = assembly.simulation
+  with tiny.quick_compilation():
+    state, _ = simulation.run_rounds(simulation.init(0), 2)
+    table = assembly.newcomers(state)
+  assert set(table) == {"personalized", "quantized"}
+  for i, value in enumerate(table["personalized"]):
+    model = state.server.model
+    data = assembly.federation.client(jnp.int32(3 + i))
+    expected = accuracy(assembly.model, model.params, model.stats, data, "test")
+    np.testing.assert_allclose(value, expected)
+
+
+def test_steps_on_their_own_data_help_and_depend_on_nothing_else():
+  tables = []
+  for devices in (1, 2):
+    assembly = made(new_client_steps=40, devices=devices)
+    simulation = assembly.simulation
+    with tiny.quick_compilation():
+      state = simulation.init(0)
+      tables.append(assembly.newcomers(state)["personalized"])
+      # The initial model knows nothing: forty steps teach it.
+      assert tables[-1].mean() > 0.6
+  np.testing.assert_allclose(tables[0], tables[1], atol=0.051)
+
+
+def test_they_have_precisions_in_turn_and_levels_of_their_own():
+  assembly = made("quped", bits=(32, 32, 32, 32, 1), new_client_steps=3)
+  bits = assembly.assignment.bits
+  assert bits.tolist() == [32, 32, 32, 32, 1]
+  with tiny.quick_compilation():
+    table = assembly.newcomers(assembly.simulation.init(0))
+  assert np.isfinite(table["quantized"]).all()
+
+
+def test_a_method_without_a_global_model_has_nothing_for_them():
+  assembly = made("local")
+  assert assembly.newcomers(assembly.simulation.init(0)) == {}
+
+
+def test_they_take_no_part_in_training():
+  with_new, without = (
+    tiny.assemble(
+      tiny.make_settings("fedavg", 3, bits=(32,), new_clients=new),
+      federation=federation,
+    )
+    for new, federation in (
+      (2, tiny.make_federation()),
+      (0, tiny.make_federation(tiny.COUNTS[:3])),
+    )
+  )
+  with tiny.quick_compilation():
+    ends = [
+      tiny.to_host(m.simulation.run_round(m.simulation.init(0))[0])
+      for m in (with_new, without)
+    ]
+  assert tiny.largest_difference(ends[0].server, ends[1].server) < 1e-6
+
+
+def test_a_run_reports_them():
+  settings = tiny.make_settings(
+    "fedavg", 3, bits=(32,), new_clients=2, rounds=2, new_client_steps=2
+  )
+  with tiny.quick_compilation():
+    result = qj.run(settings, federation=tiny.make_federation(), display=QUIET)
+  spread = result.summary["new_clients"]["personalized"]
+  assert 0 <= spread["worst"] <= spread["mean"] <= 1
+  assert len(result.clients) == 3
+
+
+def test_their_number_must_fit_the_federation():
+  settings = tiny.make_settings("fedavg", 3, new_clients=1)
+  with pytest.raises(ValueError, match=r"clients=3: must be 4, so that with"):
+    qj.build(settings, federation=tiny.make_federation())
+  with pytest.raises(ValueError, match="new_clients=-1: must be at least 0"):
+    dataclasses.replace(settings, new_clients=-1)

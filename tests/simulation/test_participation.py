@@ -1,0 +1,240 @@
+"""Who takes part in a round: chances, traces, drop-outs and stragglers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.methods import api
+from quped_jax.simulation.participation import Participation, load_trace
+from tests import tiny
+
+COHORT = tiny.COHORT
+
+
+def draws(participation, clients, rounds=200, seed=0):
+  """Who was there, bool `[rounds, clients]`."""
+  key = jax.random.key(seed)
+  present = jax.vmap(lambda r: participation.present(key, r, clients))
+  return np.asarray(present(jnp.arange(rounds)))
+
+
+def test_nothing_said_is_everyone():
+  assert Participation().is_everyone(5)
+  assert Participation(count=5).is_everyone(5)
+  assert not Participation(count=4).is_everyone(5)
+  assert not Participation(dropout=jnp.float32(0.1)).is_everyone(5)
+  assert draws(Participation(), 5).all()
+
+
+def test_a_count_is_drawn_uniformly():
+  present = draws(Participation(count=3), 10, rounds=2000)
+  assert (present.sum(axis=1) == 3).all()
+  np.testing.assert_allclose(present.mean(axis=0), 0.3, atol=0.05)
+  assert Participation(count=3).most(10) == 3
+  assert Participation(count=3).mean(10) == 3 and Participation().mean(9) == 9
+
+
+def test_chances_are_each_clients_own():
+  chances = jnp.array([0.1, 0.5, 1.0])
+  present = draws(Participation(probability=chances), 3, rounds=4000)
+  np.testing.assert_allclose(present.mean(axis=0), chances, atol=0.03)
+  together = (present[:, 0] & present[:, 1]).mean()
+  assert abs(together - 0.05) < 0.02
+  assert Participation(probability=chances).most(3) == 3
+  assert Participation(probability=chances).mean(3) == pytest.approx(1.6)
+
+
+def test_drop_outs_are_some_of_those_who_were_there():
+  with_all = draws(Participation(count=4), 10)
+  dropped = draws(Participation(count=4, dropout=jnp.float32(0.25)), 10)
+  assert not (dropped & ~with_all).any()
+  assert abs(dropped.sum() / with_all.sum() - 0.75) < 0.06
+
+
+def test_stragglers_take_fewer_steps_by_their_own_draw():
+  participation = Participation(stragglers=jnp.float32(0.4), steps=5)
+  keys = jax.random.split(jax.random.key(1), 4000)
+  steps = np.asarray(jax.vmap(participation.num_steps)(keys))
+  assert set(steps) == {1, 2, 3, 4, 5}
+  slow = steps < 5
+  assert abs(slow.mean() - 0.4) < 0.03
+  np.testing.assert_allclose(
+    [np.mean(steps[slow] == n) for n in range(1, 5)], 0.25, atol=0.04
+  )
+  assert Participation().num_steps(keys[0]) is None
+
+
+def write_trace(folder, *lines, header="round,client"):
+  path = folder / "trace.csv"
+  path.write_text("\n".join([header, *lines]) + "\n")
+  return path
+
+
+def test_a_trace_says_who_is_there(tmp_path):
+  # In any order, with a line twice, and nobody in round 1.
+  path = write_trace(tmp_path, "2,4", "0,1", "2,0", "0,3", "2,3", "0,1")
+  trace = load_trace(path, 5, 4)
+  assert (trace.rounds, trace.most) == (4, 3)
+  assert Participation(trace=trace).mean(5) == 5 / 4
+  present = draws(Participation(trace=trace), 5, rounds=4)
+  who = [np.flatnonzero(row).tolist() for row in present]
+  assert who == [[1, 3], [], [0, 3, 4], []]
+
+
+@pytest.mark.parametrize(
+  ("lines", "header", "message"),
+  [
+    (["0,5"], "round,client", "line 2 names client 5; must be from 0 to 4"),
+    (["0,1", "3,1"], "round,client", "line 3 names round 3; .* from 0 to 2"),
+    (["0,-1"], "round,client", "line 2 names client -1"),
+    (["0,x"], "round,client", "line 2 names client x"),
+    (["0"], "round,client", "line 2 names client None"),
+    (["0,1"], "time,client", "must have the columns round,client; got time"),
+    ([], "round,client", "must name at least one client"),
+  ],
+)
+def test_a_wrong_trace_is_an_error(tmp_path, lines, header, message):
+  path = write_trace(tmp_path, *lines, header=header)
+  with pytest.raises(ValueError, match=f"participation_trace=.*{message}"):
+    load_trace(path, 5, 3)
+
+
+def test_a_trace_that_is_not_there_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match="participation_trace=.*nope.csv"):
+    load_trace(tmp_path / "nope.csv", 5, 3)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"participation": (0.0,)}, "participation=.*must be chances in"),
+    ({"participation": (1.5,)}, "participation=.*must be chances in"),
+    ({"dropout": 1.0}, "dropout=1.0: must be a chance in"),
+    ({"dropout": -0.1}, "dropout=-0.1: must be a chance in"),
+    ({"stragglers": 1.1}, "stragglers=1.1: must be from 0 to 1"),
+    ({"stragglers": 0.5, "steps": 1}, "stragglers=0.5: must be 0 with steps=1"),
+    (
+      {"participation": (0.5,), "clients_per_round": 3},
+      "participation=.*must not be set beside clients_per_round=3",
+    ),
+    (
+      {"participation_trace": "x.csv", "participation": (0.5,)},
+      "participation_trace='x.csv': must not be set beside participation",
+    ),
+  ],
+)
+def test_what_cannot_be_is_an_error(changes, message):
+  with pytest.raises(ValueError, match=message):
+    qj.Settings(**changes)
+
+
+# In a federation.
+
+
+def play(rounds=1, method="quped", clients=5, **changes):
+  made = tiny.assemble(tiny.make_settings(method, clients, **changes))
+  with tiny.quick_compilation():
+    state, metrics = made.simulation.init(0), {}
+    start = tiny.to_host(state)
+    for _ in range(rounds):
+      state, metrics = made.simulation.run_round(state)
+  return start, tiny.to_host(state), metrics, made
+
+
+def changed(start, end):
+  """Which clients' states are others now."""
+  pairs = zip(
+    jax.tree.leaves(start.clients), jax.tree.leaves(end.clients), strict=True
+  )
+  differ = [
+    [not np.array_equal(a[i], b[i]) for i in range(len(tiny.COUNTS))]
+    for a, b in pairs
+  ]
+  return np.any(differ, axis=0)
+
+
+@pytest.mark.parametrize(
+  "how", [{}, {"strategy": "vmap"}, {"devices": 2}, {"strategy": "dispatch"}]
+)
+def test_a_traces_clients_alone_take_part(tmp_path, how):
+  path = write_trace(tmp_path, "0,1", "0,4")
+  start, end, metrics, _ = play(participation_trace=str(path), **how)
+  assert changed(start, end).tolist() == [False, True, False, False, True]
+  assert float(metrics["participants"]) == 2
+
+
+def test_a_round_without_anyone_changes_nothing(tmp_path):
+  path = write_trace(tmp_path, "1,2")
+  settings = tiny.make_settings(
+    "quped", 5, participation_trace=str(path), rounds=3
+  )
+  made = tiny.assemble(settings)
+  with tiny.quick_compilation():
+    state = made.simulation.init(0)
+    start = tiny.to_host(state)
+    state, metrics = made.simulation.run_round(state)
+    end = tiny.to_host(state)
+  assert float(metrics["participants"]) == 0
+  assert np.isnan(float(metrics["loss"]))
+  assert not changed(start, end).any()
+  assert tiny.largest_difference(start.server, end.server) == 0
+  assert int(end.round) == 1
+
+
+def test_a_straggler_takes_its_own_number_of_steps():
+  """A client of n steps ends where one with n steps in all ends."""
+  _, end, _, made = play(method="local", stragglers=1.0, steps=4)
+  key = jax.random.key(0)
+  participation = made.population.participation
+  short = {}
+  for i in range(5):
+    client_key = jax.random.fold_in(jax.random.fold_in(key, 0), i)
+    steps = participation.num_steps(client_key)
+    assert steps is not None and 1 <= steps < 4
+    short[i] = int(steps)
+  assert len(set(short.values())) > 1
+  full = tiny.assemble(tiny.make_settings("local", 5, steps=4))
+  with tiny.quick_compilation():
+    state = full.simulation.init(0)
+
+    def update(i, num_steps):
+      spec, rates = full.population.of_client(i)
+      context = api.Context(
+        round=jnp.int32(0),
+        key=jax.random.fold_in(jax.random.fold_in(key, 0), i),
+        client_id=i,
+        spec=spec,
+        rates=rates,
+        shared_learning_rate=full.population.shared_learning_rate,
+        num_steps=num_steps,
+      )
+      client = jax.tree.map(lambda x: x[i], state.clients[COHORT])
+      return full.method.client_update(
+        full.method.broadcast(state.server, i, COHORT),
+        client,
+        full.federation.client(i),
+        context,
+        COHORT,
+      ).client
+
+    update = jax.jit(update)
+    for i, steps in short.items():
+      expected = update(jnp.int32(i), jnp.int32(steps))
+      got = jax.tree.map(lambda x, i=i: x[i], end.clients[COHORT])
+      assert tiny.largest_difference(expected, got) < 1e-6
+
+
+def test_other_chances_compile_nothing():
+  made = tiny.assemble(
+    tiny.make_settings("local", 5, stragglers=0.5, dropout=0.5)
+  )
+  with tiny.quick_compilation():
+    state = made.simulation.init(0)
+    counts = set()
+    for _ in range(8):
+      state, metrics = made.simulation.run_round(state)
+      counts.add(int(metrics["participants"]))
+  assert made.simulation.program.compilations == 1
+  assert len(counts) > 1 and max(counts) <= 5

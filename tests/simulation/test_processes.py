@@ -1,0 +1,193 @@
+"""Several processes that simulate one federation, really started."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from quped_jax.simulation import processes
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    return probe.getsockname()[1]
+
+
+def start(*args):
+  return subprocess.Popen(
+    [sys.executable, "-m", "experiments.federated", *args],
+    cwd=ROOT,
+    env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+SETTINGS = (
+  "--config=configs/digits.py",
+  "--config.clients=5",  # does not divide: one slot of three is empty
+  "--config.new_clients=2",
+  "--config.clients_per_round=4",
+  "--config.bits=1,2",
+  "--config.rounds=2",
+  "--config.steps=3",
+  "--config.save_models=clients",
+)
+
+
+def read(folder):
+  summary = json.loads((folder / "summary.json").read_text())
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return summary, [json.loads(line) for line in lines]
+
+
+def test_two_processes_get_the_result_of_one(tmp_path):
+  port = free_port()
+  folders = [tmp_path / name for name in ("one", "first", "second")]
+  together = (f"--coordinator=localhost:{port}", "--num_processes=2")
+  started = [
+    start(*SETTINGS, f"--workdir={folder}", *more)
+    for folder, more in zip(
+      folders,
+      ((), (*together, "--process_id=0"), (*together, "--process_id=1")),
+      strict=True,
+    )
+  ]
+  ends = [finish(process) for process in started]
+  for code, _, err in ends:
+    assert code == 0, err
+  # Only the first writes, and speaks.
+  assert "round 2/2" in ends[1][1] and "round" not in ends[2][1]
+  assert not folders[2].exists()
+  (alone, lines), (shared, others) = map(read, folders[:2])
+  assert shared["timing"]["devices"] == 2
+  for split in ("accuracy", "new_clients"):
+    for variant, spread in alone[split].items():
+      assert shared[split][variant] == pytest.approx(spread, abs=0.02)
+  # Each has the samples of its clients: of 5, 3; and tables of all.
+  files = [
+    {path.name: path.stat().st_size for path in (folder / "models").iterdir()}
+    for folder in folders[:2]
+  ]
+  assert len(files[0]) == 6 and files[0] == files[1]
+  memory = alone["memory"]["data_bytes"], shared["memory"]["data_bytes"]
+  assert memory[1] < 0.75 * memory[0]
+  for line, other in zip(lines, others, strict=True):
+    assert other == pytest.approx(line, rel=1e-4, abs=1e-2)
+
+
+def test_a_process_that_does_not_come_is_an_error_and_no_hang():
+  port = free_port()
+  together = (
+    "--workdir=unused",
+    f"--coordinator=localhost:{port}",
+    "--num_processes=3",
+    "--process_timeout=15",
+  )
+  started = [start(*together, f"--process_id={i}") for i in (0, 1)]
+  (code, _, first), (other_code, _, second) = map(finish, started)
+  assert code == other_code == 2
+  assert "process_id=[2]: must answer within 15 s" in first
+  assert second.startswith("error: ")
+
+
+def test_nobody_at_the_coordinator_is_an_error():
+  with pytest.raises(ValueError, match="coordinator='localhost:.*process 0"):
+    processes.join(f"localhost:{free_port()}", 2, 1, timeout=0.5)
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    (("localhost:99", 0, 0), "num_processes=0: must be at least 1"),
+    (("localhost:99", 2, 2), "process_id=2: must be from 0 to 1"),
+    (("localhost:99", 2, -1), "process_id=-1: must be from 0 to 1"),
+    (("localhost", 2, 0), "coordinator='localhost': must be host:port"),
+    (("localhost:x", 2, 0), "coordinator='localhost:x': must be host:port"),
+    ((":99", 2, 0), "coordinator=':99': must be host:port"),
+  ],
+)
+def test_wrong_arguments_are_errors(args, message):
+  with pytest.raises(ValueError, match=message):
+    processes.join(*args)
+
+
+def test_a_port_that_is_taken_is_an_error():
+  with socket.create_server(("", 0)) as taken:
+    port = taken.getsockname()[1]
+    with pytest.raises(ValueError, match=f"coordinator='localhost:{port}': "):
+      processes.join(f"localhost:{port}", 2, 0, timeout=0.5)
+
+
+def test_processes_that_disagree_are_told():
+  report = {"process_id": 1, "processes": 2}
+  assert processes._mistake(report, 2, {}) == ""
+  assert "process_id=1: is taken" in processes._mistake(report, 2, {1: None})
+  assert "num_processes=2: must be 3" in processes._mistake(report, 3, {})
+  assert processes._mistake("hello", 3, {}) == "not a process of this run"
+
+
+def test_one_process_needs_no_others():
+  processes.join("localhost:99", 1, 0)
+  assert processes.is_first()
+
+
+def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
+  settings = (
+    *SETTINGS,
+    "--config.rounds=200",
+    "--config.eval_every=20",
+    "--config.checkpoint_every=5",
+    "--config.save_models=none",
+  )
+
+  def both(workdir):
+    together = f"--coordinator=localhost:{free_port()}", "--num_processes=2"
+    return [
+      start(*settings, f"--workdir={workdir}", *together, f"--process_id={i}")
+      for i in range(2)
+    ]
+
+  def wait(process, lines):
+    path = broken / "metrics.jsonl"
+    while process.poll() is None:
+      if path.exists() and path.read_text().count("\n") >= lines:
+        return
+      time.sleep(0.01)
+
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  for code, _, err in map(finish, both(whole)):
+    assert code == 0, err
+  started = both(broken)
+  wait(started[0], 1)
+  for process in started:
+    process.kill()
+    finish(process)
+  started = both(broken)
+  wait(started[0], 4)
+  # Either of them: JAX tells the other.
+  started[1].send_signal(signal.SIGTERM)
+  for code, _, err in map(finish, started):
+    assert code == 128 + signal.SIGTERM, err
+    assert "stopped by SIGTERM: round" in err
+  (_, out, err), (_, _, other) = map(finish, both(broken))
+  assert "goes on after round" in out, (err, other)
+  (summary, lines), (again, others) = read(whole), read(broken)
+  assert lines == others
+  for name in ("accuracy", "new_clients", "best_round"):
+    assert summary[name] == again[name]
