@@ -51,7 +51,7 @@ def _base():
   config = digits.get_config()
   config.update(
     clients=32,
-    new_clients=8,  # take no part in training
+    held_out_clients=8,  # take no part in training
     public_size=200,  # samples held out from all, for methods that need them
     rounds=30,
     eval_every=5,

@@ -24,7 +24,7 @@ def get_config(dataset="mnist"):
   base = importlib.import_module(f"configs.{dataset}").get_config()
   held_out = 5 if dataset == "femnist" else 10  # of 35, and of 50
   base.update(
-    clients=base.clients - held_out, new_clients=held_out, public_size=1000
+    clients=base.clients - held_out, held_out_clients=held_out, public_size=1000
   )
   for field in ("method", "bits", "seed"):
     del base[field]

@@ -185,14 +185,15 @@ def print_summary(summary: dict[str, Any]) -> None:
       f"private: epsilon {summary['privacy']['epsilon']:.3g} at delta "
       f"{summary['privacy']['delta']:g}, by client"
     )
-  if len(summary["kinds"]) < 2:
+  if len(summary["client_types"]) < 2:
     return
-  variant = summary["headline"]
-  print(f"by kind of client, {variant}:")
-  for name, kind in summary["kinds"].items():
-    spread = kind["accuracy"][variant]
+  variant = summary["primary_variant"]
+  print(f"by client type, {variant}:")
+  for name, client_type in summary["client_types"].items():
+    spread = client_type["accuracy"][variant]
     if spread:
       print(
-        f"  {name:20s} {kind['clients']:5d} clients  "
-        f"{kind['model_bytes'] / 1000:8.1f} KB  {100 * spread['mean']:5.1f} %"
+        f"  {name:20s} {client_type['clients']:5d} clients  "
+        f"{client_type['model_bytes'] / 1000:8.1f} KB  "
+        f"{100 * spread['mean']:5.1f} %"
       )

@@ -53,7 +53,7 @@ def _table(results: dict[str, qj.Result]) -> rich.table.Table:
   for name, result in results.items():
     summary = result.summary
     accuracy = summary["accuracy"]
-    headline = accuracy[summary["headline"]]
+    primary_variant = accuracy[summary["primary_variant"]]
     # At full precision the quantized model is the personalized one.
     shown = dict(accuracy)
     if summary["bits"] == [32]:
@@ -64,7 +64,7 @@ def _table(results: dict[str, qj.Result]) -> rich.table.Table:
         _percent(shown.get(variant, {}).get("mean"))
         for variant in ("personalized", "quantized", "global")
       ),
-      _percent(headline["worst"]),
+      _percent(primary_variant["worst"]),
       f"{summary['bytes_up'] / 1000:.0f}",
       f"{summary['timing']['seconds_per_round']:.2g}",
     )
@@ -76,10 +76,10 @@ def _figure(results: dict[str, qj.Result], path: pathlib.Path) -> None:
   figure = Figure(figsize=(6, 4), layout="constrained")
   axes = figure.subplots()
   for name, result in results.items():
-    headline = f"test/{result.simulation.headline}"
+    primary_variant = f"test/{result.simulation.primary_variant}"
     axes.plot(
       [record["round"] for record in result.history],
-      [100 * record[headline] for record in result.history],
+      [100 * record[primary_variant] for record in result.history],
       label=_RUNS[name][0],
     )
   axes.set_xlabel("round")

@@ -349,9 +349,9 @@ def test_clients_of_one_sample_or_class_train_beside_others(name):
   for leaf in jax.tree.leaves((result.state.server, result.state.clients)):
     if jnp.issubdtype(leaf.dtype, jnp.floating):
       assert np.isfinite(leaf).all()
-  headline = result.summary["headline"]
+  primary_variant = result.summary["primary_variant"]
   for row in result.clients:
-    assert 0 <= row[headline] <= 1
+    assert 0 <= row[primary_variant] <= 1
 
 
 def test_a_clients_model_does_not_depend_on_the_samples_of_others():

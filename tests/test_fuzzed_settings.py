@@ -102,14 +102,14 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "train_fraction": (0.01, 0.99),
   "validation_fraction": (0.01, 0.3, 0.99),
   "augment": ("none", "crop_flip"),
-  "new_clients": (1, 2),
-  "new_client_steps": (0, 1),
+  "held_out_clients": (1, 2),
+  "held_out_client_steps": (0, 1),
   "public_size": (1, 8, 95, 96),
   "public_dataset": ("fuzz_flat", "fuzz_images", "digits"),
   "public_labelled": (False,),
   "model": ("mlp", "cnn1", "resnet8", "transformer", "normed"),
   "hidden": ((), (3,), (3, 4, 3)),
-  "kinds": (
+  "client_types": (
     "1*mlp(3,3)@1, 2*mlp(3,3)@32", "2*mlp(3,3)@1, 1*mlp(4,4)@2", "3*mlp(3)@1",
     "3*mlp(3)@32", "3*mlp@9", "3*cnn1@32", "4*mlp@1", "0*mlp@1", "3*mlp(0)@1",
     "3*mlp(99999999999)@1", "99999999999*mlp@1", "3*mlp", "3*wrong@1", ",",
@@ -172,7 +172,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "aggregation": ("median", "trimmed_mean", "norm_clipped_mean"),
   "trim": (0.0, 0.4, 0.5),
   "clip_norm": (1e-3, 1e30),
-  "attackers": (1, 2, 3),
+  "byzantine_clients": (1, 2, 3),
   "attack": ("random", "sign_flip"),
   "attack_scale": (1.0, 1e30),
   "dp_clip": (1.0, 1e-30),
@@ -187,7 +187,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 # What compiles in seconds.
-SLOW = ("model", "kinds", "candidates", "shared_model", "bits", "method")
+SLOW = ("model", "client_types", "candidates", "shared_model", "bits", "method")
 CHEAP = {field: CHOICES[field] for field in CHOICES if field not in SLOW}
 
 OPTIONS = {

@@ -51,13 +51,6 @@ def test_commands_of_readme_name_files_that_exist():
     assert (root / (module.replace(".", "/") + ".py")).is_file(), module
 
 
-def test_readme_names_every_file_of_the_package():
-  text = README.read_text()
-  for path in sorted((README.parent / "quped_jax").glob("*.py")):
-    if path.name != "__init__.py":
-      assert f"  {path.name} " in text, path.name
-
-
 def test_the_tests_that_hold_promises_exist():
   text = README.read_text()
   promises = text.split("## What is promised\n")[1].split("\n## ")[0]

@@ -163,9 +163,9 @@ def in_slots(state, slots: int):
   count = len(state.members[COHORT])
   members = fit(state.members[COHORT])
   members[count:] = -1
-  clients, watch = jax.tree.map(fit, (state.clients, state.watch))
+  clients, records = jax.tree.map(fit, (state.clients, state.divergence))
   members = {COHORT: members}
-  return state._replace(clients=clients, watch=watch, members=members)
+  return state._replace(clients=clients, divergence=records, members=members)
 
 
 def change_codebooks(state, change):

@@ -231,5 +231,5 @@ def make_passes(model: qj.Model, training: api.Training) -> api.FederatedMethod:
     client_update=client_update,
     server_update=server_update,
     variants=lambda *_: {},
-    headline="personalized",
+    primary_variant="personalized",
   )

@@ -23,11 +23,11 @@ _ROUNDS = 3
 
 def run(bench: Bench) -> None:
   """Measures the suite."""
-  _kinds(bench)
+  _client_types(bench)
   _host(bench)
 
 
-def _kinds(bench: Bench) -> None:
+def _client_types(bench: Bench) -> None:
   shape = (28, 28, 1)
   parts = ["6*cnn1@1, 6*cnn1@2", "8*cnn2@32"]
   size: dict[str, Any] = {"steps": 2, "batch_size": 32}
@@ -35,12 +35,12 @@ def _kinds(bench: Bench) -> None:
     shape, size = (6,), {"steps": 2, "batch_size": 2}
     parts = ["2*mlp(4,4)@32", "2*mlp(6,4)@32"]
 
-  def rounds(kinds):
-    clients = _clients(kinds)
+  def rounds(client_types):
+    clients = _clients(client_types)
     settings = qj.Settings(
       method="quped",
       clients=clients,
-      kinds=kinds,
+      client_types=client_types,
       model="mlp" if bench.quick else "cnn1",
       learning_rate=(0.01,),
       shared_learning_rate=0.01,
@@ -50,11 +50,11 @@ def _kinds(bench: Bench) -> None:
     return engine.Rounds(qj.build(settings, federation=federation)[0])
 
   rows = bench.measure(
-    "kinds of clients",
+    "client_types of clients",
     "round",
     [
-      Contestant(kinds, rounds(kinds), 1)
-      for kinds in (", ".join(parts), *parts)
+      Contestant(client_types, rounds(client_types), 1)
+      for client_types in (", ".join(parts), *parts)
     ],
     sizes=size,
     reference=", ".join(parts),
@@ -65,11 +65,13 @@ def _kinds(bench: Bench) -> None:
     "seconds_alone": sum(alone),
     "ratio": together / sum(alone),
   }
-  bench.derive("a round of all kinds, and of each alone", {"kinds": shown})
+  bench.derive(
+    "a round of all client_types, and of each alone", {"client_types": shown}
+  )
 
 
-def _clients(kinds: str) -> int:
-  return sum(int(part.split("*")[0]) for part in kinds.split(", "))
+def _clients(client_types: str) -> int:
+  return sum(int(part.split("*")[0]) for part in client_types.split(", "))
 
 
 class _Rounds(engine.Rounds):

@@ -33,7 +33,7 @@ from quped_jax.methods.wrappers import robust as robust_lib
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization.alternating import Rates
 from quped_jax.simulation import memory as memory_lib
-from quped_jax.simulation.held_out_clients import make_newcomers
+from quped_jax.simulation.held_out_clients import make_held_out_evaluation
 from quped_jax.simulation.participation import Participation, load_trace
 from quped_jax.simulation.programs import (
   Population,
@@ -73,7 +73,7 @@ def load_federation(
       )
     return synthetic_federation(
       source,
-      settings.clients + settings.new_clients,
+      settings.clients + settings.held_out_clients,
       validation_fraction=settings.validation_fraction,
     )
   if dataset is None:
@@ -90,7 +90,7 @@ def load_federation(
   parts = data_lib.partition(
     dataset,
     settings.partition,
-    settings.clients + settings.new_clients,
+    settings.clients + settings.held_out_clients,
     seed=settings.seed,
     classes_per_client=settings.classes_per_client,
     alpha=settings.alpha,
@@ -227,20 +227,24 @@ def _assign(
   federation: Federation,
   made: Mapping[client_types_lib.Network, models_lib.Model],
 ) -> client_types_lib.Assignment:
-  everyone = settings.clients + settings.new_clients
-  if settings.kinds:
-    kinds, counts = client_types_lib.parse_kinds(settings.kinds)
-    return client_types_lib.assign_counts(kinds, counts, settings.new_clients)
-  kinds = [
-    client_types_lib.Kind(network, bits, turn)
+  everyone = settings.clients + settings.held_out_clients
+  if settings.client_types:
+    client_types, counts = client_types_lib.parse_client_types(
+      settings.client_types
+    )
+    return client_types_lib.assign_counts(
+      client_types, counts, settings.held_out_clients
+    )
+  client_types = [
+    client_types_lib.ClientType(network, bits, turn)
     for network in settings.networks()
     for turn, bits in enumerate(settings.bits)
   ]
   if not settings.budget_bytes:
-    return client_types_lib.assign_in_turn(kinds, everyone)
+    return client_types_lib.assign_in_turn(client_types, everyone)
 
-  def size(kind):
-    model = made[kind.network]
+  def size(client_type):
+    model = made[client_type.network]
     params, stats = jax.eval_shape(
       model.init, jax.random.key(0), federation.example()
     )
@@ -248,31 +252,37 @@ def _assign(
       params,
       stats,
       model.is_quantized,
-      kind.bits,
+      client_type.bits,
       channelwise=settings.granularity == "channel",
     )
 
   budgets = client_types_lib.draw_budgets(
     settings.budget_bytes, everyone, settings.seed
   )
-  sizes = {kind: size(kind) for kind in kinds}
+  sizes = {client_type: size(client_type) for client_type in client_types}
   # Whichever are drawn.
   client_types_lib.assign_by_budget(np.asarray(settings.budget_bytes), sizes)
   trained = client_types_lib.assign_by_budget(
     budgets[: settings.clients], sizes
   )
-  if not settings.new_clients:
+  if not settings.held_out_clients:
     return trained
   # The others have networks that somebody trains.
   known = trained.cohorts()
   new = client_types_lib.assign_by_budget(
     budgets[settings.clients :],
-    {kind: size for kind, size in sizes.items() if kind.network in known},
+    {
+      client_type: size
+      for client_type, size in sizes.items()
+      if client_type.network in known
+    },
   )
-  index = [trained.kinds.index(kind) for kind in new.kinds]
+  index = [
+    trained.client_types.index(client_type) for client_type in new.client_types
+  ]
   of_new = np.array(index, np.int32)[new.of_client]
   return client_types_lib.Assignment(
-    trained.kinds, np.append(trained.of_client, of_new), budgets
+    trained.client_types, np.append(trained.of_client, of_new), budgets
   )
 
 
@@ -283,7 +293,7 @@ def population_of(
 
   Args:
     settings: all settings, with `steps` as they are.
-    assignment: which kind each client is of; `bits` in turn if None.
+    assignment: which client_type each client is of; `bits` in turn if None.
 
   Raises:
     ValueError: a trace that cannot be.
@@ -292,10 +302,10 @@ def population_of(
     network = client_types_lib.make_network(settings.model, settings.hidden)
     assignment = client_types_lib.assign_in_turn(
       [
-        client_types_lib.Kind(network, b, i)
+        client_types_lib.ClientType(network, b, i)
         for i, b in enumerate(settings.bits)
       ],
-      settings.clients + settings.new_clients,
+      settings.clients + settings.held_out_clients,
     )
 
   def floats(values):
@@ -339,10 +349,10 @@ class Assembly(NamedTuple):
     settings: with `steps` as they are for this data and method.
     federation: of all clients, new ones last.
     models: the networks, by cohort.
-    assignment: which kind each client is of, new ones last.
+    assignment: which client_type each client is of, new ones last.
     population: what they bring, likewise.
     simulation: the programs, of the clients that train.
-    newcomers: `state -> {variant: accuracy [new clients]}`.
+    held_out: `state -> {variant: accuracy [held-out clients]}`.
     method: that is simulated.
     privacy: what is promised of the shared model; None for nothing.
   """
@@ -353,7 +363,7 @@ class Assembly(NamedTuple):
   assignment: client_types_lib.Assignment
   population: Population
   simulation: Simulation
-  newcomers: Callable[[SimulationState], dict[str, np.ndarray]]
+  held_out: Callable[[SimulationState], dict[str, np.ndarray]]
   method: api.FederatedMethod
   privacy: dict[str, Any] | None
 
@@ -362,7 +372,7 @@ class Assembly(NamedTuple):
     """The clients' network; if they have several, one of them."""
     return next(iter(self.models.clients.values()))
 
-  def headline(self, cohort: str, client_id: int):
+  def primary_variant(self, cohort: str, client_id: int):
     """Shapes of the model that comparisons report: (params, stats, model)."""
     method, found = self.method, []
 
@@ -383,7 +393,7 @@ class Assembly(NamedTuple):
       variants = method.variants(
         server, client, federation.client(client_id), context, cohort
       )
-      params, stats, model = variants[method.headline]
+      params, stats, model = variants[method.primary_variant]
       found.append(model)
       return params, stats
 
@@ -401,11 +411,11 @@ class Assembly(NamedTuple):
   def stored_bits(self) -> np.ndarray:
     """Precision of the model that each client uses, int32 `[clients]`.
 
-    It is that of the headline variant, whose accuracy is reported; all but
+    It is that of the primary variant, whose accuracy is reported; all but
     "quantized" is of full precision.
     """
     bits = self.assignment.bits[: self.settings.clients]
-    if self.method.headline == "quantized":
+    if self.method.primary_variant == "quantized":
       return bits
     return np.full_like(bits, codebook_lib.FULL_PRECISION)
 
@@ -414,7 +424,7 @@ class Assembly(NamedTuple):
     stored = self.stored_bits()
     sizes = np.zeros(len(stored), np.int64)
     for cohort, (_, members) in self.cohorts().items():
-      params, stats, model = self.headline(cohort, int(members[0]))
+      params, stats, model = self.primary_variant(cohort, int(members[0]))
       for bits in np.unique(stored[members]):
         sizes[members[stored[members] == bits]] = client_types_lib.model_bytes(
           params,
@@ -468,13 +478,13 @@ def assemble(
     rounds=settings.rounds,
   )
   federation = federation or load_federation(settings)
-  everyone = settings.clients + settings.new_clients
+  everyone = settings.clients + settings.held_out_clients
   if federation.num_clients != everyone:
     raise ValueError(
       f"clients={settings.clients}: must be "
-      f"{federation.num_clients - settings.new_clients}, so that with "
-      f"new_clients={settings.new_clients} they are as many as the given "
-      "federation's"
+      f"{federation.num_clients - settings.held_out_clients}, so that with "
+      f"held_out_clients={settings.held_out_clients} they are as many as the "
+      "given federation's"
     )
   models, assignment = _models(settings, federation, model)
   if assignment.quantized:
@@ -492,7 +502,7 @@ def assemble(
     settings, trained, models, assignment, population, method, workdir
   )
   _check_memory(settings, simulation)
-  newcomers = _newcomers(
+  held_out = _held_out_evaluation(
     settings,
     federation,
     assignment,
@@ -508,7 +518,7 @@ def assemble(
     assignment,
     population,
     simulation,
-    newcomers,
+    held_out,
     method,
     privacy,
   )
@@ -528,8 +538,8 @@ def _with_steps(settings: Settings, steps: int, why: str) -> Settings:
 def _check_names(settings: Settings, model) -> None:
   """Names of networks, which may be registered after settings were made."""
   known = models_lib.model_names()
-  field = "kinds" if settings.kinds else "candidates"
-  if settings.kinds or settings.candidates:
+  field = "client_types" if settings.client_types else "candidates"
+  if settings.client_types or settings.candidates:
     for network in settings.networks():
       checks.choice(field, network.model, known)
       if network.hidden and network.model != "mlp":
@@ -539,11 +549,11 @@ def _check_names(settings: Settings, model) -> None:
         )
   if model is None:
     checks.choice("model", settings.model, known)
-  elif settings.kinds or settings.budget_bytes:
+  elif settings.client_types or settings.budget_bytes:
     raise ValueError(
-      f"{'kinds' if settings.kinds else 'budget_bytes'}: must not be set with "
-      "a given model, which is that of all clients; register it with "
-      "register_model"
+      f"{'client_types' if settings.client_types else 'budget_bytes'}: must "
+      "not be set with a given model, which is that of all clients; register "
+      "it with register_model"
     )
   if settings.shared_model:
     checks.choice("shared_model", settings.shared_model, known)
@@ -590,7 +600,7 @@ def _make_method(
   if settings.finetune_at and method.begin_finetune is None:
     raise ValueError(
       f"finetune_at={settings.finetune_at}: must be 0 with "
-      f"method={settings.method!r}, which has no second phase"
+      f"method={settings.method!r}, which has no fine-tuning phase"
     )
   return _with_server_step(settings, method), settings
 
@@ -598,7 +608,7 @@ def _make_method(
 def _with_server_step(
   settings: Settings, method: api.FederatedMethod
 ) -> api.FederatedMethod:
-  """The method with the attackers, the average and the privacy it is to have.
+  """The method with its Byzantine clients, average and privacy.
 
   With none of them it is the method itself.
   """
@@ -609,16 +619,16 @@ def _with_server_step(
       method, settings.method, f"{field}={value!r}", allowed
     )
 
-  if settings.attackers:
-    check("attackers", "0")
+  if settings.byzantine_clients:
+    check("byzantine_clients", "0")
   if settings.aggregation != "mean":
     check("aggregation", "'mean'")
   if settings.dp_clip:
     check("dp_clip", "0")
-  if settings.attackers:
-    method = robust_lib.with_attackers(
+  if settings.byzantine_clients:
+    method = robust_lib.with_byzantine_clients(
       method,
-      settings.clients - settings.attackers,
+      settings.clients - settings.byzantine_clients,
       settings.attack,
       settings.attack_scale,
     )
@@ -665,7 +675,7 @@ def _simulation(
   settings, federation, models, assignment, population, method, workdir
 ) -> Simulation:
   assignment = assignment.first(settings.clients)
-  names = _cohort_names(assignment)  # New clients have no others.
+  names = _cohort_names(assignment)  # Held-out clients have no others.
   return make_simulation(
     method,
     federation,
@@ -717,7 +727,7 @@ def _check_memory(settings: Settings, simulation: Simulation) -> None:
     )
 
 
-def _newcomers(
+def _held_out_evaluation(
   settings,
   federation,
   assignment,
@@ -726,20 +736,20 @@ def _newcomers(
   simulation,
   training,
 ):
-  if not settings.new_clients:
+  if not settings.held_out_clients:
     return lambda state: {}
   names = _cohort_names(assignment)
   new = {
     names[network]: ids[ids >= settings.clients]
     for network, ids in assignment.cohorts().items()
   }
-  return make_newcomers(
+  return make_held_out_evaluation(
     method,
     training,
     federation,
     population,
     {name: ids for name, ids in new.items() if ids.size},
-    steps=settings.new_client_steps,
+    steps=settings.held_out_client_steps,
     # They begin with the first phase, whatever the others have come to.
     schedule=dataclasses.replace(settings.schedule(), finetune_at=0),
     layout=simulation.layout,

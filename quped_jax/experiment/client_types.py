@@ -1,6 +1,6 @@
-"""Kinds of clients: which network and which precision each client has.
+"""Client types: which network and which precision each client has.
 
-A federation of several kinds is written as "15*cnn1@1, 15*cnn1@2, 20*cnn2@32":
+A federation of several types is written as "15*cnn1@1, 15*cnn1@2, 20*cnn2@32":
 so many clients of this network at so many bits. Or each client gets a budget
 of bytes, and the largest of some candidates that fits.
 """
@@ -21,7 +21,7 @@ _FULL_BYTES = 4  # A float32.
 # Of numbers of up to nine digits, which int32 holds.
 _WIDTHS = r"\s*[1-9]\d{0,8}\s*(?:,\s*[1-9]\d{0,8}\s*)*"
 _NETWORK = rf"([A-Za-z_][\w-]*)\s*(?:\(({_WIDTHS})\))?"
-_KIND = re.compile(rf"(\d{{1,9}})\s*\*\s*{_NETWORK}\s*@\s*(\d{{1,9}})")
+_CLIENT_TYPE = re.compile(rf"(\d{{1,9}})\s*\*\s*{_NETWORK}\s*@\s*(\d{{1,9}})")
 _BETWEEN = re.compile(r",(?![^(]*\))")  # A comma outside parentheses.
 
 
@@ -48,8 +48,8 @@ def make_network(model: str, hidden: tuple[int, ...] = ()) -> Network:
   return Network(model, tuple(hidden))
 
 
-class Kind(NamedTuple):
-  """A kind of client.
+class ClientType(NamedTuple):
+  """A network at a precision.
 
   Attributes:
     network: its architecture.
@@ -66,24 +66,26 @@ class Kind(NamedTuple):
 
 
 class Assignment(NamedTuple):
-  """Which kind every client is of.
+  """Which type every client is of.
 
   Attributes:
-    kinds: all of them.
-    of_client: int32 `[clients]`, index into `kinds`; clients that take no part
-      in training come last.
+    client_types: all of them.
+    of_client: int32 `[clients]`, index into `client_types`; held-out clients
+      come last.
     budgets: int64 `[clients]`, the bytes that each client's model may take;
       None if they are not limited.
   """
 
-  kinds: tuple[Kind, ...]
+  client_types: tuple[ClientType, ...]
   of_client: np.ndarray
   budgets: np.ndarray | None = None
 
   @property
   def bits(self) -> np.ndarray:
     """int32 `[clients]`."""
-    return np.array([k.bits for k in self.kinds], np.int32)[self.of_client]
+    return np.array([k.bits for k in self.client_types], np.int32)[
+      self.of_client
+    ]
 
   @property
   def quantized(self) -> bool:
@@ -92,17 +94,25 @@ class Assignment(NamedTuple):
 
   def per_client(self, values: Sequence) -> np.ndarray:
     """Gives values, one or one per precision, to the clients."""
-    turns = np.array([kind.turn for kind in self.kinds])[self.of_client]
+    turns = np.array([client_type.turn for client_type in self.client_types])[
+      self.of_client
+    ]
     return np.asarray(values)[turns % len(values)]
 
   def cohorts(self) -> dict[Network, np.ndarray]:
     """The clients of each network, those that there are."""
-    networks = dict.fromkeys(kind.network for kind in self.kinds)
+    networks = dict.fromkeys(
+      client_type.network for client_type in self.client_types
+    )
     ids = {
       network: np.flatnonzero(
         np.isin(
           self.of_client,
-          [i for i, kind in enumerate(self.kinds) if kind.network == network],
+          [
+            i
+            for i, client_type in enumerate(self.client_types)
+            if client_type.network == network
+          ],
         )
       ).astype(np.int32)
       for network in networks
@@ -114,11 +124,11 @@ class Assignment(NamedTuple):
   def first(self, clients: int) -> "Assignment":
     """The same for the first clients alone."""
     budgets = None if self.budgets is None else self.budgets[:clients]
-    return Assignment(self.kinds, self.of_client[:clients], budgets)
+    return Assignment(self.client_types, self.of_client[:clients], budgets)
 
   def labels(self) -> list[str]:
-    """The kind of each client, as text."""
-    return [str(self.kinds[i]) for i in self.of_client]
+    """The type of each client, as text."""
+    return [str(self.client_types[i]) for i in self.of_client]
 
 
 def _network(name: str, widths: str | None) -> Network:
@@ -144,49 +154,55 @@ def parse_networks(field: str, text: str) -> tuple[Network, ...]:
   return tuple(networks)
 
 
-def parse_kinds(text: str) -> tuple[tuple[Kind, ...], tuple[int, ...]]:
-  """Reads "15*cnn1@1, 20*mlp(32,32)@32": the kinds, and how many of each.
+def parse_client_types(
+  text: str,
+) -> tuple[tuple[ClientType, ...], tuple[int, ...]]:
+  """Reads "15*cnn1@1, 20*mlp(32,32)@32": types, and their numbers.
 
   Raises:
     ValueError: something else; names the part.
   """
-  kinds, counts = [], []
+  client_types, counts = [], []
   for turn, part in enumerate(_BETWEEN.split(text)):
-    match = _KIND.fullmatch(part.strip())
+    match = _CLIENT_TYPE.fullmatch(part.strip())
     if match is None:
       raise ValueError(
-        f"kinds={text!r}: must be clients*network@bits, separated by commas, "
-        f"such as '15*cnn1@1, 20*mlp(32,32)@32'; got {part.strip()!r}"
+        f"client_types={text!r}: must be clients*network@bits, separated by "
+        f"commas, such as '15*cnn1@1, 20*mlp(32,32)@32'; got {part.strip()!r}"
       )
     count, name, widths, bits = match.groups()
     if int(count) < 1:
       raise ValueError(
-        f"kinds={text!r}: must have at least 1 client of each kind; got "
-        f"{part.strip()!r}"
+        f"client_types={text!r}: must have at least 1 client of each type; "
+        f"got {part.strip()!r}"
       )
     codebook_lib.check_bits(int(bits))
-    kinds.append(Kind(_network(name, widths), int(bits), turn))
+    client_types.append(ClientType(_network(name, widths), int(bits), turn))
     counts.append(int(count))
-  return tuple(kinds), tuple(counts)
+  return tuple(client_types), tuple(counts)
 
 
-def assign_in_turn(kinds: Sequence[Kind], clients: int) -> Assignment:
-  """Kinds given to the clients in turn."""
-  of_client = np.arange(clients, dtype=np.int32) % len(kinds)
-  return Assignment(tuple(kinds), of_client)
+def assign_in_turn(
+  client_types: Sequence[ClientType], clients: int
+) -> Assignment:
+  """Client types given to the clients in turn."""
+  of_client = np.arange(clients, dtype=np.int32) % len(client_types)
+  return Assignment(tuple(client_types), of_client)
 
 
 def assign_counts(
-  kinds: Sequence[Kind], counts: Sequence[int], new_clients: int = 0
+  client_types: Sequence[ClientType],
+  counts: Sequence[int],
+  held_out_clients: int = 0,
 ) -> Assignment:
-  """So many clients of each kind, and new clients of the kinds in turn."""
+  """So many clients of each type; held-out clients are of the types in turn."""
   of_client = np.concatenate(
     [
-      np.repeat(np.arange(len(kinds)), counts),
-      np.arange(new_clients) % len(kinds),
+      np.repeat(np.arange(len(client_types)), counts),
+      np.arange(held_out_clients) % len(client_types),
     ]
   )
-  return Assignment(tuple(kinds), of_client.astype(np.int32))
+  return Assignment(tuple(client_types), of_client.astype(np.int32))
 
 
 def draw_budgets(budgets: Sequence[int], clients: int, seed: int) -> np.ndarray:
@@ -196,21 +212,23 @@ def draw_budgets(budgets: Sequence[int], clients: int, seed: int) -> np.ndarray:
 
 
 def assign_by_budget(
-  budgets: np.ndarray, sizes: Mapping[Kind, int]
+  budgets: np.ndarray, sizes: Mapping[ClientType, int]
 ) -> Assignment:
-  """Gives each client the largest kind of model that its budget allows.
+  """Gives each client the largest type whose model its budget allows.
 
-  Of kinds of the same size, that with more bits.
+  Of client_types of the same size, that with more bits.
 
   Args:
     budgets: int64 `[clients]`, bytes.
-    sizes: bytes of a packed model of each kind.
+    sizes: bytes of a packed model of each client_type.
 
   Raises:
     ValueError: a budget too small for any of them.
   """
-  order = sorted(sizes, key=lambda kind: (sizes[kind], kind.bits))
-  steps = np.array([sizes[kind] for kind in order])
+  order = sorted(
+    sizes, key=lambda client_type: (sizes[client_type], client_type.bits)
+  )
+  steps = np.array([sizes[client_type] for client_type in order])
   smallest = order[0]
   if budgets.min() < steps[0]:
     raise ValueError(

@@ -1,9 +1,9 @@
 """What a run leaves to be used: its models, as packed files.
 
-`models/client_00012.safetensors` is what client 12 would use, the headline
+`models/client_00012.safetensors` is what client 12 would use, the primary
 variant of its model, and `models/global.safetensors` the method's global model;
 `models/global_COHORT.safetensors` where it has one for each network. Where the
-headline is the global model there are no files of clients.
+primary variant is the global model there are no files of clients.
 """
 
 import dataclasses
@@ -90,12 +90,15 @@ def _describe(
 
 def _client_infos(made: Assembly) -> dict[str, ModelInfo]:
   """What files say of the models of each cohort; {} if there are none."""
-  headline = made.method.headline
-  if headline == "global":
+  primary_variant = made.method.primary_variant
+  if primary_variant == "global":
     return {}
   return {
     cohort: _describe(
-      made, cohort, made.headline(cohort, int(members[0]))[2], headline
+      made,
+      cohort,
+      made.primary_variant(cohort, int(members[0]))[2],
+      primary_variant,
     )
     for cohort, (_, members) in made.cohorts().items()
   }
@@ -171,7 +174,7 @@ def save_models(
     files.write(name, jax.device_get(params), jax.device_get(stats), info)
   infos, bits = _client_infos(made), made.stored_bits()
   if infos:
-    for client_id, cohort, params, stats in made.simulation.headline_models(
+    for client_id, cohort, params, stats in made.simulation.primary_models(
       state
     ):
       info = dataclasses.replace(

@@ -87,18 +87,18 @@ class Progress:
     best: by split, the evaluated round that is best on it: its number, its
       value and the table of test accuracies.
     seconds: per round, of all stretches between evaluations.
-    second_phase: whether it has begun.
+    finetuning: whether it has begun.
   """
 
   history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   best: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
   seconds: list[float] = dataclasses.field(default_factory=list)
-  second_phase: bool = False
+  finetuning: bool = False
 
-  def look(self, record: Any, accuracy: Any, headline: str) -> None:
+  def look(self, record: Any, accuracy: Any, primary_variant: str) -> None:
     """Takes note of an evaluated round, if it is the best so far."""
     for split, table in accuracy.items():
-      value = float(np.nanmean(table[headline]))
+      value = float(np.nanmean(table[primary_variant]))
       if split not in self.best or value > self.best[split]["value"]:
         self.best[split] = {
           "round": record["round"],
@@ -106,13 +106,13 @@ class Progress:
           "accuracy": summary_lib.table(accuracy["test"]),
         }
 
-  def value(self, round_: int, headline: str) -> float | None:
+  def value(self, round_: int, primary_variant: str) -> float | None:
     """How good the model is after a round, if it was evaluated then."""
     if not self.history or self.history[-1]["round"] != round_:
       return None
     record = self.history[-1]
     split = "validation" if "validation" in self.best else "test"
-    return record[f"{split}/{headline}"]
+    return record[f"{split}/{primary_variant}"]
 
   def best_rounds(self) -> dict[str, Any]:
     """The rounds that are best on validation data and on test data."""
@@ -197,7 +197,7 @@ class Saver:
     if self._checkpoints is None:
       return None
     saved = self._checkpoints.latest(
-      lambda progress: self._simulation.shapes(progress["second_phase"])
+      lambda progress: self._simulation.shapes(progress["finetuning"])
     )
     if jax.process_count() > 1:
       round_ = np.int32(-1 if saved is None else saved.round)
@@ -221,7 +221,7 @@ class Saver:
     if not processes.is_first():
       self._saved = round_
       return
-    value = progress.value(round_, self._simulation.headline)
+    value = progress.value(round_, self._simulation.primary_variant)
     try:
       self._checkpoints.save(
         round_, exported, dataclasses.asdict(progress), value

@@ -96,10 +96,10 @@ def _budget_note(made) -> str:
   assignment = made.assignment.first(made.settings.clients)
   sizes, labels = made.model_bytes(), np.array(assignment.labels())
   counts = [
-    f"{np.sum(labels == str(kind))} x {kind} "
-    f"({int(sizes[labels == str(kind)][0]):,} bytes)"
-    for kind in assignment.kinds
-    if np.any(labels == str(kind))
+    f"{np.sum(labels == str(client_type))} x {client_type} "
+    f"({int(sizes[labels == str(client_type)][0]):,} bytes)"
+    for client_type in assignment.client_types
+    if np.any(labels == str(client_type))
   ]
   return "budgets allow: " + ", ".join(counts)
 
@@ -202,7 +202,7 @@ def _run(
     if state is None:
       state = simulation.init(settings.seed)
     elif settings.finetune_at:
-      progress.second_phase = int(state.round) > settings.finetune_at
+      progress.finetuning = int(state.round) > settings.finetune_at
     # From here on the run is valid: an earlier one in this workdir makes way.
     saver.clear()
     writer.start(given.to_dict())
@@ -228,9 +228,9 @@ def _run(
         raise Interrupted(number, saver.note())
       compiling = simulation.compile_seconds()
       begins = settings.finetune_at and settings.finetune_at <= round_
-      if begins and not progress.second_phase:
+      if begins and not progress.finetuning:
         state = simulation.begin_finetune(state)
-        progress.second_phase = True
+        progress.finetuning = True
       stop = _next_stop(settings, round_, at_once)
       state, metrics = simulation.run_rounds(state, stop - round_)
       start += simulation.compile_seconds() - compiling
@@ -255,7 +255,7 @@ def _run(
       if not record["participants"] + record["diverged"]:
         warnings.warn(f"round {round_}: nobody took part", stacklevel=2)
       history.append(record)
-      progress.look(record, accuracy, simulation.headline)
+      progress.look(record, accuracy, simulation.primary_variant)
       writer.metrics(record)
       try:
         diverged = _check_divergence(settings, state, diverged)
@@ -289,14 +289,14 @@ def _run(
   return Result(summary, rows, history, state, simulation)
 
 
-def _divergence(state: SimulationState) -> list[divergence.Trouble]:
+def _divergence(state: SimulationState) -> list[divergence.DivergenceReport]:
   """The clients that diverged so far."""
-  if not int(state.health.undone):
+  if not int(state.monitor.undone):
     return []
-  found = state.members, state.watch
+  found = state.members, state.divergence
   if jax.process_count() > 1:
     found = multihost_utils.process_allgather(found, tiled=True)
-  return divergence.troubles(*found)
+  return divergence.divergence_reports(*found)
 
 
 def _names(clients: Sequence[int], most: int = 10) -> str:
@@ -313,15 +313,15 @@ _ADVICE = "a smaller learning_rate may help"
 def _check_divergence(
   settings: Settings,
   state: SimulationState,
-  known: list[divergence.Trouble],
-) -> list[divergence.Trouble]:
+  known: list[divergence.DivergenceReport],
+) -> list[divergence.DivergenceReport]:
   """Warns of clients that diverged since the last look, or ends the run.
 
   Returns:
     The clients that diverged so far.
   """
   now, round_ = _divergence(state), int(state.round)
-  failed = int(state.health.failed)
+  failed = int(state.monitor.failed)
   if failed >= 0:
     raise DivergenceError(
       f"round {1 + failed}: what the server made of the messages is not "
@@ -339,8 +339,8 @@ def _check_divergence(
       f"{settings.learning_rate})"
     )
   # Both stay true: neither when one looks nor a checkpoint between changes it.
-  in_all = round_ == settings.rounds and int(state.health.lost) >= round_
-  if bool(state.health.over) or in_all:
+  in_all = round_ == settings.rounds and int(state.monitor.lost) >= round_
+  if bool(state.monitor.over) or in_all:
     raise DivergenceError(
       f"round {round_}: every client that took part diverged, {who}, in "
       f"{'all rounds' if in_all else f'{divergence.IN_A_ROW} rounds or more'} "
@@ -357,7 +357,7 @@ def _check_divergence(
   return now
 
 
-def _divergence_note(diverged: Sequence[divergence.Trouble]) -> str:
+def _divergence_note(diverged: Sequence[divergence.DivergenceReport]) -> str:
   """What became of clients that diverged, in words."""
   undone = sum(x.undone for x in diverged)
   note = (

@@ -62,9 +62,9 @@ class Settings:
       split of its own.
     validation_fraction: of each client's training samples.
     augment: of training batches, "none" or "crop_flip".
-    new_clients: number of further clients, which take no part in training:
+    held_out_clients: number of further clients, which take no part in training:
       each starts from the global model when it is evaluated.
-    new_client_steps: local steps that a new client takes first.
+    held_out_client_steps: local steps that a held-out client takes first.
     public_size: samples of the public set, held out from all clients; 0 for no
       public set, which some methods need.
     public_dataset: name of the dataset that it is drawn from, of samples of the
@@ -72,8 +72,8 @@ class Settings:
     public_labelled: whether labels of the public set are known.
     model: name of a network, see `quped_jax.models.create_model`.
     hidden: widths of the hidden layers of "mlp"; () for its default.
-    kinds: if not "", kinds of clients that make up `clients`, each so many of
-      a network at so many bits: "15*cnn1@1, 15*cnn1@2, 20*mlp(32,32)@32". Then
+    client_types: if not "", the types that make up `clients`, each so many of a
+      network at so many bits: "15*cnn1@1, 15*cnn1@2, 20*mlp(32,32)@32". Then
       `bits` says nothing, and `model` and `hidden` are the global model's.
     budget_bytes: if not (), what each client's packed model may take, one of
       these, drawn for each: clients get the largest of `candidates`, each at
@@ -87,7 +87,7 @@ class Settings:
     compute_dtype: of the networks' passes, "float32" or "bfloat16"; parameters,
       levels and losses are float32 in either.
     warm_start: file of weights that every `model` starts from, of clients and
-      server; networks of other `kinds` start afresh. "" for fresh ones.
+      server; networks of other `client_types` start afresh. "" for fresh ones.
     method: name of a federated method.
     rounds: number of rounds.
     steps: local steps of a client per round, one batch each.
@@ -113,7 +113,8 @@ class Settings:
     trim: share of the clients that "trimmed_mean" leaves out at either end of
       every coordinate.
     clip_norm: largest L2 norm of a message to "norm_clipped_mean".
-    attackers: how many clients, the last of `clients`, send something false.
+    byzantine_clients: how many clients, the last of `clients`, send something
+      false.
     attack: what they send: "sign_flip", minus `attack_scale` times what they
       should, or "random", Gaussian noise of that standard deviation.
     attack_scale: see there.
@@ -155,7 +156,7 @@ class Settings:
     shared_optimizer: of downloaded models that a client trains beside its
       own.
     shared_learning_rate: eta_3, their step size.
-    finetune_at: round with which the second phase begins, where the
+    finetune_at: round with which the fine-tuning phase begins, where the
       assignment of weights to levels is frozen; 0 for never.
     finetune_centers_learning_rate: eta_2 from then on.
     recalibration_batches: on how many batches batch-norm statistics of a
@@ -179,7 +180,7 @@ class Settings:
       round; 0 for never.
     keep_checkpoints: how many of the latest are kept, beside the best.
     rounds_per_dispatch: how many rounds at most are started at once, where no
-      evaluation or second phase comes between; 0 for a number that follows
+      evaluation or fine-tuning phase comes between; 0 for a number that follows
       from the work in a round.
     save_models: what a run leaves in the workdir's folder `models`: "none", or
       "clients", what every client would use (a packed file each), and the
@@ -201,14 +202,14 @@ class Settings:
   train_fraction: float = 0.5
   validation_fraction: float = 0.0
   augment: str = "none"
-  new_clients: int = 0
-  new_client_steps: int = 10
+  held_out_clients: int = 0
+  held_out_client_steps: int = 10
   public_size: int = 0
   public_dataset: str = ""
   public_labelled: bool = True
   model: str = "mlp"
   hidden: tuple[int, ...] = ()
-  kinds: str = ""
+  client_types: str = ""
   budget_bytes: tuple[int, ...] = ()
   candidates: str = ""
   shared_model: str = ""
@@ -230,7 +231,7 @@ class Settings:
   aggregation: str = "mean"
   trim: float = 0.1
   clip_norm: float = 1.0
-  attackers: int = 0
+  byzantine_clients: int = 0
   attack: str = "sign_flip"
   attack_scale: float = 10.0
   dp_clip: float = 0.0
@@ -312,19 +313,19 @@ class Settings:
       "recalibration_batches",
       "rounds_per_dispatch",
       "checkpoint_every",
-      "new_clients",
-      "new_client_steps",
+      "held_out_clients",
+      "held_out_client_steps",
       "public_size",
       "seed",
     ):
       checks.at_least(field, getattr(self, field), 0)
-    for field in ("steps", "new_client_steps", "recalibration_batches"):
+    for field in ("steps", "held_out_client_steps", "recalibration_batches"):
       count = getattr(self, field)
       check_batches(f"{field}={count}", count, self.batch_size)
     if self.finetune_at >= self.rounds:
       raise ValueError(
         f"finetune_at={self.finetune_at}: must be less than rounds="
-        f"{self.rounds}, or 0 for no second phase"
+        f"{self.rounds}, or 0 for no fine-tuning phase"
       )
     participation_lib.check_participation(
       self.clients,
@@ -340,7 +341,7 @@ class Settings:
       self.client_state, self.clients_per_block, self.strategy
     )
     self._check_server_step()
-    self._check_kinds()
+    self._check_client_types()
     self._check_widths("hidden", "model")
     self._check_widths("shared_hidden", "shared_model")
     if self.public_dataset and not self.public_size:
@@ -351,7 +352,11 @@ class Settings:
     for field in ("learning_rate", "centers_learning_rate"):
       rates = getattr(self, field)
       if len(rates) not in (1, len(self.turns)):
-        each = f"kinds={self.kinds!r}" if self.kinds else f"bits={self.bits}"
+        each = (
+          f"client_types={self.client_types!r}"
+          if self.client_types
+          else f"bits={self.bits}"
+        )
         raise ValueError(
           f"{field}={rates}: must have one entry, or one for each of {each}"
         )
@@ -400,7 +405,7 @@ class Settings:
       self.aggregation, self.trim, self.clip_norm, self.client_state
     )
     robust_lib.check_attack(
-      self.attackers, self.attack, self.attack_scale, self.clients
+      self.byzantine_clients, self.attack, self.attack_scale, self.clients
     )
     privacy_lib.check_privacy(
       dp_clip=self.dp_clip,
@@ -415,19 +420,19 @@ class Settings:
       epochs=self.epochs,
     )
 
-  def _check_kinds(self) -> None:
-    """Kinds that add up, and budgets with candidates."""
-    if self.kinds:
-      _, counts = client_types_lib.parse_kinds(self.kinds)
+  def _check_client_types(self) -> None:
+    """Client types that add up, and budgets with candidates."""
+    if self.client_types:
+      _, counts = client_types_lib.parse_client_types(self.client_types)
       if sum(counts) != self.clients:
         raise ValueError(
-          f"kinds={self.kinds!r}: must add up to clients={self.clients}; got "
-          f"{' + '.join(map(str, counts))} = {sum(counts)}"
+          f"client_types={self.client_types!r}: must add up to clients="
+          f"{self.clients}; got {' + '.join(map(str, counts))} = {sum(counts)}"
         )
       if self.budget_bytes:
         raise ValueError(
-          f"budget_bytes={self.budget_bytes}: must be () with kinds="
-          f"{self.kinds!r}, which say what clients have"
+          f"budget_bytes={self.budget_bytes}: must be () with client_types="
+          f"{self.client_types!r}, which say what clients have"
         )
     for budget in self.budget_bytes:
       checks.at_least("budget_bytes", budget, 1)
@@ -501,9 +506,10 @@ class Settings:
   @property
   def turns(self) -> tuple[int, ...]:
     """The precisions that per-precision step sizes belong to."""
-    if self.kinds:
+    if self.client_types:
       return tuple(
-        kind.bits for kind in client_types_lib.parse_kinds(self.kinds)[0]
+        x.bits
+        for x in client_types_lib.parse_client_types(self.client_types)[0]
       )
     return self.bits
 
@@ -514,9 +520,9 @@ class Settings:
 
   def networks(self) -> tuple[client_types_lib.Network, ...]:
     """The networks that clients may have."""
-    if self.kinds:
-      kinds, _ = client_types_lib.parse_kinds(self.kinds)
-      return tuple(dict.fromkeys(kind.network for kind in kinds))
+    if self.client_types:
+      client_types, _ = client_types_lib.parse_client_types(self.client_types)
+      return tuple(dict.fromkeys(x.network for x in client_types))
     if self.candidates:
       return client_types_lib.parse_networks("candidates", self.candidates)
     return (client_types_lib.make_network(self.model, self.hidden),)

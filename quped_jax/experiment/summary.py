@@ -37,20 +37,20 @@ def client_rows(made, accuracy) -> list[dict[str, Any]]:
     np.asarray(split.count)
     for split in (made.federation.train, made.federation.test)
   )
-  kinds, sizes = made.assignment.kinds, made.model_bytes()
+  client_types, sizes = made.assignment.client_types, made.model_bytes()
   several = len(made.models.clients) > 1
   return [
     {
       "client": i,
-      "model": str(kind.network) if several else made.model.name,
-      "bits": kind.bits,
+      "model": str(client_type.network) if several else made.model.name,
+      "bits": client_type.bits,
       "model_bytes": int(sizes[i]),
       "train_samples": int(train[i]),
       "test_samples": int(test[i]),
       **{name: float(values[i]) for name, values in accuracy.items()},
     }
     for i in range(made.settings.clients)
-    for kind in [kinds[made.assignment.of_client[i]]]
+    for client_type in [client_types[made.assignment.of_client[i]]]
   ]
 
 
@@ -61,15 +61,15 @@ def model_name(made) -> str:
   return made.model.name
 
 
-def _kinds(made, accuracy) -> dict[str, dict[str, Any]]:
-  """What each kind of client came to."""
+def _client_types(made, accuracy) -> dict[str, dict[str, Any]]:
+  """What clients of each type came to."""
   assignment = made.assignment.first(made.settings.clients)
   sizes, labels = made.model_bytes(), np.array(assignment.labels())
   rows = {}
-  for kind in assignment.kinds:
-    own = labels == str(kind)
+  for client_type in assignment.client_types:
+    own = labels == str(client_type)
     if own.any():
-      rows[str(kind)] = {
+      rows[str(client_type)] = {
         "clients": int(own.sum()),
         "model_bytes": int(sizes[own][0]),
         "accuracy": table(
@@ -95,7 +95,7 @@ def summarize(
   state: SimulationState,
   progress: Any,
   accuracy: dict[str, np.ndarray],
-  diverged: Sequence[divergence.Trouble],
+  diverged: Sequence[divergence.DivergenceReport],
 ) -> dict[str, Any]:
   """What `summary.json` holds, but for the time that all of it took."""
   settings, simulation = made.settings, made.simulation
@@ -109,11 +109,11 @@ def summarize(
     "clients_per_round": made.population.participation.mean(settings.clients),
     "rounds": settings.rounds,
     "steps": settings.steps,
-    "headline": simulation.headline,
+    "primary_variant": simulation.primary_variant,
     "accuracy": table(accuracy),
     **progress.best_rounds(),
-    "kinds": _kinds(made, accuracy),
-    "new_clients": table(made.newcomers(state)),
+    "client_types": _client_types(made, accuracy),
+    "held_out_clients": table(made.held_out(state)),
     "diverged": [
       {"client": x.client, "rounds": x.undone, "in_a_row": x.longest}
       for x in diverged

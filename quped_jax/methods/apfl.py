@@ -157,5 +157,5 @@ def make_apfl(
     }
 
   return method._replace(
-    init_client=init_client, variants=variants, headline="personalized"
+    init_client=init_client, variants=variants, primary_variant="personalized"
   )

@@ -152,7 +152,7 @@ class FederatedMethod(NamedTuple):
     variants: `(server, client, data, context, cohort) -> {name: (params,
       stats, model)}`, the models to evaluate: "personalized", "quantized",
       "global", those that exist.
-    headline: the variant that comparisons report.
+    primary_variant: the variant that comparisons report.
     gradients: gradient evaluations of a client per round: a forward and a
       backward pass of one network on one batch each. None if that is not
       known, for a method without a budget of gradients.
@@ -168,7 +168,7 @@ class FederatedMethod(NamedTuple):
     global_model: `(server, cohort) -> (params, stats, model)`, from which a new
       client of that cohort would start; None if there is no such model.
     begin_finetune: `client -> client`, freezes the assignment of
-      weights to levels; None if the method has no second phase.
+      weights to levels; None if the method has no fine-tuning phase.
   """
 
   init_server: Callable[[jax.Array, jax.Array], Any]
@@ -177,7 +177,7 @@ class FederatedMethod(NamedTuple):
   client_update: Callable[..., ClientResult]
   server_update: Callable[..., Any]
   variants: Callable[..., dict[str, tuple[Any, Any, Model]]]
-  headline: str
+  primary_variant: str
   gradients: float | None = None
   receive: Callable[..., Aggregate] = weighted_sum
   collect: Callable[[Any], Any] | None = None
@@ -421,12 +421,13 @@ def check_same_model(method: str, models: Models) -> None:
       continue
     if len(models.clients) > 1:
       raise ValueError(
-        "kinds: must be of one network (as must be candidates), the global "
-        f"model's, with method={method!r}, which averages weights; got "
+        "client_types: must be of one network (as must be candidates), the "
+        f"global model's, with method={method!r}, which averages weights; got "
         f"{', '.join(models.clients)}"
       )
     raise ValueError(
       f"shared_model={models.shared.name!r}: must be the network of the "
       f"clients, {model.name!r} (cohort {cohort!r}), of the same widths, "
-      f"since {method} averages weights (beside kinds it is model by default)"
+      f"since {method} averages weights (beside client_types it is model by "
+      "default)"
     )

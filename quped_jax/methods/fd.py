@@ -16,7 +16,7 @@ in particular. The mean over the others weighs samples equally.
 
 As in the paper the outputs are those of the local steps as they come, each
 before its step. A quantized client learns by alternating steps, and its
-outputs are those of its model at x (in the second phase, at its levels).
+outputs are those of its model at x (in the fine-tuning phase, at its levels).
 
 References:
   Jeong, Oh, Kim, Park, Bennis, Kim, Communication-Efficient On-Device Machine

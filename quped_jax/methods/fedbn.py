@@ -7,8 +7,9 @@ any batch-norm statistics. Down: the rest of the global model. Up: the
 difference after the local steps. The server takes the weighted mean.
 
 Quantized clients train by the alternating steps, with levels of their own that
-stay with them. A new client starts from the server's initial normalisation.
-No global model is evaluated, since the server has none that was trained.
+stay with them. A held-out client starts from the server's initial
+normalisation. No global model is evaluated, since the server has none that was
+trained.
 
 References:
   Li, Jiang, Zhang, Kamp, Dou, FedBN: Federated Learning on Non-IID Features via

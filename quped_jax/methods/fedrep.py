@@ -6,8 +6,8 @@ is the last layer; it stays with the client and does not travel. Down: the
 body. Up: its difference after the local steps. The server takes the mean.
 
 Quantized clients train by the alternating steps, with levels of their own that
-stay with them; the levels train with the body. A new client starts from the
-server's initial head. No global model is evaluated, since the server has no
+stay with them; the levels train with the body. A held-out client starts from
+the server's initial head. No global model is evaluated, since the server has no
 head that was trained. The optimizer starts afresh with the body.
 
 References:

@@ -175,6 +175,6 @@ def make_per_fedavg(
   evaluations = 4 if hessian_free else 2
   return method._replace(
     variants=variants,
-    headline="quantized" if quantized else "personalized",
+    primary_variant="quantized" if quantized else "personalized",
     gradients=training.steps * training.gradients_per_step * evaluations,
   )

@@ -17,8 +17,8 @@ w <- (1 - beta) w + beta * mean of w_i.
 Theta may be quantized: its steps are alternating ones. The penalty then pulls
 the weights x, once and not also at Q(x), where it would count twice for what
 is not quantized; w_i follows x; the levels, which stay with the client, follow
-the loss. In the second phase, where theta's weights sit at their levels, it
-does not start from w again. The step size of theta is `learning_rate`; with
+the loss. In the fine-tuning phase, where theta's weights sit at their levels,
+it does not start from w again. The step size of theta is `learning_rate`; with
 plain SGD its product with lambda must be below 2.
 
 References:

@@ -6,13 +6,13 @@ first phase minimises
 
 .. math:: f(x) + f(\tilde Q_c(x)) + \lambda R(x, c)
 
-by alternating proximal gradient steps on one batch. In the second phase the
-index k(i) of each weight's level is frozen, the model is c[k(i)], and the
+by alternating proximal gradient steps on one batch. In the fine-tuning phase
+the index k(i) of each weight's level is frozen, the model is c[k(i)], and the
 levels and what is not quantized train on.
 
 Network passes of a step, in forward-equivalents (a backward pass is two):
 first phase 9 = 3 for f(x), 3 for f of the quantized model, and 3 more for it
-at the new x, for the levels; second phase, and without codebooks, 3. The
+at the new x, for the levels; fine-tuning phase, and without codebooks, 3. The
 soft quantizer runs twice per step, each proximal map once.
 
 References:
@@ -97,8 +97,8 @@ class Alternating(NamedTuple):
     init: `(params, stats, codebooks) -> Learner`.
     step: `(learner, objective, rates, penalty=None, correction=None) ->
       (Learner, loss)`, one alternating step; the loss is that of the objective
-      at x (of c[k(i)] in the second phase), before the step. `penalty` is a
-      further term, of the quantized parameters alone, that counts once in
+      at x (of c[k(i)] in the fine-tuning phase), before the step. `penalty` is
+      a further term, of the quantized parameters alone, that counts once in
       either precision. `correction`, a tree over the parameters, is added to
       their gradient (a control variate, say).
     views: `learner -> [View, ...]`, the models whose losses are minimised.
@@ -134,7 +134,7 @@ def _assemble(params: Any, codebooks: Any, assignments: Any) -> Any:
 
 
 def freeze(learner: Learner) -> Learner:
-  """Begins the second phase: quantizes, and freezes the assignment.
+  """Begins the fine-tuning phase: quantizes, and freezes the assignment.
 
   A learner without codebooks has nothing to freeze and stays as it is.
   """

@@ -46,7 +46,7 @@ _BINS = 512
 _MIDDLE = _BINS // 2  # The bin of 1.
 
 
-class Watch(NamedTuple):
+class DivergenceRecord(NamedTuple):
   """What is known of clients that diverged, int32 `[slots]`.
 
   Attributes:
@@ -62,7 +62,7 @@ class Watch(NamedTuple):
   last: Any
 
 
-class Health(NamedTuple):
+class DivergenceMonitor(NamedTuple):
   """What the server knows of it.
 
   Attributes:
@@ -104,20 +104,20 @@ class Tally(NamedTuple):
   losses: Any
 
 
-def new_watch(slots: int) -> Watch:
+def new_records(slots: int) -> DivergenceRecord:
   """Nobody has diverged yet."""
   nothing = jnp.zeros(slots, jnp.int32)
-  return Watch(nothing, nothing, nothing, nothing - 1)
+  return DivergenceRecord(nothing, nothing, nothing, nothing - 1)
 
 
-def new_health(calibrated: bool) -> Health:
+def new_monitor(calibrated: bool) -> DivergenceMonitor:
   """No message was heard yet.
 
   Args:
     calibrated: whether the first round needs no norms.
   """
   nothing = jnp.int32(0)
-  return Health(
+  return DivergenceMonitor(
     jnp.zeros(_BINS, jnp.int32),
     jnp.zeros(_BINS, jnp.int32),
     jnp.bool_(calibrated),
@@ -165,23 +165,23 @@ def median(counts: jax.Array) -> jax.Array:
   return jnp.where(below[-1] > 0, value, jnp.inf).astype(jnp.float32)
 
 
-def limit_of(health: Health, max_norm: float) -> jax.Array:
+def limit_of(monitor: DivergenceMonitor, max_norm: float) -> jax.Array:
   """The norm that messages of a round may have, float32 `[]`.
 
   Args:
-    health: before the round.
+    monitor: before the round.
     max_norm: a limit that was given; 0 for none.
   """
   if max_norm:
     return jnp.float32(max_norm)
-  return TIMES_MEDIAN * median(health.norms)
+  return TIMES_MEDIAN * median(monitor.norms)
 
 
-def loss_limit_of(health: Health, max_norm: float) -> jax.Array:
+def loss_limit_of(monitor: DivergenceMonitor, max_norm: float) -> jax.Array:
   """The loss that clients may have in a round, float32 `[]`; see `limit_of`."""
   if max_norm:
     return jnp.float32(LARGEST_LOSS)
-  large = _TIMES_MEDIAN_LOSS * median(health.losses)
+  large = _TIMES_MEDIAN_LOSS * median(monitor.losses)
   return jnp.clip(large, LARGE_LOSS, LARGEST_LOSS)
 
 
@@ -191,28 +191,28 @@ def finite(tree: Any) -> jax.Array:
   return jnp.all(jnp.stack(found)) if found else jnp.bool_(True)
 
 
-def judge(result: Any, health: Health, max_norm: float) -> Tally:
+def judge(result: Any, monitor: DivergenceMonitor, max_norm: float) -> Tally:
   """Whether a client's round counts.
 
   Args:
     result: its ClientResult; its loss is among the metrics, if it has one.
-    health: before the round.
+    monitor: before the round.
     max_norm: of a message; 0 for the running median's.
   """
   norm = _norm(result.message)
-  fine = norm <= limit_of(health, max_norm)  # False for NaN, and infinity:
+  fine = norm <= limit_of(monitor, max_norm)  # False for NaN, and infinity:
   fine &= jnp.isfinite(norm)
   fine &= jnp.isfinite(jnp.asarray(result.weight, jnp.float32))
   losses = jnp.zeros(_BINS, jnp.int32)
   if "loss" in result.metrics:
     loss = jnp.asarray(result.metrics["loss"], jnp.float32)
-    fine &= loss <= loss_limit_of(health, max_norm)
+    fine &= loss <= loss_limit_of(monitor, max_norm)
     losses = _bin(loss)
   fine &= finite(result.client)
-  noted = ~health.calibrated | fine
+  noted = ~monitor.calibrated | fine
   return Tally(
-    jnp.float32(fine & health.calibrated),
-    jnp.float32(~fine & health.calibrated),
+    jnp.float32(fine & monitor.calibrated),
+    jnp.float32(~fine & monitor.calibrated),
     jnp.where(noted, _bin(norm), 0),
     jnp.where(noted, losses, 0),
   )
@@ -223,15 +223,17 @@ def keep(condition: jax.Array, new: Any, old: Any) -> Any:
   return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
-def watched(watch: Watch, tally: Tally, round_: Any) -> Watch:
-  """One client's Watch after a round that it took part in."""
+def recorded(
+  record: DivergenceRecord, tally: Tally, round_: Any
+) -> DivergenceRecord:
+  """One client's DivergenceRecord after a round that it took part in."""
   one = tally.diverged.astype(jnp.int32)
-  streak = jnp.where(tally.heard > 0, 0, watch.streak + one)
-  return Watch(
-    watch.undone + one,
+  streak = jnp.where(tally.heard > 0, 0, record.streak + one)
+  return DivergenceRecord(
+    record.undone + one,
     streak,
-    jnp.maximum(watch.longest, streak),
-    jnp.where(tally.diverged > 0, round_, watch.last),
+    jnp.maximum(record.longest, streak),
+    jnp.where(tally.diverged > 0, round_, record.last),
   )
 
 
@@ -241,38 +243,38 @@ def _added(counts, more) -> jax.Array:
 
 
 def after_round(
-  health: Health, tally: Tally, num_clients: int, failed, round_
-) -> Health:
+  monitor: DivergenceMonitor, tally: Tally, num_clients: int, failed, round_
+) -> DivergenceMonitor:
   """The server's after a round, or after the one that is for norms alone.
 
   Args:
-    health: before.
+    monitor: before.
     tally: of all clients.
     num_clients: of the federation.
     failed: whether the server's new state is not finite.
     round_: the round.
   """
   alone = (tally.heard == 0) & (tally.diverged > 0)
-  lost = jnp.where(tally.heard > 0, 0, health.lost + alone)
+  lost = jnp.where(tally.heard > 0, 0, monitor.lost + alone)
   # Not beyond what is asked for, which cannot overflow.
   enough = IN_A_ROW * min(num_clients, _LOST_CLIENTS // IN_A_ROW)
-  lost_clients = jnp.minimum(health.lost_clients + tally.diverged, enough)
+  lost_clients = jnp.minimum(monitor.lost_clients + tally.diverged, enough)
   lost_clients = jnp.where(tally.heard > 0, 0, lost_clients)
-  first = failed & (health.failed < 0)
-  return Health(
-    _added(health.norms, tally.norms),
-    _added(health.losses, tally.losses),
+  first = failed & (monitor.failed < 0)
+  return DivergenceMonitor(
+    _added(monitor.norms, tally.norms),
+    _added(monitor.losses, tally.losses),
     jnp.bool_(True),
-    health.undone + jnp.asarray(tally.diverged, jnp.int32),
+    monitor.undone + jnp.asarray(tally.diverged, jnp.int32),
     jnp.asarray(lost, jnp.int32),
     jnp.asarray(lost_clients, jnp.int32),
-    health.over | ((lost >= IN_A_ROW) & (lost_clients >= enough)),
-    jnp.asarray(jnp.where(first, round_, health.failed), jnp.int32),
+    monitor.over | ((lost >= IN_A_ROW) & (lost_clients >= enough)),
+    jnp.asarray(jnp.where(first, round_, monitor.failed), jnp.int32),
   )
 
 
-class Trouble(NamedTuple):
-  """A client whose rounds were undone; see Watch."""
+class DivergenceReport(NamedTuple):
+  """A client whose rounds were undone; see DivergenceRecord."""
 
   client: int
   undone: int
@@ -281,17 +283,19 @@ class Trouble(NamedTuple):
   last: int
 
 
-def troubles(members: Any, watch: Any) -> list[Trouble]:
+def divergence_reports(members: Any, record: Any) -> list[DivergenceReport]:
   """All clients of which rounds were undone, in order.
 
   Args:
     members: {cohort: `[slots]`}, which client is in each slot.
-    watch: {cohort: Watch}.
+    record: {cohort: DivergenceRecord}.
   """
   found = []
   for cohort, ids in members.items():
-    columns = [np.asarray(x) for x in watch[cohort]]
+    columns = [np.asarray(x) for x in record[cohort]]
     ids = np.asarray(ids)
     for slot in np.flatnonzero((ids >= 0) & (columns[0] > 0)):
-      found.append(Trouble(int(ids[slot]), *(int(x[slot]) for x in columns)))
+      found.append(
+        DivergenceReport(int(ids[slot]), *(int(x[slot]) for x in columns))
+      )
   return sorted(found)

@@ -1,8 +1,8 @@
 """Clients that took no part in training, and what they get from it.
 
-A new client starts from the global model, with levels fitted to it, takes some
-local steps on its own training data, and is evaluated on its test data. The
-same for all methods that have a global model.
+A held-out client starts from the global model, with levels fitted to it, takes
+some local steps on its own training data, and is evaluated on its test data.
+The same for all methods that have a global model.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from quped_jax.simulation.programs import Population, SimulationState
 from quped_jax.simulation.schedule import Schedule
 
 
-def make_newcomers(
+def make_held_out_evaluation(
   method: api.FederatedMethod,
   training: api.Training,
   federation: Federation,
@@ -36,22 +36,22 @@ def make_newcomers(
   schedule: Schedule | None = None,
   layout: Layout | None = None,
 ) -> Callable[[SimulationState], dict[str, np.ndarray]]:
-  """Makes the evaluation of new clients.
+  """Makes the evaluation of held-out clients.
 
   Args:
     method: that trained the global model.
-    training: how new clients train.
+    training: how held-out clients train.
     federation: of all clients, those that trained and the new ones.
     population: what they bring, likewise.
-    cohorts: {name: ids of the new clients in it}.
+    cohorts: {name: ids of the held-out clients in it}.
     steps: local steps that each takes; 0 evaluates the global model itself.
     schedule: of the rates, by the state's round.
     layout: how clients are run; on the default device if None.
 
   Returns:
-    `state -> {variant: accuracy [new clients]}` on test data, in the order of
-    the cohorts' ids; variants are "personalized" and "quantized". Empty if the
-    method has no global model.
+    `state -> {variant: accuracy [held-out clients]}` on test data, in the order
+    of the cohorts' ids; variants are "personalized" and "quantized". Empty if
+    the method has no global model.
   """
   if method.global_model is None:
     return lambda state: {}

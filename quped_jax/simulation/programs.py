@@ -51,14 +51,14 @@ _SPECS: dict[str, Any] = {
   "members": _DIVIDED,
   "round": _SAME,
   "key": _SAME,
-  "watch": _DIVIDED,
-  "health": _SAME,
+  "divergence": _DIVIDED,
+  "monitor": _SAME,
 }
 _STATE: Any = SimulationState(**_SPECS)
 
 
 class ClientModel(NamedTuple):
-  """What a client would use: the headline variant of its model.
+  """What a client would use: the primary variant of its model.
 
   Attributes:
     client_id: whose it is.
@@ -88,16 +88,16 @@ class Simulation(NamedTuple):
     run_round: `state -> (state, metrics)`, one round.
     evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
       client has no such variant or no such samples.
-    headline_models: `state -> iterator of ClientModel`, in no certain order;
+    primary_models: `state -> iterator of ClientModel`, in no certain order;
       of few clients at a time. With several processes each has to go through
       it.
-    begin_finetune: `state -> state`, begins the second phase; takes the
+    begin_finetune: `state -> state`, begins the fine-tuning phase; takes the
       buffers of the clients over.
     export: `state -> state` of numpy arrays, of as many slots as clients in
       each cohort and in their order, its key as numbers: the same however and
       wherever clients are run.
     restore: `state -> state`, the inverse; takes the arrays over.
-    shapes: `second_phase -> state` of the shapes and types of that.
+    shapes: `finetuning -> state` of the shapes and types of that.
     bytes_down: that one client receives per round.
     bytes_up: that one client sends per round.
     gradients: gradient evaluations of a client per round, see
@@ -108,7 +108,7 @@ class Simulation(NamedTuple):
       with its costs.
     compile_seconds: `() -> float`, spent on compiling all programs so far.
     layout: how clients are run.
-    headline: the variant that comparisons report.
+    primary_variant: the variant that comparisons report.
     state_bytes: of the state of all clients.
     data_bytes: of samples and tables on each device.
   """
@@ -117,7 +117,7 @@ class Simulation(NamedTuple):
   run_rounds: Callable[[SimulationState, int], tuple[SimulationState, Any]]
   run_round: Callable[[SimulationState], tuple[SimulationState, Any]]
   evaluate: Callable[[SimulationState], dict[str, dict[str, np.ndarray]]]
-  headline_models: Callable[[SimulationState], Iterator[ClientModel]]
+  primary_models: Callable[[SimulationState], Iterator[ClientModel]]
   begin_finetune: Callable[[SimulationState], SimulationState]
   export: Callable[[SimulationState], SimulationState]
   restore: Callable[[SimulationState], SimulationState]
@@ -129,7 +129,7 @@ class Simulation(NamedTuple):
   program: Program
   compile_seconds: Callable[[], float]
   layout: Layout
-  headline: str
+  primary_variant: str
   state_bytes: int
   data_bytes: int
 
@@ -255,7 +255,7 @@ class _Programs:
     self._models = {
       cohort: self.shard(
         functools.partial(
-          engine.headline_models, cohort=cohort, size=self._at_once(cohort)
+          engine.primary_models, cohort=cohort, size=self._at_once(cohort)
         ),
         (_STATE, _SAME, *self.data_specs),
         _SAME if self.layout.across else _DIVIDED,
@@ -309,13 +309,13 @@ class _Programs:
             column[ids[cohort]] = values[: len(ids[cohort])]
     return table
 
-  def shapes(self, second_phase: bool) -> SimulationState:
+  def shapes(self, finetuning: bool) -> SimulationState:
     """Of what `export` gives."""
     members = {name: jnp.asarray(m) for name, m in self.ids.items()}
     data = jax.eval_shape(lambda x: x, self.data)
     state = jax.eval_shape(self.engine.init, jax.random.key(0), members, *data)
     begin = self.engine.method.begin_finetune
-    if second_phase and begin is not None:
+    if finetuning and begin is not None:
       clients = {
         name: jax.eval_shape(jax.vmap(begin), cohort)
         for name, cohort in state.clients.items()
@@ -340,7 +340,7 @@ class _Programs:
 
     return state._replace(
       clients=of_clients(state.clients),
-      watch=of_clients(state.watch),
+      divergence=of_clients(state.divergence),
       members=dict(self.ids),
     )
 
@@ -360,11 +360,11 @@ class _Programs:
             own = jax.tree.map(lambda x, row=row: x[row], models)
             yield ClientModel(int(client_id), cohort, *own)
 
-  def check_second_phase(self) -> None:
+  def check_finetuning(self) -> None:
     if self.engine.method.begin_finetune is None:
       raise ValueError(
         f"finetune_at={self.engine.schedule.finetune_at}: must be 0, since the "
-        "method has no second phase"
+        "method has no fine-tuning phase"
       )
 
 
@@ -402,17 +402,17 @@ class _Resident(_Programs):
   def _place(self, state: SimulationState) -> SimulationState:
     """Moves a state made elsewhere, say on more devices, to where it runs."""
     members, clients = dict(state.members), dict(state.clients)
-    watch = dict(state.watch)
+    records = dict(state.divergence)
     for cohort, ids in self.ids.items():
       slots = self.slots[cohort]
       if members[cohort].shape[0] == slots:
         continue
       members[cohort] = self.members(ids, cohort)
       source = np.minimum(np.arange(slots), len(ids) - 1)
-      clients[cohort], watch[cohort] = jax.tree.map(
-        lambda x, source=source: x[source], (clients[cohort], watch[cohort])
+      clients[cohort], records[cohort] = jax.tree.map(
+        lambda x, source=source: x[source], (clients[cohort], records[cohort])
       )
-    state = state._replace(members=members, clients=clients, watch=watch)
+    state = state._replace(members=members, clients=clients, divergence=records)
     if self.layout.mesh is None:
       if len(jnp.asarray(state.round).devices()) > 1:
         return jax.device_put(state, jax.local_devices()[0])
@@ -426,7 +426,7 @@ class _Resident(_Programs):
       count = self.layout.place(jnp.int32(rounds), _SAME)
       return self._whole(state, count, *self.data)
     metrics = None
-    for _ in range(rounds + (not state.health.calibrated)):
+    for _ in range(rounds + (not state.monitor.calibrated)):
       state, metrics = self._round_on_host(state)
     return state, metrics
 
@@ -449,11 +449,11 @@ class _Resident(_Programs):
     results = self._evaluate(self._place(state), *self.data)
     return self.table([(self.ids, results)])
 
-  def headline_models(self, state: SimulationState) -> Iterator[ClientModel]:
+  def primary_models(self, state: SimulationState) -> Iterator[ClientModel]:
     return self.read_models(self._place(state))
 
   def begin_finetune(self, state: SimulationState) -> SimulationState:
-    self.check_second_phase()
+    self.check_finetuning()
     state = self._place(state)
     clients = {name: self._freeze(c) for name, c in state.clients.items()}
     return state._replace(clients=clients)
@@ -466,7 +466,7 @@ _Block = dict[str, np.ndarray]
 class _Streamed(_Programs):
   """The state of all clients is kept elsewhere, and moved block by block.
 
-  In a state, `clients` and `watch` are numpy arrays, written in place.
+  In a state, `clients` and `divergence` are numpy arrays, written in place.
   """
 
   def __init__(self, engine: Engine, ids, federation, population, store):
@@ -509,7 +509,7 @@ class _Streamed(_Programs):
   def _gather(self, state, block: _Block):
     """What moves of a block's clients; that of empty slots is anyone's.
 
-    It is (state.clients, state.watch), of these clients.
+    It is (state.clients, state.divergence), of these clients.
     """
     rows = {
       name: np.append(
@@ -519,18 +519,18 @@ class _Streamed(_Programs):
     }
     return tuple(
       {name: store_lib.gather(tree[name], rows[name]) for name in block}
-      for tree in (state.clients, state.watch)
+      for tree in (state.clients, state.divergence)
     )
 
   def _scatter(self, state, block: _Block, new) -> None:
-    for tree, part in zip((state.clients, state.watch), new, strict=True):
+    for tree, part in zip((state.clients, state.divergence), new, strict=True):
       for name, m in block.items():
         store_lib.scatter(tree[name], self._row[m], part[name])
 
   def _on_device(self, state, block: _Block, moved) -> SimulationState:
     members = {name: self.members(m, name) for name, m in block.items()}
-    clients, watch = self.layout.place(moved, _DIVIDED)
-    return state._replace(clients=clients, watch=watch, members=members)
+    clients, records = self.layout.place(moved, _DIVIDED)
+    return state._replace(clients=clients, divergence=records, members=members)
 
   def _allocate(self, like, phase: str = "") -> dict[str, Any]:
     """Room for all clients; `like` has theirs, or of some of them."""
@@ -554,24 +554,24 @@ class _Streamed(_Programs):
       members = {name: self.members(m, name) for name, m in block.items()}
       made = self._initialize(key, members, *self.data)
       stored = stored or self._allocate(made.clients)
-      watch = self._nobody() if state is None else state.watch
+      records = self._nobody() if state is None else state.divergence
       members = dict(self.ids)
-      state = made._replace(clients=stored, members=members, watch=watch)
-      moved = jax.device_get((made.clients, made.watch))
+      state = made._replace(clients=stored, members=members, divergence=records)
+      moved = jax.device_get((made.clients, made.divergence))
       self._scatter(state, block, moved)
     assert state is not None
     return state
 
   def _nobody(self) -> dict[str, Any]:
-    """The Watch of clients of which nobody has diverged."""
+    """The DivergenceRecord of clients of which nobody has diverged."""
     return {
-      name: jax.tree.map(np.array, divergence_lib.new_watch(len(m)))
+      name: jax.tree.map(np.array, divergence_lib.new_records(len(m)))
       for name, m in self.ids.items()
     }
 
   def _place(self, state: SimulationState) -> SimulationState:
     """Moves a state that was made elsewhere to where it is kept."""
-    names = "server", "round", "key", "health"
+    names = "server", "round", "key", "monitor"
     shared = {name: getattr(state, name) for name in names}
     if self.layout.mesh is not None:
       state = state._replace(**self.layout.place(shared, _SAME))
@@ -580,10 +580,10 @@ class _Streamed(_Programs):
       state = state._replace(**jax.device_put(shared, one))
     if isinstance(next(iter(state.members.values())), np.ndarray):
       return state
-    given = jax.device_get((state.clients, state.watch))
+    given = jax.device_get((state.clients, state.divergence))
     new = state._replace(
       clients=self._allocate(state.clients),
-      watch=self._nobody(),
+      divergence=self._nobody(),
       members=dict(self.ids),
     )
     for name, members in self.ids.items():
@@ -603,11 +603,11 @@ class _Streamed(_Programs):
         rows = np.arange(len(members))
         store_lib.scatter(stored[name], rows, state.clients[name])
       state = state._replace(clients=stored)
-    shared = state.server, state.round, state.health
-    server, round_, health = jax.device_put(shared)
+    shared = state.server, state.round, state.monitor
+    server, round_, monitor = jax.device_put(shared)
     key = jax.random.wrap_key_data(state.key)
     return self._place(
-      state._replace(server=server, round=round_, health=health, key=key)
+      state._replace(server=server, round=round_, monitor=monitor, key=key)
     )
 
   def _participants(self, present) -> list[_Block]:
@@ -619,7 +619,7 @@ class _Streamed(_Programs):
     state, first = self._place(state), int(state.round)
     population = self.data[1]
     # The first of all is run once more, beforehand.
-    order = [first] * (not state.health.calibrated)
+    order = [first] * (not state.monitor.calibrated)
     order += range(first, first + rounds)
 
     def draw(index):
@@ -652,16 +652,18 @@ class _Streamed(_Programs):
         zeros = self._zeros(on_device, *self.data)
       carries = zeros if is_first else carries
       trained, carries = self.main(
-        (on_device.clients, on_device.watch),
-        on_device._replace(clients={}, watch={}),
+        (on_device.clients, on_device.divergence),
+        on_device._replace(clients={}, divergence={}),
         carries,
         *self.data,
       )
       if is_last:
-        shell = state._replace(clients={}, members={}, watch={})
+        shell = state._replace(clients={}, members={}, divergence={})
         closed, metrics = self._close(shell, carries, self.data[0].public)
         state = closed._replace(
-          clients=state.clients, members=state.members, watch=state.watch
+          clients=state.clients,
+          members=state.members,
+          divergence=state.divergence,
         )
       if running is not None:
         done = running[0], jax.device_get(running[1])
@@ -682,7 +684,7 @@ class _Streamed(_Programs):
       jax.block_until_ready([r for _, r in results[:-1]][-1:])
     return self.table(results)
 
-  def headline_models(self, state: SimulationState) -> Iterator[ClientModel]:
+  def primary_models(self, state: SimulationState) -> Iterator[ClientModel]:
     state = self._place(state)
     for block in self._blocks(self.ids):
       yield from self.read_models(
@@ -690,14 +692,14 @@ class _Streamed(_Programs):
       )
 
   def begin_finetune(self, state: SimulationState) -> SimulationState:
-    self.check_second_phase()
+    self.check_finetuning()
     state, after = self._place(state), None
     for block in self._blocks(self.ids):
       on_device = self._on_device(state, block, self._gather(state, block))
       frozen = {n: self._freeze(c) for n, c in on_device.clients.items()}
       if after is None:
         # Frozen assignments are more state.
-        stored = self._allocate(frozen, "_second_phase")
+        stored = self._allocate(frozen, "_finetuning")
         after = state._replace(clients=stored)
       for name, m in block.items():
         new = jax.device_get(frozen[name])
@@ -808,7 +810,7 @@ def make_simulation(
     run_rounds=programs.run_rounds,
     run_round=lambda state: programs.run_rounds(state, 1),
     evaluate=programs.evaluate,
-    headline_models=programs.headline_models,
+    primary_models=programs.primary_models,
     begin_finetune=programs.begin_finetune,
     export=programs.export,
     restore=programs.restore,
@@ -820,7 +822,7 @@ def make_simulation(
     program=programs.main,
     compile_seconds=programs.compile_seconds,
     layout=layout,
-    headline=method.headline,
+    primary_variant=method.primary_variant,
     state_bytes=sizes.state,
     data_bytes=data_bytes,
   )

@@ -62,8 +62,8 @@ class SimulationState(NamedTuple):
       none}.
     round: int32 `[]`, the number of rounds that are done.
     key: the root of all randomness.
-    watch: {cohort: Watch of its clients, stacked}: who diverged.
-    health: what the server knows of that.
+    divergence: {cohort: DivergenceRecord of its clients, stacked}.
+    monitor: what the server knows of that.
   """
 
   server: Any
@@ -71,8 +71,8 @@ class SimulationState(NamedTuple):
   members: dict[str, jax.Array]
   round: jax.Array
   key: jax.Array
-  watch: dict[str, Any]
-  health: Any
+  divergence: dict[str, Any]
+  monitor: Any
 
 
 class Heard(NamedTuple):
@@ -98,9 +98,10 @@ def _counted(tally: divergence_lib.Tally) -> dict[str, jax.Array]:
 class Engine:
   """The computations of a federation; every method is a pure function.
 
-  A client's slot is `(state, part, watch)`: its state, what is kept of its
-  message alone, which is nothing for most methods, and its Watch. A cohort's
-  `carry` is `(heard, parts)`: the Heard so far, and the parts of all slots.
+  A client's slot is `(state, part, records)`: its state, what is kept of its
+  message alone, which is nothing for most methods, and its DivergenceRecord.
+  A cohort's `carry` is `(heard, parts)`: the Heard so far, and the parts of all
+  slots.
 
   Attributes:
     method: what clients and server do.
@@ -187,10 +188,10 @@ class Engine:
       jnp.int32(0),
       key,
       {
-        name: divergence_lib.new_watch(m.shape[0])
+        name: divergence_lib.new_records(m.shape[0])
         for name, m in members.items()
       },
-      divergence_lib.new_health(not self.calibrate),
+      divergence_lib.new_monitor(not self.calibrate),
     )
 
   def _update(self, state, federation, population, cohort, client_id, client):
@@ -224,11 +225,11 @@ class Engine:
     at_server = self._server_context(state, federation.public)
 
     def step(client_id, slot):
-      client, _, watch = slot
+      client, _, records = slot
       _, result = self._update(
         state, federation, population, cohort, client_id, client
       )
-      tally = divergence_lib.judge(result, state.health, self.max_message_norm)
+      tally = divergence_lib.judge(result, state.monitor, self.max_message_norm)
       counts = tally.heard > 0
       aggregate = self.method.receive(
         state.server, result.message, result.weight, at_server, cohort
@@ -239,17 +240,17 @@ class Engine:
       aggregate, metrics = divergence_lib.keep(counts, said, nothing)
       heard = Heard(aggregate, metrics, tally)
       client = divergence_lib.keep(counts, result.client, client)
-      watch = divergence_lib.watched(watch, tally, state.round)
-      return (client, part, watch), heard
+      records = divergence_lib.recorded(records, tally, state.round)
+      return (client, part, records), heard
 
     return step
 
   def slots(self, state, federation, population, cohort):
     """The clients' slots, with room for what is kept apart."""
     clients, members = state.clients[cohort], state.members[cohort]
-    watch = state.watch[cohort]
+    records = state.divergence[cohort]
     if self.method.collect is None:
-      return clients, (), watch
+      return clients, (), records
 
     def part(client):
       _, result = self._update(
@@ -261,7 +262,7 @@ class Engine:
     parts = jax.tree.map(
       lambda x: jnp.zeros((members.shape[0], *x.shape), x.dtype), shapes
     )
-    return clients, parts, watch
+    return clients, parts, records
 
   def _collected(self, state, cohort, part):
     if self.method.collect is None:
@@ -321,9 +322,9 @@ class Engine:
     server = divergence_lib.keep(fine, server, state.server)
     state = state._replace(
       server=server,
-      round=state.round + state.health.calibrated,
-      health=divergence_lib.after_round(
-        state.health, tally, self.num_clients, ~fine, state.round
+      round=state.round + state.monitor.calibrated,
+      monitor=divergence_lib.after_round(
+        state.monitor, tally, self.num_clients, ~fine, state.round
       ),
     )
     return state, {**metrics, **_counted(tally)}
@@ -341,20 +342,20 @@ class Engine:
 
   def _run(self, state, zeros, federation, population):
     """All participants of all cohorts: (state, carries)."""
-    clients, watch, carries = {}, {}, {}
+    clients, records, carries = {}, {}, {}
     for cohort in self.sizes:
       zero, parts = zeros[cohort]
       slots, heard = clients_lib.run_clients(
         self.client_step(state, federation, population, cohort),
         state.members[cohort],
-        (state.clients[cohort], parts, state.watch[cohort]),
+        (state.clients[cohort], parts, state.divergence[cohort]),
         chunk_size=self.layout.chunk_size,
         chosen=self._choose(state, population, cohort),
         zero=zero,
       )
-      clients[cohort], parts, watch[cohort] = slots
+      clients[cohort], parts, records[cohort] = slots
       carries[cohort] = heard, parts
-    return state._replace(clients=clients, watch=watch), carries
+    return state._replace(clients=clients, divergence=records), carries
 
   def rounds(self, state, rounds, federation, population):
     """Several rounds, at least one: (state, metrics of the last).
@@ -371,7 +372,7 @@ class Engine:
     nothing = next(iter(zeros.values()))[0]
     metrics = jax.tree.map(lambda x: x / nothing.tally.heard, nothing.metrics)
     metrics |= _counted(nothing.tally)
-    more = (~state.health.calibrated).astype(jnp.int32)
+    more = (~state.monitor.calibrated).astype(jnp.int32)
     return jax.lax.fori_loop(
       0, rounds + more, lambda _, carry: round_(carry[0]), (state, metrics)
     )
@@ -408,10 +409,10 @@ class Engine:
     chosen, size, _ = clients_lib.divide(
       members.shape[0], self.layout.chunk_size, chosen
     )
-    (clients, parts, watch), part = clients_lib.run_chunk(
+    (clients, parts, records), part = clients_lib.run_chunk(
       step,
       members,
-      (state.clients[cohort], parts, state.watch[cohort]),
+      (state.clients[cohort], parts, state.divergence[cohort]),
       index,
       size=size,
       chosen=chosen,
@@ -419,8 +420,8 @@ class Engine:
     part = jax.tree.map(lambda x: x[None], part)
     heard = jax.tree.map(jnp.add, heard, part)
     clients = {**state.clients, cohort: clients}
-    watch = {**state.watch, cohort: watch}
-    return state._replace(clients=clients, watch=watch), (heard, parts)
+    records = {**state.divergence, cohort: records}
+    return state._replace(clients=clients, divergence=records), (heard, parts)
 
   def block(self, moved, state, carries, federation, population):
     """A block of participants, whose states are moved: (moved, carries).
@@ -428,11 +429,11 @@ class Engine:
     For a state that holds them alone; what is kept of single messages would
     have to be kept elsewhere. `moved` are their states and Watches.
     """
-    state = state._replace(clients=moved[0], watch=moved[1])
+    state = state._replace(clients=moved[0], divergence=moved[1])
     zeros = self.zeros(state, federation, population)
     state, new = self._run(state, zeros, federation, population)
     carries = jax.tree.map(jnp.add, carries, _on_devices(new))
-    return (state.clients, state.watch), carries
+    return (state.clients, state.divergence), carries
 
   def close(self, state, carries, public):
     """Ends a round that was begun with `open`: (state, metrics)."""
@@ -478,12 +479,12 @@ class Engine:
     # A process can read what is on devices of its own alone.
     return self.layout.gather(results) if self.layout.across else results
 
-  def headline_models(self, state, index, federation, population, cohort, size):
+  def primary_models(self, state, index, federation, population, cohort, size):
     """What `size` clients of each device would use, the `index`-th so many.
 
     Returns:
       Who they are, int32 `[size]`, -1 for nobody; and (params, stats) of their
-      headline variants, stacked `[size, ...]`.
+      primary_variant variants, stacked `[size, ...]`.
     """
     members = state.members[cohort]
     place = index * size + jnp.arange(size)
@@ -493,7 +494,7 @@ class Engine:
       variants, _ = self._variants(
         state, federation, population, cohort, client_id, client
       )
-      return variants[self.method.headline][:2]
+      return variants[self.method.primary_variant][:2]
 
     models = clients_lib.map_clients(
       one,

@@ -25,7 +25,7 @@ class Schedule:
     strength_ramp: whether the strength is multiplied by round + 1.
     strength_drop_factor: factor on the strength at each of
       `learning_rate_drops`.
-    finetune_at: the round with which the second phase begins; 0 for never.
+    finetune_at: the round with which the fine-tuning phase begins; 0 for never.
     finetune_centers_learning_rate: step size of the levels from then on.
   """
 

@@ -1,4 +1,4 @@
-"""Kinds of clients: their text, budgets, and federations made of them."""
+"""Client types: their text, budgets, and federations made of them."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 import quped_jax as qj
 from quped_jax.experiment import client_types
 from quped_jax.experiment.assemble import assemble
-from quped_jax.experiment.client_types import Kind, Network
+from quped_jax.experiment.client_types import ClientType, Network
 from quped_jax.quantization.codebook import codebook_leaves
 from tests import tiny
 
@@ -15,12 +15,20 @@ MLP, CNN = Network("mlp", (8, 4)), Network("cnn1")
 
 
 def test_kinds_are_read_from_text():
-  found, counts = client_types.parse_kinds(
+  found, counts = client_types.parse_client_types(
     "15*cnn1@1, 2 * mlp(8, 4) @32,1*cnn1@2"
   )
   assert counts == (15, 2, 1)
-  assert found == (Kind(CNN, 1, 0), Kind(MLP, 32, 1), Kind(CNN, 2, 2))
-  assert [str(kind) for kind in found] == ["cnn1@1", "mlp(8,4)@32", "cnn1@2"]
+  assert found == (
+    ClientType(CNN, 1, 0),
+    ClientType(MLP, 32, 1),
+    ClientType(CNN, 2, 2),
+  )
+  assert [str(client_type) for client_type in found] == [
+    "cnn1@1",
+    "mlp(8,4)@32",
+    "cnn1@2",
+  ]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +37,7 @@ def test_kinds_are_read_from_text():
     ("cnn1@1", "must be clients.network@bits.*got 'cnn1@1'"),
     ("3*cnn1", "got '3.cnn1'"),
     ("3*cnn1@1,", "got ''"),
-    ("0*cnn1@1", "at least 1 client of each kind; got '0.cnn1@1'"),
+    ("0*cnn1@1", "at least 1 client of each type; got '0.cnn1@1'"),
     ("3*cnn1@9", "bits=9: must be from 1 to 8"),
     ("3*mlp(a)@1", r"got '3.mlp\(a\)@1'"),
     ("3*mlp(8 4)@1", r"got '3.mlp\(8 4\)@1'"),
@@ -39,16 +47,19 @@ def test_kinds_are_read_from_text():
 )
 def test_other_text_is_an_error(text, message):
   with pytest.raises(ValueError, match=message):
-    qj.Settings(kinds=text, clients=3)
+    qj.Settings(client_types=text, clients=3)
 
 
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"kinds": "3*cnn1@1, 2*mlp@2"}, "add up to clients=6; got 3 . 2 = 5"),
     (
-      {"kinds": "6*mlp@1", "budget_bytes": (9,)},
-      "budget_bytes=.*must be .. with kinds",
+      {"client_types": "3*cnn1@1, 2*mlp@2"},
+      "add up to clients=6; got 3 . 2 = 5",
+    ),
+    (
+      {"client_types": "6*mlp@1", "budget_bytes": (9,)},
+      "budget_bytes=.*must be .. with client_types",
     ),
     ({"budget_bytes": (0,)}, "budget_bytes=0: must be at least 1"),
     ({"candidates": "mlp"}, "candidates='mlp': must be '' without budget"),
@@ -57,8 +68,8 @@ def test_other_text_is_an_error(text, message):
       "candidates='a b': must be networks",
     ),
     (
-      {"kinds": "3*mlp@1, 3*mlp@2", "learning_rate": (0.1, 0.1, 0.1)},
-      "learning_rate=.*one for each of kinds=",
+      {"client_types": "3*mlp@1, 3*mlp@2", "learning_rate": (0.1, 0.1, 0.1)},
+      "learning_rate=.*one for each of client_types=",
     ),
   ],
 )
@@ -70,8 +81,14 @@ def test_settings_that_do_not_fit_are_errors(changes, message):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"kinds": "3*lenet@1, 3*mlp@2"}, "kinds='lenet': must be one of .*mlp"),
-    ({"kinds": "6*cnn1(8)@1"}, r"kinds='cnn1\(8\)': must have no widths"),
+    (
+      {"client_types": "3*lenet@1, 3*mlp@2"},
+      "client_types='lenet': must be one of .*mlp",
+    ),
+    (
+      {"client_types": "6*cnn1(8)@1"},
+      r"client_types='cnn1\(8\)': must have no widths",
+    ),
     (
       {"candidates": "lenet", "budget_bytes": (10**6,)},
       "candidates='lenet': must be one of",
@@ -91,7 +108,9 @@ def test_errors_come_before_compilation(changes, message):
 
 def test_clients_of_a_network_are_a_cohort():
   assignment = client_types.assign_counts(
-    [Kind(MLP, 1), Kind(CNN, 2), Kind(MLP, 32)], (1, 2, 2), new_clients=4
+    [ClientType(MLP, 1), ClientType(CNN, 2), ClientType(MLP, 32)],
+    (1, 2, 2),
+    held_out_clients=4,
   )
   assert assignment.bits.tolist() == [1, 2, 2, 32, 32, 1, 2, 32, 1]
   cohorts = {n: ids.tolist() for n, ids in assignment.cohorts().items()}
@@ -100,8 +119,12 @@ def test_clients_of_a_network_are_a_cohort():
 
 
 def test_a_budget_buys_the_largest_that_fits():
-  sizes = {Kind(MLP, 1): 10, Kind(MLP, 32): 80, Kind(CNN, 1): 40}
-  sizes[Kind(CNN, 2)] = 40  # Of the same size: more bits.
+  sizes = {
+    ClientType(MLP, 1): 10,
+    ClientType(MLP, 32): 80,
+    ClientType(CNN, 1): 40,
+  }
+  sizes[ClientType(CNN, 2)] = 40  # Of the same size: more bits.
   assignment = client_types.assign_by_budget(
     np.array([10, 39, 40, 79, 500]), sizes
   )
@@ -129,7 +152,7 @@ def test_budgets_are_drawn_from_the_list_by_the_seed():
 def test_no_clients_model_is_larger_than_its_budget():
   settings = qj.Settings(
     clients=12,
-    new_clients=3,
+    held_out_clients=3,
     budget_bytes=(5000, 9000, 40000),
     candidates="mlp(16,16), mlp(64,64)",
     bits=(1, 4, 32),
@@ -144,7 +167,7 @@ def test_no_clients_model_is_larger_than_its_budget():
 
 # Federations of several networks.
 
-KINDS = "2*mlp(8,8)@1, 1*mlp(8,8)@32, 2*mlp(12,8)@2"
+CLIENT_TYPES = "2*mlp(8,8)@1, 1*mlp(8,8)@32, 2*mlp(12,8)@2"
 TAKES_KINDS = (
   *("quped", "local", "fml", "fedkd", "fd", "fedmd", "ds_fl", "cfd"),
   *("feddf", "fedgkt"),
@@ -155,7 +178,12 @@ def settings_of(method, **changes):
   return tiny.make_settings(
     method,
     5,
-    **{"kinds": KINDS, "model": "mlp", "hidden": (8, 8), **changes},
+    **{
+      "client_types": CLIENT_TYPES,
+      "model": "mlp",
+      "hidden": (8, 8),
+      **changes,
+    },
   )
 
 
@@ -169,7 +197,7 @@ def play(settings, rounds=2):
 
 
 def bits_for(method):
-  """Kinds that a method serves: some take no quantized clients."""
+  """Client types that a method serves: some take no quantized clients."""
   try:
     play_nothing = qj.build(
       settings_of(method), federation=tiny.make_federation()
@@ -178,20 +206,20 @@ def bits_for(method):
     assert "bits" in str(error)
     return "3*mlp(8,8)@32, 2*mlp(12,8)@32"
   del play_nothing
-  return KINDS
+  return CLIENT_TYPES
 
 
 @pytest.mark.parametrize("method", TAKES_KINDS)
 def test_clients_of_several_networks_train_in_one_program(method):
   simulation, state, metrics, accuracy = play(
-    settings_of(method, kinds=bits_for(method))
+    settings_of(method, client_types=bits_for(method))
   )
   assert set(state.clients) == {"mlp(8,8)", "mlp(12,8)"}
   assert float(metrics["participants"]) == 5
   assert np.isfinite(float(metrics["loss"]))
   assert simulation.program.compilations == 1
-  headline = accuracy["test"][simulation.headline]
-  assert headline.shape == (5,) and np.isfinite(headline).all()
+  primary_variant = accuracy["test"][simulation.primary_variant]
+  assert primary_variant.shape == (5,) and np.isfinite(primary_variant).all()
 
 
 AVERAGE_WEIGHTS = ("fedavg", "fedprox", "scaffold", "pfedme", "ditto", "qupel")
@@ -199,12 +227,12 @@ AVERAGE_WEIGHTS = ("fedavg", "fedprox", "scaffold", "pfedme", "ditto", "qupel")
 
 @pytest.mark.parametrize("method", AVERAGE_WEIGHTS)
 def test_who_averages_weights_refuses_several_networks(method):
-  with pytest.raises(ValueError, match="kinds: must be of one network"):
-    play(settings_of(method, kinds="3*mlp(8,8)@32, 2*mlp(12,8)@32"))
+  with pytest.raises(ValueError, match="client_types: must be of one network"):
+    play(settings_of(method, client_types="3*mlp(8,8)@32, 2*mlp(12,8)@32"))
 
 
 def test_default_widths_are_the_same_network_as_those_written_out():
-  settings = qj.Settings(clients=6, kinds="6*mlp@1", hidden=(64, 64))
+  settings = qj.Settings(clients=6, client_types="6*mlp@1", hidden=(64, 64))
   made = assemble(settings)
   assert list(made.models.clients) == ["clients"]
   assert made.models.clients["clients"] is made.models.shared
@@ -220,7 +248,7 @@ def test_budgets_that_buy_full_precision_train_without_levels():
 def test_a_cohort_of_full_precision_has_no_levels():
   """It pays for none of the passes that quantized cohorts need."""
   _, state, _, _ = play(
-    settings_of("quped", kinds="3*mlp(8,8)@1, 2*mlp(12,8)@32")
+    settings_of("quped", client_types="3*mlp(8,8)@1, 2*mlp(12,8)@32")
   )
   with_levels, without = (
     list(codebook_leaves(state.clients[name].codebooks))
@@ -231,7 +259,7 @@ def test_a_cohort_of_full_precision_has_no_levels():
 
 def test_kinds_of_one_network_are_one_cohort():
   _, state, _, _ = play(
-    settings_of("fedavg", kinds="2*mlp(8,8)@1, 3*mlp(8,8)@32")
+    settings_of("fedavg", client_types="2*mlp(8,8)@1, 3*mlp(8,8)@32")
   )
   assert set(state.clients) == {"clients"}
 
@@ -266,7 +294,7 @@ def test_a_run_reports_every_kind(tmp_path):
       federation=tiny.make_federation(),
       display=qj.Display(quiet=True),
     )
-  found = result.summary["kinds"]
+  found = result.summary["client_types"]
   assert {k: v["clients"] for k, v in found.items()} == {
     "mlp(8,8)@1": 2,
     "mlp(8,8)@32": 1,

@@ -16,7 +16,7 @@ from tests import tiny
 
 QUIET = qj.Display(quiet=True)
 CLIENTS = len(tiny.COUNTS)
-KINDS = "2*mlp(8,8)@1, 1*mlp(8,8)@32, 2*mlp(12,8)@32"
+CLIENT_TYPES = "2*mlp(8,8)@1, 1*mlp(8,8)@32, 2*mlp(12,8)@32"
 
 
 def apart(state):
@@ -51,7 +51,7 @@ def test_what_comes_out_is_what_clients_have(how, monkeypatch):
   made = assemble(settings, federation=tiny.make_federation())
   with tiny.quick_compilation():
     state = apart(made.simulation.init(0))
-    found = list(made.simulation.headline_models(state))
+    found = list(made.simulation.primary_models(state))
   assert sorted(own.client_id for own in found) == list(range(CLIENTS))
   for own in found:
     learner = qj.client_state(state, own.client_id)
@@ -96,10 +96,10 @@ def check_accuracy(result, federation, workdir):
     rows = test.rows[first : first + test.count[row["client"]]]
     classes = packed.predict(pool.inputs[rows]).argmax(axis=1)
     accuracy = np.mean(classes == pool.labels[rows])
-    assert accuracy == pytest.approx(row[result.simulation.headline])
+    assert accuracy == pytest.approx(row[result.simulation.primary_variant])
     assert packed.info.client == row["client"]
     assert packed.info.method == result.summary["method"]
-    assert packed.info.variant == result.simulation.headline
+    assert packed.info.variant == result.simulation.primary_variant
     assert packed.info.bits == row["bits"]
     size = path.stat().st_size
     tensors = 2 * len(jax.tree.leaves((packed.params, packed.stats))) + 2
@@ -108,7 +108,7 @@ def check_accuracy(result, federation, workdir):
 
 def test_a_run_of_several_networks_leaves_all_its_models(tmp_path):
   result, federation = run(
-    tmp_path, kinds=KINDS, model="mlp", hidden=(8, 8), devices=2
+    tmp_path, client_types=CLIENT_TYPES, model="mlp", hidden=(8, 8), devices=2
   )
   assert files_in(tmp_path) == [*names_of(5), "global.safetensors"]
   check_accuracy(result, federation, tmp_path)
@@ -146,7 +146,7 @@ def test_where_all_use_the_global_model_there_is_one_file(tmp_path):
   for name in ("client_00002.safetensors", "global_old.safetensors", "mine"):
     (tmp_path / "models" / name).touch()
   result, _ = run(tmp_path, "fedavg", bits=(32,))
-  assert result.simulation.headline == "global"
+  assert result.simulation.primary_variant == "global"
   assert files_in(tmp_path) == ["global.safetensors", "mine"]
 
 
@@ -154,7 +154,7 @@ def test_a_global_model_for_each_network(tmp_path):
   settings = tiny.make_settings(
     "feddf",
     CLIENTS,
-    kinds="3*mlp(8,8)@32, 2*mlp(12,8)@32",
+    client_types="3*mlp(8,8)@32, 2*mlp(12,8)@32",
     model="mlp",
     hidden=(8, 8),
     save_models="clients",

@@ -106,7 +106,7 @@ def test_the_summary_says_how_good_and_how_dear_it_was(finished):
   assert summary == json.loads(json.dumps(result.summary))
   assert summary["method"] == "fedavg" and summary["dataset"] == "digits"
   assert summary["seed"] == 0 and summary["rounds"] == 5
-  assert summary["clients"] == 3 and summary["headline"] == "quantized"
+  assert summary["clients"] == 3 and summary["primary_variant"] == "quantized"
   table = result.simulation.evaluate(result.state)["test"]
   assert set(summary["accuracy"]) == {"global", "quantized"}
   for name, spread in summary["accuracy"].items():
@@ -197,7 +197,7 @@ def test_local_training_sends_nothing_and_has_a_second_phase(capsys):
   summary = result.summary
   assert summary["bytes_up"] == summary["bytes_down"] == 0
   assert summary["accuracy_best_round"] is None
-  assert summary["headline"] == "quantized"
+  assert summary["primary_variant"] == "quantized"
   state = result.state.clients[tiny.COHORT]
   assert state.assignments is not None
   for i, levels in enumerate([4, 64, 4]):

@@ -105,10 +105,10 @@ def nothing_compiles(monkeypatch):
     ("learning_rate", (10**40,), "at most 3.4e+38"),
     ("sharpness", 1e-40, "at least 1.2e-38"),
     ("steps", 2**30, "must be fewer"),
-    ("new_client_steps", 2**30, "must be fewer"),
+    ("held_out_client_steps", 2**30, "must be fewer"),
     ("recalibration_batches", 2**30, "must be fewer"),
-    ("kinds", "1*mlp(9999999999)@1", "clients*network@bits"),
-    ("kinds", "9999999999*mlp@1", "clients*network@bits"),
+    ("client_types", "1*mlp(9999999999)@1", "clients*network@bits"),
+    ("client_types", "9999999999*mlp@1", "clients*network@bits"),
     ("method_options", None, "a mapping"),
   ],
 )

@@ -144,7 +144,7 @@ def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
   summary = json.loads((quantized / "summary.json").read_text())
   accuracy = summary["accuracy"]
   assert accuracy["quantized"]["mean"] > 0.9
-  # In the second phase the model is the quantized one.
+  # In the fine-tuning phase the model is the quantized one.
   assert accuracy["quantized"] == accuracy["personalized"]
 
 
@@ -184,10 +184,12 @@ def test_uneven_clients_by_flags(tmp_path):
     "--config.clients=8",
   )
   assert done.returncode == 0, done.stderr
-  kinds = json.loads((tmp_path / "summary.json").read_text())["kinds"]
-  assert set(kinds) == {"mlp(16,16)@32", "mlp(64,64)@1"}
+  client_types = json.loads((tmp_path / "summary.json").read_text())[
+    "client_types"
+  ]
+  assert set(client_types) == {"mlp(16,16)@32", "mlp(64,64)@1"}
   assert "budgets allow: " in done.stdout
-  for name, kind in kinds.items():
+  for name, kind in client_types.items():
     assert f"{kind['clients']} x {name}" in done.stdout
     assert f"{name:20s} {kind['clients']:5d} clients" in done.stdout
   assert (tmp_path / "clients" / "mlp(16,16)" / "0.npy").is_file()
@@ -196,8 +198,11 @@ def test_uneven_clients_by_flags(tmp_path):
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
-    ("--config.kinds=3*lenet@1", "kinds='3*lenet@1': must add up to clients=8"),
-    ("--config.kinds=8*lenet@1", "kinds='lenet': must be one of"),
+    (
+      "--config.client_types=3*lenet@1",
+      "client_types='3*lenet@1': must add up to clients=8",
+    ),
+    ("--config.client_types=8*lenet@1", "client_types='lenet': must be one of"),
     ("--config.participation_trace=nope.csv", "participation_trace='nope.csv'"),
     ("--config.budget_bytes=(10,)", "budget_bytes=10: must be at least"),
   ],

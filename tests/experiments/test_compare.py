@@ -40,7 +40,7 @@ def make_config(**changes) -> dict[str, Any]:
   config = compare_digits.get_config().to_dict()
   config["base"] |= {
     "clients": 6,
-    "new_clients": 2,
+    "held_out_clients": 2,
     "public_size": 20,
     "rounds": 2,
     "steps": 2,
@@ -103,11 +103,11 @@ def make_summary(settings, accuracy) -> dict[str, Any]:
     "p10": float(np.percentile(accuracy, 10)),
   }
   sent = 0 if settings.method == "local" else 1000
-  newcomers = {} if settings.method == "local" else {"quantized": spread}
+  held_out = {} if settings.method == "local" else {"quantized": spread}
   return {
-    "headline": "quantized",
+    "primary_variant": "quantized",
     "accuracy": {"quantized": spread},
-    "new_clients": newcomers,
+    "held_out_clients": held_out,
     "gradients": 4,
     "clients": settings.clients,
     "clients_per_round": settings.clients_per_round or settings.clients,
@@ -227,8 +227,8 @@ def test_a_variant_of_a_method_has_a_name_and_bits_of_its_own(tmp_path):
     ({"bits": ("one",)}, "bits='one': must be a precision"),
     ({"overrides": {"nope": {}}}, "overrides.nope: must be a method"),
     (
-      {"base": {"kinds": "6*mlp@1"}, "bits": ("32", "1")},
-      "bits=.*must have one entry with base.kinds=",
+      {"base": {"client_types": "6*mlp@1"}, "bits": ("32", "1")},
+      "bits=.*must have one entry with base.client_types=",
     ),
     (
       {"overrides": {"local": {"learnin_rate": 1.0}}},
@@ -439,17 +439,17 @@ def test_size_is_of_the_variant_and_of_the_clients_in_turn():
 # Tables.
 
 
-def finished(seed, mean, *, sent=1000, headline="quantized", shift=0.0):
+def finished(seed, mean, *, sent=1000, primary_variant="quantized", shift=0.0):
   settings = qj.Settings(method="fedavg", rounds=2, seed=seed)
   accuracy = clients(seed) + shift
   summary = make_summary(settings, accuracy)
   summary["accuracy"]["quantized"]["mean"] = mean
   summary |= {"bytes_up": sent, "bytes_down": sent}
-  if headline != "quantized":
-    summary["headline"] = headline
-    summary["accuracy"][headline] = summary["accuracy"]["quantized"]
-    summary["new_clients"] = {"personalized": {"mean": 0.25}}
-  history = [{"round": r, f"test/{headline}": r / 10} for r in (1, 2)]
+  if primary_variant != "quantized":
+    summary["primary_variant"] = primary_variant
+    summary["accuracy"][primary_variant] = summary["accuracy"]["quantized"]
+    summary["held_out_clients"] = {"personalized": {"mean": 0.25}}
+  history = [{"round": r, f"test/{primary_variant}": r / 10} for r in (1, 2)]
   return runs.Finished(summary, accuracy, history)
 
 
@@ -458,7 +458,7 @@ def make_results():
   return {
     first: {s: finished(s, m, sent=0) for s, m in ((0, 0.7), (1, 0.9))},
     second: {
-      s: finished(s, m, headline="global", shift=0.1)
+      s: finished(s, m, primary_variant="global", shift=0.1)
       for s, m in ((0, 0.85), (1, 0.85))
     },
   }
@@ -485,7 +485,7 @@ def test_a_row_is_of_the_headline_variant_over_seeds():
   assert second["bytes"] == 2000
   assert second["model_bytes"] == 1000
   # They have no global variant of their own.
-  assert second["new_clients"] == 0.25
+  assert second["held_out_clients"] == 0.25
 
 
 def test_one_seed_has_no_standard_deviation():
@@ -696,7 +696,7 @@ def test_stubbed_comparison_writes_everything(tmp_path):
   ]
   assert records[2]["difference_mean"] == pytest.approx(0.1)
   assert records[1]["difference_mean"] == 0.0
-  assert records[0]["new_clients"] is None
+  assert records[0]["held_out_clients"] is None
   assert records[1]["model_bytes"] < records[0]["model_bytes"]
   for name in (
     "table.csv",
@@ -714,7 +714,7 @@ def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
     f"--workdir={tmp_path}",
     "--config.bits=32",
     "--config.base.clients=6",
-    "--config.base.new_clients=2",
+    "--config.base.held_out_clients=2",
     "--config.base.rounds=2",
     "--config.base.steps=2",
     "--config.base.devices=1",
@@ -748,7 +748,7 @@ def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
   summary = json.loads((run / "summary.json").read_text())
   assert float(fedavg["bytes"]) == 2 * summary["bytes_up"]
   assert float(local["bytes"]) == 0
-  assert float(fedavg["new_clients"]) > 0.1
+  assert float(fedavg["held_out_clients"]) > 0.1
 
   done = command(*compare)
   assert done.returncode == 0, done.stderr

@@ -177,7 +177,7 @@ def trained():
   made = tiny.tiny("quped", num_clients=3, bits=(1, 2, 32))
   state = made.play()
   with tiny.quick_compilation():
-    models = list(made.simulation.headline_models(state))
+    models = list(made.simulation.primary_models(state))
   return made, state, models
 
 

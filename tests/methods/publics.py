@@ -100,6 +100,6 @@ def check_learns(name: str, rounds: int = 8, **options) -> None:
   assert np.all(np.isfinite(losses))
   assert np.mean(losses[-2:]) < 0.75 * losses[0]
   with tiny.quick_compilation():
-    accuracies = simulation.evaluate(state)["test"][simulation.headline]
+    accuracies = simulation.evaluate(state)["test"][simulation.primary_variant]
   # One of four classes is chance.
   assert np.mean(accuracies) > 0.5

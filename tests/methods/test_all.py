@@ -184,7 +184,7 @@ def test_the_loss_that_is_reported_falls(name):
     losses.append(float(metrics["loss"]))
   assert np.mean(losses[-3:]) < tiny.CASES[name].loss * losses[0]
   # And nobody is taken for one that diverges.
-  assert int(state.health.undone) == 0
+  assert int(state.monitor.undone) == 0
 
 
 DIGITS = {
@@ -195,8 +195,8 @@ DIGITS = {
   "steps": 10,
   "batch_size": 16,
   "public_size": 100,
-  "new_clients": 1,
-  "new_client_steps": 5,
+  "held_out_clients": 1,
+  "held_out_client_steps": 5,
   "bits": (2, 32),
   "strength": 1e-4,
   "learning_rate": (0.1,),
@@ -222,13 +222,13 @@ def test_digits_are_learned(name):
       display=qj.Display(quiet=True),
     )
   summary = result.summary
-  accuracy = summary["accuracy"][summary["headline"]]["mean"]
+  accuracy = summary["accuracy"][summary["primary_variant"]]["mean"]
   # Of four classes that a client holds, out of ten.
   assert accuracy > 0.55
   assert summary["bytes_up"] > 0 or name == "local"
   assert summary["gradients"] >= settings.steps
   has_model = tiny.method_of(name).global_model is not None
-  assert bool(summary["new_clients"]) == has_model
+  assert bool(summary["held_out_clients"]) == has_model
   first, last = result.history[0], result.history[-1]
   assert last["loss"] < first["loss"] or last["loss"] < 0.5
 
@@ -252,7 +252,7 @@ def distinct_values(params):
 
 def check_levels(made, state):
   """Quantized models have at most 2^bits values per tensor; others not."""
-  assert made.method.headline == "quantized"
+  assert made.method.primary_variant == "quantized"
   for i, bits in enumerate(made.settings.bits):
     data = made.federation.client(jnp.int32(i))
     client = tiny.client(state.clients[COHORT], i)

@@ -147,7 +147,7 @@ def test_the_mixture_is_of_the_servers_current_model():
   np.testing.assert_allclose(
     kernels[0], 0.25 * kernels[1] + 0.75 * kernels[2], rtol=1e-5
   )
-  assert made.method.headline == "personalized"
+  assert made.method.primary_variant == "personalized"
 
 
 def test_gradients_are_those_of_the_mixture_and_of_the_copy():

@@ -87,7 +87,9 @@ def test_methods_that_average_weights_need_one_architecture(name):
   training = qj.Settings().training()
   entry = qj.methods.get_method(name)
   models = api.Models(shared, {"small": shared, "images": other})
-  with pytest.raises(ValueError, match="kinds: .*one network.*small, images"):
+  with pytest.raises(
+    ValueError, match="client_types: .*one network.*small, images"
+  ):
     entry.make(models, None, training, entry.options())
 
 
@@ -99,7 +101,7 @@ def test_other_methods_take_cohorts_of_any_architecture():
     entry = qj.methods.get_method(name)
     models = api.Models(shared, {"small": shared, "images": other})
     made = entry.make(models, None, training, entry.options())
-    assert made.headline == "quantized"
+    assert made.primary_variant == "quantized"
 
 
 def test_a_registered_method_runs_by_its_name(monkeypatch):

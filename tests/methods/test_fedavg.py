@@ -133,7 +133,7 @@ def test_full_precision_is_that_of_32_bit_clients_in_a_mixed_program():
   static = tiny.tiny("fedavg", bits=(32,)).play(1)
   difference = tiny.largest_difference(own.server.model, static.server.model)
   assert difference < 1e-5
-  assert tiny.tiny("fedavg", bits=(32,)).method.headline == "global"
+  assert tiny.tiny("fedavg", bits=(32,)).method.primary_variant == "global"
 
 
 class Normed(nn.Module):

@@ -191,7 +191,7 @@ def test_some_clients_may_stay_away(federation):
   state, _ = publics.play(simulation, 1)
   rows = np.any(np.asarray(state.server.logits) != 0, axis=(1, 2))
   assert rows.sum() == 2
-  assert simulation.headline == "quantized"
+  assert simulation.primary_variant == "quantized"
 
 
 def test_models_need_features(federation):

@@ -175,7 +175,7 @@ def test_it_learns_with_quantized_clients():
   played = toy.check_learns("fedrep", rounds=25)
   assert set(played.accuracy) == {"personalized", "quantized"}
   full = toy.run("fedrep", 1, bits=(32,), evaluate=True)
-  assert full.made.simulation.headline == "personalized"
+  assert full.made.simulation.primary_variant == "personalized"
   assert set(full.accuracy) == {"personalized"}
 
 

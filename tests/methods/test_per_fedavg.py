@@ -197,7 +197,7 @@ def test_clients_are_evaluated_after_one_step_on_their_data():
 def test_at_full_precision_the_adapted_model_is_reported():
   played = toy.run("per_fedavg", 1, bits=(32,), evaluate=True)
   assert set(played.accuracy) == {"personalized", "global"}
-  assert played.made.simulation.headline == "personalized"
+  assert played.made.simulation.primary_variant == "personalized"
 
 
 def test_the_hessian_free_variant_learns_with_quantized_clients():

@@ -185,11 +185,11 @@ def run(
 
 
 def check_learns(name: str, rounds: int = 15, **how) -> Played:
-  """A mixed federation learns: losses fall, the headline is good."""
+  """A mixed federation learns: losses fall, the primary variant is good."""
   played = run(name, rounds, clients=5, evaluate=True, **how)
   assert np.all(np.isfinite(played.losses))
   assert np.mean(played.losses[-3:]) < 0.7 * played.losses[0]
-  assert played.made.simulation.headline == "quantized"
+  assert played.made.simulation.primary_variant == "quantized"
   assert played.accuracy["quantized"] > 2 / tiny.CLASSES
   return played
 

@@ -373,7 +373,7 @@ def test_training_improves_the_deployed_model():
   assert loss_of(fine) < loss_of(trained)
 
 
-# --- The second phase. ---
+# --- The fine-tuning phase. ---
 
 
 def frozen_index(learner, name):

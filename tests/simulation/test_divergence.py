@@ -34,9 +34,9 @@ def tally(heard, diverged):
 
 
 def known(norms=(), calibrated=True):
-  """Health after messages of these norms."""
+  """DivergenceMonitor after messages of these norms."""
   total = sum((divergence._bin(jnp.float32(x)) for x in norms), 0)
-  fresh = divergence.new_health(calibrated)
+  fresh = divergence.new_monitor(calibrated)
   return fresh._replace(norms=fresh.norms + total)
 
 
@@ -131,11 +131,13 @@ def test_before_the_first_round_norms_are_heard_and_nothing_else():
 
 
 def test_a_streak_ends_with_a_round_that_counts():
-  watch = jax.tree.map(lambda x: x[0], divergence.new_watch(1))
+  records = jax.tree.map(lambda x: x[0], divergence.new_records(1))
 
   for round_, diverged in enumerate([1, 1, 0, 1, 0]):
-    watch = divergence.watched(watch, tally(1 - diverged, diverged), round_)
-  assert [int(x) for x in watch] == [3, 0, 2, 3]
+    records = divergence.recorded(
+      records, tally(1 - diverged, diverged), round_
+    )
+  assert [int(x) for x in records] == [3, 0, 2, 3]
 
 
 def after(health_, heard, diverged, num_clients, rounds=1, failed=False):

@@ -13,7 +13,12 @@ QUIET = qj.Display(quiet=True)
 
 
 def made(method="fedavg", **changes):
-  values = {"bits": (32,), "new_clients": 2, "new_client_steps": 0, **changes}
+  values = {
+    "bits": (32,),
+    "held_out_clients": 2,
+    "held_out_client_steps": 0,
+    **changes,
+  }
   settings = tiny.make_settings(method, 3, **values)
   with tiny.quick_compilation():
     return assemble(settings, federation=tiny.make_federation())
@@ -24,7 +29,7 @@ def test_without_steps_they_get_the_global_model_itself():
   simulation = assembly.simulation
   with tiny.quick_compilation():
     state, _ = simulation.run_rounds(simulation.init(0), 2)
-    table = assembly.newcomers(state)
+    table = assembly.held_out(state)
   assert set(table) == {"personalized", "quantized"}
   for i, value in enumerate(table["personalized"]):
     model = state.server.model
@@ -36,34 +41,34 @@ def test_without_steps_they_get_the_global_model_itself():
 def test_steps_on_their_own_data_help_and_depend_on_nothing_else():
   tables = []
   for devices in (1, 2):
-    assembly = made(new_client_steps=40, devices=devices)
+    assembly = made(held_out_client_steps=40, devices=devices)
     simulation = assembly.simulation
     with tiny.quick_compilation():
       state = simulation.init(0)
-      tables.append(assembly.newcomers(state)["personalized"])
+      tables.append(assembly.held_out(state)["personalized"])
       # The initial model knows nothing: forty steps teach it.
       assert tables[-1].mean() > 0.6
   np.testing.assert_allclose(tables[0], tables[1], atol=0.051)
 
 
 def test_they_have_precisions_in_turn_and_levels_of_their_own():
-  assembly = made("quped", bits=(32, 32, 32, 32, 1), new_client_steps=3)
+  assembly = made("quped", bits=(32, 32, 32, 32, 1), held_out_client_steps=3)
   bits = assembly.assignment.bits
   assert bits.tolist() == [32, 32, 32, 32, 1]
   with tiny.quick_compilation():
-    table = assembly.newcomers(assembly.simulation.init(0))
+    table = assembly.held_out(assembly.simulation.init(0))
   assert np.isfinite(table["quantized"]).all()
 
 
 def test_a_method_without_a_global_model_has_nothing_for_them():
   assembly = made("local")
-  assert assembly.newcomers(assembly.simulation.init(0)) == {}
+  assert assembly.held_out(assembly.simulation.init(0)) == {}
 
 
 def test_they_take_no_part_in_training():
   with_new, without = (
     tiny.assemble(
-      tiny.make_settings("fedavg", 3, bits=(32,), new_clients=new),
+      tiny.make_settings("fedavg", 3, bits=(32,), held_out_clients=new),
       federation=federation,
     )
     for new, federation in (
@@ -81,18 +86,25 @@ def test_they_take_no_part_in_training():
 
 def test_a_run_reports_them():
   settings = tiny.make_settings(
-    "fedavg", 3, bits=(32,), new_clients=2, rounds=2, new_client_steps=2
+    "fedavg",
+    3,
+    bits=(32,),
+    held_out_clients=2,
+    rounds=2,
+    held_out_client_steps=2,
   )
   with tiny.quick_compilation():
     result = qj.run(settings, federation=tiny.make_federation(), display=QUIET)
-  spread = result.summary["new_clients"]["personalized"]
+  spread = result.summary["held_out_clients"]["personalized"]
   assert 0 <= spread["worst"] <= spread["mean"] <= 1
   assert len(result.clients) == 3
 
 
 def test_their_number_must_fit_the_federation():
-  settings = tiny.make_settings("fedavg", 3, new_clients=1)
+  settings = tiny.make_settings("fedavg", 3, held_out_clients=1)
   with pytest.raises(ValueError, match=r"clients=3: must be 4, so that with"):
     qj.build(settings, federation=tiny.make_federation())
-  with pytest.raises(ValueError, match="new_clients=-1: must be at least 0"):
-    dataclasses.replace(settings, new_clients=-1)
+  with pytest.raises(
+    ValueError, match="held_out_clients=-1: must be at least 0"
+  ):
+    dataclasses.replace(settings, held_out_clients=-1)

@@ -41,7 +41,7 @@ def finish(process):
 SETTINGS = (
   "--config=configs/digits.py",
   "--config.clients=5",  # does not divide: one slot of three is empty
-  "--config.new_clients=2",
+  "--config.held_out_clients=2",
   "--config.clients_per_round=4",
   "--config.bits=1,2",
   "--config.rounds=2",
@@ -76,7 +76,7 @@ def test_two_processes_get_the_result_of_one(tmp_path):
   assert not folders[2].exists()
   (alone, lines), (shared, others) = map(read, folders[:2])
   assert shared["timing"]["devices"] == 2
-  for split in ("accuracy", "new_clients"):
+  for split in ("accuracy", "held_out_clients"):
     for variant, spread in alone[split].items():
       assert shared[split][variant] == pytest.approx(spread, abs=0.02)
   # Each has the samples of its clients: of 5, 3; and tables of all.
@@ -189,5 +189,5 @@ def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
   assert "goes on after round" in out, (err, other)
   (summary, lines), (again, others) = read(whole), read(broken)
   assert lines == others
-  for name in ("accuracy", "new_clients", "best_round"):
+  for name in ("accuracy", "held_out_clients", "best_round"):
     assert summary[name] == again[name]

@@ -40,7 +40,7 @@ def key_method():
     client_update=client_update,
     server_update=lambda server, aggregates, context: server,
     variants=lambda *_: {},
-    headline="",
+    primary_variant="",
   )
 
 
@@ -396,7 +396,7 @@ def collecting_method():
     client_update=client_update,
     server_update=server_update,
     variants=lambda *_: {},
-    headline="",
+    primary_variant="",
     collect=lambda message: message["id"],
   )
 

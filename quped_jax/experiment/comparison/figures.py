@@ -25,7 +25,7 @@ class Curve(NamedTuple):
 
   Attributes:
     rounds: that were evaluated.
-    accuracy: of the headline variant, in %.
+    accuracy: of the primary variant, in %.
     megabytes: sent until then, down and up, mean over all clients.
   """
 
@@ -39,7 +39,7 @@ def curve(finished: Mapping[int, Finished]) -> Curve:
   runs = list(finished.values())
   summary = runs[0].summary
   rounds = np.array([record["round"] for record in runs[0].history])
-  field = f"test/{summary['headline']}"
+  field = f"test/{summary['primary_variant']}"
   accuracy = np.mean(
     [[record[field] for record in run.history] for run in runs], axis=0
   )

@@ -34,7 +34,7 @@ SHARED = (
   "groups_per_client",
   "train_fraction",
   "validation_fraction",
-  "new_clients",
+  "held_out_clients",
   "public_size",
   "public_dataset",
   "public_labelled",
@@ -251,10 +251,11 @@ def make_runs(config: Mapping[str, Any], workdir: pathlib.Path) -> list[Run]:
     ValueError: anything in the config that is not allowed.
   """
   rows = make_rows(config)
-  if config["base"].get("kinds") and len({row.bits for row in rows}) > 1:
+  if config["base"].get("client_types") and len({row.bits for row in rows}) > 1:
     raise ValueError(
-      f"bits={tuple(config['bits'])}: must have one entry with base.kinds="
-      f"{config['base']['kinds']!r}, which say what clients have"
+      f"bits={tuple(config['bits'])}: must have one entry with "
+      f"base.client_types={config['base']['client_types']!r}, which say "
+      "what clients have"
     )
   return [
     Run(

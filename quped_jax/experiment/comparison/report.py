@@ -18,7 +18,7 @@ def client_model_bytes(
 ) -> float:
   """Size of the model that a client would use, mean over the clients.
 
-  It is that of the headline variant, whose accuracy is reported; all but
+  It is that of the primary variant, whose accuracy is reported; all but
   "quantized" is of full precision.
 
   Args:

@@ -18,7 +18,7 @@ class Finished(NamedTuple):
 
   Attributes:
     summary: of `summary.json`.
-    accuracy: of the headline variant on test data, float `[clients]`.
+    accuracy: of the primary variant on test data, float `[clients]`.
     history: a record per evaluated round.
   """
 
@@ -156,5 +156,5 @@ def read(run: Run) -> Finished:
   summary = summary_of(run)
   with (run.folder / "clients.csv").open(newline="") as file:
     rows = list(csv.DictReader(file))
-  accuracy = np.array([float(row[summary["headline"]]) for row in rows])
+  accuracy = np.array([float(row[summary["primary_variant"]]) for row in rows])
   return Finished(summary, accuracy, history_of(run))

@@ -17,17 +17,17 @@ from quped_jax.experiment.comparison.statistics import paired_difference
 Record = dict[str, Any]
 
 
-def headline_of_newcomers(summary: Mapping[str, Any]) -> str | None:
-  """The variant that new clients are compared by, None without any.
+def primary_variant_of_held_out(summary: Mapping[str, Any]) -> str | None:
+  """The variant that held-out clients are compared by, None without any.
 
   They have a model of their own, or the global one trained further, even where
-  the headline is the global model.
+  the primary variant is the global model.
   """
-  variants = summary["new_clients"]
+  variants = summary["held_out_clients"]
   if not variants:
     return None
-  headline = summary["headline"]
-  return headline if headline in variants else "personalized"
+  primary_variant = summary["primary_variant"]
+  return primary_variant if primary_variant in variants else "personalized"
 
 
 def row_record(
@@ -46,9 +46,9 @@ def row_record(
   """
   summaries = [run.summary for run in finished.values()]
   first = summaries[0]
-  headline = [s["accuracy"][s["headline"]] for s in summaries]
-  means = [spread["mean"] for spread in headline]
-  newcomers = headline_of_newcomers(first)
+  primary_variant = [s["accuracy"][s["primary_variant"]] for s in summaries]
+  means = [spread["mean"] for spread in primary_variant]
+  held_out = primary_variant_of_held_out(first)
 
   def mean(values) -> float:
     return float(np.mean(list(values)))
@@ -56,14 +56,14 @@ def row_record(
   return {
     "method": row.method,
     "bits": row.bits_title,
-    "variant": first["headline"],
+    "variant": first["primary_variant"],
     "seeds": len(summaries),
     "accuracy": mean(means),
     "std": float(np.std(means, ddof=1)) if len(means) > 1 else None,
-    "worst": mean(spread["worst"] for spread in headline),
-    "p10": mean(spread["p10"] for spread in headline),
-    "new_clients": newcomers
-    and mean(s["new_clients"][newcomers]["mean"] for s in summaries),
+    "worst": mean(spread["worst"] for spread in primary_variant),
+    "p10": mean(spread["p10"] for spread in primary_variant),
+    "held_out_clients": held_out
+    and mean(s["held_out_clients"][held_out]["mean"] for s in summaries),
     "gradients": first["gradients"],
     "bytes": mean(s["bytes_up"] + s["bytes_down"] for s in summaries),
     "seconds": float(
@@ -150,7 +150,7 @@ def columns(first: str) -> tuple[Column, ...]:
     ),
     Column("worst", "worst", _percent, max),
     Column("p10", "p10", _percent, max),
-    Column("new", "new_clients", _percent, max),
+    Column("new", "held_out_clients", _percent, max),
     Column("grads", "gradients", _number, min),
     Column("KB sent", "bytes", _kilobytes, min),
     Column("s/round", "seconds", lambda value: f"{value:.2g}", min),

@@ -2,7 +2,7 @@
 
 Every row, a method at a precision, tries the same number of settings, drawn
 without replacement from the grid that the config gives for the method. A
-trial's score is the accuracy of the method's headline variant after the last
+trial's score is the accuracy of the method's primary variant after the last
 round on the validation part of the clients' training data, mean over clients,
 then over seeds. Accuracy on test data is never read. (The test samples of a
 seed can be validation samples of another, whose clients are different ones.
@@ -168,8 +168,8 @@ def _checked(field: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def score(run: Run) -> float:
   """A finished run's accuracy on validation data; NaN if training failed."""
-  headline = runs_lib.summary_of(run)["headline"]
-  value = runs_lib.history_of(run)[-1][f"validation/{headline}"]
+  primary_variant = runs_lib.summary_of(run)["primary_variant"]
+  value = runs_lib.history_of(run)[-1][f"validation/{primary_variant}"]
   return math.nan if value is None else value
 
 

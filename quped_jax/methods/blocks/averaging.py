@@ -228,7 +228,7 @@ def averaging_method(
     client_update=client_update,
     server_update=add_mean,
     variants=variants,
-    headline="quantized" if quantized else "global",
+    primary_variant="quantized" if quantized else "global",
     gradients=training.steps * training.gradients_per_step,
     averages=True,
     global_model=global_model,

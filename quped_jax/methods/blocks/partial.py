@@ -162,5 +162,5 @@ def partial_method(
     client_update=client_update,
     server_update=server_update,
     variants=variants,
-    headline="quantized" if quantized else "personalized",
+    primary_variant="quantized" if quantized else "personalized",
   )

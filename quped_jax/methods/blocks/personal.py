@@ -22,7 +22,7 @@ def learner_of(client: Any) -> Learner:
 
 
 def freeze(client: Any) -> Any:
-  """Begins the second phase of a client's learner."""
+  """Begins the fine-tuning phase of a client's learner."""
   frozen = alternating.freeze(learner_of(client))
   if isinstance(client, Learner):
     return frozen
@@ -148,7 +148,7 @@ def personal_method(
     client_update=client_update,
     server_update=add_mean if shares_model else keep,
     variants=variants,
-    headline="quantized",
+    primary_variant="quantized",
     gradients=gradients,
     averages=shares_model,
     global_model=global_model if shares_model else None,

@@ -51,13 +51,13 @@ def check_aggregation(
 
 
 def check_attack(
-  attackers: int, attack: str, scale: float, clients: int
+  byzantine_clients: int, attack: str, scale: float, clients: int
 ) -> None:
   """Raises a ValueError unless so many clients can lie so; see `Settings`."""
-  if not 0 <= attackers < clients:
+  if not 0 <= byzantine_clients < clients:
     raise ValueError(
-      f"attackers={attackers}: must be at least 0 and less than clients="
-      f"{clients}"
+      f"byzantine_clients={byzantine_clients}: must be at least 0 and less "
+      f"than clients={clients}"
     )
   checks.choice("attack", attack, ATTACKS)
   checks.positive("attack_scale", scale)
@@ -223,7 +223,7 @@ _FALSE: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def with_attackers(
+def with_byzantine_clients(
   method: api.FederatedMethod, first: int, attack: str, scale: float
 ) -> api.FederatedMethod:
   """The method where some clients send something else than they should.

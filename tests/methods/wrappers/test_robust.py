@@ -180,7 +180,7 @@ def test_a_method_whose_server_takes_more_than_the_mean_says_so(name):
   "changes",
   [
     {"aggregation": "norm_clipped_mean"},
-    {"attackers": 2},
+    {"byzantine_clients": 2},
     {"dp_clip": 1.0, "dp_noise": 1.0, "participation": (0.5,)},
   ],
 )
@@ -361,7 +361,7 @@ def test_the_last_clients_lie_and_the_others_do_not(attack):
     return api.ClientResult(client, message, 7.0, {})
 
   method = tiny.method_of("fedavg")._replace(client_update=client_update)
-  lying = robust.with_attackers(method, 3, attack, 4.0)
+  lying = robust.with_byzantine_clients(method, 3, attack, 4.0)
 
   def send(client_id, seed=0):
     context = api.Context(
@@ -396,8 +396,11 @@ def test_the_last_clients_lie_and_the_others_do_not(attack):
     ({"trim": float("nan")}, r"trim=nan: must be at least 0"),
     ({"clip_norm": 0.0}, "clip_norm=0.0: must be positive"),
     ({"clip_norm": float("inf")}, "clip_norm=inf: must be positive"),
-    ({"attackers": 40}, "attackers=40: must be at least 0 and less than"),
-    ({"attackers": -1}, "attackers=-1: must be at least 0"),
+    (
+      {"byzantine_clients": 40},
+      "byzantine_clients=40: must be at least 0 and less than",
+    ),
+    ({"byzantine_clients": -1}, "byzantine_clients=-1: must be at least 0"),
     ({"attack": "lie"}, "attack='lie': must be one of random, sign_flip"),
     ({"attack_scale": 0.0}, "attack_scale=0.0: must be positive"),
     (
@@ -411,13 +414,13 @@ def test_settings_that_cannot_be_name_the_field(changes, message):
     qj.Settings(**changes)
 
 
-def digits_run(clients: int, attackers: int, **changes) -> float:
+def digits_run(clients: int, byzantine_clients: int, **changes) -> float:
   """Accuracy of FedAvg's model of digits that are spread over all clients."""
   values: dict[str, Any] = {
     "dataset": "digits",
     "method": "fedavg",
     "clients": clients,
-    "attackers": attackers,
+    "byzantine_clients": byzantine_clients,
     "partition": "iid",
     "bits": (32,),
     "learning_rate": (0.1,),
@@ -444,10 +447,14 @@ NO_LIMIT = 1e30
 
 def test_a_tenth_of_the_clients_spoils_the_mean_alone():
   size = {"clients": 20, "rounds": 15, "steps": 20, "hidden": (32, 32)}
-  clean = digits_run(**size, attackers=0)
+  clean = digits_run(**size, byzantine_clients=0)
   assert clean > 0.9
   for attack in robust.ATTACKS:
-    lie = {"attack": attack, "attackers": 2, "max_message_norm": NO_LIMIT}
+    lie = {
+      "attack": attack,
+      "byzantine_clients": 2,
+      "max_message_norm": NO_LIMIT,
+    }
     assert digits_run(**size, **lie) < 0.5
     assert digits_run(**size, **lie, aggregation="median") > clean - 0.03
   assert digits_run(**size, **lie, aggregation="trimmed_mean") > clean - 0.03
@@ -464,9 +471,9 @@ def test_5_of_50_clients_spoil_the_mean_alone(method, attack):
   if method == "quped":
     options = {"global_loss": "distill+labels"}
     size["method_options"] = {"quped": options}
-  lie = {"attack": attack, "attackers": 5, "max_message_norm": NO_LIMIT}
+  lie = {"attack": attack, "byzantine_clients": 5, "max_message_norm": NO_LIMIT}
   for seed in range(3):
-    clean = digits_run(**size, attackers=0, seed=seed)
+    clean = digits_run(**size, byzantine_clients=0, seed=seed)
     assert clean > 0.9
     assert spoiled(**size, **lie, seed=seed) < clean - 0.15
     for name in ("median", "trimmed_mean"):
