@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import quped_jax as qj
 from quped_jax.data.federation import ClientData, Split
-from quped_jax.quantization import alternating, transforms
+from quped_jax.quantization import alternating, optimizers
 from quped_jax.quantization.codebook import (
   Codebook,
   hard_quantize,
@@ -246,7 +246,7 @@ def test_levels_move_towards_their_weights_and_others_stay(norm, method):
 def train(x, bits, rate):
   """Two alternating steps of a quantized tensor; everything that they leave."""
   steps = alternating.make_alternating(
-    transforms.base_optimizer("adam"), transforms.base_optimizer("sgd")
+    optimizers.base_optimizer("adam"), optimizers.base_optimizer("sgd")
   )
   params = {"kernel": x}
   book = init_codebook(x, bits, 4)

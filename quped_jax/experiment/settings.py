@@ -17,6 +17,7 @@ from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
 from quped_jax.quantization import (
   alternating,
+  optimizers,
   proximal,
   soft_quantizer,
   transforms,
@@ -380,7 +381,7 @@ class Settings:
       checks.positive(field, getattr(self, field))
     checks.unit_interval("momentum", self.momentum)
     for field in ("optimizer", "centers_optimizer", "shared_optimizer"):
-      checks.choice(field, getattr(self, field), transforms.OPTIMIZERS)
+      checks.choice(field, getattr(self, field), optimizers.OPTIMIZERS)
     checks.choice("partition", self.partition, tuple(sorted(SCHEMES)))
     checks.choice("budget", self.budget, BUDGETS)
     checks.choice("on_divergence", self.on_divergence, ON_DIVERGENCE)
@@ -550,7 +551,7 @@ class Settings:
     quantized = min(bits) < codebook_lib.FULL_PRECISION
 
     def optimizer(name):
-      return transforms.base_optimizer(
+      return optimizers.base_optimizer(
         name, momentum=self.momentum, weight_decay=self.weight_decay
       )
 
@@ -559,7 +560,7 @@ class Settings:
       weights.append(transforms.keep_params_in_box(self.weight_clip))
     centers = optax.chain(
       optax.clip(self.centers_clip),
-      transforms.base_optimizer(self.centers_optimizer, momentum=self.momentum),
+      optimizers.base_optimizer(self.centers_optimizer, momentum=self.momentum),
     )
     steps = alternating.make_alternating(
       optax.chain(*weights),

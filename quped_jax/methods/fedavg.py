@@ -23,7 +23,7 @@ import optax
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging
-from quped_jax.quantization import transforms
+from quped_jax.quantization import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FedavgOptions:
 
   def __post_init__(self):
     checks.choice(
-      "fedavg.server_optimizer", self.server_optimizer, transforms.OPTIMIZERS
+      "fedavg.server_optimizer", self.server_optimizer, optimizers.OPTIMIZERS
     )
     checks.positive("fedavg.server_learning_rate", self.server_learning_rate)
     checks.unit_interval("fedavg.server_momentum", self.server_momentum)
@@ -84,7 +84,7 @@ def make_fedavg(
   method = averaging.averaging_method(
     "fedavg", models, training, weighting=options.weighting
   )
-  server_optimizer = transforms.base_optimizer(
+  server_optimizer = optimizers.base_optimizer(
     options.server_optimizer, momentum=options.server_momentum
   )
 

@@ -40,7 +40,7 @@ from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging, divided, personal
 from quped_jax.methods.blocks import generator as generator_lib
 from quped_jax.methods.blocks import server as server_lib
-from quped_jax.quantization import transforms
+from quped_jax.quantization import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def make_fedgen(
   made = generator_lib.make_generator(
     width, classes, options.noise_size, options.hidden, training.batch_size
   )
-  optimizer = transforms.base_optimizer(options.generator_optimizer)
+  optimizer = optimizers.base_optimizer(options.generator_optimizer)
 
   def init_server(key, inputs):
     shared = method.init_server(key, inputs)

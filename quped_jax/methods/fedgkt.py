@@ -39,7 +39,7 @@ from quped_jax.methods import api
 from quped_jax.methods.blocks import distill, divided, personal
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.models import MLP, from_linen
-from quped_jax.quantization import alternating, transforms
+from quped_jax.quantization import alternating, optimizers
 from quped_jax.simulation import evaluate
 
 
@@ -123,7 +123,7 @@ def make_fedgkt(
   num_clients, most = federation.num_clients, federation.train.max_count
   width, classes = divided.check_alike("fedgkt", models.clients, federation)
   network = from_linen(MLP(classes, tuple(options.hidden)), "server")
-  optimizer = transforms.base_optimizer(options.server_optimizer)
+  optimizer = optimizers.base_optimizer(options.server_optimizer)
   wholes = {
     cohort: divided.stack(model, network)
     for cohort, model in models.clients.items()

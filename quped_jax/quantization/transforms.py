@@ -304,39 +304,3 @@ def keep_params_in_box(
     return updates, state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
-
-
-def base_optimizer(
-  name: str, *, momentum: float = 0.9, weight_decay: float = 0.0
-) -> optax.GradientTransformationExtraArgs:
-  """A base optimizer by name, whose step size `update` is given.
-
-  Args:
-    name: "sgd", "momentum", "adam" or "adamw".
-    momentum: decay of the heavy ball of "momentum".
-    weight_decay: decoupled for "adamw", added to the gradient for the others.
-
-  Returns:
-    A gradient transformation; `update` takes `learning_rate`.
-
-  Raises:
-    ValueError: unknown name.
-  """
-  kinds = {
-    "sgd": optax.identity,
-    "momentum": lambda: optax.trace(momentum),
-    "adam": optax.scale_by_adam,
-    "adamw": optax.scale_by_adam,
-  }
-  if name not in kinds:
-    raise ValueError(
-      f"optimizer={name!r}: must be one of {', '.join(OPTIMIZERS)}"
-    )
-  parts = [kinds[name]()]
-  if weight_decay:
-    decay = optax.add_decayed_weights(weight_decay)
-    parts.insert(1 if name == "adamw" else 0, decay)
-  return optax.chain(*parts, scale_by_step_size())

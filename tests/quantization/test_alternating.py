@@ -20,8 +20,8 @@ from quped_jax.quantization.codebook import (
   init_codebooks,
   nearest,
 )
+from quped_jax.quantization.optimizers import base_optimizer
 from quped_jax.quantization.soft_quantizer import soft_quantize_tree
-from quped_jax.quantization.transforms import base_optimizer
 
 RATES = Rates(learning_rate=0.1, centers_learning_rate=0.05, strength=0.3)
 INPUTS = jax.random.normal(jax.random.key(1), (16, 6))

@@ -17,7 +17,6 @@ from quped_jax.quantization.codebook import (
 )
 from quped_jax.quantization.proximal import centers_prox, weights_prox
 from quped_jax.quantization.transforms import (
-  base_optimizer,
   keep_params_in_box,
   mask_codebooks,
   prox_centers,
@@ -300,10 +299,6 @@ def test_missing_values_are_named(name):
       r"learning_rate=-1\.0: must be at least 0",
     ),
     (lambda: keep_params_in_box(0.0), r"limit=0\.0: must be positive"),
-    (
-      lambda: base_optimizer("rmsprop"),
-      "optimizer='rmsprop': must be one of sgd, momentum, adam, adamw",
-    ),
   ],
 )
 def test_errors_name_the_field_and_its_value(call, message):
@@ -493,30 +488,6 @@ def test_levels_move_to_their_weights_with_both_proxes():
   np.testing.assert_array_equal(index, TARGET > 0)
   close = np.abs(params["w"] - levels[index]) < 1e-2
   assert np.mean(close) > 0.9
-
-
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw"])
-def test_base_optimizers_are_those_of_optax(name, weight_decay):
-  rate = 0.1
-  plain = {
-    "sgd": optax.sgd(rate),
-    "momentum": optax.sgd(rate, momentum=0.8),
-    "adam": optax.adam(rate),
-    "adamw": optax.adamw(rate, weight_decay=weight_decay),
-  }[name]
-  if name != "adamw":
-    plain = optax.chain(optax.add_decayed_weights(weight_decay), plain)
-  ours = base_optimizer(name, momentum=0.8, weight_decay=weight_decay)
-  params: optax.Params = TOY
-  state, plain_state = ours.init(params), plain.init(params)
-  update, plain_update = jax.jit(ours.update), jax.jit(plain.update)
-  for _ in range(3):
-    grads = jax.grad(toy_loss)(params)
-    new, state = update(grads, state, params, learning_rate=rate)
-    want, plain_state = plain_update(grads, plain_state, params)
-    assert_close(new, want)
-    params = optax.apply_updates(params, new)
 
 
 def test_updates_keep_their_type():

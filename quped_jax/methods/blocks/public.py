@@ -16,7 +16,7 @@ from quped_jax.data.federation import ClientData, PublicSet
 from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging, server
 from quped_jax.models import Model
-from quped_jax.quantization import alternating, transforms
+from quped_jax.quantization import alternating, optimizers
 from quped_jax.quantization.alternating import Learner
 from quped_jax.simulation import evaluate
 
@@ -207,7 +207,7 @@ def distill(
   """
   if not options.distill_steps:
     return shared
-  optimizer = transforms.base_optimizer(options.distill_optimizer)
+  optimizer = optimizers.base_optimizer(options.distill_optimizer)
 
   def objective(params, stats, positions):
     batch = data.batch(positions)

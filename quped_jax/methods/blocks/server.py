@@ -11,7 +11,7 @@ import optax
 from quped_jax import checks
 from quped_jax.data.federation import ClientData, Pool, PublicSet
 from quped_jax.methods import api
-from quped_jax.quantization import transforms
+from quped_jax.quantization import optimizers
 
 
 def check_steps(
@@ -34,7 +34,7 @@ def check_steps(
   checks.choice(
     f"{method}.{optimizer}",
     getattr(options, optimizer),
-    transforms.OPTIMIZERS,
+    optimizers.OPTIMIZERS,
   )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from quped_jax.methods import api
 from quped_jax.methods.blocks import server
-from quped_jax.quantization import transforms
+from quped_jax.quantization import optimizers
 
 
 def test_descent_is_the_optimizers_with_statistics_carried():
@@ -12,7 +12,7 @@ def test_descent_is_the_optimizers_with_statistics_carried():
     return jnp.sum((params - x) ** 2), stats + x
 
   xs = jnp.array([1.0, -2.0, 0.5])
-  optimizer = transforms.base_optimizer("momentum", momentum=0.5)
+  optimizer = optimizers.base_optimizer("momentum", momentum=0.5)
   start = api.GlobalModel(jnp.float32(3.0), jnp.float32(0))
   (params, stats), _ = server.descend(
     optimizer, 0.1, loss, start, optimizer.init(start.params), xs
