@@ -43,7 +43,7 @@ def use_compilation_cache(folder: str | os.PathLike | None = None) -> None:
 
   Args:
     folder: where; None for `jax` in the user's cache folder, see
-      `QUPED_CACHE_DIR` in the README.
+      `QUPED_CACHE_DIR` in docs/data.md.
   """
   config: Any = jax.config  # Whose fields type checkers do not know.
   if config.jax_compilation_cache_dir is not None:

@@ -1,0 +1,224 @@
+"""What README.md and docs/ say is true: code runs, names exist."""
+
+import ast
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import quped_jax as qj
+from quped_jax.methods import METHODS
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+TEXT = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+QUESTIONS = (
+  "guide",
+  "methods",
+  "uneven-clients",
+  "interruptions",
+  "robustness-and-privacy",
+  "model-files",
+  "comparison",
+  "data",
+  "promises",
+  "architecture",
+  "performance",
+)
+
+
+def blocks(text: str, language: str) -> list[str]:
+  """The blocks of code in that language."""
+  return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.M)
+
+
+PYTHON = [
+  pytest.param(code, id=f"{page}-{number}")
+  for page, text in TEXT.items()
+  for number, code in enumerate(blocks(text, "python"))
+]
+
+
+def the_block(page: str, word: str) -> str:
+  """The one block of Python on a page that has a word in it."""
+  (block,) = [b for b in blocks(TEXT[page], "python") if word in b]
+  return block
+
+
+def prose(text: str) -> str:
+  """The text without its blocks of code."""
+  return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.M)
+
+
+def test_there_is_a_page_for_every_question_and_no_other():
+  assert {page.stem for page in DOCS.glob("*.md")} == set(QUESTIONS)
+  for name in QUESTIONS:
+    assert f"(docs/{name}.md)" in TEXT["README.md"], name
+
+
+def test_readme_has_at_most_200_lines_and_its_two_commands():
+  text = TEXT["README.md"]
+  assert len(text.splitlines()) <= 200
+  assert "make demo" in text and "make test" in text
+  assert len(re.findall(r"!\[", text)) == 1
+
+
+def test_there_are_examples():
+  assert len(blocks(TEXT["README.md"], "python")) >= 2
+  assert len(PYTHON) >= 7
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_of_the_pages_runs(block, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  if "register_" not in block:
+    exec(compile(block, "block", "exec"), {"__name__": "block"})
+    return
+  # What it registers is not to be there for other tests.
+  (tmp_path / "block.py").write_text(block)
+  done = subprocess.run(
+    [sys.executable, "block.py"],
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_method_is_added_in_under_forty_lines():
+  block = the_block("docs/methods.md", "register_method")
+  assert len([line for line in block.splitlines() if line.strip()]) < 40
+
+
+def test_the_optax_example_reaches_its_levels():
+  namespace: dict[str, Any] = {"__name__": "readme"}
+  block = the_block("README.md", "prox_quantize")
+  exec(compile(block, str(README), "exec"), namespace)
+  trained = namespace["params"]["kernel"]
+  quantized = namespace["model"]["kernel"]
+  assert len(set(quantized.ravel().tolist())) <= 4
+  assert abs(trained - quantized).mean() < 1e-3
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_paths_in_the_text_exist(page):
+  pattern = r"\b((?:configs|experiments|quped_jax|tests|docs)/[\w./-]*\w)"
+  for path in set(re.findall(pattern, TEXT[page])):
+    assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_commands_name_modules_and_targets_that_exist(page):
+  text = TEXT[page]
+  for module in set(
+    re.findall(r"python -m ((?:experiments|quped_jax)[\w.]*)", text)
+  ):
+    assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+  makefile = (ROOT / "Makefile").read_text()
+  targets = set(re.findall(r"^([\w-]+):", makefile, re.M))
+  commands = "\n".join(blocks(text, "sh") + re.findall(r"`(make [^`]+)`", text))
+  for target in set(re.findall(r"^make ([a-z][\w-]*)", commands, re.M)):
+    assert target in targets, target
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_settings_in_commands_exist(page):
+  fields = {field.name for field in dataclasses.fields(qj.Settings)}
+  # Those of a comparison's own config.
+  fields |= {"methods", "seeds", "NAME"}
+  for name in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
+    method, _, option = name.partition(".")
+    if option:
+      options = dataclasses.fields(METHODS[method].options)
+      assert option in {field.name for field in options}, name
+    else:
+      assert name in fields, name
+
+
+def test_the_settings_in_tables_exist():
+  fields = {field.name for field in dataclasses.fields(qj.Settings)}
+  for page in ("docs/uneven-clients.md", "docs/robustness-and-privacy.md"):
+    tables = re.findall(r"^\| setting \|.*?\n\n", TEXT[page], re.DOTALL | re.M)
+    assert tables, page
+    for row in tables[0].strip().splitlines()[2:]:
+      for name in re.findall(r"`(\w+)`", row.split("|")[1]):
+        assert name in fields, name
+
+
+def test_the_methods_page_has_every_method():
+  rows = re.findall(r"^\| `(\w+)` \|", TEXT["docs/methods.md"], re.M)
+  assert rows.pop(0) == "method"
+  assert sorted(rows) == sorted(METHODS)
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_public_names_exist(page):
+  for name in set(re.findall(r"\bqj((?:\.\w+)+)", TEXT[page])):
+    thing: Any = qj
+    for part in name.strip(".").split("."):
+      assert hasattr(thing, part), f"qj{name}"
+      thing = getattr(thing, part)
+
+
+def anchors(text: str) -> set[str]:
+  """What a heading of the text can be linked by, as GitHub names it."""
+  titles = re.findall(r"^#+ (.*)$", prose(text), re.M)
+  return {
+    re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
+  }
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_links_lead_somewhere(page):
+  links = re.findall(r"\]\(([^)\s]+)\)", prose(TEXT[page]))
+  for link in links:
+    if re.match(r"https?://", link):
+      continue
+    path, _, anchor = link.partition("#")
+    target = ((ROOT / page).parent / path) if path else ROOT / page
+    assert target.exists(), link
+    if anchor:
+      assert anchor in anchors(target.read_text()), link
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_no_page_names_a_folder_of_one_machine(page):
+  found = re.findall(
+    r"(?<![\w.~])/(?:home|root|work|Users|mnt)/\S*", TEXT[page]
+  )
+  assert not found
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_prose_is_wrapped_at_80_columns(page):
+  for line in prose(TEXT[page]).splitlines():
+    if not line.startswith(("|", "![")):
+      assert len(line) <= 80, line
+
+
+def test_the_tests_that_hold_promises_exist():
+  lines = TEXT["docs/promises.md"].splitlines()
+  rows = [line for line in lines if line.startswith("| ")][2:]
+  assert len(rows) > 10
+  for row in rows:
+    held = re.findall(r"`([^`]*)`", row.rsplit("|", 2)[1])
+    assert held, row
+    file = None
+    for test in held:
+      name, _, function = test.partition("::")
+      file = ROOT / "tests" / name if name else file
+      assert file is not None and file.is_file(), test
+      defined = {
+        node.name
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+      }
+      assert not function or function in defined, test
