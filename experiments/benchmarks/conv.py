@@ -33,7 +33,7 @@ _FEW = 2
 
 
 class _Network(NamedTuple):
-  """CNN1 for one kind of images.
+  """CNN1 for images of one shape.
 
   Attributes:
     shape: height, width and channels of an image.

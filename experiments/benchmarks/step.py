@@ -148,7 +148,7 @@ def make_passes(model: qj.Model, training: api.Training) -> api.FederatedMethod:
 
   In place of the three soft quantizations of a step there are three sets of
   weights, made once per round. They differ, as those do, so that the compiler
-  can not take two passes for one.
+  cannot take two passes for one.
   """
   kl = functools.partial(distill.kl_divergence, temperature=3.0)
 

@@ -17,7 +17,7 @@ from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax.experiment.assemble import load_federation
 
-# So many rounds in a call: what the next needs is gathered during the last.
+# Rounds in a call: what the next one needs is gathered during the last.
 _ROUNDS = 3
 
 
@@ -50,7 +50,7 @@ def _client_types(bench: Bench) -> None:
     return engine.Rounds(qj.build(settings, federation=federation)[0])
 
   rows = bench.measure(
-    "client_types of clients",
+    "client types",
     "round",
     [
       Contestant(client_types, rounds(client_types), 1)
@@ -66,7 +66,7 @@ def _client_types(bench: Bench) -> None:
     "ratio": together / sum(alone),
   }
   bench.derive(
-    "a round of all client_types, and of each alone", {"client_types": shown}
+    "a round of all client types, and of each alone", {"client_types": shown}
   )
 
 

@@ -216,7 +216,7 @@ def assign_by_budget(
 ) -> Assignment:
   """Gives each client the largest type whose model its budget allows.
 
-  Of client_types of the same size, that with more bits.
+  Of types of the same size, the one with more bits.
 
   Args:
     budgets: int64 `[clients]`, bytes.

@@ -484,7 +484,7 @@ class Engine:
 
     Returns:
       Who they are, int32 `[size]`, -1 for nobody; and (params, stats) of their
-      primary_variant variants, stacked `[size, ...]`.
+      primary variants, stacked `[size, ...]`.
     """
     members = state.members[cohort]
     place = index * size + jnp.arange(size)

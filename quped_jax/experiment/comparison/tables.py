@@ -150,7 +150,7 @@ def columns(first: str) -> tuple[Column, ...]:
     ),
     Column("worst", "worst", _percent, max),
     Column("p10", "p10", _percent, max),
-    Column("new", "held_out_clients", _percent, max),
+    Column("held-out", "held_out_clients", _percent, max),
     Column("grads", "gradients", _number, min),
     Column("KB sent", "bytes", _kilobytes, min),
     Column("s/round", "seconds", lambda value: f"{value:.2g}", min),
@@ -192,7 +192,7 @@ NOTES = (
   "bootstrap interval over seeds and clients; if it contains 0 there is none "
   "to speak of",
   "worst, p10: the worst client and the 10th percentile over clients, means "
-  "over seeds; new: clients that took no part in training",
+  "over seeds; held-out: clients that took no part in training",
   "grads: gradient evaluations per client and round; KB sent: down and up, per "
   "client and round; model KB: what a client would store",
 )
