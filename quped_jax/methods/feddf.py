@@ -34,10 +34,9 @@ import optax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, distill
+from quped_jax.methods.blocks import averaging, distill, predictions
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks import server as server_lib
-from quped_jax.simulation import evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +139,7 @@ def make_feddf(
   def receive(server, message, weight, context, cohort):
     plain = api.weighted_sum(server, message, weight, context, cohort)
     params, stats = jax.tree.map(jnp.add, server.models[cohort], message)
-    logits = evaluate.predict(
+    logits = predictions.predict(
       models.clients[cohort], params, stats, context.public.data()
     )
     counts = plain.weight > 0

@@ -36,11 +36,10 @@ import jax.numpy as jnp
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill, divided, personal
+from quped_jax.methods.blocks import distill, divided, personal, predictions
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.models import MLP, from_linen
 from quped_jax.quantization import alternating, optimizers
-from quped_jax.simulation import evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +169,7 @@ def make_fedgkt(
       features, _ = divide(params, stats, batch.inputs, False)
       return features, head(params, features), batch.labels
 
-    features, logits, labels = evaluate.map_batches(say, data)
+    features, logits, labels = predictions.map_batches(say, data)
     message = FedgktMessage(features, logits, labels, data.train.count)
     return api.ClientResult(learner, message, 1.0, metrics)
 
@@ -200,7 +199,7 @@ def make_fedgkt(
         context.key, options.server_steps, training.batch_size
       ),
     )
-    logits = evaluate.predict(network, params, {}, received.everything)
+    logits = predictions.predict(network, params, {}, received.everything)
     # A slot of nobody writes past the end of the table, which drops it.
     target = jnp.where(counts > 0, clients, num_clients)
     table = server.logits.at[target].set(

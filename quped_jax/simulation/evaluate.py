@@ -1,75 +1,13 @@
-"""A model's outputs on samples in batches; accuracies of clients."""
+"""A model's accuracy on the samples of clients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from quped_jax.data.federation import Batch, ClientData, Split
+from quped_jax.data.federation import ClientData, Split
 from quped_jax.models import Model
-
-
-def map_batches(
-  fn: Callable[[Batch], Any],
-  data: ClientData,
-  positions: jax.Array | None = None,
-  batch_size: int = 500,
-) -> Any:
-  """Applies a function to training samples, some at a time.
-
-  Args:
-    fn: of a batch, to a tree of arrays `[batch, ...]`.
-    data: the samples, those of a public set say.
-    positions: int32 `[count]`, which of them, at least one; None for
-      `data.train.max_count` of them from the first, where those past the end
-      are the last one again.
-    batch_size: samples seen at once; memory, not result, depends on it.
-
-  Returns:
-    The function's results, a tree of arrays `[count, ...]`.
-  """
-  if positions is None:
-    positions = jnp.arange(data.train.max_count, dtype=jnp.int32)
-    positions = jnp.minimum(positions, data.train.count - 1)
-  count = positions.shape[0]
-  if count <= batch_size:
-    return fn(data.batch(positions))
-  batches = -(-count // batch_size)
-  padded = jnp.pad(positions, (0, batches * batch_size - count), mode="edge")
-  results = jax.lax.map(
-    lambda part: fn(data.batch(part)), padded.reshape(batches, batch_size)
-  )
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], results)
-
-
-def predict(
-  model: Model,
-  params: Any,
-  stats: Any,
-  data: ClientData,
-  positions: jax.Array | None = None,
-  batch_size: int = 500,
-) -> jax.Array:
-  """Logits of a model for training samples, see `map_batches`.
-
-  Args:
-    model: the network.
-    params: its parameters.
-    stats: its running statistics, which are used as they are.
-    data: the samples; those of a public set are `PublicSet.data()`.
-    positions: int32 `[count]`, which of them; None for all.
-    batch_size: samples seen at once.
-
-  Returns:
-    `[count, classes]`.
-  """
-  return map_batches(
-    lambda batch: model.apply(params, stats, batch.inputs, False)[0],
-    data,
-    positions,
-    batch_size,
-  )
 
 
 def accuracy(

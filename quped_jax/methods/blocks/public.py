@@ -14,11 +14,10 @@ import optax
 from quped_jax import random_keys
 from quped_jax.data.federation import ClientData, PublicSet
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, server
+from quped_jax.methods.blocks import averaging, predictions, server
 from quped_jax.models import Model
 from quped_jax.quantization import alternating, optimizers
 from quped_jax.quantization.alternating import Learner
-from quped_jax.simulation import evaluate
 
 # `(logits, targets) -> scalar`, both `[batch, ...]`
 TargetLoss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -176,7 +175,7 @@ def client_round(
   )
   asked = context.public.data(rows=download.next_rows)
   params, stats = alternating.current(learner)
-  logits = evaluate.predict(model, params, stats, asked)
+  logits = predictions.predict(model, params, stats, asked)
   return learner, logits, metrics
 
 

@@ -15,10 +15,9 @@ import jax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import personal, quantized_labels
+from quped_jax.methods.blocks import personal, predictions, quantized_labels
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks import server as server_lib
-from quped_jax.simulation import evaluate
 
 
 class SoftLabelServer(NamedTuple):
@@ -126,7 +125,9 @@ def soft_label_method(
       batch_size=training.batch_size,
     )
     if dual:
-      logits = evaluate.predict(models.shared, *model, public.data(rows=rows))
+      logits = predictions.predict(
+        models.shared, *model, public.data(rows=rows)
+      )
       labels = jax.nn.softmax(logits)
     labels = quantized_labels.encode(labels, bits_down)
     next_rows = public_lib.draw_rows(context.key, size, samples)
