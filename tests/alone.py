@@ -13,6 +13,7 @@ import numpy as np
 import quped_jax as qj
 from quped_jax import methods
 from quped_jax.data.federation import Batch, ClientData
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from tests import tiny
 
@@ -75,7 +76,7 @@ def make(
   )
   shared = shared or mlp(8, 8)
   models = api.Models(shared, {tiny.COHORT: own or shared})
-  training = settings.training()
+  training = make_training(settings)
   method = methods.get_method(name).make(
     models, None, training, settings.options()
   )

@@ -14,6 +14,7 @@ import quped_jax as qj
 from quped_jax import methods
 from quped_jax.data.federation import make_public
 from quped_jax.experiment.assemble import load_model, population_of
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.simulation.programs import Population
 
@@ -300,7 +301,7 @@ def make_method(
   return methods.get_method(settings.method).make(
     api.Models(shared=model, clients={COHORT: model}),
     federation,
-    settings.training(),
+    make_training(settings),
     settings.options(),
   )
 

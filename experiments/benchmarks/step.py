@@ -24,6 +24,7 @@ from experiments.benchmarks import engine, flops
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax.experiment.assemble import population_of
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks import distill
 from quped_jax.quantization.codebook import path_name
@@ -134,7 +135,7 @@ def _network_part(
     **common,
   )
   simulation = qj.make_simulation(
-    make_passes(model, settings.training()),
+    make_passes(model, make_training(settings)),
     federation,
     population_of(settings),
     {"clients": np.arange(federation.num_clients)},

@@ -25,6 +25,7 @@ from quped_jax.data.federation import (
 )
 from quped_jax.experiment import client_types as client_types_lib
 from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.training import make_schedule, make_training
 from quped_jax.files.packed import ModelInfo
 from quped_jax.files.weights import load_weights
 from quped_jax.methods import api
@@ -509,7 +510,7 @@ def assemble(
     population,
     method,
     simulation,
-    settings.training(bits),
+    make_training(settings, bits),
   )
   return Assembly(
     settings,
@@ -583,7 +584,7 @@ def _make_method(
   steps = given = settings.steps
   while True:
     settings = _with_steps(settings, steps, f"budget={settings.budget!r}")
-    training = settings.training(bits)
+    training = make_training(settings, bits)
     method = entry.make(models, federation, training, settings.options())
     if settings.budget == "steps" or steps == 1:
       break
@@ -681,7 +682,7 @@ def _simulation(
     federation,
     population.first(settings.clients),
     {names[network]: ids for network, ids in assignment.cohorts().items()},
-    schedule=settings.schedule(),
+    schedule=make_schedule(settings),
     strategy=settings.strategy,
     chunk_size=settings.chunk_size,
     devices=settings.devices,
@@ -751,7 +752,7 @@ def _held_out_evaluation(
     {name: ids for name, ids in new.items() if ids.size},
     steps=settings.held_out_client_steps,
     # They begin with the first phase, whatever the others have come to.
-    schedule=dataclasses.replace(settings.schedule(), finetune_at=0),
+    schedule=dataclasses.replace(make_schedule(settings), finetune_at=0),
     layout=simulation.layout,
   )
 

@@ -128,22 +128,6 @@ class Progress:
     }
 
 
-# Settings that change no result, or only how it is rounded.
-_FREE = (
-  "data_dir",
-  "strategy",
-  "chunk_size",
-  "devices",
-  "client_state",
-  "clients_per_block",
-  "rounds_per_dispatch",
-  "checkpoint_every",
-  "checkpoint_minutes",
-  "keep_checkpoints",
-  "save_models",
-)
-
-
 class Saver:
   """When checkpoints are saved, and what is in them; see Checkpoints.
 
@@ -165,17 +149,10 @@ class Saver:
     self._saved, self._since = -1, time.monotonic()
     self._checkpoints: checkpoint.Checkpoints | None = None
     if self.workdir:
-      settings = given.to_dict()
       self._checkpoints = checkpoint.Checkpoints(
         self.workdir,
         {
-          **{
-            name: value
-            for name, value in settings.items()
-            # Options of other methods say nothing.
-            if name not in _FREE
-            and (name == given.method or not isinstance(value, dict))
-          },
+          **given.identity(),
           "version of quped_jax": version.__version__,
           "federation": checkpoint.fingerprint(made.federation),
           # All else of who takes part is in the settings.

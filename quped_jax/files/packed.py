@@ -38,13 +38,11 @@ import safetensors.numpy
 
 from quped_jax import checks, version
 from quped_jax import models as models_lib
-from quped_jax.experiment.settings import COMPUTE_DTYPES
 from quped_jax.files import weights as weights_lib
 from quped_jax.models import Model
 from quped_jax.quantization import codebook as codebook_lib
 
 FORMAT = 1
-GRANULARITIES = ("tensor", "channel")
 
 _KEY = "quped_jax"  # Of our text in the metadata.
 _MEAN, _STD = "inputs/mean", "inputs/std"
@@ -130,8 +128,10 @@ class ModelInfo:
           f"{field}={value!r}: must be a whole number, at least {smallest}"
         )
     codebook_lib.check_bits(self.bits)
-    checks.choice("granularity", self.granularity, GRANULARITIES)
-    checks.choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+    checks.choice("granularity", self.granularity, codebook_lib.GRANULARITIES)
+    checks.choice(
+      "compute_dtype", self.compute_dtype, models_lib.COMPUTE_DTYPES
+    )
     shape = self.input_shape
     if not (
       isinstance(shape, tuple) and shape and all(_is_whole(n, 1) for n in shape)

@@ -23,6 +23,7 @@ from quped_jax.models.resnet import ResNet
 from quped_jax.models.transformer import Transformer
 
 __all__ = [
+  "COMPUTE_DTYPES",
   "adaptive_conv",
   "canonical_conv",
   "CNN",
@@ -42,6 +43,9 @@ __all__ = [
   "shift_conv",
   "takes_dtype",
 ]
+
+# In which networks compute; their parameters are float32.
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 # Widths of CNN1: (convolutions, dense layers before the last).
 _GREY_WIDTHS = ((32, 64), (512,))

@@ -23,6 +23,7 @@ from jax.core import Tracer
 
 FULL_PRECISION = 32
 MAX_BITS = 8
+GRANULARITIES = ("tensor", "channel")
 # Up to this number of levels are told apart by comparisons alone, which XLA
 # vectorizes on CPU; there a lookup is one load after the other.
 COMPARED = 16
@@ -185,7 +186,7 @@ def init_codebook(
   Raises:
     ValueError: bits, max_levels or granularity out of range.
   """
-  if granularity not in ("tensor", "channel"):
+  if granularity not in GRANULARITIES:
     raise ValueError(
       f"granularity={granularity!r}: must be 'tensor' or 'channel'"
     )

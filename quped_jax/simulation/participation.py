@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quped_jax import checks, random_keys
+from quped_jax import random_keys
 
 
 @jax.tree_util.register_dataclass
@@ -193,39 +193,15 @@ def check_participation(
   num_clients: int,
   *,
   clients_per_round: int,
-  probability: tuple[float, ...],
-  trace: str,
-  dropout: float,
   stragglers: float,
   steps: int,
 ) -> None:
   """Raises a ValueError unless clients can take part so; see `Settings`."""
-  if not 0 <= clients_per_round <= num_clients:
+  if clients_per_round > num_clients:
     raise ValueError(
       f"clients_per_round={clients_per_round}: must be at most "
       f"{num_clients}, the number of clients, or 0 for all"
     )
-  given = {
-    "clients_per_round": clients_per_round,
-    "participation": probability,
-    "participation_trace": trace,
-  }
-  chosen = [name for name, value in given.items() if value]
-  if len(chosen) > 1:
-    first, second = chosen[:2]
-    raise ValueError(
-      f"{second}={given[second]!r}: must not be set beside {first}="
-      f"{given[first]!r}: one of them says who takes part"
-    )
-  for chance in probability:
-    if not 0 < chance <= 1:
-      raise ValueError(
-        f"participation={probability}: must be chances in (0, 1], or () for "
-        "everyone"
-      )
-  if not 0 <= dropout < 1:
-    raise ValueError(f"dropout={dropout}: must be a chance in [0, 1)")
-  checks.unit_interval("stragglers", stragglers)
   if stragglers and steps < 2:
     raise ValueError(
       f"stragglers={stragglers}: must be 0 with steps={steps}, of which "

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from quped_jax import checks
-
 PLACES = ("device", "host", "disk")
 
 # Clients that are moved at once, if nothing else is said.
@@ -124,8 +122,6 @@ def scatter(states: Any, rows: np.ndarray, new: Any) -> None:
 
 def check_store(where: str, block: int, strategy: str) -> None:
   """Raises a ValueError unless states can be kept so; see `Settings`."""
-  checks.choice("client_state", where, PLACES)
-  checks.at_least("clients_per_block", block, 0)
   if where == "device" and block:
     raise ValueError(
       f"clients_per_block={block}: must be 0 with client_state='device', from "

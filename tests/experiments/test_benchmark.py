@@ -28,6 +28,7 @@ from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax import methods
 from quped_jax.experiment.assemble import population_of
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from tests.tiny import quick_compilation
 
@@ -180,7 +181,7 @@ def test_network_part_has_the_passes_of_quped(name, options, shape):
   settings = qj.Settings(
     clients=1, method="quped", bits=(1,), steps=2, batch_size=2
   )
-  training = settings.training()
+  training = make_training(settings)
   quped = methods.METHODS["quped"].make(
     api.Models(shared=model, clients={"clients": model}),
     None,

@@ -126,7 +126,7 @@ def test_any_float_is_a_level(tmp_path_factory, data):
   """Minus zero, denormals, infinities and every NaN, in tensors of any size."""
   bits = data.draw(st.integers(1, 8))
   rows, columns = (data.draw(st.integers(1, 9)) for _ in range(2))
-  granularity = data.draw(st.sampled_from(packed.GRANULARITIES))
+  granularity = data.draw(st.sampled_from(codebook.GRANULARITIES))
   special = st.sampled_from([0, 2**31, 1, 0x7F800000, 0x7FC00001, 0xFFFFFFFF])
   pattern = st.one_of(special, st.integers(0, 2**32 - 1))
   palettes = data.draw(
@@ -246,7 +246,7 @@ SIZED = [
 ]
 
 
-@pytest.mark.parametrize("granularity", packed.GRANULARITIES)
+@pytest.mark.parametrize("granularity", codebook.GRANULARITIES)
 @pytest.mark.parametrize(
   ("name", "shape", "classes", "options"), SIZED, ids=str
 )

@@ -10,6 +10,7 @@ import numpy as np
 import quped_jax as qj
 from quped_jax import methods
 from quped_jax.data.federation import make_public
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.simulation.programs import Simulation
 from tests import tiny
@@ -45,7 +46,7 @@ def make_method(
   return methods.get_method(name).make(
     api.Models(shared or model, {tiny.COHORT: model}),
     federation,
-    settings.training(),
+    make_training(settings),
     settings.options(),
   )
 

@@ -6,6 +6,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import checks
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from tests import tiny
 
@@ -84,7 +85,7 @@ def test_ranges_name_field_and_value(check, good, bad):
 def test_methods_that_average_weights_need_one_architecture(name):
   shared = qj.create_model("mlp", 3, features=(4,))
   other = qj.create_model("cnn1", 3)
-  training = qj.Settings().training()
+  training = make_training(qj.Settings())
   entry = qj.methods.get_method(name)
   models = api.Models(shared, {"small": shared, "images": other})
   with pytest.raises(
@@ -96,7 +97,7 @@ def test_methods_that_average_weights_need_one_architecture(name):
 def test_other_methods_take_cohorts_of_any_architecture():
   shared = qj.create_model("mlp", 3, features=(4,))
   other = qj.create_model("cnn1", 3)
-  training = qj.Settings().training()
+  training = make_training(qj.Settings())
   for name in ("quped", "local"):
     entry = qj.methods.get_method(name)
     models = api.Models(shared, {"small": shared, "images": other})
@@ -154,7 +155,7 @@ def test_recalibration_leaves_a_client_of_full_precision_alone():
   learner = qj.client_state(result.state, 1)
   data = qj.make_federation(dataset, parts).client(jnp.int32(1))
   context = api.Context(0, jax.random.key(0), 1, None, None, None)
-  training = settings.training()
+  training = make_training(settings)
   model = qj.from_linen(Normed(), "normed")
   _, stats, _ = training.quantized_variant(model, learner, data, context)
   jax.tree.map(np.testing.assert_array_equal, stats, learner.quantized_stats)

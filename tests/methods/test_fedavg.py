@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
 from tests import tiny
 
@@ -179,7 +180,7 @@ def test_statistics_travel_and_are_averaged(normed):
   @jax.jit
   def sent(client_id, start):
     spec, base = made.population.of_client(client_id)
-    rates, shared = made.settings.schedule().rates(
+    rates, shared = make_schedule(made.settings).rates(
       base, made.population.shared_learning_rate, jnp.int32(0)
     )
     key = jax.random.fold_in(jax.random.fold_in(start.key, 0), client_id)

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 import quped_jax as qj
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api, fedbn
 from tests import tiny
 from tests.methods import toy
@@ -141,7 +142,7 @@ def test_a_model_without_normalisation_is_an_error_before_compilation():
 def test_a_cohort_of_another_architecture_is_an_error():
   other = qj.create_model("mlp", tiny.CLASSES, features=(4,))
   models = api.Models(MODEL, {"small": other})
-  training = tiny.make_settings("fedbn", 2).training()
+  training = make_training(tiny.make_settings("fedbn", 2))
   with pytest.raises(ValueError, match="fedbn averages weights"):
     fedbn.make_fedbn(models, None, training, fedbn.FedbnOptions())
 

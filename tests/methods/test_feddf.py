@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks import distill
 from tests import tiny
@@ -111,7 +112,7 @@ def test_without_distillation_it_is_fedavg(federation):
 
 def test_every_architecture_has_a_student_that_all_clients_teach(federation):
   small, large = publics.make_model((4,)), publics.make_model((8, 8))
-  training = tiny.make_settings("feddf", 3, bits=(32,)).training()
+  training = make_training(tiny.make_settings("feddf", 3, bits=(32,)))
   entry = qj.methods.get_method("feddf")
   made = entry.make(
     api.Models(large, {"small": small, "large": large}),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api, fedgkd_vote
 from tests import tiny
 from tests.methods import toy
@@ -54,7 +55,7 @@ def test_losses_are_means_over_validation_or_training_samples(validation):
     api.GlobalModel(*model.init(jax.random.key(i), np.ones((1, 6))))
     for i in range(2)
   ]
-  training = tiny.make_settings("fedgkd_vote", 2, batch_size=4).training()
+  training = make_training(tiny.make_settings("fedgkd_vote", 2, batch_size=4))
   for client in range(2):
     losses = jax.jit(
       lambda data: fedgkd_vote.held_out_losses(training, model, teachers, data)

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 import quped_jax as qj
+from quped_jax.experiment.training import make_training
 from tests import tiny
 from tests.methods import toy
 
@@ -126,7 +127,7 @@ def test_the_body_is_the_mean_of_the_clients_bodies():
     made = qj.methods.get_method("fedrep").make(
       qj.methods.api.Models(shared=model, clients={COHORT: model}),
       None,
-      settings.training(),
+      make_training(settings),
       qj.methods.get_method("fedrep").options(weighting=weighting),
     )
     server = made.init_server(jax.random.key(0), jnp.ones((1, 6)))

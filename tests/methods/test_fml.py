@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 import quped_jax as qj
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from tests import alone, tiny
 
@@ -112,7 +113,7 @@ def test_cohorts_of_two_architectures_share_a_third():
   clients = {"wide": alone.mlp(16, 8), "deep": alone.mlp(8, 8, 8)}
   models = api.Models(alone.mlp(4), clients)
   made = qj.methods.get_method("fml").make(
-    models, None, settings.training(), settings.options()
+    models, None, make_training(settings), settings.options()
   )
   federation = tiny.make_federation((23, 40))
   context = alone.make("fml").context

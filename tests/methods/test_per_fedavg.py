@@ -5,6 +5,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import random_keys
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import per_fedavg
 from tests import tiny
 from tests.methods import toy
@@ -130,7 +131,7 @@ def test_local_steps_draw_their_batches_apart(variant):
   def grad(params, batch):
     def loss(params):
       logits, _ = model.apply(params, {}, batch.inputs, True)
-      return qj.Settings().training().loss(logits, batch.labels)
+      return make_training(qj.Settings()).loss(logits, batch.labels)
 
     return jax.grad(loss)(params)
 
@@ -175,7 +176,7 @@ def test_clients_are_evaluated_after_one_step_on_their_data():
 
   def loss(params):
     logits, _ = made.model.apply(params, {}, batch.inputs, True)
-    return made.settings.training().loss(logits, batch.labels)
+    return make_training(made.settings).loss(logits, batch.labels)
 
   expected = jax.tree.map(
     lambda p, g: p - 0.1 * g,

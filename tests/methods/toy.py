@@ -14,6 +14,7 @@ import numpy as np
 
 import quped_jax as qj
 from quped_jax.data.federation import Federation
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from tests import tiny
 
@@ -69,7 +70,7 @@ def linear_method(name: str, steps: int, **options) -> api.FederatedMethod:
   return qj.methods.get_method(name).make(
     api.Models(shared=LINEAR, clients={COHORT: LINEAR}),
     linear_federation(),
-    settings.training()._replace(loss=squared_loss),
+    make_training(settings)._replace(loss=squared_loss),
     settings.options(),
   )
 

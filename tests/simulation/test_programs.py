@@ -7,6 +7,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.data import federation as federation_lib
+from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
 from quped_jax.simulation.participation import Participation
 from quped_jax.simulation.programs import Population, make_simulation
@@ -288,7 +289,7 @@ def test_the_mean_is_over_the_participants(partial):
 
 def context_of(made, state, client_id):
   spec, base = made.population.of_client(client_id)
-  rates, shared = made.settings.schedule().rates(
+  rates, shared = make_schedule(made.settings).rates(
     base, made.population.shared_learning_rate, state.round
   )
   key = jax.random.fold_in(state.key, state.round)

@@ -47,7 +47,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax import checks, random_keys
+from quped_jax import random_keys
 from quped_jax.methods import api
 from quped_jax.methods.blocks.personal import model_of
 from quped_jax.methods.wrappers.robust import clip, instead_of_mean
@@ -60,10 +60,34 @@ SMALLEST_NOISE = 0.1
 _MOST_EPSILON = 100.0
 
 
+def check_delta(field: str, value: float) -> None:
+  """Raises a ValueError unless there is such a delta."""
+  if not 0 < value < 1:
+    raise ValueError(f"{field}={value}: must be from 0 to 1, both excluded")
+
+
+def check_noise(dp_clip: float, dp_noise: float) -> None:
+  """Raises a ValueError unless noise and clipping go together.
+
+  Args:
+    dp_clip: C; 0 for no privacy.
+    dp_noise: sigma.
+  """
+  if dp_noise and not dp_clip:
+    raise ValueError(
+      f"dp_noise={dp_noise}: must be 0 with dp_clip=0, since noise means "
+      "nothing beside messages of any size"
+    )
+  if dp_clip and dp_noise < SMALLEST_NOISE:
+    raise ValueError(
+      f"dp_noise={dp_noise}: must be at least {SMALLEST_NOISE} with dp_clip="
+      f"{dp_clip}; less protects nobody"
+    )
+
+
 def check_privacy(
   *,
   dp_clip: float,
-  dp_noise: float,
   dp_delta: float,
   clients: int,
   participation: tuple[float, ...],
@@ -76,7 +100,6 @@ def check_privacy(
 
   Args:
     dp_clip: C; 0 for no privacy.
-    dp_noise: sigma.
     dp_delta: delta.
     clients: their number.
     participation: their chances to take part.
@@ -85,23 +108,9 @@ def check_privacy(
     aggregation: of the messages.
     epochs: local epochs.
   """
-  checks.not_negative("dp_clip", dp_clip)
-  checks.not_negative("dp_noise", dp_noise)
-  if not 0 < dp_delta < 1:
-    raise ValueError(f"dp_delta={dp_delta}: must be from 0 to 1, both excluded")
   if not dp_clip:
-    if dp_noise:
-      raise ValueError(
-        f"dp_noise={dp_noise}: must be 0 with dp_clip=0, since noise means "
-        "nothing beside messages of any size"
-      )
     return
   field = f"dp_clip={dp_clip}"
-  if dp_noise < SMALLEST_NOISE:
-    raise ValueError(
-      f"dp_noise={dp_noise}: must be at least {SMALLEST_NOISE} with {field}; "
-      "less protects nobody"
-    )
   if dp_delta * clients >= 1:
     raise ValueError(
       f"dp_delta={dp_delta}: must be less than 1 / clients, {1 / clients:.3g}, "

@@ -7,6 +7,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.experiment.assemble import population_of
+from quped_jax.experiment.training import make_schedule
 from quped_jax.quantization.alternating import Rates
 from quped_jax.simulation.program import Program
 from tests import tiny
@@ -294,7 +295,7 @@ def test_precisions_and_their_rates_go_to_clients_in_turn():
 
 def test_the_schedule_has_the_settings_own_fields():
   settings = qj.Settings(finetune_at=7, learning_rate_decay=0.5)
-  schedule = settings.schedule()
+  schedule = make_schedule(settings)
   assert schedule.finetune_at == 7 and schedule.learning_rate_decay == 0.5
   for field in dataclasses.fields(schedule):
     default = getattr(qj.Settings(), field.name)

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks import partial
 from tests import tiny
@@ -37,7 +38,7 @@ def test_a_model_is_the_union_of_its_parts():
 def make(predicate, weighting="samples"):
   """The block on the linear model, and FedAvg beside it."""
   settings = tiny.make_settings("fedavg", 2, bits=(32,), steps=3, batch_size=2)
-  training = settings.training()._replace(loss=toy.squared_loss)
+  training = make_training(settings)._replace(loss=toy.squared_loss)
   return partial.partial_method(
     "partial",
     api.Models(shared=toy.LINEAR, clients={COHORT: toy.LINEAR}),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks import public
 from tests import tiny
@@ -69,7 +70,7 @@ def test_targets_stay_with_their_samples(federation):
 def test_digestion_is_gradient_descent_on_the_targets(federation, network):
   model, params, stats = network
   targets = jax.random.normal(jax.random.key(2), (publics.SIZE, tiny.CLASSES))
-  training = tiny.make_settings("local", 3, bits=(32,)).training()
+  training = make_training(tiny.make_settings("local", 3, bits=(32,)))
   learner = training.learner(model, params, stats, 32)
   context = publics.make_context(federation)
   data = public.with_targets(federation.public, targets, None)
@@ -123,7 +124,7 @@ def test_distillation_is_the_optimizers_descent_on_the_targets(
 
 def test_a_client_says_what_it_knows_after_training(federation, network):
   model, params, stats = network
-  training = tiny.make_settings("local", 3, bits=(32,)).training()
+  training = make_training(tiny.make_settings("local", 3, bits=(32,)))
   learner = training.learner(model, params, stats, 32)
   context = publics.make_context(federation)
   rows = jnp.array([4, 20], jnp.int32)

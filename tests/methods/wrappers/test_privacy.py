@@ -15,6 +15,7 @@ import scipy.stats
 
 import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
+from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
 from quped_jax.methods.wrappers import privacy
 from tests import tiny
@@ -154,7 +155,7 @@ def test_without_a_bound_and_without_noise_it_is_the_mean():
     made.federation,
     made.population,
     {COHORT: np.arange(5)},
-    schedule=settings.schedule(),
+    schedule=make_schedule(settings),
     strategy="chunks",
   )
   ends = [

@@ -1,0 +1,97 @@
+"""Settings of the samples: which they are, and how clients come by them."""
+
+from quped_jax.data import SCHEMES
+from quped_jax.data.augment import AUGMENTATIONS
+from quped_jax.experiment.settings.fields import (
+  Group,
+  at_least,
+  group,
+  one_of,
+  setting,
+)
+
+
+@group
+class DataSettings(Group):
+  """The samples of all clients, and those that are public."""
+
+  dataset: str = setting(
+    "digits",
+    "name of a dataset, see `quped_jax.data.load_dataset`; or 'synthetic', "
+    "Gaussian classes that are computed when a batch is drawn.",
+  )
+  data_dir: str = setting(
+    "",
+    "where prepared datasets lie; '' for QUPED_DATA_DIR or the default of "
+    "tensorflow-datasets.",
+    free=True,
+  )
+  synthetic_shape: tuple[int, ...] = setting(
+    (64,), "shape of a sample of synthetic data."
+  )
+  augment: str = setting(
+    "none",
+    "augmentation of training batches, 'none' or 'crop_flip'.",
+    one_of(AUGMENTATIONS),
+  )
+  public_size: int = setting(
+    0,
+    "number of samples in the public set, which are held out from all clients; "
+    "0 for no public set. Some methods need one.",
+    at_least(0),
+  )
+  public_dataset: str = setting(
+    "",
+    "name of the dataset that the public set is drawn from, whose samples have "
+    "the same shape; '' for `dataset` itself.",
+  )
+  public_labelled: bool = setting(
+    True, "whether the labels of the public set are known."
+  )
+
+  def _check(self) -> None:
+    if self.public_dataset and not self.public_size:
+      raise ValueError(
+        f"public_size=0: must be positive with public_dataset="
+        f"{self.public_dataset!r}"
+      )
+
+
+@group
+class PartitionSettings(Group):
+  """How the samples are divided over the clients.
+
+  The ranges of these numbers depend on the data, and are checked with it.
+  """
+
+  partition: str = setting(
+    "pathological",
+    "'iid', 'pathological', 'dirichlet', 'shards' or 'natural'.",
+    one_of(sorted(SCHEMES)),
+  )
+  classes_per_client: int = setting(
+    3,
+    "number of classes that each client has samples of, of 'pathological' (and "
+    "of synthetic data).",
+  )
+  alpha: float = setting(
+    0.5,
+    "concentration of 'dirichlet': the smaller it is, the more clients differ.",
+  )
+  min_size: int = setting(
+    10, "of 'dirichlet', the fewest samples that a client may have."
+  )
+  shards_per_client: int = setting(
+    2, "of 'shards', the number of shards that each client gets."
+  )
+  groups_per_client: int = setting(
+    3, "of 'natural', the number of groups, writers say, that each client gets."
+  )
+  train_fraction: float = setting(
+    0.5,
+    "share of each client's samples that it trains on, of a dataset that has "
+    "no test split of its own.",
+  )
+  validation_fraction: float = setting(
+    0.0, "share of each client's training samples that is held out."
+  )

@@ -1,0 +1,146 @@
+"""Settings that check themselves: what a field says, its rules, its group.
+
+A setting is one line, in its group: type, default, what it means, and rules
+that its value obeys by itself. Its group's `_check` has the rules that several
+fields of the group obey together:
+
+    @group
+    class LensSettings(Group):
+      '''How clients look at their samples.'''
+
+      zoom: int = setting(1, "magnification of images.", at_least(1))
+
+`Settings` inherits from all groups, so that its fields are all of theirs, and
+checks what goes across groups.
+"""
+
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self, TypeVar, dataclass_transform
+
+from quped_jax import checks
+from quped_jax.experiment import former_names
+from quped_jax.experiment.settings import values as values_lib
+
+T = TypeVar("T")
+
+# `(field, value) -> None`; raises a ValueError "FIELD=VALUE: must be ...".
+Rule = Callable[[str, Any], None]
+
+_WIDTH = 80
+
+
+def setting(default: T, doc: str, *rules: Rule, free: bool = False) -> T:
+  """A field of a group.
+
+  Args:
+    default: its value if nothing is said; of a dict, a copy each time.
+    doc: what it means, for the docstrings of its group and of `Settings`.
+    *rules: checks of the value, each by itself, after that of its type.
+    free: whether it changes no result, or only how it is rounded: a run may go
+      on from a checkpoint with another value.
+
+  Returns:
+    A dataclass field; declared as what type checkers take for its value.
+  """
+  given: Any = {"default": default}
+  if isinstance(default, dict):
+    given = {"default_factory": default.copy}
+  metadata = {"doc": doc, "rules": rules, "free": free}
+  return dataclasses.field(**given, metadata=metadata)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def group(cls: type[T]) -> type[T]:
+  """Makes a class of settings: frozen, by keyword, its fields documented."""
+  made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+  entries = [_entry(field) for field in dataclasses.fields(made)]
+  words = inspect.cleandoc(made.__doc__)
+  made.__doc__ = "\n".join([words, "", "Attributes:", *entries])
+  return made
+
+
+def check_names(values: Mapping[str, Any]) -> None:
+  """Raises a ValueError for a setting's former name; gives the present one."""
+  for name, value in values.items():
+    if name in former_names.SETTINGS:
+      raise ValueError(
+        f"{name}={values_lib.shown(value)}: is called "
+        f"{former_names.SETTINGS[name]} now"
+      )
+
+
+def _entry(field: dataclasses.Field) -> str:
+  text = f"{field.name}: {field.metadata['doc']}"
+  if field.metadata["free"]:
+    text += " May change when a run goes on."
+  return textwrap.fill(
+    text,
+    _WIDTH,
+    initial_indent="  ",
+    subsequent_indent="    ",
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
+
+
+class Group:
+  """What all groups of settings do: check themselves when they are made."""
+
+  def __new__(cls, **values: Any) -> Self:
+    """Answers a former name with the one it has now."""
+    check_names(values)
+    return super().__new__(cls)
+
+  def __post_init__(self) -> None:
+    """Checks types, then rules field by field, then group by group.
+
+    Raises:
+      ValueError: a value that is not allowed; names the field.
+    """
+    fields: Any = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+    for name, value in values_lib.typed(fields, vars(self)).items():
+      object.__setattr__(self, name, value)
+    for field in fields:
+      for rule in field.metadata["rules"]:
+        rule(field.name, getattr(self, field.name))
+    # Each class's own, those of bases first: none can forget another's.
+    for cls in reversed(type(self).__mro__):
+      if "_check" in vars(cls):
+        vars(cls)["_check"](self)
+
+
+def at_least(smallest: int) -> Rule:
+  """The value is this or more."""
+  return lambda field, value: checks.at_least(field, value, smallest)
+
+
+def one_of(allowed: Iterable[str]) -> Rule:
+  """The value is one of these; of a registry, of what is in it by then."""
+  return lambda field, value: checks.choice(field, value, tuple(allowed))
+
+
+def each(rule: Rule) -> Rule:
+  """Every entry of the tuple obeys the rule."""
+
+  def check(field: str, value: Any) -> None:
+    for entry in value:
+      rule(field, entry)
+
+  return check
+
+
+def widths(field: str, value: tuple[int, ...]) -> None:
+  """The entries are widths of layers."""
+  if any(width < 1 for width in value):
+    raise ValueError(f"{field}={value}: must be positive widths")
+
+
+def rounds_in_order(field: str, value: tuple[int, ...]) -> None:
+  """The entries are numbers of rounds, each later than the one before."""
+  if list(value) != sorted(set(value)) or any(at < 1 for at in value):
+    raise ValueError(
+      f"{field}={value}: must be rounds from 1 on, in increasing order"
+    )

@@ -1,0 +1,135 @@
+"""Settings of the optimization: of weights, of levels, and their quantizer."""
+
+from quped_jax import checks
+from quped_jax.experiment.settings.fields import (
+  Group,
+  each,
+  group,
+  one_of,
+  rounds_in_order,
+  setting,
+)
+from quped_jax.quantization import (
+  alternating,
+  codebook,
+  optimizers,
+  proximal,
+  soft_quantizer,
+)
+
+
+@group
+class QuantizationSettings(Group):
+  """The codebooks, and what pulls weights to their levels."""
+
+  granularity: str = setting(
+    "tensor",
+    "what has a codebook of its own, each 'tensor' or each 'channel'.",
+    one_of(codebook.GRANULARITIES),
+  )
+  outer_level: float = setting(
+    0.0,
+    "if positive, levels start evenly spaced from minus to plus this.",
+    checks.not_negative,
+  )
+  estimator: str = setting(
+    "soft",
+    "quantizer that gradients go through, 'soft', or 'hard' (straight to the "
+    "nearest levels).",
+    one_of(alternating.ESTIMATORS),
+  )
+  sharpness: float = setting(10.0, "of the soft quantizer.", checks.positive)
+  sharpness_unit: str = setting(
+    "gap",
+    "of the sharpness, 'gap' (between levels) or 'absolute'.",
+    one_of(soft_quantizer.SHARPNESS_UNITS),
+  )
+  norm: str = setting(
+    "l1",
+    "of the regularizer that pulls weights to levels, 'l1' or 'l2'.",
+    one_of(proximal.NORMS),
+  )
+  center_prox: str = setting(
+    "exact",
+    "proximal step of the levels, 'exact' or 'subgradient'.",
+    one_of(proximal.CENTER_METHODS),
+  )
+  strength: float = setting(
+    1e-4, "lambda_0 of that regularizer.", checks.not_negative
+  )
+  strength_ramp: bool = setting(
+    True, "whether round r, from 0, has strength lambda_0 * (r + 1)."
+  )
+  strength_drop_factor: float = setting(
+    1.0,
+    "factor on the strength at each of `learning_rate_drops`.",
+    checks.not_negative,
+  )
+
+
+@group
+class WeightSettings(Group):
+  """How the weights are trained, of clients' and of downloaded models."""
+
+  optimizer: str = setting(
+    "sgd",
+    "of the weights, 'sgd', 'momentum', 'adam' or 'adamw'.",
+    one_of(optimizers.OPTIMIZERS),
+  )
+  momentum: float = setting(0.9, "of 'momentum'.", checks.unit_interval)
+  weight_decay: float = setting(0.0, "of the optimizer.", checks.not_negative)
+  weight_clip: float = setting(
+    0.0,
+    "if positive, quantized weights stay within plus or minus this.",
+    checks.not_negative,
+  )
+  learning_rate: tuple[float, ...] = setting(
+    (0.05,),
+    "eta_1, step size of the weights: one, or one for each of `bits` (or of "
+    "`client_types`).",
+    each(checks.not_negative),
+  )
+  learning_rate_decay: float = setting(
+    1.0, "factor on eta_1 and eta_3 per round.", checks.positive
+  )
+  learning_rate_drops: tuple[int, ...] = setting(
+    (), "rounds at which eta_1 and eta_3 drop.", rounds_in_order
+  )
+  learning_rate_drop_factor: float = setting(
+    0.1, "factor by which they drop.", checks.not_negative
+  )
+  shared_optimizer: str = setting(
+    "sgd",
+    "of downloaded models that a client trains beside its own.",
+    one_of(optimizers.OPTIMIZERS),
+  )
+  shared_learning_rate: float = setting(
+    0.05, "eta_3, their step size.", checks.not_negative
+  )
+
+
+@group
+class LevelSettings(Group):
+  """How the levels of codebooks are trained."""
+
+  centers_optimizer: str = setting(
+    "sgd", "of the levels.", one_of(optimizers.OPTIMIZERS)
+  )
+  centers_learning_rate: tuple[float, ...] = setting(
+    (1e-3,),
+    "eta_2, step size of the levels: one, or one for each of `bits` (or of "
+    "`client_types`).",
+    each(checks.not_negative),
+  )
+  centers_clip: float = setting(
+    10.0, "bound on the gradient of a level.", checks.positive
+  )
+  centers_drops: tuple[int, ...] = setting(
+    (), "rounds at which eta_2 drops.", rounds_in_order
+  )
+  centers_drop_factor: float = setting(
+    0.1, "factor by which it drops.", checks.not_negative
+  )
+  finetune_centers_learning_rate: float = setting(
+    1e-5, "eta_2 from `finetune_at` on.", checks.not_negative
+  )

@@ -1,0 +1,76 @@
+"""Settings of what the server makes of messages: robustness and privacy."""
+
+from quped_jax import checks
+from quped_jax.experiment.settings.fields import Group, group, one_of, setting
+from quped_jax.methods.wrappers import privacy as privacy_lib
+from quped_jax.methods.wrappers import robust as robust_lib
+
+
+def _trim(field: str, value: float) -> None:
+  if not 0 <= value < 0.5:
+    raise ValueError(f"{field}={value}: must be at least 0 and less than 0.5")
+
+
+@group
+class RobustnessSettings(Group):
+  """How messages are averaged, and clients that send false ones."""
+
+  aggregation: str = setting(
+    "mean",
+    "what the server takes of the messages: the 'mean', with the method's "
+    "weights; the 'median' or 'trimmed_mean' of every coordinate, of clients "
+    "that weigh the same; or 'norm_clipped_mean'. All but 'mean' are for "
+    "methods whose server takes the mean of models.",
+    one_of(robust_lib.AGGREGATIONS),
+  )
+  trim: float = setting(
+    0.1,
+    "share of the clients that 'trimmed_mean' leaves out at either end of "
+    "every coordinate.",
+    _trim,
+  )
+  clip_norm: float = setting(
+    1.0,
+    "largest L2 norm of a message to 'norm_clipped_mean'.",
+    checks.positive,
+  )
+  byzantine_clients: int = setting(
+    0, "how many clients, the last of `clients`, send false messages."
+  )
+  attack: str = setting(
+    "sign_flip",
+    "what they send: 'sign_flip', minus `attack_scale` times the true message, "
+    "or 'random', Gaussian noise of that standard deviation.",
+    one_of(robust_lib.ATTACKS),
+  )
+  attack_scale: float = setting(
+    10.0, "factor or standard deviation of `attack`.", checks.positive
+  )
+
+
+@group
+class PrivacySettings(Group):
+  """Differential privacy of the model that clients train together."""
+
+  dp_clip: float = setting(
+    0.0,
+    "if positive, the model that clients train together is differentially "
+    "private, and this is the largest L2 norm of a message, see "
+    "`quped_jax.methods.wrappers.privacy`. It needs `participation`, uniform "
+    "weights, and the extra 'privacy'.",
+    checks.not_negative,
+  )
+  dp_noise: float = setting(
+    0.0,
+    "standard deviation of the noise on the sum of the messages, in units of "
+    "`dp_clip`.",
+    checks.not_negative,
+  )
+  dp_delta: float = setting(
+    1e-5,
+    "delta of the guarantee, whose epsilon is in `summary.json`.",
+    privacy_lib.check_delta,
+  )
+
+  def _check(self) -> None:
+    privacy_lib.check_noise(self.dp_clip, self.dp_noise)

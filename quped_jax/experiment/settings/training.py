@@ -1,0 +1,121 @@
+"""Settings of the training: the method, and what a round is."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from quped_jax import methods
+from quped_jax.data.federation import check_batches
+from quped_jax.experiment.settings import values as values_lib
+from quped_jax.experiment.settings.fields import (
+  Group,
+  at_least,
+  group,
+  one_of,
+  setting,
+)
+
+BUDGETS = ("steps", "gradients")
+
+
+def _method(field: str, value: str) -> None:
+  del field  # The only one.
+  methods.get_method(value)
+
+
+def _options(field: str, value: Mapping[str, Any]) -> None:
+  unknown = set(value) - set(methods.METHODS)
+  if unknown:
+    raise ValueError(
+      f"{field}={sorted(unknown, key=str)}: must be names of methods, "
+      f"{', '.join(sorted(methods.METHODS))}"
+    )
+
+
+@group
+class TrainingSettings(Group):
+  """The method, how long it trains, and when it is evaluated."""
+
+  method: str = setting("quped", "name of a federated method.", _method)
+  method_options: Mapping[str, Any] = setting(
+    {}, "options of methods, by the method's name; see there.", _options
+  )
+  seed: int = setting(
+    0, "of the partition, the initial weights and the batches.", at_least(0)
+  )
+  rounds: int = setting(40, "number of rounds.", at_least(1))
+  steps: int = setting(
+    40, "local steps of a client per round, one batch each.", at_least(1)
+  )
+  epochs: int = setting(
+    0,
+    "if positive, so many epochs of the average client instead of `steps`.",
+    at_least(0),
+  )
+  budget: str = setting(
+    "steps",
+    "what `steps` counts: 'steps', the same for every method; or 'gradients', "
+    "those of local training, of which another method takes as many as make no "
+    "more gradient evaluations (one at least).",
+    one_of(BUDGETS),
+  )
+  batch_size: int = setting(16, "samples per step.", at_least(1))
+  eval_every: int = setting(
+    1,
+    "rounds between evaluations; the last is always evaluated.",
+    at_least(1),
+  )
+  recalibration_batches: int = setting(
+    10,
+    "on how many batches batch-norm statistics of a quantized model are "
+    "estimated again before it is evaluated.",
+    at_least(0),
+  )
+  finetune_at: int = setting(
+    0,
+    "round with which the fine-tuning phase begins, in which the assignment of "
+    "weights to levels is frozen; 0 for never.",
+    at_least(0),
+  )
+
+  def options(self) -> Any:
+    """The options of the method that is run, as its own dataclass."""
+    return self._all_options()[self.method]
+
+  def _all_options(self) -> dict[str, Any]:
+    """The options of every method, those that are not given by default."""
+    return {
+      name: _make_options(
+        name, entry.options, self.method_options.get(name, {})
+      )
+      for name, entry in methods.METHODS.items()
+    }
+
+  def _check(self) -> None:
+    self._all_options()
+    for field in ("steps", "recalibration_batches"):
+      count = getattr(self, field)
+      check_batches(f"{field}={count}", count, self.batch_size)
+    if self.finetune_at >= self.rounds:
+      raise ValueError(
+        f"finetune_at={self.finetune_at}: must be less than rounds="
+        f"{self.rounds}, or 0 for no fine-tuning phase"
+      )
+
+
+def _make_options(name: str, kind: type, given: Any) -> Any:
+  """A method's options from a mapping, each checked as settings are."""
+  if not isinstance(given, Mapping):
+    raise ValueError(
+      f"{name}={values_lib.shown(given)}: must be a mapping of options"
+    )
+  # JSON has no tuples.
+  given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+  allowed = {field.name for field in dataclasses.fields(kind)}
+  for field, value in given.items():
+    if field not in allowed:
+      raise ValueError(
+        f"{name}.{field}={values_lib.shown(value)}: no such option; must be "
+        f"one of {', '.join(sorted(allowed)) or '(none)'}"
+      )
+  return kind(**values_lib.typed(dataclasses.fields(kind), given, f"{name}."))

@@ -1,0 +1,73 @@
+"""How clients train and how rates change, from settings."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import optax
+
+from quped_jax.experiment.settings import Settings
+from quped_jax.methods import api
+from quped_jax.quantization import alternating, optimizers, transforms
+from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.simulation.schedule import Schedule
+
+
+def make_schedule(settings: Settings) -> Schedule:
+  """How the rates change over the rounds."""
+  names = [field.name for field in dataclasses.fields(Schedule)]
+  return Schedule(**{name: getattr(settings, name) for name in names})
+
+
+def make_training(
+  settings: Settings, bits: Sequence[int] | None = None
+) -> api.Training:
+  """How clients train.
+
+  Args:
+    settings: all settings, with `steps` as they are.
+    bits: precisions of all clients, if not those that the settings name.
+  """
+  bits = settings.turns if bits is None else bits
+  quantized = min(bits) < codebook_lib.FULL_PRECISION
+  return api.Training(
+    steps=settings.steps,
+    batch_size=settings.batch_size,
+    alternating=_alternating(settings),
+    shared_optimizer=_optimizer(settings, settings.shared_optimizer),
+    max_levels=codebook_lib.max_levels_for(bits) if quantized else None,
+    granularity=settings.granularity,
+    outer_level=settings.outer_level or None,
+    recalibration_batches=settings.recalibration_batches,
+    plain_sgd=settings.optimizer == "sgd"
+    and not settings.weight_decay
+    and not settings.weight_clip,
+  )
+
+
+def _alternating(settings: Settings) -> alternating.Alternating:
+  """The step for weights and levels."""
+  weights = [_optimizer(settings, settings.optimizer)]
+  if settings.weight_clip:
+    weights.append(transforms.keep_params_in_box(settings.weight_clip))
+  centers = optax.chain(
+    optax.clip(settings.centers_clip),
+    optimizers.base_optimizer(
+      settings.centers_optimizer, momentum=settings.momentum
+    ),
+  )
+  return alternating.make_alternating(
+    optax.chain(*weights),
+    centers,
+    estimator=settings.estimator,
+    sharpness=settings.sharpness,
+    sharpness_unit=settings.sharpness_unit,
+    norm=settings.norm,
+    center_prox=settings.center_prox,
+  )
+
+
+def _optimizer(settings: Settings, name: str):
+  """Of weights: with weight decay, which levels do without."""
+  return optimizers.base_optimizer(
+    name, momentum=settings.momentum, weight_decay=settings.weight_decay
+  )
