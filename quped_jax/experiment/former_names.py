@@ -1,10 +1,11 @@
 """What settings and files were called before, and are called now.
 
-A setting's former name is an error that gives the new one. Files that a run
+A setting's former name is an error that gives the present one. Files that a run
 left under former names, `config.json`, `summary.json` and checkpoints, are read
-as if they had been written under the new ones.
+as if they had been written under the present ones.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,15 +24,34 @@ SUMMARY = {
 
 PROGRESS = {"second_phase": "finetuning"}
 
-# Fields of the state of a simulation, as parts of the paths of its arrays.
+# Fields of a simulation's state, with which the paths of its arrays begin.
 STATE = {".health": ".monitor", ".watch": ".divergence"}
 
 
 def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict:
-  """The values, those with former names under the new ones.
+  """The values, those with former names under the present ones.
 
   Args:
     values: name to value.
-    names: former name to new one: `SETTINGS`, `SUMMARY` or `PROGRESS`.
+    names: former name to present one, `SETTINGS` say.
   """
   return {names.get(name, name): value for name, value in values.items()}
+
+
+def renamed_checkpoint(content: Mapping[str, Any]) -> dict[str, Any]:
+  """What a checkpoint says of itself, under present names.
+
+  Args:
+    content: of its `progress.json`, see `quped_jax.files.checkpoint`.
+  """
+  return {
+    **content,
+    "identity": renamed(content["identity"], SETTINGS),
+    "progress": renamed(content["progress"], PROGRESS),
+    "arrays": [[_path(path), *kind] for path, *kind in content["arrays"]],
+  }
+
+
+def _path(path: str) -> str:
+  """The path of an array, whose first part is a field of the state."""
+  return re.sub(r"^\.\w+", lambda first: STATE.get(first[0], first[0]), path)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from quped_jax import version
+from quped_jax.experiment import former_names
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
@@ -162,6 +163,7 @@ class Saver:
           "networks": summary_lib.model_name(made),
         },
         given.keep_checkpoints,
+        former_names.renamed_checkpoint,
       )
 
   def clear(self) -> None:

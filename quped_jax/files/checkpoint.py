@@ -15,7 +15,7 @@ import os
 import pathlib
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import filelock
@@ -51,6 +51,8 @@ class Checkpoints:
     identity: JSON values by name: what a run must share with the one that it
       goes on from.
     keep: how many of the latest are kept, at least 1; beside them the best.
+    renamed: gives the content of a `progress.json` present names, if it was
+      written under former ones.
   """
 
   def __init__(
@@ -58,12 +60,14 @@ class Checkpoints:
     workdir: str | os.PathLike,
     identity: Mapping[str, Any],
     keep: int = 2,
+    renamed: Callable[[dict[str, Any]], dict[str, Any]] = lambda x: x,
   ):
     self._workdir = pathlib.Path(workdir)
     self._folder = self._workdir / _FOLDER
     # As it reads what it wrote.
     self._identity = json.loads(json.dumps(identity))
     self._keep = keep
+    self._renamed = renamed
 
   def _found(self) -> list[pathlib.Path]:
     """Folders of checkpoints, the latest first."""
@@ -159,6 +163,7 @@ class Checkpoints:
           stacklevel=3,
         )
         continue
+      content = self._renamed(content)
       self._check_identity(content["identity"])
       wanted = shapes(content["progress"])
       if content["arrays"] != _describe(wanted):

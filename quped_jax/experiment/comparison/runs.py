@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import quped_jax as qj
+from quped_jax.experiment import former_names
 from quped_jax.experiment.assemble import assemble, load_federation
 from quped_jax.experiment.comparison.plan import Run
 
@@ -50,7 +51,9 @@ def _is_begun(run: Run) -> bool:
   """Whether a run's folder is of exactly its settings."""
   if not (run.folder / "config.json").is_file():
     return False
-  recorded = json.loads((run.folder / "config.json").read_text())
+  recorded = former_names.renamed(
+    json.loads((run.folder / "config.json").read_text()), former_names.SETTINGS
+  )
   return _comparable(recorded) == _comparable(run.settings.to_dict())
 
 
@@ -142,7 +145,8 @@ def minutes(seconds: float) -> str:
 
 def summary_of(run: Run) -> dict[str, Any]:
   """Reads the summary of a finished run."""
-  return json.loads((run.folder / "summary.json").read_text())
+  summary = json.loads((run.folder / "summary.json").read_text())
+  return former_names.renamed(summary, former_names.SUMMARY)
 
 
 def history_of(run: Run) -> list[dict[str, Any]]:
