@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import quped_jax as qj
+from quped_jax.experiment import former_names
 
 # Where tables are not printed on a terminal, which has a width of its own.
 _WIDTH = 120
@@ -46,11 +47,23 @@ def _field_errors() -> Iterator[None]:
   except (AttributeError, KeyError) as error:
     print(
       f"error: --config has no such field: {error.args[0]}. Settings are those "
-      "of quped_jax/settings.py; options are METHOD.OPTION, such as "
+      "of quped_jax.Settings; options are METHOD.OPTION, such as "
       "--config.quped.lambda_p=0.3",
       file=sys.stderr,
     )
     sys.exit(2)
+
+
+def _check_field_names(argv: Sequence[str]) -> None:
+  """One line for the former name of a setting, which gives the present one."""
+  for field in (x.partition("=")[0] for x in argv if x.startswith("--config.")):
+    name = field.rpartition(".")[2]
+    if name in former_names.SETTINGS:
+      print(
+        f"error: {field}: is called {former_names.SETTINGS[name]} now",
+        file=sys.stderr,
+      )
+      sys.exit(2)
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
@@ -94,13 +107,14 @@ def define_config(default: str) -> flags.FlagHolder:
     The flag, whose value is the config.
   """
   _check_config_file(sys.argv)
+  _check_field_names(sys.argv)
   # The library reads the fields on the command line here if it finds no
   # --config there, and when flags are parsed otherwise.
   with _field_errors():
     return config_flags.DEFINE_config_file(
       "config",
       default,
-      "Settings of the run, see quped_jax/settings.py.",
+      "Settings of the run, see quped_jax.Settings.",
       lock_config=True,
     )
 

@@ -103,6 +103,18 @@ def test_an_unknown_field_is_one_line_too(tmp_path, field):
   assert field.split(".")[-1] in line
 
 
+@pytest.mark.parametrize("flag", ["--config.kinds", "--config.base.kinds"])
+def test_a_former_name_of_a_setting_is_answered_with_the_present_one(
+  flag, monkeypatch, capsys
+):
+  monkeypatch.setattr(sys, "argv", ["federated", f"{flag}=3*mlp@1"])
+  with pytest.raises(SystemExit) as ended:
+    common.define_config("configs/digits.py")
+  assert ended.value.code == 2
+  line = f"error: {flag}: is called client_types now\n"
+  assert capsys.readouterr().err == line
+
+
 def test_a_config_that_is_not_there_is_one_line_that_names_those_that_are():
   done = command("federated", "--config=configs/digit.py", "--workdir=unused")
   assert done.returncode == 2

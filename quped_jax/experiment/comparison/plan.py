@@ -2,7 +2,7 @@
 
 The config holds
 
-- `base`: settings that all runs share, as in `quped_jax/settings.py`;
+- `base`: settings that all runs share, see `quped_jax.Settings`;
 - `methods`: names, of methods or of entries of `overrides` that say `method`;
 - `bits`: a precision for all clients, or several for clients in turn, each;
 - `seeds`;

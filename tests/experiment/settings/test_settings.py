@@ -7,7 +7,6 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.experiment.assemble import population_of
-from quped_jax.experiment.training import make_schedule
 from quped_jax.quantization.alternating import Rates
 from quped_jax.simulation.program import Program
 from tests import tiny
@@ -291,12 +290,3 @@ def test_precisions_and_their_rates_go_to_clients_in_turn():
     rates.centers_learning_rate, np.full(7, np.float32(1e-3))
   )
   assert settings.quantized and not qj.Settings(bits=(32,)).quantized
-
-
-def test_the_schedule_has_the_settings_own_fields():
-  settings = qj.Settings(finetune_at=7, learning_rate_decay=0.5)
-  schedule = make_schedule(settings)
-  assert schedule.finetune_at == 7 and schedule.learning_rate_decay == 0.5
-  for field in dataclasses.fields(schedule):
-    default = getattr(qj.Settings(), field.name)
-    assert getattr(type(schedule)(), field.name) == default

@@ -1,0 +1,82 @@
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.experiment.training import make_schedule, make_training
+
+
+def test_the_schedule_has_the_settings_own_fields():
+  settings = qj.Settings(finetune_at=7, learning_rate_decay=0.5)
+  schedule = make_schedule(settings)
+  assert schedule.finetune_at == 7 and schedule.learning_rate_decay == 0.5
+  for field in dataclasses.fields(schedule):
+    default = getattr(qj.Settings(), field.name)
+    assert getattr(type(schedule)(), field.name) == default
+
+
+@pytest.mark.parametrize(
+  ("changes", "bits", "max_levels"),
+  [
+    ({"bits": (1,)}, None, 2),
+    ({"bits": (32, 3), "learning_rate": (0.1,)}, None, 8),
+    ({"bits": (32,)}, None, None),
+    ({"bits": (4,)}, (32, 32), None),
+    ({"bits": (32, 4)}, (32, 2), 4),
+    ({"client_types": "1*mlp@5, 39*mlp@32"}, None, 32),
+  ],
+)
+def test_codebooks_hold_the_precisions_that_there_are(
+  changes, bits, max_levels
+):
+  training = make_training(qj.Settings(**changes), bits)
+  assert training.max_levels == max_levels
+  assert training.gradients_per_step == (1 if max_levels is None else 3)
+
+
+def test_the_training_is_what_the_settings_say():
+  training = make_training(
+    qj.Settings(
+      steps=3,
+      batch_size=5,
+      granularity="channel",
+      outer_level=0.5,
+      recalibration_batches=2,
+    )
+  )
+  assert (training.steps, training.batch_size) == (3, 5)
+  assert (training.granularity, training.outer_level) == ("channel", 0.5)
+  assert training.recalibration_batches == 2
+  assert make_training(qj.Settings()).outer_level is None
+
+
+@pytest.mark.parametrize(
+  ("changes", "plain"),
+  [
+    ({}, True),
+    ({"optimizer": "momentum"}, False),
+    ({"weight_decay": 0.1}, False),
+    ({"weight_clip": 0.1}, False),
+    ({"shared_optimizer": "adam", "centers_optimizer": "adam"}, True),
+  ],
+)
+def test_plain_sgd_is_that_of_the_weights_alone(changes, plain):
+  assert make_training(qj.Settings(**changes)).plain_sgd is plain
+
+
+def test_the_optimizer_of_downloaded_models_has_the_weight_decay():
+  optimizer = make_training(
+    qj.Settings(shared_optimizer="momentum", momentum=0.5, weight_decay=0.1)
+  ).shared_optimizer
+  params = {"w": jnp.array([2.0])}
+  state = optimizer.init(params)
+  # The velocity: 1 + 0.1 * 2, then half of that and as much again.
+  for velocity in (1.2, 1.8):
+    updates: Any
+    updates, state = optimizer.update(
+      {"w": jnp.array([1.0])}, state, params, learning_rate=0.1
+    )
+    np.testing.assert_allclose(updates["w"], -0.1 * velocity, rtol=1e-6)
