@@ -15,6 +15,7 @@ from quped_jax import methods
 from quped_jax.data.federation import Batch, ClientData
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
+from quped_jax.methods.blocks.training import Training
 from tests import tiny
 
 RATES = qj.Rates(*map(jnp.float32, (0.1, 0.02, 0.05)))
@@ -27,7 +28,7 @@ class Alone(NamedTuple):
 
   method: api.FederatedMethod
   models: api.Models
-  training: api.Training
+  training: Training
   data: ClientData
   context: api.Context
   # Compiled once: `key -> (server, download, client)`, and a client's round.

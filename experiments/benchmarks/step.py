@@ -26,7 +26,8 @@ from experiments.benchmarks.timing import Contestant
 from quped_jax.experiment.assemble import population_of
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill
+from quped_jax.methods.blocks import distill, local_steps, messages, trees
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.codebook import path_name
 
 _SGD = "SGD"
@@ -144,7 +145,7 @@ def _network_part(
   return engine.Rounds(simulation)
 
 
-def make_passes(model: qj.Model, training: api.Training) -> api.FederatedMethod:
+def make_passes(model: qj.Model, training: Training) -> api.FederatedMethod:
   """The method: `quped_jax.methods.quped` with weights for quantized weights.
 
   In place of the three soft quantizations of a step there are three sets of
@@ -215,15 +216,15 @@ def make_passes(model: qj.Model, training: api.Training) -> api.FederatedMethod:
       shared = descend(shared, grads, context.shared_learning_rate)
       return (params, shared), {"loss": loss, "largest": sum(largest)}
 
-    (client, shared), metrics = api.local_steps(
+    (client, shared), metrics = local_steps.run(
       step, (client, download), data, context, training
     )
-    message = api.tree_difference(shared, download)
+    message = trees.difference(shared, download)
     return api.ClientResult(client, message, 1.0, metrics)
 
   def server_update(server, aggregates, context):
     del context
-    return descend(server, api.mean_message(aggregates, server), -1.0)
+    return descend(server, messages.mean_message(aggregates, server), -1.0)
 
   return api.FederatedMethod(
     init_server=lambda key, inputs: model.init(key, inputs)[0],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import optax
 
 from quped_jax.experiment.settings import Settings
-from quped_jax.methods import api
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating, optimizers, transforms
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.simulation.schedule import Schedule
@@ -20,7 +20,7 @@ def make_schedule(settings: Settings) -> Schedule:
 
 def make_training(
   settings: Settings, bits: Sequence[int] | None = None
-) -> api.Training:
+) -> Training:
   """How clients train.
 
   Args:
@@ -29,7 +29,7 @@ def make_training(
   """
   bits = settings.turns if bits is None else bits
   quantized = min(bits) < codebook_lib.FULL_PRECISION
-  return api.Training(
+  return Training(
     steps=settings.steps,
     batch_size=settings.batch_size,
     alternating=_alternating(settings),

@@ -35,7 +35,14 @@ import jax.numpy as jnp
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import personal
+from quped_jax.methods.blocks import (
+  local_steps,
+  messages,
+  personal,
+  requirements,
+  trees,
+)
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
 
 
@@ -79,7 +86,7 @@ def mix(alpha: Any, own: Any, shared: Any) -> Any:
 def make_apfl(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: ApflOptions,
 ) -> api.FederatedMethod:
   """Makes APFL.
@@ -94,8 +101,8 @@ def make_apfl(
     ValueError: a cohort of another architecture, or quantized clients.
   """
   del federation
-  api.check_same_model("apfl", models)
-  api.check_full_precision(
+  requirements.check_same_model("apfl", models)
+  requirements.check_full_precision(
     "apfl", training, "a mixture with the global model is not quantized"
   )
   model = models.shared
@@ -128,11 +135,11 @@ def make_apfl(
 
     opt_state = training.shared_optimizer.init(download.params)
     carry = (client, download, opt_state)
-    (client, shared, _), metrics = api.local_steps(
+    (client, shared, _), metrics = local_steps.run(
       step, carry, data, context, training
     )
-    weight = api.client_weight(options.weighting, data)
-    message = api.tree_difference(shared, download)
+    weight = messages.client_weight(options.weighting, data)
+    message = trees.difference(shared, download)
     return api.ClientResult(client, message, weight, metrics)
 
   method = personal.personal_method(

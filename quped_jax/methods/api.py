@@ -1,22 +1,18 @@
-"""What a federated method is, and the building blocks that methods share.
+"""What a federated method is.
 
 A method is written for ONE client; the engine adds the client axis. It is a
-tuple of pure functions that close over what is static.
+tuple of pure functions that close over what is static. What methods have in
+common is in `blocks`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from quped_jax.data.federation import Batch, ClientData
-from quped_jax.methods.blocks import distill
+from quped_jax.data.federation import ClientData
 from quped_jax.models import Model
-from quped_jax.quantization import alternating
-from quped_jax.quantization import codebook as codebook_lib
-from quped_jax.quantization.alternating import Alternating, Learner, Objective
 
 WEIGHTINGS = ("uniform", "samples")
 
@@ -127,6 +123,144 @@ class Aggregate(NamedTuple):
   collected: Any = None
 
 
+# (params, stats, network): what predictions are made with.
+Predictor = tuple[Any, Any, Model]
+
+
+class InitServer(Protocol):
+  """The server's state before the first round."""
+
+  def __call__(self, key: jax.Array, inputs: jax.Array, /) -> Any:
+    """Makes it.
+
+    Args:
+      key: of the run's initial weights.
+      inputs: `[1, ...]`, a sample, of which only the shape and type matter.
+    """
+    ...
+
+
+class InitClient(Protocol):
+  """A client's state before the first round; it never leaves the client."""
+
+  def __call__(
+    self,
+    key: jax.Array,
+    inputs: jax.Array,
+    server: Any,
+    client_id: Any,
+    spec: ClientSpec,
+    cohort: str,
+    /,
+  ) -> Any:
+    """Makes it.
+
+    Args:
+      key: the same for all clients and the server, so that all start from the
+        same weights unless they fold in their id.
+      inputs: as in `InitServer`.
+      server: the server's initial state.
+      client_id: int32 `[]`.
+      spec: the client's.
+      cohort: its name.
+    """
+    ...
+
+
+class Broadcast(Protocol):
+  """What a client of a cohort receives from the server."""
+
+  def __call__(self, server: Any, client_id: Any, cohort: str, /) -> Any:
+    """Returns the download."""
+    ...
+
+
+class ClientUpdate(Protocol):
+  """A client's round: from its download and its state to a ClientResult."""
+
+  def __call__(
+    self,
+    download: Any,
+    client: Any,
+    data: ClientData,
+    context: Context,
+    cohort: str,
+    /,
+  ) -> ClientResult:
+    """Trains."""
+    ...
+
+
+class Receive(Protocol):
+  """What the server makes of one message; summed over clients as it goes."""
+
+  def __call__(
+    self, server: Any, message: Any, weight: Any, context: Any, cohort: str, /
+  ) -> Aggregate:
+    """Returns the message's share of the sum; the context is the server's."""
+    ...
+
+
+class Collect(Protocol):
+  """The part of a message that `ServerUpdate` sees apart from the others."""
+
+  def __call__(self, message: Any, /) -> Any:
+    """Returns it; it takes its memory times the number of clients."""
+    ...
+
+
+class ServerUpdate(Protocol):
+  """The server's state after a round.
+
+  If the weights add up to zero, nobody sent anything, and the state stays as
+  it is.
+  """
+
+  def __call__(
+    self, server: Any, aggregates: dict[str, Aggregate], context: Context, /
+  ) -> Any:
+    """Returns it, given the cohorts' aggregates by name."""
+    ...
+
+
+class Variants(Protocol):
+  """The models by which a client is evaluated.
+
+  Of "personalized", "quantized" and "global" those that exist.
+  """
+
+  def __call__(
+    self,
+    server: Any,
+    client: Any,
+    data: ClientData,
+    context: Context,
+    cohort: str,
+    /,
+  ) -> dict[str, Predictor]:
+    """Returns them by name."""
+    ...
+
+
+class GlobalModelOf(Protocol):
+  """The model from which a new client of a cohort would start."""
+
+  def __call__(self, server: Any, cohort: str, /) -> Predictor:
+    """Returns it."""
+    ...
+
+
+class BeginFinetune(Protocol):
+  """Begins a client's fine-tuning phase.
+
+  It freezes the assignment of weights to levels.
+  """
+
+  def __call__(self, client: Any, /) -> Any:
+    """Returns the client's new state."""
+    ...
+
+
 def weighted_sum(
   server: Any, message: Any, weight: Any, context: Context | None, cohort: str
 ) -> Aggregate:
@@ -141,293 +275,39 @@ class FederatedMethod(NamedTuple):
   """A federated learning method, as pure functions for one client.
 
   Attributes:
-    init_server: `(key, inputs) -> server`; inputs `[1, ...]` give the shape.
-    init_client: `(key, inputs, server, client_id, spec, cohort) -> client`,
-      the state that never leaves the client. All clients get the same key:
-      they start from the same weights unless they fold in their id.
+    init_server: `(key, inputs) -> server`.
+    init_client: `(key, inputs, server, client_id, spec, cohort) -> client`.
     broadcast: `(server, client_id, cohort) -> download`.
     client_update: `(download, client, data, context, cohort) -> ClientResult`.
-    server_update: `(server, {cohort: aggregate}, context) -> server`; a total
-      weight of zero leaves the server unchanged.
+    server_update: `(server, {cohort: aggregate}, context) -> server`.
     variants: `(server, client, data, context, cohort) -> {name: (params,
-      stats, model)}`, the models to evaluate: "personalized", "quantized",
-      "global", those that exist.
+      stats, model)}`.
     primary_variant: the variant that comparisons report.
     gradients: gradient evaluations of a client per round: a forward and a
       backward pass of one network on one batch each. None if that is not
       known, for a method without a budget of gradients.
-    receive: `(server, message, weight, context, cohort) -> Aggregate`, at the
-      server, per client, summed over the clients as it goes; the context is
-      the server's.
-    collect: `message -> part`, what `server_update` gets of every message
-      apart, as `Aggregate.collected`, at the price of its memory times the
-      clients; None for nothing.
+    receive: `(server, message, weight, context, cohort) -> Aggregate`.
+    collect: `message -> part`, which `server_update` finds in
+      `Aggregate.collected`; None for nothing.
     averages: whether messages are differences of one model, a GlobalModel or
       a part of one, of which the server takes the `mean_message` over all
       cohorts and nothing else: then it can take another average.
-    global_model: `(server, cohort) -> (params, stats, model)`, from which a new
-      client of that cohort would start; None if there is no such model.
-    begin_finetune: `client -> client`, freezes the assignment of
-      weights to levels; None if the method has no fine-tuning phase.
+    global_model: `(server, cohort) -> (params, stats, model)`; None if there
+      is no such model.
+    begin_finetune: `client -> client`; None if the method has no fine-tuning
+      phase.
   """
 
-  init_server: Callable[[jax.Array, jax.Array], Any]
-  init_client: Callable[..., Any]
-  broadcast: Callable[..., Any]
-  client_update: Callable[..., ClientResult]
-  server_update: Callable[..., Any]
-  variants: Callable[..., dict[str, tuple[Any, Any, Model]]]
+  init_server: InitServer
+  init_client: InitClient
+  broadcast: Broadcast
+  client_update: ClientUpdate
+  server_update: ServerUpdate
+  variants: Variants
   primary_variant: str
   gradients: float | None = None
-  receive: Callable[..., Aggregate] = weighted_sum
-  collect: Callable[[Any], Any] | None = None
+  receive: Receive = weighted_sum
+  collect: Collect | None = None
   averages: bool = False
-  global_model: Callable[..., tuple[Any, Any, Model]] | None = None
-  begin_finetune: Callable[..., Any] | None = None
-
-
-class Training(NamedTuple):
-  """How clients train, common to all methods and static.
-
-  Attributes:
-    steps: local steps per round, one batch each.
-    batch_size: samples per batch.
-    alternating: the step for weights and levels.
-    shared_optimizer: of downloaded models; its state starts afresh each
-      round, and `update` takes `learning_rate`.
-    max_levels: length of codebooks; None if no client is quantized.
-    granularity: of codebooks, "tensor" or "channel".
-    outer_level: as in `init_codebook`.
-    recalibration_batches: on how many training batches the quantized model's
-      batch-norm statistics are estimated again before it is evaluated.
-    loss: `(logits, labels) -> scalar`.
-    plain_sgd: whether the clients' optimizer is SGD without momentum, weight
-      decay and clipping.
-  """
-
-  steps: int
-  batch_size: int
-  alternating: Alternating
-  shared_optimizer: optax.GradientTransformationExtraArgs
-  max_levels: int | None
-  granularity: str = "tensor"
-  outer_level: float | None = None
-  recalibration_batches: int = 10
-  loss: Callable[[jax.Array, jax.Array], jax.Array] = distill.cross_entropy
-  plain_sgd: bool = True
-
-  @property
-  def gradients_per_step(self) -> int:
-    """Gradient evaluations of an alternating step."""
-    return 1 if self.max_levels is None else 3
-
-  def learner(
-    self, model: Model, params: Any, stats: Any, bits: Any
-  ) -> Learner:
-    """A learner that starts from a model, its codebooks fitted to it."""
-    return self.alternating.init(
-      params, stats, self.codebooks(model, params, bits)
-    )
-
-  def codebooks(self, model: Model, params: Any, bits: Any) -> Any:
-    """Codebooks fitted to a model's parameters; none if nobody quantizes it."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    names = [codebook_lib.path_name(path) for path, _ in leaves]
-    if self.max_levels is None or not any(map(model.is_quantized, names)):
-      return codebook_lib.full_precision(params)
-    return codebook_lib.init_codebooks(
-      params,
-      model.is_quantized,
-      bits,
-      self.max_levels,
-      granularity=self.granularity,
-      outer_level=self.outer_level,
-    )
-
-  def label_objective(self, model: Model, batch: Batch) -> Objective:
-    """The loss of a model on a batch's labels."""
-
-    def objective(params, stats):
-      logits, stats = model.apply(params, stats, batch.inputs, True)
-      return self.loss(logits, batch.labels), stats
-
-    return objective
-
-  def quantized_variant(
-    self, model: Model, learner: Learner, data: ClientData, context: Context
-  ) -> tuple[Any, Any, Model]:
-    """The hard-quantized model, its statistics estimated again on its own."""
-    params, stats = alternating.deployed(learner)
-    quantized = alternating.has_codebooks(learner.codebooks)
-    if quantized and jax.tree.leaves(stats) and self.recalibration_batches:
-      positions = data.draw(
-        context.key, self.recalibration_batches, self.batch_size
-      )
-      fresh = _batch_statistics(model, params, stats, data, positions)
-      counts = codebook_lib.is_quantized(learner.codebooks)
-      stats = jax.tree.map(
-        lambda new, old: jnp.where(counts, new, old), fresh, stats
-      )
-    return params, stats, model
-
-
-def _batch_statistics(model, params, like, data, positions) -> Any:
-  """Running statistics as the given batches alone make them.
-
-  A running average that starts from zero is too small by 1 - m^k after k
-  batches, m its momentum: the share that a start from one keeps of itself.
-  """
-  zero = jax.tree.map(jnp.zeros_like, like)
-  one = jax.tree.map(jnp.ones_like, like)
-
-  def update(stats, position):
-    inputs = data.batch(position).inputs
-    return model.apply(params, stats, inputs, True)[1], None
-
-  momentum = jax.tree.map(
-    jnp.subtract, update(one, positions[0])[0], update(zero, positions[0])[0]
-  )
-  total, _ = jax.lax.scan(update, zero, positions)
-  return jax.tree.map(
-    lambda t, m: t / (1 - m ** positions.shape[0]), total, momentum
-  )
-
-
-def local_steps(
-  step: Callable[..., tuple[Any, dict[str, jax.Array]]],
-  carry: Any,
-  data: ClientData,
-  context: Context,
-  training: Training,
-  *,
-  steps: int | None = None,
-  beside: Any = None,
-  batches: int = 1,
-) -> tuple[Any, dict[str, jax.Array]]:
-  """Runs a client's local steps of one round, each on a batch of its own.
-
-  Args:
-    step: `(carry, batch) -> (carry, metrics)`, or `(carry, batch, beside)`.
-    carry: what the steps update.
-    data: the client's samples.
-    context: its key, and how many steps count.
-    training: number of steps and size of the batches.
-    steps: another number of steps than that.
-    beside: what is known of the client's training samples beside their labels,
-      arrays `[max_count, ...]`; the step is given those of its batch.
-    batches: how many batches a step gets, one after the other in one Batch.
-
-  Returns:
-    The carry after the last step, and the metrics' means over the steps.
-  """
-  steps = training.steps if steps is None else steps
-  draw_key, augment_key = jax.random.split(context.key)
-  positions = data.draw(draw_key, steps * batches, training.batch_size)
-  positions = positions.reshape(steps, batches * training.batch_size)
-
-  def body(carry, xs):
-    index, position = xs
-    key = jax.random.fold_in(augment_key, index)
-    given = [data.train_batch(key, position)]
-    if beside is not None:
-      given.append(jax.tree.map(lambda x: x[position], beside))
-    new, metrics = step(carry, *given)
-    if context.num_steps is not None:
-      counts = index < context.num_steps
-      new = jax.tree.map(lambda a, b: jnp.where(counts, a, b), new, carry)
-    return new, metrics
-
-  indices = jnp.arange(steps, dtype=jnp.int32)
-  carry, metrics = jax.lax.scan(body, carry, (indices, positions))
-  return carry, jax.tree.map(jnp.mean, metrics)
-
-
-def client_weight(weighting: str, data: ClientData) -> Any:
-  """A client's weight in the mean: 1, or its number of training samples."""
-  return 1.0 if weighting == "uniform" else data.train.count
-
-
-def tree_difference(new: Any, old: Any) -> Any:
-  """new - old, leaf by leaf."""
-  return jax.tree.map(jnp.subtract, new, old)
-
-
-def squared_distance(first: Any, second: Any) -> jax.Array:
-  """Sum over all leaves of the squared differences of two trees."""
-  squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square(a - b)), first, second)
-  return sum(jax.tree.leaves(squares), start=jnp.zeros(()))
-
-
-def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
-  """Weighted mean of the messages of all cohorts; zero if nobody sent one.
-
-  Args:
-    aggregates: the sums that the server received, by cohort.
-    like: a tree with the structure of a message.
-
-  Returns:
-    A tree like `like`.
-  """
-  weight = sum(a.weight for a in aggregates.values())
-  totals = [a.total for a in aggregates.values()]
-
-  def mean(leaf, *parts):
-    share = sum(parts) / jnp.where(weight > 0, weight, 1.0)
-    return jnp.where(weight > 0, share, 0.0).astype(leaf.dtype)
-
-  return jax.tree.map(mean, like, *totals)
-
-
-def if_heard(aggregates: Mapping[str, Aggregate], new: Any, old: Any) -> Any:
-  """The new server where a message has weight, the old one otherwise."""
-  heard = sum(a.weight for a in aggregates.values()) > 0
-  return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, old)
-
-
-def check_public(method: str, federation: Any, *, labelled: bool) -> None:
-  """Raises a ValueError unless there is a public set, with labels if need be.
-
-  Args:
-    method: that needs it.
-    federation: whose `public` it is; None is none.
-    labelled: whether the method needs labels.
-  """
-  public = getattr(federation, "public", None)
-  if public is None:
-    raise ValueError(
-      f"public_size=0: must be positive with method={method!r}, which needs a "
-      "public set"
-    )
-  if labelled and not public.labelled:
-    raise ValueError(
-      f"public_labelled=False: must be True with method={method!r}, which "
-      "learns from the labels of the public set"
-    )
-
-
-def check_full_precision(method: str, training: Training, reason: str) -> None:
-  """Raises a ValueError unless all clients have full precision."""
-  if training.max_levels is not None:
-    raise ValueError(
-      f"bits: must be {codebook_lib.FULL_PRECISION} for all clients with "
-      f"method={method!r}: {reason}"
-    )
-
-
-def check_same_model(method: str, models: Models) -> None:
-  """Raises a ValueError unless all cohorts have the global architecture."""
-  for cohort, model in models.clients.items():
-    if model is models.shared:
-      continue
-    if len(models.clients) > 1:
-      raise ValueError(
-        "client_types: must be of one network (as must be candidates), the "
-        f"global model's, with method={method!r}, which averages weights; got "
-        f"{', '.join(models.clients)}"
-      )
-    raise ValueError(
-      f"shared_model={models.shared.name!r}: must be the network of the "
-      f"clients, {model.name!r} (cohort {cohort!r}), of the same widths, "
-      f"since {method} averages weights (beside client_types it is model by "
-      "default)"
-    )
+  global_model: GlobalModelOf | None = None
+  begin_finetune: BeginFinetune | None = None

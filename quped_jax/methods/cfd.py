@@ -27,6 +27,7 @@ from typing import Any
 
 from quped_jax.methods import api
 from quped_jax.methods.blocks import quantized_labels, soft_labels
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class CfdOptions:
 def make_cfd(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: CfdOptions,
 ) -> api.FederatedMethod:
   """Makes CFD.

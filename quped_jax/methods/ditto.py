@@ -25,7 +25,14 @@ import jax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import personal
+from quped_jax.methods.blocks import (
+  local_steps,
+  messages,
+  personal,
+  requirements,
+  trees,
+)
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +55,7 @@ class DittoOptions:
 def make_ditto(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: DittoOptions,
 ) -> api.FederatedMethod:
   """Makes Ditto.
@@ -63,7 +70,7 @@ def make_ditto(
     ValueError: a cohort of another architecture.
   """
   del federation
-  api.check_same_model("ditto", models)
+  requirements.check_same_model("ditto", models)
 
   def client_update(download, client, data, context, cohort):
     del cohort
@@ -86,11 +93,11 @@ def make_ditto(
 
     opt_state = training.shared_optimizer.init(download.params)
     carry = (client, download, opt_state)
-    (client, shared, _), metrics = api.local_steps(
+    (client, shared, _), metrics = local_steps.run(
       step, carry, data, context, training
     )
-    weight = api.client_weight(options.weighting, data)
-    message = api.tree_difference(shared, download)
+    weight = messages.client_weight(options.weighting, data)
+    message = trees.difference(shared, download)
     return api.ClientResult(client, message, weight, metrics)
 
   return personal.personal_method(

@@ -28,6 +28,7 @@ from typing import Any
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import soft_labels
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class DsFlOptions:
 def make_ds_fl(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: DsFlOptions,
 ) -> api.FederatedMethod:
   """Makes DS-FL.

@@ -32,8 +32,14 @@ import jax.numpy as jnp
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import label_outputs, personal
+from quped_jax.methods.blocks import (
+  label_outputs,
+  local_steps,
+  messages,
+  personal,
+)
 from quped_jax.methods.blocks.label_outputs import Outputs
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
 from quped_jax.quantization.alternating import Learner
 
@@ -91,7 +97,7 @@ def others(download: FdServer, client: FdClient) -> Outputs:
 def make_fd(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FdOptions,
 ) -> api.FederatedMethod:
   """Makes FD.
@@ -127,7 +133,7 @@ def make_fd(
       return (learner, sums), {"loss": loss}
 
     carry = (client.learner, jax.tree.map(jnp.zeros_like, client.sent))
-    (learner, sums), metrics = api.local_steps(
+    (learner, sums), metrics = local_steps.run(
       step, carry, data, context, training
     )
     new = FdClient(learner, sums, context.round)
@@ -160,7 +166,7 @@ def make_fd(
     totals = [a.total for a in aggregates.values()]
     summed = jax.tree.map(lambda *parts: sum(parts), *totals)
     new = FdServer(summed, context.round)
-    return api.if_heard(aggregates, new, server)
+    return messages.if_heard(aggregates, new, server)
 
   return method._replace(
     init_server=init_server,

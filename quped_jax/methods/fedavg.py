@@ -22,7 +22,8 @@ import optax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging
+from quped_jax.methods.blocks import averaging, messages
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import optimizers
 
 
@@ -66,7 +67,7 @@ class FedavgServer(NamedTuple):
 def make_fedavg(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedavgOptions,
 ) -> api.FederatedMethod:
   """Makes FedAvg.
@@ -94,7 +95,7 @@ def make_fedavg(
 
   def server_update(server, aggregates, context):
     del context
-    mean = api.mean_message(aggregates, server.model)
+    mean = messages.mean_message(aggregates, server.model)
     updates, opt_state = server_optimizer.update(
       jax.tree.map(jnp.negative, mean.params),
       server.opt_state,
@@ -109,6 +110,6 @@ def make_fedavg(
       opt_state,
     )
     # A server with momentum moves even on a mean of zero.
-    return api.if_heard(aggregates, new, server)
+    return messages.if_heard(aggregates, new, server)
 
   return method._replace(init_server=init_server, server_update=server_update)

@@ -24,6 +24,7 @@ import jax
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import partial
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.codebook import path_name
 
 
@@ -57,7 +58,7 @@ def normalisation_layers(params: Any) -> frozenset[str]:
 def make_fedbn(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedbnOptions,
 ) -> api.FederatedMethod:
   """Makes FedBN.

@@ -34,9 +34,16 @@ import optax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, distill, predictions
+from quped_jax.methods.blocks import (
+  averaging,
+  distill,
+  messages,
+  predictions,
+  requirements,
+)
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks import server as server_lib
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Heard(NamedTuple):
 def make_feddf(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FeddfOptions,
 ) -> api.FederatedMethod:
   """Makes FedDF.
@@ -106,9 +113,9 @@ def make_feddf(
   Raises:
     ValueError: no public set; one cohort of another architecture.
   """
-  api.check_public("feddf", federation, labelled=False)
+  requirements.check_public("feddf", federation, labelled=False)
   if len(models.clients) == 1:
-    api.check_same_model("feddf", models)
+    requirements.check_same_model("feddf", models)
   # FedAvg of every architecture by itself.
   parts = {
     cohort: averaging.averaging_method(
@@ -162,7 +169,7 @@ def make_feddf(
     def update(cohort, aggregate):
       own = server.models[cohort]
       difference = aggregate._replace(total=aggregate.total.difference)
-      mean = api.mean_message({cohort: difference}, own)
+      mean = messages.mean_message({cohort: difference}, own)
       student: Any = optax.apply_updates(own, mean)
       taught = public_lib.distill(
         models.clients[cohort],
@@ -173,7 +180,7 @@ def make_feddf(
         loss=loss,
         batch_size=training.batch_size,
       )
-      return api.if_heard(aggregates, taught, own)
+      return messages.if_heard(aggregates, taught, own)
 
     return FeddfServer({c: update(c, a) for c, a in aggregates.items()})
 

@@ -37,9 +37,16 @@ import optax
 
 from quped_jax import checks, random_keys
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, divided, personal
+from quped_jax.methods.blocks import (
+  averaging,
+  divided,
+  local_steps,
+  messages,
+  personal,
+)
 from quped_jax.methods.blocks import generator as generator_lib
 from quped_jax.methods.blocks import server as server_lib
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import optimizers
 
 
@@ -114,7 +121,7 @@ class FedgenMessage(NamedTuple):
 def make_fedgen(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedgenOptions,
 ) -> api.FederatedMethod:
   """Makes FedGen.
@@ -174,14 +181,14 @@ def make_fedgen(
       return (learner, index + 1), {"loss": loss}
 
     carry = (averaging.resume(training, download.model, client), jnp.int32(0))
-    (learner, _), metrics = api.local_steps(
+    (learner, _), metrics = local_steps.run(
       step, carry, data, context, training
     )
     message = FedgenMessage(
       averaging.difference(learner, download.model),
       generator_lib.label_counts(data, classes),
     )
-    weight = api.client_weight(options.weighting, data)
+    weight = messages.client_weight(options.weighting, data)
     return api.ClientResult(averaging.keep(learner), message, weight, metrics)
 
   def receive(server, message, weight, context, cohort):
@@ -212,7 +219,7 @@ def make_fedgen(
     )
     new = personal.add_mean(server, aggregates, context)
     new = new._replace(generator=params, opt_state=opt_state)
-    return api.if_heard(aggregates, new, server)
+    return messages.if_heard(aggregates, new, server)
 
   return method._replace(
     init_server=init_server,

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging, distill, history
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class FedgkdDownload(NamedTuple):
 def make_fedgkd(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedgkdOptions,
 ) -> api.FederatedMethod:
   """Makes FedGKD.

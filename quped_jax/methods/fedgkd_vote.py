@@ -31,6 +31,7 @@ from quped_jax import checks
 from quped_jax.data.federation import Batch, ClientData
 from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging, distill, history, personal
+from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model
 
 _MOST_MODELS = 100
@@ -79,7 +80,7 @@ class Voted(NamedTuple):
 
 
 def held_out_losses(
-  training: api.Training,
+  training: Training,
   model: Model,
   teachers: list[api.GlobalModel],
   data: ClientData,
@@ -119,7 +120,7 @@ def held_out_losses(
 def make_fedgkd_vote(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedgkdVoteOptions,
 ) -> api.FederatedMethod:
   """Makes FedGKD-VOTE.

@@ -36,8 +36,16 @@ import jax.numpy as jnp
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill, divided, personal, predictions
+from quped_jax.methods.blocks import (
+  distill,
+  divided,
+  local_steps,
+  messages,
+  personal,
+  predictions,
+)
 from quped_jax.methods.blocks import server as server_lib
+from quped_jax.methods.blocks.training import Training
 from quped_jax.models import MLP, from_linen
 from quped_jax.quantization import alternating, optimizers
 
@@ -105,7 +113,7 @@ class FedgktMessage(NamedTuple):
 def make_fedgkt(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedgktOptions,
 ) -> api.FederatedMethod:
   """Makes FedGKT.
@@ -160,7 +168,7 @@ def make_fedgkt(
       )
       return learner, {"loss": loss}
 
-    learner, metrics = api.local_steps(
+    learner, metrics = local_steps.run(
       step, client, data, context, training, beside=download
     )
     params, stats = alternating.current(learner)
@@ -206,7 +214,7 @@ def make_fedgkt(
       logits.reshape(-1, most, classes), mode="drop"
     )
     new = FedgktServer(params, opt_state, table)
-    return api.if_heard(aggregates, new, server)
+    return messages.if_heard(aggregates, new, server)
 
   def variants(server, client, data, context, cohort):
     model, whole = models.clients[cohort], wholes[cohort]

@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import distill, mutual
+from quped_jax.methods.blocks.training import Training
 
 # Both models may have learned a batch by heart.
 _SMALLEST_DIVISOR = 1e-6
@@ -58,7 +59,7 @@ class FedkdOptions:
 def make_fedkd(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedkdOptions,
 ) -> api.FederatedMethod:
   """Makes FedKD.

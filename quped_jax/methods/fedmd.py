@@ -26,8 +26,9 @@ import jax.numpy as jnp
 
 from quped_jax import checks, random_keys
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill, personal
+from quped_jax.methods.blocks import distill, messages, personal, requirements
 from quped_jax.methods.blocks import public as public_lib
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
 
 # Of (scores, consensus), both `[batch, classes]`.
@@ -79,7 +80,7 @@ class FedmdClient(NamedTuple):
 def make_fedmd(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedmdOptions,
 ) -> api.FederatedMethod:
   """Makes FedMD.
@@ -94,7 +95,7 @@ def make_fedmd(
     ValueError: no public set, one without labels, or one smaller than the
       samples of a round.
   """
-  api.check_public("fedmd", federation, labelled=True)
+  requirements.check_public("fedmd", federation, labelled=True)
   size, samples = federation.public.size, options.public_samples
   public_lib.check_samples("fedmd.public_samples", samples, federation.public)
 
@@ -128,14 +129,14 @@ def make_fedmd(
       digest_steps=options.digest_steps,
     )
     client = FedmdClient(learner, jnp.ones_like(client.started))
-    weight = api.client_weight(options.weighting, data)
+    weight = messages.client_weight(options.weighting, data)
     return api.ClientResult(client, scores, weight, metrics)
 
   def server_update(server, aggregates, context):
-    scores = api.mean_message(aggregates, server.targets)
+    scores = messages.mean_message(aggregates, server.targets)
     next_rows = public_lib.draw_rows(context.key, size, samples)
     new = public_lib.Download(scores, server.next_rows, next_rows)
-    return api.if_heard(aggregates, new, server)
+    return messages.if_heard(aggregates, new, server)
 
   method = personal.personal_method(
     models,

@@ -22,6 +22,7 @@ from typing import Any
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging, distill
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class FedntdOptions:
 def make_fedntd(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedntdOptions,
 ) -> api.FederatedMethod:
   """Makes FedNTD.

@@ -19,7 +19,8 @@ from typing import Any
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging
+from quped_jax.methods.blocks import averaging, trees
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class FedproxOptions:
 def make_fedprox(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedproxOptions,
 ) -> api.FederatedMethod:
   """Makes FedProx.
@@ -64,7 +65,7 @@ def make_fedprox(
 
     def objective(params, stats):
       loss, stats = from_labels(params, stats)
-      apart = api.squared_distance(params, download.params)
+      apart = trees.squared_distance(params, download.params)
       return loss + options.mu / 2 * apart, stats
 
     return objective

@@ -22,7 +22,8 @@ import jax
 
 from quped_jax import checks, random_keys
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, partial
+from quped_jax.methods.blocks import averaging, local_steps, partial
+from quped_jax.methods.blocks.training import Training
 from quped_jax.models import is_head
 from quped_jax.quantization.codebook import path_name
 
@@ -45,7 +46,7 @@ class FedrepOptions:
     checks.choice("fedrep.weighting", self.weighting, api.WEIGHTINGS)
 
 
-def _head_steps(training: api.Training, options: FedrepOptions) -> int:
+def _head_steps(training: Training, options: FedrepOptions) -> int:
   if training.steps == 1:
     raise ValueError(
       "steps=1: must be at least 2 with method='fedrep', which trains head and "
@@ -62,7 +63,7 @@ def _head_steps(training: api.Training, options: FedrepOptions) -> int:
 def make_fedrep(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FedrepOptions,
 ) -> api.FederatedMethod:
   """Makes FedRep.
@@ -110,7 +111,7 @@ def make_fedrep(
         )
       return new, {"loss": loss}
 
-    learner, first = api.local_steps(
+    learner, first = local_steps.run(
       lambda learner, batch: step(learner, batch, True),
       learner,
       data,
@@ -121,7 +122,7 @@ def make_fedrep(
     model = api.GlobalModel(learner.params, learner.stats)
     learner = averaging.resume(training, model, averaging.keep(learner))
     left = context.num_steps
-    learner, second = api.local_steps(
+    learner, second = local_steps.run(
       lambda learner, batch: step(learner, batch, False),
       learner,
       data,

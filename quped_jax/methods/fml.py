@@ -26,6 +26,7 @@ from typing import Any
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import distill, mutual
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class FmlOptions:
 def make_fml(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: FmlOptions,
 ) -> api.FederatedMethod:
   """Makes FML.

@@ -12,7 +12,8 @@ import dataclasses
 from typing import Any
 
 from quped_jax.methods import api
-from quped_jax.methods.blocks import personal
+from quped_jax.methods.blocks import local_steps, personal
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class LocalOptions:
 def make_local(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: LocalOptions,
 ) -> api.FederatedMethod:
   """Makes local training.
@@ -47,7 +48,7 @@ def make_local(
       )
       return learner, {"loss": loss}
 
-    client, metrics = api.local_steps(step, client, data, context, training)
+    client, metrics = local_steps.run(step, client, data, context, training)
     return api.ClientResult(client, (), 1.0, metrics)
 
   return personal.personal_method(

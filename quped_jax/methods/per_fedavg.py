@@ -32,7 +32,8 @@ import jax.numpy as jnp
 from quped_jax import checks, random_keys
 from quped_jax.data.federation import Batch
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging
+from quped_jax.methods.blocks import averaging, trees
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Objective
 
 VARIANTS = ("first_order", "hessian_free")
@@ -99,7 +100,7 @@ def meta_objective(
     for objective in curvature:
       ahead = _move(here, meta_gradient, delta)
       behind = _move(here, meta_gradient, -delta)
-      change = api.tree_difference(
+      change = trees.difference(
         gradient(objective, ahead, stats), gradient(objective, behind, stats)
       )
       meta_gradient = _move(meta_gradient, change, -alpha / (2 * delta))
@@ -115,7 +116,7 @@ def meta_objective(
 def make_per_fedavg(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: PerFedavgOptions,
 ) -> api.FederatedMethod:
   """Makes Per-FedAvg.

@@ -35,7 +35,15 @@ import optax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, personal
+from quped_jax.methods.blocks import (
+  averaging,
+  local_steps,
+  messages,
+  personal,
+  requirements,
+  trees,
+)
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating, codebook
 
 
@@ -73,7 +81,7 @@ class PfedmeOptions:
 def make_pfedme(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: PfedmeOptions,
 ) -> api.FederatedMethod:
   """Makes pFedMe.
@@ -88,7 +96,7 @@ def make_pfedme(
     ValueError: a cohort of another architecture.
   """
   del federation
-  api.check_same_model("pfedme", models)
+  requirements.check_same_model("pfedme", models)
   lambda_p, eta = options.lambda_p, options.eta
 
   def start(learner, shared):
@@ -126,16 +134,16 @@ def make_pfedme(
       return (theta, w), {"loss": losses[0]}
 
     carry = (start(client, download), download.params)
-    (theta, w), metrics = api.local_steps(step, carry, data, context, training)
+    (theta, w), metrics = local_steps.run(step, carry, data, context, training)
     # w_i never sees data: its statistics are those of theta.
     _, stats = alternating.current(theta)
-    message = api.tree_difference(api.GlobalModel(w, stats), download)
-    weight = api.client_weight(options.weighting, data)
+    message = trees.difference(api.GlobalModel(w, stats), download)
+    weight = messages.client_weight(options.weighting, data)
     return api.ClientResult(theta, message, weight, metrics)
 
   def server_update(server, aggregates, context):
     del context
-    mean = api.mean_message(aggregates, server)
+    mean = messages.mean_message(aggregates, server)
     # Statistics are averaged: beyond their mean, variances could be negative.
     mixed = jax.tree.map(lambda d: options.beta * d, mean.params)
     return optax.apply_updates(server, mean._replace(params=mixed))

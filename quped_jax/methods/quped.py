@@ -31,7 +31,14 @@ import optax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill, personal
+from quped_jax.methods.blocks import (
+  distill,
+  local_steps,
+  messages,
+  personal,
+  trees,
+)
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
 
 GLOBAL_LOSSES = ("distill", "distill+labels")
@@ -69,7 +76,7 @@ class QupedOptions:
 def make_quped(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: QupedOptions,
 ) -> api.FederatedMethod:
   """Makes QuPeD.
@@ -141,11 +148,11 @@ def make_quped(
 
     opt_state = training.shared_optimizer.init(download.params)
     carry = (client, download, opt_state)
-    (client, shared, _), metrics = api.local_steps(
+    (client, shared, _), metrics = local_steps.run(
       step, carry, data, context, training
     )
-    weight = api.client_weight(options.weighting, data)
-    message = api.tree_difference(shared, download)
+    weight = messages.client_weight(options.weighting, data)
+    message = trees.difference(shared, download)
     return api.ClientResult(client, message, weight, metrics)
 
   return personal.personal_method(

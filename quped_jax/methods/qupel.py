@@ -23,7 +23,14 @@ import optax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import personal
+from quped_jax.methods.blocks import (
+  local_steps,
+  messages,
+  personal,
+  requirements,
+  trees,
+)
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +53,7 @@ class QupelOptions:
 def make_qupel(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: QupelOptions,
 ) -> api.FederatedMethod:
   """Makes QuPeL.
@@ -61,7 +68,7 @@ def make_qupel(
     ValueError: a cohort of another architecture.
   """
   del federation
-  api.check_same_model("qupel", models)
+  requirements.check_same_model("qupel", models)
   model = models.shared
   lambda_p = options.lambda_p
 
@@ -76,7 +83,7 @@ def make_qupel(
       learner, shared, opt_state = carry
 
       def penalty(params):
-        return lambda_p / 2 * api.squared_distance(params, shared)
+        return lambda_p / 2 * trees.squared_distance(params, shared)
 
       learner, loss = training.alternating.step(
         learner,
@@ -98,13 +105,13 @@ def make_qupel(
 
     shared = download.params
     carry = (client, shared, training.shared_optimizer.init(shared))
-    (client, shared, _), metrics = api.local_steps(
+    (client, shared, _), metrics = local_steps.run(
       step, carry, data, context, training
     )
     # w_i never sees data: its statistics are those of the quantized model.
     stats = training.alternating.views(client)[-1].stats
-    message = api.tree_difference(api.GlobalModel(shared, stats), download)
-    weight = api.client_weight(options.weighting, data)
+    message = trees.difference(api.GlobalModel(shared, stats), download)
+    weight = messages.client_weight(options.weighting, data)
     return api.ClientResult(client, message, weight, metrics)
 
   method = personal.personal_method(

@@ -32,7 +32,14 @@ import optax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, personal
+from quped_jax.methods.blocks import (
+  averaging,
+  local_steps,
+  messages,
+  personal,
+  trees,
+)
+from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +87,7 @@ class ScaffoldClient(NamedTuple):
 def make_scaffold(
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: ScaffoldOptions,
 ) -> api.FederatedMethod:
   """Makes SCAFFOLD.
@@ -112,13 +119,13 @@ def make_scaffold(
 
   def client_update(download, client, data, context, cohort):
     del cohort
-    learner, metrics = averaging.train(
+    learner, metrics = local_steps.train(
       training,
       averaging.resume(training, download.model, client.levels),
       lambda batch: training.label_objective(models.shared, batch),
       data,
       context,
-      correction=api.tree_difference(download.control, client.control),
+      correction=trees.difference(download.control, client.control),
     )
     moved = averaging.difference(learner, download.model)
     steps = training.steps
@@ -138,7 +145,7 @@ def make_scaffold(
     return api.ClientResult(
       ScaffoldClient(averaging.keep(learner), control),
       Controlled(moved, update),
-      api.client_weight(options.weighting, data),
+      messages.client_weight(options.weighting, data),
       metrics,
     )
 
@@ -148,7 +155,7 @@ def make_scaffold(
 
   def server_update(server, aggregates, context):
     del context
-    moved = api.mean_message(
+    moved = messages.mean_message(
       {k: a._replace(total=a.total.model) for k, a in aggregates.items()},
       server.model,
     )
@@ -165,7 +172,7 @@ def make_scaffold(
       optax.apply_updates(server.model.params, steps),
       optax.apply_updates(server.model.stats, moved.stats),
     )
-    return api.if_heard(aggregates, Controlled(model, control), server)
+    return messages.if_heard(aggregates, Controlled(model, control), server)
 
   def variants(server, client, data, context, cohort):
     return method.variants(server, client.levels, data, context, cohort)

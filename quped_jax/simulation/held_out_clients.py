@@ -16,6 +16,8 @@ from quped_jax import random_keys
 from quped_jax.data import federation as federation_lib
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
+from quped_jax.methods.blocks import local_steps
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
 from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import evaluate as evaluate_lib
@@ -27,7 +29,7 @@ from quped_jax.simulation.schedule import Schedule
 
 def make_held_out_evaluation(
   method: api.FederatedMethod,
-  training: api.Training,
+  training: Training,
   federation: Federation,
   population: Population,
   cohorts: Mapping[str, np.ndarray],
@@ -86,7 +88,7 @@ def make_held_out_evaluation(
         return learner, {"loss": loss}
 
       if steps:
-        learner, _ = api.local_steps(
+        learner, _ = local_steps.run(
           step, learner, data, context, training, steps=steps
         )
       variants = {

@@ -5,7 +5,7 @@ import pytest
 import quped_jax as qj
 from quped_jax import checks, methods
 from quped_jax.experiment.assemble import assemble
-from quped_jax.methods import api
+from quped_jax.methods.blocks import requirements
 from tests import tiny
 
 
@@ -117,7 +117,7 @@ def test_an_unknown_shared_network_is_named():
       "x.k=0: must be at least 1",
     ),
     (
-      lambda: api.check_public("fedmd", None, labelled=True),
+      lambda: requirements.check_public("fedmd", None, labelled=True),
       "public_size=0: must be positive with method='fedmd'",
     ),
   ],

@@ -134,7 +134,9 @@ def test_the_mixture_is_of_the_servers_current_model():
   made = alone.make("apfl", alpha=0.25)
   client = alone.start(made)
   server = made.init(jax.random.key(3))[0]
-  variants = made.method.variants(server, client, None, None, COHORT)
+  variants = made.method.variants(
+    server, client, made.data, made.context, COHORT
+  )
   assert set(variants) == {"personalized", "global"}
   kernels = [
     tree["first"]["kernel"]

@@ -8,6 +8,7 @@ import quped_jax as qj
 from quped_jax import checks
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
+from quped_jax.methods.blocks import messages, trees
 from tests import tiny
 
 
@@ -28,14 +29,14 @@ def test_the_mean_is_over_all_cohorts():
     "a": api.weighted_sum(None, message(1.0), 1.0, None, "a"),
     "b": api.weighted_sum(None, message(5.0), 3.0, None, "b"),
   }
-  mean = api.mean_message(aggregates, message(0.0))
+  mean = messages.mean_message(aggregates, message(0.0))
   np.testing.assert_allclose(mean["w"], np.full(3, 4.0))
   np.testing.assert_allclose(mean["b"], 8.0)
 
 
 def test_the_mean_of_nobody_is_zero_whatever_was_sent():
   nothing = api.Aggregate(message(float("nan")), jnp.float32(0))
-  mean = api.mean_message({"a": nothing}, message(1.0))
+  mean = messages.mean_message({"a": nothing}, message(1.0))
   np.testing.assert_array_equal(mean["w"], np.zeros(3))
   assert mean["b"] == 0
 
@@ -46,22 +47,22 @@ def test_the_server_moves_only_if_it_heard_somebody():
 
   for weights, expected in (((0, 0), 1.0), ((0, 2), 5.0)):
     heard = {str(i): aggregate(w) for i, w in enumerate(weights)}
-    assert api.if_heard(heard, jnp.float32(5), jnp.float32(1)) == expected
+    assert messages.if_heard(heard, jnp.float32(5), jnp.float32(1)) == expected
 
 
 def test_a_squared_distance_is_over_all_leaves():
   # Three entries of 3, and one of 6.
-  assert api.squared_distance(message(5.0), message(2.0)) == 3 * 9 + 36
+  assert trees.squared_distance(message(5.0), message(2.0)) == 3 * 9 + 36
 
 
 def test_clients_weigh_one_or_their_training_samples():
   data = tiny.make_federation((9, 3)).client(jnp.int32(0))
-  assert api.client_weight("uniform", data) == 1.0
-  assert api.client_weight("samples", data) == 9
+  assert messages.client_weight("uniform", data) == 1.0
+  assert messages.client_weight("samples", data) == 9
 
 
 def test_a_difference_is_new_minus_old():
-  difference = api.tree_difference(message(5.0), message(2.0))
+  difference = trees.difference(message(5.0), message(2.0))
   np.testing.assert_array_equal(difference["w"], np.full(3, 3.0))
 
 

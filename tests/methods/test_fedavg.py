@@ -7,7 +7,9 @@ import pytest
 import quped_jax as qj
 from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
+from quped_jax.methods.blocks import trees
 from tests import tiny
+from tests.methods import toy
 
 COHORT = tiny.COHORT
 
@@ -66,7 +68,7 @@ def moved(made, server, values=(1.0, 3.0), weights=(3.0, 1.0)):
   new = made.server_update(
     server, aggregate(made, server, values, weights), None
   )
-  steps = api.tree_difference(new.model.params, server.model.params)
+  steps = trees.difference(new.model.params, server.model.params)
   leaves = np.concatenate([np.ravel(x) for x in jax.tree.leaves(steps)])
   assert np.ptp(leaves) < 1e-5
   return float(leaves[0]), new
@@ -98,7 +100,7 @@ def test_a_server_that_hears_nobody_stays_as_it_is(optimizer):
   made, server = make(server_optimizer=optimizer)
   _, server = moved(made, server)
   nobody = aggregate(made, server, (1.0, 3.0), (0.0, 0.0))
-  after = made.server_update(server, nobody, None)
+  after = made.server_update(server, nobody, toy.at_server())
   for x, y in zip(jax.tree.leaves(server), jax.tree.leaves(after), strict=True):
     np.testing.assert_array_equal(x, y)
 
@@ -114,9 +116,9 @@ def test_clients_weigh_by_their_samples_or_equally(weighting):
     learning_rate=jnp.zeros_like(rates.learning_rate).at[3].set(0.1)
   )
   new = made.round_with(made.population._replace(rates=only))
-  step = api.tree_difference(new.server.model.params, state.server.model.params)
+  step = trees.difference(new.server.model.params, state.server.model.params)
   alone = tiny.tiny("local", bits=(32,))
-  mine = api.tree_difference(
+  mine = trees.difference(
     tiny.client(alone.play(1).clients[COHORT].params, 3),
     tiny.client(alone.state().clients[COHORT].params, 3),
   )

@@ -83,7 +83,7 @@ def test_the_rest_is_the_weighted_mean():
           made.receive(server, result.message, result.weight, None, COHORT)
         )
       total = jax.tree.map(lambda *x: sum(x), *sums)
-      return made.server_update(server, {COHORT: total}, None)
+      return made.server_update(server, {COHORT: total}, toy.at_server())
 
     with tiny.quick_compilation():
       return play().params

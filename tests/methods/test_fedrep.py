@@ -6,6 +6,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.experiment.training import make_training
+from quped_jax.methods.blocks import messages
 from tests import tiny
 from tests.methods import toy
 
@@ -137,21 +138,19 @@ def test_the_body_is_the_mean_of_the_clients_bodies():
       made.receive(
         server,
         jax.tree.map(lambda x, v=v: jnp.full_like(x, v), message),
-        qj.methods.api.client_weight(
-          weighting, federation.client(jnp.int32(i))
-        ),
+        messages.client_weight(weighting, federation.client(jnp.int32(i))),
         None,
         COHORT,
       )
       for i, v in enumerate((1.0, 5.0 if weighting == "uniform" else 7.0))
     ]
     total = {COHORT: jax.tree.map(jnp.add, *sums)}
-    new = made.server_update(server, total, None)
+    new = made.server_update(server, total, toy.at_server())
     moved = jax.tree.map(jnp.subtract, new.params, server.params)
     np.testing.assert_allclose(moved["first"]["bias"], np.full(4, expected))
     np.testing.assert_allclose(moved["last"]["bias"], np.zeros(4))
     nobody = jax.tree.map(jnp.zeros_like, total)
-    same = made.server_update(server, nobody, None)
+    same = made.server_update(server, nobody, toy.at_server())
     assert tiny.largest_difference(same, server) == 0
 
 

@@ -5,6 +5,7 @@ import pytest
 import quped_jax as qj
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
+from quped_jax.methods.blocks import trees
 from tests import alone, tiny
 
 COHORT = tiny.COHORT
@@ -144,7 +145,7 @@ def test_cohorts_of_two_architectures_share_a_third():
     before, sums, after = play(jax.random.key(0))
   wide, deep = (sums[name].total for name in clients)
   mean = jax.tree.map(lambda a, b: (a + b) / 2, wide, deep)
-  moved = api.tree_difference(after, before)
+  moved = trees.difference(after, before)
   assert tiny.largest_difference(moved, mean) < 1e-6
   assert tiny.largest_difference(wide, deep) > 1e-3
 

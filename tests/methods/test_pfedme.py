@@ -7,6 +7,7 @@ import quped_jax as qj
 from quped_jax.methods import api
 from quped_jax.quantization import alternating
 from tests import alone, tiny
+from tests.methods import toy
 
 RATE = 0.1
 
@@ -121,7 +122,9 @@ def test_the_server_mixes_the_mean_into_its_model(beta):
       for w, weight in zip(received, weights, strict=True)
     ]
     total = jax.tree.map(jnp.add, *sums)
-    return made.method.server_update(server, {tiny.COHORT: total}, None)
+    return made.method.server_update(
+      server, {tiny.COHORT: total}, toy.at_server()
+    )
 
   # (1 - beta) w + beta mean, of parameters; the mean, of statistics.
   new = after((3.0, 1.0))

@@ -7,7 +7,9 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.methods import api, quped
+from quped_jax.methods.blocks import messages
 from tests import tiny
+from tests.methods import toy
 
 COHORT = tiny.COHORT
 STEPS, LEVELS = 2, 4
@@ -232,16 +234,16 @@ def test_the_server_takes_the_mean_by_the_weighting():
     made = tiny.make_method(settings, model)
     federation = tiny.make_federation((9, 3))
     weights = [
-      api.client_weight(weighting, federation.client(jnp.int32(i)))
+      messages.client_weight(weighting, federation.client(jnp.int32(i)))
       for i in range(2)
     ]
-    messages = [api.GlobalModel({"w": jnp.array([v])}, {}) for v in (1.0, 3.0)]
+    sent = [api.GlobalModel({"w": jnp.array([v])}, {}) for v in (1.0, 3.0)]
     sums = [
       made.receive(shared, m, w, None, COHORT)
-      for m, w in zip(messages, weights, strict=True)
+      for m, w in zip(sent, weights, strict=True)
     ]
     total = jax.tree.map(jnp.add, *sums)
-    server = made.server_update(shared, {COHORT: total}, None)
+    server = made.server_update(shared, {COHORT: total}, toy.at_server())
     np.testing.assert_allclose(server.params["w"], [expected])
 
 

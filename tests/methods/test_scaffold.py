@@ -114,12 +114,12 @@ def test_the_server_counts_all_clients_for_its_control():
   made = toy.linear_method("scaffold", 1, weighting="samples")
   server, _ = toy.begin(made, toy.linear_federation())
   new = made.server_update(
-    server, aggregate(made, server, (1.0, 5.0), (3.0, 1.0)), None
+    server, aggregate(made, server, (1.0, 5.0), (3.0, 1.0)), toy.at_server()
   )
   np.testing.assert_allclose(new.model.params["w"], [2.0, 2.0])
   np.testing.assert_allclose(new.control["w"], [3.0, 3.0])
   new = made.server_update(
-    server, aggregate(made, server, (1.0,), (3.0,)), None
+    server, aggregate(made, server, (1.0,), (3.0,)), toy.at_server()
   )
   np.testing.assert_allclose(new.model.params["w"], [1.0, 1.0])
   np.testing.assert_allclose(new.control["w"], [0.5, 0.5])
@@ -130,7 +130,7 @@ def test_a_server_that_hears_nobody_stays_as_it_is():
   server, _ = toy.begin(made, toy.linear_federation())
   server = jax.tree.map(lambda x: x + 1, server)
   new = made.server_update(
-    server, aggregate(made, server, (7.0,), (0.0,)), None
+    server, aggregate(made, server, (7.0,), (0.0,)), toy.at_server()
   )
   assert tiny.largest_difference(new, server) == 0
 

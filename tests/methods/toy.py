@@ -87,6 +87,18 @@ def make_context(client_id: Any = 0, round_: Any = 0, **changes) -> api.Context:
   return context._replace(**changes)
 
 
+def at_server(round_: int = 0) -> api.Context:
+  """What the server knows in a round."""
+  return api.Context(
+    round=jnp.int32(round_),
+    key=jax.random.key(round_),
+    client_id=jnp.int32(-1),
+    spec=None,
+    rates=None,
+    shared_learning_rate=None,
+  )
+
+
 def begin(made: api.FederatedMethod, federation: Federation):
   """The server and all clients at the start."""
   key, example = jax.random.key(0), federation.example()
@@ -127,7 +139,7 @@ def play(made, federation, rounds: int, start=None, **changes):
         made.receive(server, result.message, result.weight, None, COHORT)
       )
     total = jax.tree.map(lambda *x: sum(x), *sums)
-    return made.server_update(server, {COHORT: total}, None), new
+    return made.server_update(server, {COHORT: total}, at_server()), new
 
   server, clients = start or begin(made, federation)
   for round_ in range(rounds):

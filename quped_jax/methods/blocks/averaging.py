@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from quped_jax.data.federation import Batch, ClientData
+from quped_jax.data.federation import Batch
 from quped_jax.methods import api
+from quped_jax.methods.blocks import local_steps, messages, requirements, trees
 from quped_jax.methods.blocks.personal import add_mean, model_of
+from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model
 from quped_jax.quantization import codebook
 from quped_jax.quantization.alternating import Learner, Objective
@@ -47,7 +49,7 @@ def keep(learner: Learner) -> Levels:
 
 
 def resume(
-  training: api.Training, shared: api.GlobalModel, levels: Levels
+  training: Training, shared: api.GlobalModel, levels: Levels
 ) -> Learner:
   """A learner at the shared model, with the client's own levels."""
   learner = training.alternating.init(
@@ -75,49 +77,13 @@ def own_stats(client: Levels | Learner, stats: Any) -> Any:
 
 def difference(learner: Learner, shared: api.GlobalModel) -> api.GlobalModel:
   """What a learner made of the shared model."""
-  return api.tree_difference(
+  return trees.difference(
     api.GlobalModel(learner.params, learner.stats), shared
   )
 
 
-def train(
-  training: api.Training,
-  learner: Learner,
-  objective: Callable[[Batch], Objective],
-  data: ClientData,
-  context: api.Context,
-  *,
-  correction: Any = None,
-  batches: int = 1,
-) -> tuple[Learner, dict[str, jax.Array]]:
-  """A client's local steps of one round.
-
-  Args:
-    training: how clients train.
-    learner: where it starts.
-    objective: of a batch.
-    data: the client's samples.
-    context: its rates and key.
-    correction: added to the gradient of the weights, see `Alternating.step`.
-    batches: how many batches a step gets, see `api.local_steps`.
-
-  Returns:
-    The learner, and the metrics' means.
-  """
-
-  def step(learner, batch):
-    learner, loss = training.alternating.step(
-      learner, objective(batch), context.rates, correction=correction
-    )
-    return learner, {"loss": loss}
-
-  return api.local_steps(
-    step, learner, data, context, training, batches=batches
-  )
-
-
 def with_term(
-  training: api.Training,
+  training: Training,
   model: Model,
   batch: Batch,
   term: Callable[[jax.Array], jax.Array],
@@ -147,7 +113,7 @@ def predict(model: Model, teacher: api.GlobalModel, batch: Batch) -> jax.Array:
 def averaging_method(
   name: str,
   models: api.Models,
-  training: api.Training,
+  training: Training,
   *,
   weighting: str = "samples",
   local_loss: LocalLoss | None = None,
@@ -165,12 +131,12 @@ def averaging_method(
     weighting: of the clients in the mean, by "samples" or "uniform".
     local_loss: `(download, batch, context) -> Objective`; that of the labels
       by default.
-    batches: how many batches a local step gets, see `api.local_steps`.
+    batches: how many batches a local step gets, see `local_steps.run`.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  api.check_same_model(name, models)
+  requirements.check_same_model(name, models)
   model = models.shared
   quantized = training.max_levels is not None
 
@@ -196,7 +162,7 @@ def averaging_method(
   def client_update(download, client, data, context, cohort):
     del cohort
     shared = model_of(download)
-    learner, metrics = train(
+    learner, metrics = local_steps.train(
       training,
       resume(training, shared, client),
       lambda batch: objective(download, batch, context),
@@ -204,7 +170,7 @@ def averaging_method(
       context,
       batches=batches,
     )
-    weight = api.client_weight(weighting, data)
+    weight = messages.client_weight(weighting, data)
     message = difference(learner, shared)
     return api.ClientResult(keep(learner), message, weight, metrics)
 

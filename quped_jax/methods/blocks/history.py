@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from quped_jax.methods import api
-from quped_jax.methods.blocks import personal
+from quped_jax.methods.blocks import messages, personal
 
 
 class History(NamedTuple):
@@ -70,4 +70,4 @@ def add_mean(
   )
   length = jax.tree.leaves(models)[0].shape[0]
   count = jnp.minimum(server.count + 1, length)
-  return api.if_heard(aggregates, History(models, count), server)
+  return messages.if_heard(aggregates, History(models, count), server)

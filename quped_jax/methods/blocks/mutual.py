@@ -14,7 +14,8 @@ from collections.abc import Callable
 import jax
 
 from quped_jax.methods import api
-from quped_jax.methods.blocks import personal
+from quped_jax.methods.blocks import local_steps, messages, personal, trees
+from quped_jax.methods.blocks.training import Training
 
 # `(logits, the other's logits, labels) -> loss`
 MutualLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -22,7 +23,7 @@ MutualLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 def mutual_method(
   models: api.Models,
-  training: api.Training,
+  training: Training,
   own_loss: MutualLoss,
   shared_loss: MutualLoss,
   *,
@@ -72,11 +73,11 @@ def mutual_method(
 
     opt_state = training.shared_optimizer.init(download.params)
     carry = (client, download, opt_state)
-    (client, shared, _), metrics = api.local_steps(
+    (client, shared, _), metrics = local_steps.run(
       step, carry, data, context, training
     )
-    weight = api.client_weight(weighting, data)
-    message = api.tree_difference(shared, download)
+    weight = messages.client_weight(weighting, data)
+    message = trees.difference(shared, download)
     return api.ClientResult(client, message, weight, metrics)
 
   return personal.personal_method(

@@ -14,8 +14,9 @@ import optax
 
 from quped_jax.data.federation import ClientData
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging
+from quped_jax.methods.blocks import averaging, local_steps, messages, trees
 from quped_jax.methods.blocks.personal import add_mean
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
 from quped_jax.quantization.codebook import path_name
 
@@ -75,7 +76,7 @@ def merge(first: Any, second: Any) -> Any:
 def partial_method(
   name: str,
   models: api.Models,
-  training: api.Training,
+  training: Training,
   predicate_of: Callable[[Any], Predicate],
   *,
   weighting: str,
@@ -100,7 +101,7 @@ def partial_method(
   quantized = training.max_levels is not None
 
   def train_all(learner, data, context):
-    return averaging.train(
+    return local_steps.train(
       training,
       learner,
       lambda batch: training.label_objective(model, batch),
@@ -135,8 +136,8 @@ def partial_method(
     shared, own = parts(api.GlobalModel(learner.params, learner.stats))
     return api.ClientResult(
       PartialClient(own, averaging.keep(learner)),
-      api.tree_difference(shared, download),
-      api.client_weight(weighting, data),
+      trees.difference(shared, download),
+      messages.client_weight(weighting, data),
       metrics,
     )
 

@@ -12,6 +12,8 @@ import jax
 import optax
 
 from quped_jax.methods import api
+from quped_jax.methods.blocks import messages
+from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
 from quped_jax.quantization.alternating import Learner
 
@@ -53,13 +55,13 @@ def add_mean(
   """The `server_update` that adds the mean difference to the model."""
   del context
   model = model_of(server)
-  mean = api.mean_message(aggregates, model)
+  mean = messages.mean_message(aggregates, model)
   new: Any = optax.apply_updates(model, mean)
   return with_model(server, new)
 
 
 def shared_step(
-  training: api.Training,
+  training: Training,
   shared: api.GlobalModel,
   opt_state: Any,
   objective: alternating.Objective,
@@ -92,7 +94,7 @@ def shared_step(
 
 def personal_method(
   models: api.Models,
-  training: api.Training,
+  training: Training,
   client_update: Callable[..., api.ClientResult],
   *,
   gradients: float,

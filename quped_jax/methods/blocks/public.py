@@ -14,7 +14,8 @@ import optax
 from quped_jax import random_keys
 from quped_jax.data.federation import ClientData, PublicSet
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, predictions, server
+from quped_jax.methods.blocks import local_steps, predictions, server
+from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model
 from quped_jax.quantization import alternating, optimizers
 from quped_jax.quantization.alternating import Learner
@@ -84,7 +85,7 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def digest(
-  training: api.Training,
+  training: Training,
   model: Model,
   learner: Learner,
   data: ClientData,
@@ -129,7 +130,7 @@ def digest(
 
 
 def client_round(
-  training: api.Training,
+  training: Training,
   model: Model,
   learner: Learner,
   download: Download,
@@ -166,7 +167,7 @@ def client_round(
     steps=digest_steps,
     counts=jnp.any(download.targets != 0),
   )
-  learner, metrics = averaging.train(
+  learner, metrics = local_steps.train(
     training,
     learner,
     lambda batch: training.label_objective(model, batch),

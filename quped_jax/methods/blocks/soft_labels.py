@@ -15,9 +15,16 @@ import jax
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import personal, predictions, quantized_labels
+from quped_jax.methods.blocks import (
+  messages,
+  personal,
+  predictions,
+  quantized_labels,
+  requirements,
+)
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks import server as server_lib
+from quped_jax.methods.blocks.training import Training
 
 
 class SoftLabelServer(NamedTuple):
@@ -49,7 +56,7 @@ def soft_label_method(
   name: str,
   models: api.Models,
   federation: Any,
-  training: api.Training,
+  training: Training,
   options: Any,
   *,
   dual: bool,
@@ -74,7 +81,7 @@ def soft_label_method(
   Raises:
     ValueError: no public set, or one smaller than the samples of a round.
   """
-  api.check_public(name, federation, labelled=False)
+  requirements.check_public(name, federation, labelled=False)
   size, samples = federation.public.size, options.public_samples
   public_lib.check_samples(f"{name}.public_samples", samples, federation.public)
   shape = (samples or size, federation.num_classes)
@@ -102,7 +109,7 @@ def soft_label_method(
       digest_steps=options.digest_steps,
     )
     message = quantized_labels.encode(jax.nn.softmax(logits), bits_up)
-    weight = api.client_weight(options.weighting, data)
+    weight = messages.client_weight(options.weighting, data)
     return api.ClientResult(learner, message, weight, metrics)
 
   def receive(server, message, weight, context, cohort):
@@ -111,7 +118,7 @@ def soft_label_method(
 
   def server_update(server, aggregates, context):
     like = quantized_labels.decode(server.download.targets, bits_down, shape)
-    labels = api.mean_message(aggregates, like)
+    labels = messages.mean_message(aggregates, like)
     if temperature is not None:
       labels = sharpen(labels, temperature)
     public, rows = context.public, server.download.next_rows
@@ -133,7 +140,7 @@ def soft_label_method(
     next_rows = public_lib.draw_rows(context.key, size, samples)
     download = public_lib.Download(labels, rows, next_rows)
     new = SoftLabelServer(model, download)
-    return api.if_heard(aggregates, new, server)
+    return messages.if_heard(aggregates, new, server)
 
   method = personal.personal_method(
     models,

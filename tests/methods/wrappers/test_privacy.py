@@ -17,6 +17,7 @@ import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
+from quped_jax.methods.blocks import trees
 from quped_jax.methods.wrappers import privacy
 from tests import tiny
 
@@ -141,7 +142,7 @@ def played(changes, rounds: int = 1, **how):
   state = made.simulation.init(0)
   start = tiny.to_host(state).server.model
   state, _ = made.simulation.run_rounds(state, rounds)
-  return api.tree_difference(tiny.to_host(state).server.model, start)
+  return trees.difference(tiny.to_host(state).server.model, start)
 
 
 def test_without_a_bound_and_without_noise_it_is_the_mean():

@@ -14,6 +14,7 @@ from quped_jax.experiment.assemble import assemble
 from quped_jax.methods import api
 from quped_jax.methods.wrappers import robust
 from tests import tiny
+from tests.methods import toy
 
 COHORT = tiny.COHORT
 AVERAGING = {
@@ -315,7 +316,7 @@ def test_messages_of_all_cohorts_are_ranked_together(name):
   new = method.server_update(
     server,
     {"a": hear(first, sent[:3], 3), "b": hear(second, sent[3:], 4)},
-    None,
+    toy.at_server(),
   )
   trim = None if name == "median" else 0.25
   expected = jax.tree.map(
@@ -333,7 +334,9 @@ def test_a_server_that_nobody_sends_to_stays_as_it_is(name, method):
   nothing = jax.tree.map(lambda x: jnp.zeros((5, *x.shape)), model)
   silence = {COHORT: hear(nothing, np.zeros(5, bool), 5)}
   assert (
-    tiny.largest_difference(made.server_update(server, silence, None), server)
+    tiny.largest_difference(
+      made.server_update(server, silence, toy.at_server()), server
+    )
     == 0
   )
 
@@ -345,7 +348,7 @@ def test_clients_of_weight_zero_are_left_out():
   weights = jnp.array([1.0, 0.0, 2.0, 5.0, 0.0])
   heard = heard._replace(collected=heard.collected._replace(weights=weights))
   server = jax.tree.map(lambda x: x[0], messages(1, seed=3))
-  new = method.server_update(server, {COHORT: heard}, None)
+  new = method.server_update(server, {COHORT: heard}, toy.at_server())
   expected = jax.tree.map(
     lambda s, x: s + by_hand(x[[0, 2, 3]], None), server, given
   )
@@ -372,7 +375,8 @@ def test_the_last_clients_lie_and_the_others_do_not(attack):
       rates=None,
       shared_learning_rate=None,
     )
-    result = lying.client_update((), "state", (), context, COHORT)
+    data = tiny.make_federation((9,)).client(jnp.int32(0))
+    result = lying.client_update((), "state", data, context, COHORT)
     assert result.client == "state" and result.weight == 7.0
     return result.message
 

@@ -1,0 +1,95 @@
+"""A client's local steps of one round."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.data.federation import Batch, ClientData
+from quped_jax.methods.api import Context
+from quped_jax.methods.blocks.training import Training
+from quped_jax.quantization.alternating import Learner, Objective
+
+
+def run(
+  step: Callable[..., tuple[Any, dict[str, jax.Array]]],
+  carry: Any,
+  data: ClientData,
+  context: Context,
+  training: Training,
+  *,
+  steps: int | None = None,
+  beside: Any = None,
+  batches: int = 1,
+) -> tuple[Any, dict[str, jax.Array]]:
+  """Runs a client's local steps of one round, each on a batch of its own.
+
+  Args:
+    step: `(carry, batch) -> (carry, metrics)`, or `(carry, batch, beside)`.
+    carry: what the steps update.
+    data: the client's samples.
+    context: its key, and how many steps count.
+    training: number of steps and size of the batches.
+    steps: another number of steps than that.
+    beside: what is known of the client's training samples beside their labels,
+      arrays `[max_count, ...]`; the step is given those of its batch.
+    batches: how many batches a step gets, one after the other in one Batch.
+
+  Returns:
+    The carry after the last step, and the metrics' means over the steps.
+  """
+  steps = training.steps if steps is None else steps
+  draw_key, augment_key = jax.random.split(context.key)
+  positions = data.draw(draw_key, steps * batches, training.batch_size)
+  positions = positions.reshape(steps, batches * training.batch_size)
+
+  def body(carry, xs):
+    index, position = xs
+    key = jax.random.fold_in(augment_key, index)
+    given = [data.train_batch(key, position)]
+    if beside is not None:
+      given.append(jax.tree.map(lambda x: x[position], beside))
+    new, metrics = step(carry, *given)
+    if context.num_steps is not None:
+      counts = index < context.num_steps
+      new = jax.tree.map(lambda a, b: jnp.where(counts, a, b), new, carry)
+    return new, metrics
+
+  indices = jnp.arange(steps, dtype=jnp.int32)
+  carry, metrics = jax.lax.scan(body, carry, (indices, positions))
+  return carry, jax.tree.map(jnp.mean, metrics)
+
+
+def train(
+  training: Training,
+  learner: Learner,
+  objective: Callable[[Batch], Objective],
+  data: ClientData,
+  context: Context,
+  *,
+  correction: Any = None,
+  batches: int = 1,
+) -> tuple[Learner, dict[str, jax.Array]]:
+  """Trains a learner: each local step is an alternating one.
+
+  Args:
+    training: how clients train.
+    learner: where it starts.
+    objective: of a batch.
+    data: the client's samples.
+    context: its rates and key.
+    correction: added to the gradient of the weights, see `Alternating.step`.
+    batches: how many batches a step gets, see `run`.
+
+  Returns:
+    The learner, and the metrics' means.
+  """
+
+  def step(learner, batch):
+    learner, loss = training.alternating.step(
+      learner, objective(batch), context.rates, correction=correction
+    )
+    return learner, {"loss": loss}
+
+  return run(step, learner, data, context, training, batches=batches)

@@ -1,0 +1,56 @@
+"""What a method may require of models, training and data."""
+
+from typing import Any
+
+from quped_jax.methods.api import Models
+from quped_jax.methods.blocks.training import Training
+from quped_jax.quantization import codebook as codebook_lib
+
+
+def check_public(method: str, federation: Any, *, labelled: bool) -> None:
+  """Raises a ValueError unless there is a public set, with labels if need be.
+
+  Args:
+    method: that needs it.
+    federation: whose `public` it is; None is none.
+    labelled: whether the method needs labels.
+  """
+  public = getattr(federation, "public", None)
+  if public is None:
+    raise ValueError(
+      f"public_size=0: must be positive with method={method!r}, which needs a "
+      "public set"
+    )
+  if labelled and not public.labelled:
+    raise ValueError(
+      f"public_labelled=False: must be True with method={method!r}, which "
+      "learns from the labels of the public set"
+    )
+
+
+def check_full_precision(method: str, training: Training, reason: str) -> None:
+  """Raises a ValueError unless all clients have full precision."""
+  if training.max_levels is not None:
+    raise ValueError(
+      f"bits: must be {codebook_lib.FULL_PRECISION} for all clients with "
+      f"method={method!r}: {reason}"
+    )
+
+
+def check_same_model(method: str, models: Models) -> None:
+  """Raises a ValueError unless all cohorts have the global architecture."""
+  for cohort, model in models.clients.items():
+    if model is models.shared:
+      continue
+    if len(models.clients) > 1:
+      raise ValueError(
+        "client_types: must be of one network (as must be candidates), the "
+        f"global model's, with method={method!r}, which averages weights; got "
+        f"{', '.join(models.clients)}"
+      )
+    raise ValueError(
+      f"shared_model={models.shared.name!r}: must be the network of the "
+      f"clients, {model.name!r} (cohort {cohort!r}), of the same widths, "
+      f"since {method} averages weights (beside client_types it is model by "
+      "default)"
+    )

@@ -1,0 +1,123 @@
+"""How clients train: the static part, common to all methods."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax.data.federation import Batch, ClientData
+from quped_jax.methods.api import Context, Predictor
+from quped_jax.methods.blocks import distill
+from quped_jax.models import Model
+from quped_jax.quantization import alternating
+from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization.alternating import Alternating, Learner, Objective
+
+
+class Training(NamedTuple):
+  """How clients train, common to all methods and static.
+
+  Attributes:
+    steps: local steps per round, one batch each.
+    batch_size: samples per batch.
+    alternating: the step for weights and levels.
+    shared_optimizer: of downloaded models; its state starts afresh each
+      round, and `update` takes `learning_rate`.
+    max_levels: length of codebooks; None if no client is quantized.
+    granularity: of codebooks, "tensor" or "channel".
+    outer_level: as in `init_codebook`.
+    recalibration_batches: on how many training batches the quantized model's
+      batch-norm statistics are estimated again before it is evaluated.
+    loss: `(logits, labels) -> scalar`.
+    plain_sgd: whether the clients' optimizer is SGD without momentum, weight
+      decay and clipping.
+  """
+
+  steps: int
+  batch_size: int
+  alternating: Alternating
+  shared_optimizer: optax.GradientTransformationExtraArgs
+  max_levels: int | None
+  granularity: str = "tensor"
+  outer_level: float | None = None
+  recalibration_batches: int = 10
+  loss: Callable[[jax.Array, jax.Array], jax.Array] = distill.cross_entropy
+  plain_sgd: bool = True
+
+  @property
+  def gradients_per_step(self) -> int:
+    """Gradient evaluations of an alternating step."""
+    return 1 if self.max_levels is None else 3
+
+  def learner(
+    self, model: Model, params: Any, stats: Any, bits: Any
+  ) -> Learner:
+    """A learner that starts from a model, its codebooks fitted to it."""
+    return self.alternating.init(
+      params, stats, self.codebooks(model, params, bits)
+    )
+
+  def codebooks(self, model: Model, params: Any, bits: Any) -> Any:
+    """Codebooks fitted to a model's parameters; none if nobody quantizes it."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    names = [codebook_lib.path_name(path) for path, _ in leaves]
+    if self.max_levels is None or not any(map(model.is_quantized, names)):
+      return codebook_lib.full_precision(params)
+    return codebook_lib.init_codebooks(
+      params,
+      model.is_quantized,
+      bits,
+      self.max_levels,
+      granularity=self.granularity,
+      outer_level=self.outer_level,
+    )
+
+  def label_objective(self, model: Model, batch: Batch) -> Objective:
+    """The loss of a model on a batch's labels."""
+
+    def objective(params, stats):
+      logits, stats = model.apply(params, stats, batch.inputs, True)
+      return self.loss(logits, batch.labels), stats
+
+    return objective
+
+  def quantized_variant(
+    self, model: Model, learner: Learner, data: ClientData, context: Context
+  ) -> Predictor:
+    """The hard-quantized model, its statistics estimated again on its own."""
+    params, stats = alternating.deployed(learner)
+    quantized = alternating.has_codebooks(learner.codebooks)
+    if quantized and jax.tree.leaves(stats) and self.recalibration_batches:
+      positions = data.draw(
+        context.key, self.recalibration_batches, self.batch_size
+      )
+      fresh = _batch_statistics(model, params, stats, data, positions)
+      counts = codebook_lib.is_quantized(learner.codebooks)
+      stats = jax.tree.map(
+        lambda new, old: jnp.where(counts, new, old), fresh, stats
+      )
+    return params, stats, model
+
+
+def _batch_statistics(model, params, like, data, positions) -> Any:
+  """Running statistics as the given batches alone make them.
+
+  A running average that starts from zero is too small by 1 - m^k after k
+  batches, m its momentum: the share that a start from one keeps of itself.
+  """
+  zero = jax.tree.map(jnp.zeros_like, like)
+  one = jax.tree.map(jnp.ones_like, like)
+
+  def update(stats, position):
+    inputs = data.batch(position).inputs
+    return model.apply(params, stats, inputs, True)[1], None
+
+  momentum = jax.tree.map(
+    jnp.subtract, update(one, positions[0])[0], update(zero, positions[0])[0]
+  )
+  total, _ = jax.lax.scan(update, zero, positions)
+  return jax.tree.map(
+    lambda t, m: t / (1 - m ** positions.shape[0]), total, momentum
+  )

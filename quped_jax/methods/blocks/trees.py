@@ -1,0 +1,17 @@
+"""Arithmetic of models: trees of arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def difference(new: Any, old: Any) -> Any:
+  """new - old, leaf by leaf."""
+  return jax.tree.map(jnp.subtract, new, old)
+
+
+def squared_distance(first: Any, second: Any) -> jax.Array:
+  """Sum over all leaves of the squared differences of two trees."""
+  squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square(a - b)), first, second)
+  return sum(jax.tree.leaves(squares), start=jnp.zeros(()))
