@@ -17,7 +17,7 @@ from experiments import common
 from quped_jax.data.dataset import load_npy
 
 _MODEL = flags.DEFINE_string(
-  "model", None, "Packed model file, see quped_jax/packing.py.", required=True
+  "model", None, "Packed model file, see docs/model-files.md.", required=True
 )
 _INPUT = flags.DEFINE_string(
   "input", None, ".npy file of samples, [samples, ...].", required=True

@@ -204,6 +204,40 @@ def test_prose_is_wrapped_at_80_columns(page):
       assert len(line) <= 80, line
 
 
+def library() -> set[str]:
+  """The files of the library, but for those that only make a package."""
+  package = ROOT / "quped_jax"
+  return {
+    str(path.relative_to(package))
+    for path in package.rglob("*.py")
+    if path.name != "__init__.py"
+  }
+
+
+def test_the_architecture_page_has_every_file_once_and_in_its_room():
+  house = TEXT["docs/architecture.md"].split("\n## The house\n")[1]
+  rooms = re.split(r"^### `([\w/]+)/`$", house.split("\n## ")[0], flags=re.M)[
+    1:
+  ]
+  named = []
+  for room, rows in zip(rooms[::2], rooms[1::2], strict=True):
+    folder = "" if room == "quped_jax" else f"{room}/"
+    for row in re.findall(r"^\| `.*$", rows, re.M):
+      first = row.split("|")[1]
+      named += [f"{folder}{name}" for name in re.findall(r"`([^`]+)`", first)]
+  assert len(named) == len(set(named))
+  assert set(named) == library()
+
+
+def test_what_is_added_is_added_in_one_or_two_files():
+  walk = TEXT["docs/architecture.md"].split("\n## To extend it\n")[1]
+  rows = re.findall(r"^\| an? (\w+).*$", walk, re.M)
+  assert {"setting", "method", "network", "dataset"} <= set(rows)
+  for row in re.findall(r"^\| an? .*$", walk, re.M):
+    files = re.findall(r"`(quped_jax/[\w/.]+)`", row)
+    assert 1 <= len(files) <= 2, row
+
+
 def test_the_tests_that_hold_promises_exist():
   lines = TEXT["docs/promises.md"].splitlines()
   rows = [line for line in lines if line.startswith("| ")][2:]
