@@ -4,9 +4,9 @@ from quped_jax import data, methods, models
 from quped_jax.data import from_arrays, load_dataset, partition
 from quped_jax.data.federation import Federation, make_federation
 from quped_jax.experiment.assemble import build
+from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import (
-  DivergenceError,
   Interrupted,
   Result,
   client_state,

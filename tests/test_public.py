@@ -10,7 +10,7 @@ import pytest
 import quped_jax as qj
 from quped_jax.data import draw_public
 from quped_jax.data.federation import make_public
-from quped_jax.experiment.assemble import load_federation
+from quped_jax.experiment.build_data import build_federation
 
 
 def arrays(samples=60, classes=3, is_test=None, groups=None):
@@ -82,9 +82,9 @@ def settings(**changes):
 
 
 def test_settings_hold_it_out_of_their_own_dataset():
-  federation = load_federation(settings())
+  federation = build_federation(settings())
   assert federation.public is not None and federation.public.size == 100
-  without = load_federation(settings(public_size=0))
+  without = build_federation(settings(public_size=0))
   counts = [
     int(sum(np.sum(getattr(f, split).count) for split in ("train", "test")))
     for f in (federation, without)
@@ -95,7 +95,7 @@ def test_settings_hold_it_out_of_their_own_dataset():
 def test_settings_can_name_another_dataset():
   qj.data.register_dataset("shifted", lambda folder: other)
   other = qj.load_dataset("digits")
-  federation = load_federation(settings(public_dataset="shifted"))
+  federation = build_federation(settings(public_dataset="shifted"))
   # Nothing is held out of the clients' own.
   assert (
     sum(np.asarray(federation.train.count))
@@ -104,26 +104,26 @@ def test_settings_can_name_another_dataset():
   )
   other = arrays()
   with pytest.raises(ValueError, match="must have samples of shape"):
-    load_federation(settings(public_dataset="shifted"))
+    build_federation(settings(public_dataset="shifted"))
   many = qj.load_dataset("digits")
   other = dataclasses.replace(many, num_classes=11)
   with pytest.raises(ValueError, match="public_labelled=True: must be False"):
-    load_federation(settings(public_dataset="shifted"))
-  load_federation(settings(public_dataset="shifted", public_labelled=False))
+    build_federation(settings(public_dataset="shifted"))
+  build_federation(settings(public_dataset="shifted", public_labelled=False))
 
 
 def test_its_own_dataset_by_name_is_held_out_too():
-  federation = load_federation(settings(public_dataset="digits"))
+  federation = build_federation(settings(public_dataset="digits"))
   counts = [np.asarray(getattr(federation, s).count) for s in ("train", "test")]
   assert np.sum(counts) == 1797 - 100
 
 
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match="public_dataset='none'"):
-    load_federation(settings(public_dataset="none"))
+    build_federation(settings(public_dataset="none"))
   with pytest.raises(ValueError, match="public_size=0: must be positive with"):
     settings(public_size=0, public_dataset="digits")
   with pytest.raises(ValueError, match="public_size=-1: must be at least 0"):
     settings(public_size=-1)
   with pytest.raises(ValueError, match="public_size=5: must be 0 with"):
-    load_federation(settings(dataset="synthetic", public_size=5))
+    build_federation(settings(dataset="synthetic", public_size=5))

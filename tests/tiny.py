@@ -13,7 +13,7 @@ import numpy as np
 import quped_jax as qj
 from quped_jax import methods
 from quped_jax.data.federation import make_public
-from quped_jax.experiment.assemble import load_model, population_of
+from quped_jax.experiment.build_clients import build_clients, build_population
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.simulation.programs import Population
@@ -280,7 +280,7 @@ def make_settings(method: str, num_clients: int, **changes) -> qj.Settings:
 def assemble(settings: qj.Settings, federation=None, model=None) -> Tiny:
   """Everything of a simulation; nothing is compiled yet."""
   federation = federation or make_federation(COUNTS[: settings.clients])
-  model = model or load_model(settings, federation)
+  model = model or build_clients(settings, federation).model
   traces = Counter(model.apply)
   model = model._replace(apply=traces)
   simulation, _, _ = qj.build(settings, federation=federation, model=model)
@@ -289,7 +289,7 @@ def assemble(settings: qj.Settings, federation=None, model=None) -> Tiny:
     federation,
     model,
     make_method(settings, model, federation),
-    population_of(settings),
+    build_population(settings),
     simulation,
     traces,
   )
@@ -311,7 +311,9 @@ def method_of(name: str) -> api.FederatedMethod:
   """A method by itself, of the tiny federation."""
   settings = make_settings(name, len(COUNTS))
   federation = make_federation()
-  return make_method(settings, load_model(settings, federation), federation)
+  return make_method(
+    settings, build_clients(settings, federation).model, federation
+  )
 
 
 def needs_public(name: str) -> bool:
@@ -319,7 +321,7 @@ def needs_public(name: str) -> bool:
   settings = make_settings(name, len(COUNTS))
   federation = dataclasses.replace(make_federation(), public=None)
   try:
-    make_method(settings, load_model(settings, federation), federation)
+    make_method(settings, build_clients(settings, federation).model, federation)
   except ValueError as error:
     return "public" in str(error)
   return False

@@ -13,7 +13,7 @@ from experiments import common
 from experiments.benchmarks import engine
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
-from quped_jax.experiment.assemble import load_federation
+from quped_jax.experiment.build_data import build_federation
 from quped_jax.methods import METHODS
 
 _MIXED = (1, 2, 3, 4, 32)
@@ -26,7 +26,7 @@ def run(bench: Bench) -> None:
   config.update({"public_size": 200})
   if bench.quick:
     config.update({"clients": 8, "steps": 2})
-  federation = load_federation(common.get_settings(config))
+  federation = build_federation(common.get_settings(config))
 
   def contestant(name: str, method: str, bits: tuple[int, ...]):
     config.update({"method": method, "bits": bits})

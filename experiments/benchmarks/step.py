@@ -23,7 +23,7 @@ import quped_jax as qj
 from experiments.benchmarks import engine, flops
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
-from quped_jax.experiment.assemble import population_of
+from quped_jax.experiment.build_clients import build_population
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks import distill, local_steps, messages, trees
@@ -138,7 +138,7 @@ def _network_part(
   simulation = qj.make_simulation(
     make_passes(model, make_training(settings)),
     federation,
-    population_of(settings),
+    build_population(settings),
     {"clients": np.arange(federation.num_clients)},
     devices=0,
   )

@@ -15,7 +15,7 @@ import quped_jax as qj
 from experiments.benchmarks import engine
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
-from quped_jax.experiment.assemble import load_federation
+from quped_jax.experiment.build_data import build_federation
 
 # Rounds in a call: what the next one needs is gathered during the last.
 _ROUNDS = 3
@@ -99,7 +99,7 @@ def _host(bench: Bench) -> None:
       shared_learning_rate=0.01,
       **size,
     )
-    simulation, _, _ = qj.build(settings, federation=load_federation(settings))
+    simulation, _, _ = qj.build(settings, federation=build_federation(settings))
     name = f"{clients:,} clients, states on the {where}"
     rounds = _Rounds(simulation)
     return Contestant(

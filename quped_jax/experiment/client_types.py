@@ -15,6 +15,9 @@ import numpy as np
 from quped_jax.models.mlp import DEFAULT_WIDTHS
 from quped_jax.quantization import codebook as codebook_lib
 
+# The name of the cohort of clients that all have the same network.
+ONLY_COHORT = "clients"
+
 _FULL_BYTES = 4  # A float32.
 
 # A network by name and, if it is an "mlp", perhaps widths: "mlp(64,64)".
@@ -120,6 +123,18 @@ class Assignment(NamedTuple):
     return {
       network: members for network, members in ids.items() if members.size
     }
+
+  def cohort_names(self) -> dict[Network, str]:
+    """What cohorts are called: by their network, or "clients" if one only."""
+    networks = list(self.cohorts())
+    if len(networks) == 1:
+      return {networks[0]: ONLY_COHORT}
+    return {network: str(network) for network in networks}
+
+  def members(self) -> dict[str, np.ndarray]:
+    """{name of a cohort: int32 ids of its clients}."""
+    names = self.cohort_names()
+    return {names[network]: ids for network, ids in self.cohorts().items()}
 
   def first(self, clients: int) -> "Assignment":
     """The same for the first clients alone."""

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from quped_jax.data.federation import Pool
-from quped_jax.experiment.assemble import Assembly, describe
+from quped_jax.experiment.assemble import Assembly
+from quped_jax.experiment.build_clients import describe
 from quped_jax.files.packed import ModelInfo, save_packed
 from quped_jax.models import Model
 from quped_jax.simulation import processes
@@ -97,7 +98,7 @@ def _client_infos(made: Assembly) -> dict[str, ModelInfo]:
     cohort: _describe(
       made,
       cohort,
-      made.primary_variant(cohort, int(members[0]))[2],
+      made.primary_model(cohort, int(members[0]))[2],
       primary_variant,
     )
     for cohort, (_, members) in made.cohorts().items()

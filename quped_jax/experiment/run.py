@@ -4,34 +4,23 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import deploy
+from quped_jax.experiment import deploy, dispatch, divergence_reports
 from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
-from quped_jax.experiment.assemble import assemble, batch_shape
+from quped_jax.experiment.assemble import Assembly, assemble
+from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.resume import Interrupted, Progress, Saver, Signals
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
-from quped_jax.simulation import divergence, processes
+from quped_jax.simulation import processes
 from quped_jax.simulation.programs import Simulation, SimulationState
-
-# Floating-point operations in one dispatch, at most, counted as plain SGD's
-# network passes, of which QuPeD with levels takes about ten times as many:
-# seconds on two CPU cores, after which progress is shown and a run can stop.
-_WORK_PER_DISPATCH = 2e10
-_MOST_ROUNDS = 1000
-
-
-class DivergenceError(RuntimeError):
-  """Clients diverged, and the run was to end then, or nobody else is left."""
 
 
 class Result(NamedTuple):
@@ -50,73 +39,6 @@ class Result(NamedTuple):
   history: list[dict[str, Any]]
   state: SimulationState
   simulation: Simulation
-
-
-def client_state(state: SimulationState, client_id: int) -> Any:
-  """One client's own state, out of the stacked state of all.
-
-  Raises:
-    ValueError: no such client.
-  """
-  for cohort, members in state.members.items():
-    (place,) = np.nonzero(np.asarray(members) == client_id)
-    if client_id >= 0 and place.size:
-      return jax.tree.map(lambda x, at=place[0]: x[at], state.clients[cohort])
-  largest = max(int(np.max(members)) for members in state.members.values())
-  raise ValueError(f"client_id={client_id}: must be from 0 to {largest}")
-
-
-def _rounds_at_once(made) -> int:
-  """How many rounds go in one dispatch where nothing happens between them.
-
-  It follows from settings and model alone, never from elapsed time: a run that
-  is repeated runs the same programs.
-  """
-  settings = made.settings
-  if settings.rounds_per_dispatch:
-    return settings.rounds_per_dispatch
-  inputs = batch_shape(settings, made.federation)
-
-  def forward_cost(model):
-    variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
-    forward = jax.jit(
-      lambda params, stats, x: model.apply(params, stats, x, True)
-    )
-    cost = forward.lower(*variables, inputs).cost_analysis() or {}
-    return cost.get("flops", 0.0)
-
-  most = max(forward_cost(model) for model in made.models.clients.values())
-  passes = (settings.clients_per_round or settings.clients) * settings.steps * 3
-  work = max(most * passes, 1.0)
-  return int(min(max(_WORK_PER_DISPATCH // work, 1), _MOST_ROUNDS))
-
-
-def _budget_note(made) -> str:
-  """What the budgets came to, in words."""
-  assignment = made.assignment.first(made.settings.clients)
-  sizes, labels = made.model_bytes(), np.array(assignment.labels())
-  counts = [
-    f"{np.sum(labels == str(client_type))} x {client_type} "
-    f"({int(sizes[labels == str(client_type)][0]):,} bytes)"
-    for client_type in assignment.client_types
-    if np.any(labels == str(client_type))
-  ]
-  return "budgets allow: " + ", ".join(counts)
-
-
-def _next_stop(settings: Settings, done: int, at_once: int) -> int:
-  """The round after which something happens, or the dispatch is full."""
-  stops = [
-    settings.rounds,
-    done + at_once,
-    (done // settings.eval_every + 1) * settings.eval_every,
-  ]
-  if settings.finetune_at > done:
-    stops.append(settings.finetune_at)
-  if settings.checkpoint_every:
-    every = settings.checkpoint_every
-    stops.append((done // every + 1) * every)
-  return min(stops)
 
 
 def run(
@@ -161,210 +83,256 @@ def run(
     OSError: results cannot be written; a note says what is saved.
   """
   began = time.perf_counter()
-  first = processes.is_first()
-  writer = metrics_lib.Writer(workdir if first else None)
   with contextlib.ExitStack() as held:
-    if workdir is not None and first:
+    if workdir is not None and processes.is_first():
       held.enter_context(checkpoint.lock(workdir))
     made = assemble(
       settings, federation=federation, model=model, workdir=workdir
     )
     deploy.check(made, workdir, model_given=model is not None)
-    if state is not None and int(state.round) >= settings.rounds:
-      raise ValueError(
-        f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
-        "rounds that the state has behind it"
-      )
-    if display is None or not first:
-      display = metrics_lib.Display(quiet=not first)
-    saver = Saver(made, settings, workdir, anew=not resume)
-    resume = resume and state is None
+    _check_state(settings, state)
+    job = _Job.of(made, settings, workdir, display, anew=not resume)
     try:
-      return _run(
-        made, settings, state, writer, display, saver, resume, workdir, began
-      )
+      begin = _restore(job, state, resume=resume and state is None)
+      end = _train(job, *begin)
+      return _finish(job, end, began)
     except OSError as error:
-      error.add_note(saver.note())
+      error.add_note(job.saver.note())
       raise
 
 
-def _run(
-  made, given, state, writer, display, saver, resume, workdir, began
-) -> Result:
-  settings, simulation = made.settings, made.simulation
-  progress = Progress()
-  saved = saver.latest() if resume else None
+def client_state(state: SimulationState, client_id: int) -> Any:
+  """One client's own state, out of the stacked state of all.
+
+  Raises:
+    ValueError: no such client.
+  """
+  for cohort, members in state.members.items():
+    (place,) = np.nonzero(np.asarray(members) == client_id)
+    if client_id >= 0 and place.size:
+      return jax.tree.map(lambda x, at=place[0]: x[at], state.clients[cohort])
+  largest = max(int(np.max(members)) for members in state.members.values())
+  raise ValueError(f"client_id={client_id}: must be from 0 to {largest}")
+
+
+class _Job(NamedTuple):
+  """What stays the same from a run's first round to its last.
+
+  Attributes:
+    made: all that is run.
+    given: its settings, as they were given.
+    workdir: where results are written; None for nowhere.
+    writer: writes them.
+    saver: writes checkpoints.
+    display: shows progress.
+  """
+
+  made: Assembly
+  given: Settings
+  workdir: str | os.PathLike | None
+  writer: metrics_lib.Writer
+  saver: Saver
+  display: metrics_lib.Display
+
+  @classmethod
+  def of(cls, made, given, workdir, display, *, anew: bool) -> "_Job":
+    """Of several processes the first writes and shows what there is."""
+    first = processes.is_first()
+    if display is None or not first:
+      display = metrics_lib.Display(quiet=not first)
+    writer = metrics_lib.Writer(workdir if first else None)
+    saver = Saver(made, given, workdir, anew=anew)
+    return cls(made, given, workdir, writer, saver, display)
+
+
+class _Begin(NamedTuple):
+  """Where a run goes on from: a state, and what it has come to so far."""
+
+  state: SimulationState
+  progress: Progress
+
+
+class _End(NamedTuple):
+  """What all rounds lead to.
+
+  Attributes:
+    state: after the last round.
+    progress: what the run has come to.
+    accuracy: {split: {variant: `[clients]`}} after the last round.
+    diverged: the clients that ever did.
+  """
+
+  state: SimulationState
+  progress: Progress
+  accuracy: dict[str, dict[str, np.ndarray]]
+  diverged: list[Any]
+
+
+def _check_state(settings: Settings, state: SimulationState | None) -> None:
+  if state is not None and int(state.round) >= settings.rounds:
+    raise ValueError(
+      f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
+      "rounds that the state has behind it"
+    )
+
+
+def _restore(
+  job: _Job, state: SimulationState | None, *, resume: bool
+) -> _Begin:
+  """The state and progress of the latest checkpoint, or those of a new run."""
+  settings = job.made.settings
+  saved = job.saver.latest() if resume else None
   if saved:
     state, progress = saved
-    writer.go_on(progress.history)
-    display.note(f"goes on after round {int(state.round)}, from a checkpoint")
+    job.writer.go_on(progress.history)
+    job.display.note(
+      f"goes on after round {int(state.round)}, from a checkpoint"
+    )
   else:
+    progress = Progress()
     if state is None:
-      state = simulation.init(settings.seed)
+      state = job.made.simulation.init(settings.seed)
     elif settings.finetune_at:
       progress.finetuning = int(state.round) > settings.finetune_at
     # From here on the run is valid: an earlier one in this workdir makes way.
-    saver.clear()
-    writer.start(given.to_dict())
-    if workdir is not None and processes.is_first():
-      deploy.clear(workdir)
-
+    job.saver.clear()
+    job.writer.start(job.given.to_dict())
+    if job.workdir is not None and processes.is_first():
+      deploy.clear(job.workdir)
   if settings.budget_bytes:
-    display.note(_budget_note(made))
-  at_once = _rounds_at_once(made)
-  history, seconds, rounds_timed = progress.history, progress.seconds, 0
+    job.display.note(summary_lib.budget_note(job.made))
+  return _Begin(state, progress)
+
+
+def _train(job: _Job, state: SimulationState, progress: Progress) -> _End:
+  """All rounds that are left, with evaluations and checkpoints between them."""
+  settings, saver = job.made.settings, job.saver
+  at_once = dispatch.rounds_at_once(job.made)
   accuracy = None
-  diverged = _check_divergence(settings, state, [])
+  diverged = divergence_reports.check_divergence(settings, state, [])
   with (
-    display.show(settings.method, settings.rounds) as update,
+    job.display.show(settings.method, settings.rounds) as update,
     Signals(saver.saves) as signals,
   ):
     jax.block_until_ready(state)
-    start = time.perf_counter()
+    # On the host: to read the state's would wait for the devices.
     round_ = int(state.round)
+    clock = _Clock(job.made.simulation)
     while round_ < settings.rounds:
-      if number := signals.seen():
-        saver.save(state, progress)
-        raise Interrupted(number, saver.note())
-      compiling = simulation.compile_seconds()
-      begins = settings.finetune_at and settings.finetune_at <= round_
-      if begins and not progress.finetuning:
-        state = simulation.begin_finetune(state)
-        progress.finetuning = True
-      stop = _next_stop(settings, round_, at_once)
-      state, metrics = simulation.run_rounds(state, stop - round_)
-      start += simulation.compile_seconds() - compiling
-      rounds_timed += stop - round_
+      _end_on_signal(job, signals, state, progress)
+      stop = dispatch.next_stop(settings, round_, at_once)
+      state, metrics = _advance(job, state, progress, round_, stop)
+      clock.rounds += stop - round_
       round_ = stop
       if round_ != settings.rounds and round_ % settings.eval_every:
         update(round_)
-        start += saver.save_if_due(round_, state, progress)
+        clock.leave_out(saver.save_if_due(round_, state, progress))
         continue
       jax.block_until_ready(state)
-      seconds.append((time.perf_counter() - start) / rounds_timed)
-      accuracy = simulation.evaluate(state)
-      record = {
-        "round": round_,
-        **{name: float(value) for name, value in metrics.items()},
-        **{
-          f"{split}/{name}": float(np.nanmean(values))
-          for split, table in accuracy.items()
-          for name, values in table.items()
-        },
-      }
-      if not record["participants"] + record["diverged"]:
-        warnings.warn(f"round {round_}: nobody took part", stacklevel=2)
-      history.append(record)
-      progress.look(record, accuracy, simulation.primary_variant)
-      writer.metrics(record)
+      progress.seconds.append(clock.seconds_per_round())
+      record, accuracy = _evaluate(job, state, progress, metrics, round_)
       try:
-        diverged = _check_divergence(settings, state, diverged)
+        diverged = divergence_reports.check_divergence(
+          settings, state, diverged
+        )
       except DivergenceError:
         saver.save(state, progress)
         raise
-      update(round_, record, seconds[-1])
+      update(round_, record, progress.seconds[-1])
       saver.save_if_due(round_, state, progress)
-      start, rounds_timed = time.perf_counter(), 0
+      clock.start()
     saver.save_if_due(round_, state, progress, last=True)
     # During the last rounds: what is to come is run by the same command.
-    if number := signals.seen():
-      saver.save(state, progress)
-      raise Interrupted(number, saver.note())
-
+    _end_on_signal(job, signals, state, progress)
   if accuracy is None:
     # All rounds were behind the checkpoint.
-    accuracy = simulation.evaluate(state)
-  if diverged:
-    display.note(_divergence_note(diverged))
-  if settings.save_models != "none":
-    assert workdir is not None  # As checked.
-    deploy.save_models(made, state, workdir)
+    accuracy = job.made.simulation.evaluate(state)
+  return _End(state, progress, accuracy, diverged)
+
+
+class _Clock:
+  """Seconds per round since the last evaluation, without compiling."""
+
+  def __init__(self, simulation: Simulation):
+    self._simulation = simulation
+    self.start()
+
+  def start(self) -> None:
+    """Begins a stretch between two evaluations."""
+    self.rounds = 0
+    self._compiled = self._simulation.compile_seconds()
+    self._began = time.perf_counter()
+
+  def leave_out(self, seconds: float) -> None:
+    """Seconds of something else, such as a checkpoint."""
+    self._began += seconds
+
+  def seconds_per_round(self) -> float:
+    compiling = self._simulation.compile_seconds() - self._compiled
+    return (time.perf_counter() - self._began - compiling) / self.rounds
+
+
+def _end_on_signal(job, signals, state, progress) -> None:
+  if number := signals.seen():
+    job.saver.save(state, progress)
+    raise Interrupted(number, job.saver.note())
+
+
+def _advance(
+  job: _Job, state: SimulationState, progress: Progress, begin: int, end: int
+) -> tuple[SimulationState, dict[str, Any]]:
+  """The rounds from one number up to another, in one dispatch.
+
+  Fine-tuning begins before them if it is time: never within them, see
+  `next_stop`.
+  """
+  simulation, settings = job.made.simulation, job.made.settings
+  due = settings.finetune_at and settings.finetune_at <= begin
+  if due and not progress.finetuning:
+    state = simulation.begin_finetune(state)
+    progress.finetuning = True
+  return simulation.run_rounds(state, end - begin)
+
+
+def _evaluate(
+  job: _Job,
+  state: SimulationState,
+  progress: Progress,
+  metrics: dict[str, Any],
+  round_: int,
+) -> tuple[dict[str, float], dict[str, dict[str, np.ndarray]]]:
+  """Evaluates all clients, and takes note of it: (record, accuracies)."""
+  accuracy = job.made.simulation.evaluate(state)
+  record = {
+    "round": round_,
+    **{name: float(value) for name, value in metrics.items()},
+    **{
+      f"{split}/{name}": float(np.nanmean(values))
+      for split, table in accuracy.items()
+      for name, values in table.items()
+    },
+  }
+  if not record["participants"] + record["diverged"]:
+    warnings.warn(f"round {round_}: nobody took part", stacklevel=2)
+  progress.history.append(record)
+  progress.look(record, accuracy, job.made.simulation.primary_variant)
+  job.writer.metrics(record)
+  return record, accuracy
+
+
+def _finish(job: _Job, end: _End, began: float) -> Result:
+  """Models, summary and tables of a run whose rounds are done."""
+  made = job.made
+  if end.diverged:
+    job.display.note(divergence_reports.note(end.diverged))
+  if made.settings.save_models != "none":
+    assert job.workdir is not None  # As checked.
+    deploy.save_models(made, end.state, job.workdir)
   summary = summary_lib.summarize(
-    made, state, progress, accuracy["test"], diverged
+    made, end.state, end.progress, end.accuracy["test"], end.diverged
   )
   summary["timing"]["total_seconds"] = time.perf_counter() - began
-  rows = summary_lib.client_rows(made, accuracy["test"])
-  writer.clients(rows)
-  writer.summary(summary)
-  return Result(summary, rows, history, state, simulation)
-
-
-def _divergence(state: SimulationState) -> list[divergence.DivergenceReport]:
-  """The clients that diverged so far."""
-  if not int(state.monitor.undone):
-    return []
-  found = state.members, state.divergence
-  if jax.process_count() > 1:
-    found = multihost_utils.process_allgather(found, tiled=True)
-  return divergence.divergence_reports(*found)
-
-
-def _names(clients: Sequence[int], most: int = 10) -> str:
-  """Numbers of clients, in words."""
-  numbers = ", ".join(map(str, clients[:most]))
-  if len(clients) > most:
-    numbers += f" and {len(clients) - most} more"
-  return f"client{'s' * (len(clients) > 1)} {numbers}"
-
-
-_ADVICE = "a smaller learning_rate may help"
-
-
-def _check_divergence(
-  settings: Settings,
-  state: SimulationState,
-  known: list[divergence.DivergenceReport],
-) -> list[divergence.DivergenceReport]:
-  """Warns of clients that diverged since the last look, or ends the run.
-
-  Returns:
-    The clients that diverged so far.
-  """
-  now, round_ = _divergence(state), int(state.round)
-  failed = int(state.monitor.failed)
-  if failed >= 0:
-    raise DivergenceError(
-      f"round {1 + failed}: what the server made of the messages is not "
-      "finite; its state is left as it was before"
-    )
-  before = {x.client: x.undone for x in known}
-  new = [x for x in now if x.undone > before.get(x.client, 0)]
-  if not new:
-    return now
-  who = _names([x.client for x in new])
-  if settings.on_divergence == "raise":
-    raise DivergenceError(
-      f"round {1 + min(x.last for x in new)}: {who} diverged, and "
-      f"on_divergence='raise'; {_ADVICE} (learning_rate="
-      f"{settings.learning_rate})"
-    )
-  # Both stay true: neither when one looks nor a checkpoint between changes it.
-  in_all = round_ == settings.rounds and int(state.monitor.lost) >= round_
-  if bool(state.monitor.over) or in_all:
-    raise DivergenceError(
-      f"round {round_}: every client that took part diverged, {who}, in "
-      f"{'all rounds' if in_all else f'{divergence.IN_A_ROW} rounds or more'} "
-      f"in a row; {_ADVICE} (learning_rate={settings.learning_rate})"
-    )
-  # Once for each; at the end the run says how often.
-  first = [x.client for x in new if x.client not in before]
-  if first:
-    warnings.warn(
-      f"round {round_}: {_names(first)} diverged and the round is undone for "
-      f"them; {_ADVICE}",
-      stacklevel=3,
-    )
-  return now
-
-
-def _divergence_note(diverged: Sequence[divergence.DivergenceReport]) -> str:
-  """What became of clients that diverged, in words."""
-  undone = sum(x.undone for x in diverged)
-  note = (
-    f"{_names([x.client for x in diverged])} diverged; {undone} of their "
-    "rounds are undone"
-  )
-  often = [x.client for x in diverged if x.longest >= divergence.IN_A_ROW]
-  if often:
-    note += f", {divergence.IN_A_ROW} or more in a row of {_names(often)}"
-  return note
+  rows = summary_lib.client_rows(made, end.accuracy["test"])
+  job.writer.clients(rows)
+  job.writer.summary(summary)
+  return Result(summary, rows, end.progress.history, end.state, made.simulation)

@@ -79,6 +79,19 @@ def _client_types(made, accuracy) -> dict[str, dict[str, Any]]:
   return rows
 
 
+def budget_note(made) -> str:
+  """What the budgets came to, in words."""
+  assignment = made.assignment.first(made.settings.clients)
+  sizes, labels = made.model_bytes(), np.array(assignment.labels())
+  counts = [
+    f"{np.sum(labels == str(client_type))} x {client_type} "
+    f"({int(sizes[labels == str(client_type)][0]):,} bytes)"
+    for client_type in assignment.client_types
+    if np.any(labels == str(client_type))
+  ]
+  return "budgets allow: " + ", ".join(counts)
+
+
 def _peak_rss() -> int:
   """Largest memory of this process so far, all its runs together, bytes."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -113,7 +126,7 @@ def summarize(
     "accuracy": table(accuracy),
     **progress.best_rounds(),
     "client_types": _client_types(made, accuracy),
-    "held_out_clients": table(made.held_out(state)),
+    "held_out_clients": table(made.evaluate_held_out(state)),
     "diverged": [
       {"client": x.client, "rounds": x.undone, "in_a_row": x.longest}
       for x in diverged

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.experiment.assemble import assemble, load_federation
+from quped_jax.experiment.assemble import assemble
+from quped_jax.experiment.build_data import build_federation
+from quped_jax.experiment.dispatch import next_stop, rounds_at_once
 from quped_jax.experiment.resume import Progress
-from quped_jax.experiment.run import _next_stop, _rounds_at_once
 from tests import tiny
 
 QUIET = qj.Display(quiet=True)
@@ -91,7 +92,7 @@ def test_clients_are_a_table(finished):
     np.testing.assert_allclose(
       [float(row[name]) for row in rows], table[name], rtol=1e-6
     )
-  federation = load_federation(settings())
+  federation = build_federation(settings())
   assert [int(row["train_samples"]) for row in rows] == (
     federation.train.count.tolist()
   )
@@ -327,7 +328,7 @@ def test_rounds_in_one_dispatch_change_nothing():
 )
 def test_a_dispatch_ends_where_something_happens(done, at_once, stop):
   given = qj.Settings(rounds=10, eval_every=4, finetune_at=6)
-  assert _next_stop(given, done, at_once) == stop
+  assert next_stop(given, done, at_once) == stop
 
 
 def test_how_many_rounds_go_at_once_follows_from_the_settings():
@@ -335,7 +336,7 @@ def test_how_many_rounds_go_at_once_follows_from_the_settings():
 
   def count(**changes):
     given = tiny.make_settings("local", 3, hidden=(), **changes)
-    return _rounds_at_once(assemble(given, federation=federation))
+    return rounds_at_once(assemble(given, federation=federation))
 
   assert count(rounds_per_dispatch=7) == 7
   few, many = count(steps=10**5), count(steps=10**4)

@@ -27,7 +27,7 @@ from experiments.benchmarks import (
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax import methods
-from quped_jax.experiment.assemble import population_of
+from quped_jax.experiment.build_clients import build_population
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from tests.tiny import quick_compilation
@@ -144,7 +144,7 @@ def test_plain_ways_all_take_the_same_step():
 
 def operations(method, federation, settings):
   """Results of products and convolutions in a client's compiled round."""
-  spec, rates = population_of(settings).of_client(0)
+  spec, rates = build_population(settings).of_client(0)
   context = api.Context(
     round=jnp.int32(0),
     key=jax.random.key(0),

@@ -425,7 +425,7 @@ def test_size_is_of_the_variant_and_of_the_clients_in_turn():
     settings = qj.Settings(
       method=method, clients=5, hidden=(9, 7), bits=bits, public_size=20
     )
-    federation = report.load_federation(settings)
+    federation = report.build_federation(settings)
     return report.client_model_bytes(settings, federation)
 
   full = size("fedavg", (32,))

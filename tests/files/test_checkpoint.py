@@ -22,7 +22,7 @@ from quped_jax.files import checkpoint
 from quped_jax.files.checkpoint import Checkpoints
 from tests import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 QUIET = qj.Display(quiet=True)
 COSTS = ("timing", "memory")
 FILES = ("metrics.jsonl", "clients.csv", "config.json")

@@ -22,7 +22,7 @@ from quped_jax.files import packed
 from quped_jax.quantization import codebook
 from tests import tiny  # Registers "normed", with batch normalisation.
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # Many more cases, for some twenty minutes.
 LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
 # What Python and NumPy may take to read a file of a few KB, or to refuse it.

@@ -9,7 +9,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import methods
-from quped_jax.experiment.assemble import load_federation
+from quped_jax.experiment.build_data import build_federation
 from quped_jax.methods import api
 from tests import tiny
 
@@ -238,7 +238,7 @@ _digits = []
 
 def digits():
   if not _digits:
-    _digits.append(load_federation(qj.Settings(**DIGITS)))
+    _digits.append(build_federation(qj.Settings(**DIGITS)))
   return _digits[0]
 
 

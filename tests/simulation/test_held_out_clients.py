@@ -29,7 +29,7 @@ def test_without_steps_they_get_the_global_model_itself():
   simulation = assembly.simulation
   with tiny.quick_compilation():
     state, _ = simulation.run_rounds(simulation.init(0), 2)
-    table = assembly.held_out(state)
+    table = assembly.evaluate_held_out(state)
   assert set(table) == {"personalized", "quantized"}
   for i, value in enumerate(table["personalized"]):
     model = state.server.model
@@ -45,7 +45,7 @@ def test_steps_on_their_own_data_help_and_depend_on_nothing_else():
     simulation = assembly.simulation
     with tiny.quick_compilation():
       state = simulation.init(0)
-      tables.append(assembly.held_out(state)["personalized"])
+      tables.append(assembly.evaluate_held_out(state)["personalized"])
       # The initial model knows nothing: forty steps teach it.
       assert tables[-1].mean() > 0.6
   np.testing.assert_allclose(tables[0], tables[1], atol=0.051)
@@ -56,13 +56,13 @@ def test_they_have_precisions_in_turn_and_levels_of_their_own():
   bits = assembly.assignment.bits
   assert bits.tolist() == [32, 32, 32, 32, 1]
   with tiny.quick_compilation():
-    table = assembly.held_out(assembly.simulation.init(0))
+    table = assembly.evaluate_held_out(assembly.simulation.init(0))
   assert np.isfinite(table["quantized"]).all()
 
 
 def test_a_method_without_a_global_model_has_nothing_for_them():
   assembly = made("local")
-  assert assembly.held_out(assembly.simulation.init(0)) == {}
+  assert assembly.evaluate_held_out(assembly.simulation.init(0)) == {}
 
 
 def test_they_take_no_part_in_training():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.experiment.assemble import population_of
+from quped_jax.experiment.build_clients import build_population
 from quped_jax.simulation import memory
 from tests import tiny
 
@@ -90,7 +90,7 @@ def test_the_formula_holds_to_a_quarter(method, bits, how, model, batch_size):
   simulation, _, _ = qj.build(settings, federation=federation)
   state = simulation.init(0)
   simulation.program.compile(
-    state, jnp.int32(1), federation, population_of(settings)
+    state, jnp.int32(1), federation, build_population(settings)
   )
   measured = simulation.program.memory
   assert 0.75 * measured <= simulation.memory <= 1.25 * measured
@@ -113,7 +113,7 @@ def test_memory_does_not_grow_beyond_one_copy_of_all_state():
   state = simulation.init(0)
   own = memory.nbytes(state.clients)
   simulation.program.compile(
-    state, jnp.int32(1), federation, population_of(settings)
+    state, jnp.int32(1), federation, build_population(settings)
   )
   without_data = simulation.program.memory - memory.nbytes(federation)
   assert without_data <= 1.1 * own

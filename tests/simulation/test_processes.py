@@ -13,7 +13,7 @@ import pytest
 
 from quped_jax.simulation import processes
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def free_port():

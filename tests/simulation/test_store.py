@@ -16,7 +16,7 @@ from quped_jax.experiment.assemble import assemble
 from quped_jax.simulation.store import Store, gather, scatter
 from tests import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SHAPES = {
   "w": jax.ShapeDtypeStruct((2, 3), jnp.float32),
   "n": jax.ShapeDtypeStruct((), jnp.int32),

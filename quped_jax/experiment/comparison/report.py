@@ -8,7 +8,8 @@ import rich.console
 
 import quped_jax as qj
 from experiments import common
-from quped_jax.experiment.assemble import assemble, load_federation
+from quped_jax.experiment.assemble import assemble
+from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison import figures, plan, runs, tables
 from quped_jax.experiment.comparison.plan import Row, Run
 
@@ -32,7 +33,7 @@ def gather(
   all_runs: list[Run],
 ) -> tuple[dict[Row, dict[int, runs.Finished]], dict[Row, float]]:
   """Results of finished runs by row and seed, and sizes of models by row."""
-  federation = load_federation(all_runs[0].settings)
+  federation = build_federation(all_runs[0].settings)
   results, sizes = {}, {}
   for run in all_runs:
     finished = runs.read(run)

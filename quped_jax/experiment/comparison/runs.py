@@ -10,7 +10,8 @@ import numpy as np
 
 import quped_jax as qj
 from quped_jax.experiment import former_names
-from quped_jax.experiment.assemble import assemble, load_federation
+from quped_jax.experiment.assemble import assemble
+from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison.plan import Run
 
 
@@ -69,7 +70,7 @@ def check(runs: Sequence[Run]) -> None:
   """
   if not runs:
     return
-  federation = load_federation(runs[0].settings)
+  federation = build_federation(runs[0].settings)
   seen = set()
   for run in runs:
     kind = str({**run.settings.to_dict(), "seed": None})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.experiment.assemble import population_of
+from quped_jax.experiment.build_clients import build_population
 from quped_jax.quantization.alternating import Rates
 from quped_jax.simulation.program import Program
 from tests import tiny
@@ -281,7 +281,7 @@ def test_precisions_and_their_rates_go_to_clients_in_turn():
   settings = qj.Settings(
     clients=7, bits=(1, 4, 32), learning_rate=(0.1, 0.2, 0.3)
   )
-  population = population_of(settings)
+  population = build_population(settings)
   assert population.spec.bits.tolist() == [1, 4, 32, 1, 4, 32, 1]
   rates: Rates = population.rates
   expected = np.array([0.1, 0.2, 0.3] * 2 + [0.1], np.float32)

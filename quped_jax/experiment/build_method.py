@@ -1,0 +1,186 @@
+"""Third step of assembly, the method: training, budget, and wrappers."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from quped_jax import methods
+from quped_jax.data.federation import Federation, check_batches
+from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.training import make_training
+from quped_jax.methods import api
+from quped_jax.methods.wrappers import privacy as privacy_lib
+from quped_jax.methods.wrappers import robust as robust_lib
+
+
+class BuiltMethod(NamedTuple):
+  """What clients and server do.
+
+  Attributes:
+    method: the method, with its wrappers.
+    training: how clients train.
+    settings: all settings, with `steps` as they follow from epochs and budget.
+  """
+
+  method: api.FederatedMethod
+  training: api.Training
+  settings: Settings
+
+
+def build_method(
+  settings: Settings,
+  federation: Federation,
+  models: api.Models,
+  bits: Sequence[int] | None = None,
+) -> BuiltMethod:
+  """Makes the method that the settings name, for clients that train.
+
+  Args:
+    settings: the method, its options, and how clients train.
+    federation: of the clients that train.
+    models: the networks, by cohort.
+    bits: precisions of all clients, if not those that the settings name.
+
+  Raises:
+    ValueError: settings that do not fit the method or each other.
+  """
+  settings = _with_epochs(settings, federation)
+  entry = methods.get_method(settings.method)
+
+  def make(steps: int) -> tuple[api.FederatedMethod, api.Training]:
+    training = make_training(dataclasses.replace(settings, steps=steps), bits)
+    options = settings.options()
+    return entry.make(models, federation, training, options), training
+
+  steps = settings.steps
+  if settings.budget == "gradients" and steps > 1:
+    method, training = make(steps)
+    steps = affordable_steps(
+      steps,
+      allowed=steps * training.gradients_per_step,
+      of_one=_gradients(settings, make(1)[0]),
+      of_all=_gradients(settings, method),
+    )
+  settings = _with_steps(settings, steps, f"budget={settings.budget!r}")
+  method, training = make(steps)
+  if settings.finetune_at and method.begin_finetune is None:
+    raise ValueError(
+      f"finetune_at={settings.finetune_at}: must be 0 with "
+      f"method={settings.method!r}, which has no fine-tuning phase"
+    )
+  return BuiltMethod(_wrapped(settings, method), training, settings)
+
+
+def build_guarantee(settings: Settings) -> dict[str, Any] | None:
+  """The privacy of the model that clients train together; None for none.
+
+  It follows from the settings alone, and stands in `summary.json`.
+
+  Raises:
+    ValueError: what is needed to compute it is not installed.
+  """
+  return privacy_lib.guarantee(
+    dp_clip=settings.dp_clip,
+    dp_noise=settings.dp_noise,
+    dp_delta=settings.dp_delta,
+    clients=settings.clients,
+    participation=settings.participation,
+    rounds=settings.rounds,
+  )
+
+
+def affordable_steps(
+  steps: int, *, allowed: float, of_one: float, of_all: float
+) -> int:
+  """The largest number of local steps whose gradients are allowed.
+
+  The gradients of a round grow linearly with its local steps; what a round
+  takes beside them, if anything, is the same for any number.
+
+  Args:
+    steps: the largest number of steps to consider, at least 2.
+    allowed: gradient evaluations.
+    of_one: those of a round of 1 local step.
+    of_all: those of a round of `steps` local steps.
+
+  Returns:
+    From 1 to `steps`; 1 also where not even one step is allowed.
+  """
+  if of_all <= allowed:
+    return steps
+  each = (of_all - of_one) / (steps - 1)
+  return max(1 + math.floor((allowed - of_one) / each), 1)
+
+
+def _gradients(settings: Settings, method: api.FederatedMethod) -> float:
+  """Those of a round, for a budget of them."""
+  if method.gradients is None:
+    raise ValueError(
+      f"budget={settings.budget!r}: must be 'steps' with "
+      f"method={settings.method!r}, which does not say how many gradients it "
+      "takes"
+    )
+  return method.gradients
+
+
+def _with_epochs(settings: Settings, federation: Federation) -> Settings:
+  """The settings with the local steps that `epochs` come to."""
+  if not settings.epochs:
+    return settings
+  average = np.mean(np.asarray(federation.train.count))
+  steps = settings.epochs * max(int(average) // settings.batch_size, 1)
+  return _with_steps(settings, steps, f"epochs={settings.epochs}")
+
+
+def _with_steps(settings: Settings, steps: int, why: str) -> Settings:
+  """The settings with so many local steps, which follow from something."""
+  check_batches(why, steps, settings.batch_size)
+  if steps < 2 and settings.stragglers:
+    raise ValueError(
+      f"stragglers={settings.stragglers}: must be 0 where {why} leaves 1 local "
+      "step, of which nobody can take fewer"
+    )
+  return dataclasses.replace(settings, steps=steps, epochs=0)
+
+
+def _wrapped(
+  settings: Settings, method: api.FederatedMethod
+) -> api.FederatedMethod:
+  """The method with Byzantine clients, a robust average, or privacy.
+
+  With none of them it is the method itself.
+  """
+  for field, none in (
+    ("byzantine_clients", 0),
+    ("aggregation", "mean"),
+    ("dp_clip", 0),
+  ):
+    value = getattr(settings, field)
+    if value != none:
+      robust_lib.check_averages(
+        method, settings.method, f"{field}={value!r}", repr(none)
+      )
+  if settings.byzantine_clients:
+    method = robust_lib.with_byzantine_clients(
+      method,
+      settings.clients - settings.byzantine_clients,
+      settings.attack,
+      settings.attack_scale,
+    )
+  if settings.dp_clip:
+    chances = privacy_lib.chances(settings.participation, settings.clients)
+    return privacy_lib.with_privacy(
+      method,
+      bound=settings.dp_clip,
+      noise=settings.dp_noise,
+      expected=sum(chances),
+    )
+  return robust_lib.with_aggregation(
+    method,
+    settings.aggregation,
+    trim=settings.trim,
+    clip_norm=settings.clip_norm,
+  )

@@ -1,0 +1,115 @@
+"""What a run says of clients that diverged, and when it ends for that."""
+
+import warnings
+from collections.abc import Sequence
+
+import jax
+from jax.experimental import multihost_utils
+
+from quped_jax.experiment.settings import Settings
+from quped_jax.simulation import divergence as divergence_lib
+from quped_jax.simulation.divergence import IN_A_ROW, DivergenceReport
+from quped_jax.simulation.programs import SimulationState
+
+_ADVICE = "a smaller learning_rate may help"
+
+
+class DivergenceError(RuntimeError):
+  """Clients diverged, and the run was to end then, or nobody else is left."""
+
+
+def check_divergence(
+  settings: Settings,
+  state: SimulationState,
+  known: Sequence[DivergenceReport],
+) -> list[DivergenceReport]:
+  """Warns of clients that diverged since the last look, or ends the run.
+
+  Args:
+    settings: what is to happen when a client diverges.
+    state: after the rounds that are done.
+    known: what the last look returned.
+
+  Returns:
+    The clients that diverged so far.
+
+  Raises:
+    DivergenceError: see there.
+  """
+  now = _reports(state)
+  _check_server(state)
+  before = {x.client: x.undone for x in known}
+  new = [x for x in now if x.undone > before.get(x.client, 0)]
+  if not new:
+    return now
+  _check_clients(settings, state, new)
+  # Each client once; at the end the run says how often.
+  first = [x.client for x in new if x.client not in before]
+  if first:
+    warnings.warn(
+      f"round {int(state.round)}: {_names(first)} diverged and the round is "
+      f"undone for them; {_ADVICE}",
+      stacklevel=3,
+    )
+  return now
+
+
+def note(diverged: Sequence[DivergenceReport]) -> str:
+  """What became of clients that diverged, in words."""
+  undone = sum(x.undone for x in diverged)
+  text = (
+    f"{_names([x.client for x in diverged])} diverged; {undone} of their "
+    "rounds are undone"
+  )
+  often = [x.client for x in diverged if x.longest >= IN_A_ROW]
+  if often:
+    text += f", {IN_A_ROW} or more in a row of {_names(often)}"
+  return text
+
+
+def _reports(state: SimulationState) -> list[DivergenceReport]:
+  """The clients that diverged so far."""
+  if not int(state.monitor.undone):
+    return []
+  found = state.members, state.divergence
+  if jax.process_count() > 1:
+    found = multihost_utils.process_allgather(found, tiled=True)
+  return divergence_lib.divergence_reports(*found)
+
+
+def _check_server(state: SimulationState) -> None:
+  failed = int(state.monitor.failed)
+  if failed >= 0:
+    raise DivergenceError(
+      f"round {1 + failed}: what the server made of the messages is not "
+      "finite; its state is left as it was before"
+    )
+
+
+def _check_clients(
+  settings: Settings, state: SimulationState, new: Sequence[DivergenceReport]
+) -> None:
+  """Ends the run if it was to end, or if every client diverged for long."""
+  round_, who = int(state.round), _names([x.client for x in new])
+  advice = f"{_ADVICE} (learning_rate={settings.learning_rate})"
+  if settings.on_divergence == "raise":
+    raise DivergenceError(
+      f"round {1 + min(x.last for x in new)}: {who} diverged, and "
+      f"on_divergence='raise'; {advice}"
+    )
+  # Both stay true: neither when one looks nor a checkpoint between changes it.
+  in_all = round_ == settings.rounds and int(state.monitor.lost) >= round_
+  if bool(state.monitor.over) or in_all:
+    rounds = "all rounds" if in_all else f"{IN_A_ROW} rounds or more"
+    raise DivergenceError(
+      f"round {round_}: every client that took part diverged, {who}, in "
+      f"{rounds} in a row; {advice}"
+    )
+
+
+def _names(clients: Sequence[int], most: int = 10) -> str:
+  """Numbers of clients, in words."""
+  numbers = ", ".join(map(str, clients[:most]))
+  if len(clients) > most:
+    numbers += f" and {len(clients) - most} more"
+  return f"client{'s' * (len(clients) > 1)} {numbers}"
