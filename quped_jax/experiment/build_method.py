@@ -12,6 +12,7 @@ from quped_jax.data.federation import Federation, check_batches
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
+from quped_jax.methods.blocks.training import Training
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
 
@@ -26,7 +27,7 @@ class BuiltMethod(NamedTuple):
   """
 
   method: api.FederatedMethod
-  training: api.Training
+  training: Training
   settings: Settings
 
 
@@ -50,7 +51,7 @@ def build_method(
   settings = _with_epochs(settings, federation)
   entry = methods.get_method(settings.method)
 
-  def make(steps: int) -> tuple[api.FederatedMethod, api.Training]:
+  def make(steps: int) -> tuple[api.FederatedMethod, Training]:
     training = make_training(dataclasses.replace(settings, steps=steps), bits)
     options = settings.options()
     return entry.make(models, federation, training, options), training
