@@ -17,6 +17,8 @@ the reason. `choose` has written `frozen.json`, once and for all.
 import argparse
 import json
 import pathlib
+import signal
+import sys
 
 from tests.mutants import address, choose, report, run
 
@@ -59,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
   """The command line."""
+  # Ends the tests too, as an interruption does.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
   parser = _parser()
   args = parser.parse_args()
   if args.command == "choose":

@@ -138,6 +138,7 @@ class _Worker:
   def __init__(self, tree: pathlib.Path, folder: pathlib.Path):
     self.tree = folder / "tree"
     self._cache = folder / "jax"
+    self._process: subprocess.Popen[str] | None = None
     shutil.rmtree(self.tree, ignore_errors=True)
     self.tree.mkdir(parents=True)
     self._cache.mkdir(exist_ok=True)
@@ -156,6 +157,13 @@ class _Worker:
     """Deletes the programs of a mutant, which nobody needs again."""
     for path in self.entries() - kept:
       path.unlink(missing_ok=True)
+
+  def stop(self) -> None:
+    """Ends the tests that run, with all that they started."""
+    process = self._process
+    if process and process.poll() is None:
+      os.killpg(process.pid, signal.SIGKILL)
+      process.wait()
 
   def pytest(
     self, tests: Tests, args: Sequence[str], limit: float | None
@@ -176,7 +184,7 @@ class _Worker:
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    process = subprocess.Popen(
+    self._process = process = subprocess.Popen(
       command,
       cwd=self.tree,
       env=environment,
@@ -190,10 +198,7 @@ class _Worker:
     except subprocess.TimeoutExpired:
       return None, f"none within {limit:.0f} s"
     finally:
-      # With all that the tests started.
-      if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+      self.stop()
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
     last = output.strip().splitlines()[-1:] or [""]
     return process.returncode, failed[1] if failed else last[0]
@@ -210,7 +215,7 @@ class _Run:
     self._args = args
     self._known = read(results)
     self._lock = threading.Lock()
-    self._open = 0
+    self.stopped = False
 
   def _write(self, record: dict[str, Any]) -> None:
     with self._lock:
@@ -250,6 +255,8 @@ class _Run:
       return known["seconds"]
     start = time.monotonic()
     code, failed = worker.pytest(tests, self._args, None)
+    if self.stopped:
+      return 0.0
     if code not in _OK:
       raise RuntimeError(f"fails without any change: {failed}")
     seconds = time.monotonic() - start
@@ -268,6 +275,8 @@ class _Run:
     limit = max(_SHORTEST_LIMIT, _PATIENCE * self._alone(worker, tests))
     kept = worker.entries()
     for mutant, found in places:
+      if self.stopped:
+        return
       path = worker.tree / found.path.relative_to(self._tree)
       original = path.read_text()
       start = time.monotonic()
@@ -276,6 +285,8 @@ class _Run:
         code, failed = worker.pytest(tests, self._args, limit)
       finally:
         path.write_text(original)
+      if self.stopped:  # Tests that were ended say nothing.
+        return
       worker.forget(kept)
       survived = code in _OK
       record = {
@@ -309,21 +320,29 @@ def run(
     RuntimeError: tests fail on the code as it is.
   """
   tree = tree.resolve()
-  all_ = _Run(tree, results, shlex.split(pytest_args))
-  groups = all_.groups(mutants)
-  lock = threading.Lock()
+  whole = _Run(tree, results, shlex.split(pytest_args))
+  groups = collections.deque(whole.groups(mutants))
+  started: list[_Worker] = []
 
   def work_on(number):
-    if not groups:
-      return
     worker = _Worker(tree, work.resolve() / str(number))
-    while True:
-      with lock:
-        if not groups:
-          return
-        tests, places = groups.pop(0)
-      all_.group(worker, tests, places)
+    started.append(worker)
+    while not whole.stopped:
+      try:
+        tests, places = groups.popleft()
+      except IndexError:
+        return
+      whole.group(worker, tests, places)
 
-  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-    for done in [pool.submit(work_on, i) for i in range(workers)]:
-      done.result()
+  number = min(workers, len(groups))
+  with concurrent.futures.ThreadPoolExecutor(max(number, 1)) as pool:
+    try:
+      for done in concurrent.futures.as_completed(
+        [pool.submit(work_on, i) for i in range(number)]
+      ):
+        done.result()
+    except BaseException:
+      whole.stopped = True
+      for worker in started:
+        worker.stop()
+      raise
