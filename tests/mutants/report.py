@@ -11,12 +11,13 @@ _COLUMNS = ("killed", "survived", "equivalent", "lost", "not run")
 
 
 def outcomes(results: pathlib.Path) -> dict[str, str]:
-  """What became of each mutant; one that is equivalent need not be killed."""
+  """What became of each mutant; of those that survived, some may."""
   records, equivalent = read(results), address.load("equivalent.json")
 
   def outcome(mutant):
     found = records.get(mutant.id, {}).get("outcome", "not run")
-    return "equivalent" if mutant.id in equivalent else found
+    may = found == "survived" and mutant.id in equivalent
+    return "equivalent" if may else found
 
   return {mutant.id: outcome(mutant) for mutant in address.frozen()}
 
