@@ -204,6 +204,10 @@ class _Worker:
     return process.returncode, failed[1] if failed else last[0]
 
 
+class _FailingError(Exception):
+  """A test fails on the code as it is, and so says nothing about mutants."""
+
+
 class _Run:
   """A run over many mutants, whose results are written as they come."""
 
@@ -258,7 +262,7 @@ class _Run:
     if self.stopped:
       return 0.0
     if code not in _OK:
-      raise RuntimeError(f"fails without any change: {failed}")
+      raise _FailingError(failed)
     seconds = time.monotonic() - start
     self._write(
       {"id": name, "outcome": "unchanged", "seconds": round(seconds, 1)}
@@ -317,12 +321,14 @@ def run(
     work: a folder for the workers' copies and compiled programs.
 
   Raises:
-    RuntimeError: tests fail on the code as it is.
+    RuntimeError: tests fail on the code as it is; raised in the end, since the
+      mutants that others judge can be run.
   """
   tree = tree.resolve()
   whole = _Run(tree, results, shlex.split(pytest_args))
   groups = collections.deque(whole.groups(mutants))
   started: list[_Worker] = []
+  failing: list[str] = []
 
   def work_on(number):
     worker = _Worker(tree, work.resolve() / str(number))
@@ -332,7 +338,10 @@ def run(
         tests, places = groups.popleft()
       except IndexError:
         return
-      whole.group(worker, tests, places)
+      try:
+        whole.group(worker, tests, places)
+      except _FailingError as error:
+        failing.append(str(error))
 
   number = min(workers, len(groups))
   with concurrent.futures.ThreadPoolExecutor(max(number, 1)) as pool:
@@ -346,3 +355,5 @@ def run(
       for worker in started:
         worker.stop()
       raise
+  if failing:
+    raise RuntimeError(f"fail without any change: {', '.join(failing)}")
