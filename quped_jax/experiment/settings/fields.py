@@ -1,17 +1,13 @@
 """Settings that check themselves: what a field says, its rules, its group.
 
 A setting is one line, in its group: type, default, what it means, and rules
-that its value obeys by itself. Its group's `_check` has the rules that several
-fields of the group obey together:
+that its value obeys by itself:
 
-    @group
-    class LensSettings(Group):
-      '''How clients look at their samples.'''
+    rounds: int = setting(40, "number of rounds.", at_least(1))
 
-      zoom: int = setting(1, "magnification of images.", at_least(1))
-
-`Settings` inherits from all groups, so that its fields are all of theirs, and
-checks what goes across groups.
+Rules that several fields of a group obey together are in the group's `_check`.
+`Settings` inherits from all groups, so that it has all their fields; its own
+`_check` has the rules across groups.
 """
 
 import dataclasses

@@ -43,7 +43,9 @@ _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def typed(
-  fields: Iterable[dataclasses.Field], values: Mapping[str, Any], prefix=""
+  fields: Iterable[dataclasses.Field],
+  values: Mapping[str, Any],
+  prefix: str = "",
 ) -> dict[str, Any]:
   """The values, each of its field's type, where an int does for a float.
 
