@@ -78,8 +78,8 @@ def make(
   shared = shared or mlp(8, 8)
   models = api.Models(shared, {tiny.COHORT: own or shared})
   training = make_training(settings)
-  method = methods.get_method(name).make(
-    models, None, training, settings.options()
+  method = methods.get_method(name).build(
+    models, training, settings.options(), None
   )
   context = api.Context(
     round=jnp.int32(0),

@@ -298,11 +298,11 @@ def assemble(settings: qj.Settings, federation=None, model=None) -> Tiny:
 def make_method(
   settings: qj.Settings, model, federation=None
 ) -> api.FederatedMethod:
-  return methods.get_method(settings.method).make(
+  return methods.get_method(settings.method).build(
     api.Models(shared=model, clients={COHORT: model}),
-    federation,
     make_training(settings),
     settings.options(),
+    federation,
   )
 
 

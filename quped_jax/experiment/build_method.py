@@ -54,7 +54,7 @@ def build_method(
   def make(steps: int) -> tuple[api.FederatedMethod, Training]:
     training = make_training(dataclasses.replace(settings, steps=steps), bits)
     options = settings.options()
-    return entry.make(models, federation, training, options), training
+    return entry.build(models, training, options, federation), training
 
   steps = settings.steps
   if settings.budget == "gradients" and steps > 1:

@@ -85,7 +85,6 @@ def mix(alpha: Any, own: Any, shared: Any) -> Any:
 
 def make_apfl(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: ApflOptions,
 ) -> api.FederatedMethod:
@@ -93,14 +92,12 @@ def make_apfl(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture, or quantized clients.
   """
-  del federation
   requirements.check_same_model("apfl", models)
   requirements.check_full_precision(
     "apfl", training, "a mixture with the global model is not quantized"
@@ -163,6 +160,6 @@ def make_apfl(
       "global": (*server, model),
     }
 
-  return method._replace(
+  return method.replace(
     init_client=init_client, variants=variants, primary_variant="personalized"
   )

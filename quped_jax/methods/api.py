@@ -6,7 +6,7 @@ common is in `blocks`.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -271,6 +271,24 @@ def weighted_sum(
   return Aggregate(total, weight)
 
 
+class Changes(TypedDict, total=False):
+  """The fields of a FederatedMethod, for `replace`."""
+
+  init_server: InitServer
+  init_client: InitClient
+  broadcast: Broadcast
+  client_update: ClientUpdate
+  server_update: ServerUpdate
+  variants: Variants
+  primary_variant: str
+  gradients: float | None
+  receive: Receive
+  collect: Collect | None
+  averages: bool
+  global_model: GlobalModelOf | None
+  begin_finetune: BeginFinetune | None
+
+
 class FederatedMethod(NamedTuple):
   """A federated learning method, as pure functions for one client.
 
@@ -311,3 +329,7 @@ class FederatedMethod(NamedTuple):
   averages: bool = False
   global_model: GlobalModelOf | None = None
   begin_finetune: BeginFinetune | None = None
+
+  def replace(self, **changes: Unpack[Changes]) -> "FederatedMethod":
+    """The method with other fields; as `_replace`, with types."""
+    return self._replace(**changes)

@@ -23,67 +23,56 @@ References:
 """
 
 import dataclasses
-from typing import Any
+from typing import ClassVar
 
+from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import quantized_labels, soft_labels
 from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
-class CfdOptions:
-  """Settings of CFD.
+class CfdOptions(soft_labels.SoftLabelOptions):
+  """Settings of CFD, beside those of `SoftLabelOptions`.
 
   Attributes:
     bits_up: of each entry of a soft label that clients send, 1 to 8, or 32.
     bits_down: of those that they receive.
-    public_samples: drawn from the public set for each round; 0 for all.
-    digest_steps: of a client on the soft labels per round.
-    distill_steps: of the server per round, one batch of the clients' batch
-      size each.
-    distill_learning_rate: their step size.
-    distill_optimizer: "sgd", "momentum", "adam" or "adamw", fresh each round.
-    weighting: of the clients in the mean, "uniform" or by "samples".
   """
+
+  method: ClassVar[str] = "cfd"
 
   bits_up: int = 1
   bits_down: int = 1
-  public_samples: int = 0
-  digest_steps: int = 5
-  distill_steps: int = 50
-  distill_learning_rate: float = 1e-3
-  distill_optimizer: str = "adam"
-  weighting: str = "uniform"
 
   def __post_init__(self):
     quantized_labels.check_bits("cfd.bits_up", self.bits_up)
     quantized_labels.check_bits("cfd.bits_down", self.bits_down)
-    soft_labels.check_options("cfd", self)
+    super().__post_init__()
 
 
 def make_cfd(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: CfdOptions,
+  federation: Federation,
 ) -> api.FederatedMethod:
   """Makes CFD.
 
   Args:
     models: of each cohort and of the server.
-    federation: has the public set.
     training: how clients train.
     options: the method's own settings.
+    federation: has the public set.
 
   Raises:
     ValueError: no public set, or one smaller than the samples of a round.
   """
   return soft_labels.soft_label_method(
-    "cfd",
     models,
-    federation,
     training,
     options,
+    federation,
     dual=True,
     bits_up=options.bits_up,
     bits_down=options.bits_down,

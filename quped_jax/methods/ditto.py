@@ -19,7 +19,6 @@ References:
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 
@@ -54,7 +53,6 @@ class DittoOptions:
 
 def make_ditto(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: DittoOptions,
 ) -> api.FederatedMethod:
@@ -62,14 +60,12 @@ def make_ditto(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del federation
   requirements.check_same_model("ditto", models)
 
   def client_update(download, client, data, context, cohort):

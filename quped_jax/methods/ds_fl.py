@@ -23,65 +23,54 @@ References:
 """
 
 import dataclasses
-from typing import Any
+from typing import ClassVar
 
 from quped_jax import checks
+from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import soft_labels
 from quped_jax.methods.blocks.training import Training
 
 
 @dataclasses.dataclass(frozen=True)
-class DsFlOptions:
-  """Settings of DS-FL.
+class DsFlOptions(soft_labels.SoftLabelOptions):
+  """Settings of DS-FL, beside those of `SoftLabelOptions`.
 
   Attributes:
     temperature: T of the sharpening.
-    public_samples: drawn from the public set for each round; 0 for all.
-    digest_steps: of a client on the soft labels per round.
-    distill_steps: of the server per round, one batch of the clients' batch
-      size each.
-    distill_learning_rate: their step size.
-    distill_optimizer: "sgd", "momentum", "adam" or "adamw", fresh each round.
-    weighting: of the clients in the mean, "uniform" or by "samples".
   """
 
+  method: ClassVar[str] = "ds_fl"
+
   temperature: float = 0.1
-  public_samples: int = 0
-  digest_steps: int = 5
-  distill_steps: int = 50
-  distill_learning_rate: float = 1e-3
-  distill_optimizer: str = "adam"
-  weighting: str = "uniform"
 
   def __post_init__(self):
     checks.positive("ds_fl.temperature", self.temperature)
-    soft_labels.check_options("ds_fl", self)
+    super().__post_init__()
 
 
 def make_ds_fl(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: DsFlOptions,
+  federation: Federation,
 ) -> api.FederatedMethod:
   """Makes DS-FL.
 
   Args:
     models: of each cohort and of the server.
-    federation: has the public set.
     training: how clients train.
     options: the method's own settings.
+    federation: has the public set.
 
   Raises:
     ValueError: no public set, or one smaller than the samples of a round.
   """
   return soft_labels.soft_label_method(
-    "ds_fl",
     models,
-    federation,
     training,
     options,
+    federation,
     dual=False,
     temperature=options.temperature,
   )

@@ -25,7 +25,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,6 @@ def others(download: FdServer, client: FdClient) -> Outputs:
 
 def make_fd(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FdOptions,
 ) -> api.FederatedMethod:
@@ -104,11 +103,9 @@ def make_fd(
 
   Args:
     models: of each cohort, of any architectures with the same classes.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
   """
-  del federation
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]
@@ -168,7 +165,7 @@ def make_fd(
     new = FdServer(summed, context.round)
     return messages.if_heard(aggregates, new, server)
 
-  return method._replace(
+  return method.replace(
     init_server=init_server,
     init_client=init_client,
     server_update=server_update,

@@ -66,7 +66,6 @@ class FedavgServer(NamedTuple):
 
 def make_fedavg(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedavgOptions,
 ) -> api.FederatedMethod:
@@ -74,14 +73,12 @@ def make_fedavg(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del federation
   method = averaging.averaging_method(
     "fedavg", models, training, weighting=options.weighting
   )
@@ -112,4 +109,4 @@ def make_fedavg(
     # A server with momentum moves even on a mean of zero.
     return messages.if_heard(aggregates, new, server)
 
-  return method._replace(init_server=init_server, server_update=server_update)
+  return method.replace(init_server=init_server, server_update=server_update)

@@ -57,7 +57,6 @@ def normalisation_layers(params: Any) -> frozenset[str]:
 
 def make_fedbn(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedbnOptions,
 ) -> api.FederatedMethod:
@@ -65,7 +64,6 @@ def make_fedbn(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
@@ -73,7 +71,6 @@ def make_fedbn(
     ValueError: a cohort of another architecture; when the parameters' shapes
       are first seen, a model without normalisation.
   """
-  del federation
 
   def predicate_of(params):
     layers = normalisation_layers(params)

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax import checks
+from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   averaging,
@@ -98,17 +99,17 @@ class Heard(NamedTuple):
 
 def make_feddf(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FeddfOptions,
+  federation: Federation,
 ) -> api.FederatedMethod:
   """Makes FedDF.
 
   Args:
     models: of each cohort; if there is only one, the global model's.
-    federation: has the public set.
     training: how clients train.
     options: the method's own settings.
+    federation: has the public set.
 
   Raises:
     ValueError: no public set; one cohort of another architecture.
@@ -192,7 +193,7 @@ def make_feddf(
     return (*server.models[cohort], models.clients[cohort])
 
   first = next(iter(parts.values()))
-  return first._replace(
+  return first.replace(
     init_server=init_server,
     init_client=init_client,
     broadcast=broadcast,

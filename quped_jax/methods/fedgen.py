@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax import checks, random_keys
+from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   averaging,
@@ -120,17 +121,17 @@ class FedgenMessage(NamedTuple):
 
 def make_fedgen(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedgenOptions,
+  federation: Federation,
 ) -> api.FederatedMethod:
   """Makes FedGen.
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: of whose samples the model is.
     training: how clients train.
     options: the method's own settings.
+    federation: of whose samples the model is.
 
   Raises:
     ValueError: a cohort of another architecture, or one without a last layer
@@ -221,7 +222,7 @@ def make_fedgen(
     new = new._replace(generator=params, opt_state=opt_state)
     return messages.if_heard(aggregates, new, server)
 
-  return method._replace(
+  return method.replace(
     init_server=init_server,
     broadcast=broadcast,
     client_update=client_update,

@@ -17,7 +17,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from quped_jax import checks
 from quped_jax.methods import api
@@ -59,7 +59,6 @@ class FedgkdDownload(NamedTuple):
 
 def make_fedgkd(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedgkdOptions,
 ) -> api.FederatedMethod:
@@ -67,14 +66,12 @@ def make_fedgkd(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del federation
   model = models.shared
   one = options.models == 1
 
@@ -106,7 +103,7 @@ def make_fedgkd(
     del client_id, cohort
     return FedgkdDownload(server.model, history.mean(server))
 
-  return method._replace(
+  return method.replace(
     init_server=init_server,
     broadcast=broadcast,
     server_update=history.add_mean,

@@ -22,7 +22,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +119,6 @@ def held_out_losses(
 
 def make_fedgkd_vote(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedgkdVoteOptions,
 ) -> api.FederatedMethod:
@@ -127,14 +126,12 @@ def make_fedgkd_vote(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del federation
   model = models.shared
 
   def local_loss(download, batch, context):
@@ -171,7 +168,7 @@ def make_fedgkd_vote(
     voted = Voted(download.model, teachers, shares)
     return method.client_update(voted, client, data, context, cohort)
 
-  return method._replace(
+  return method.replace(
     init_server=init_server,
     broadcast=personal.send,
     client_update=client_update,

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from quped_jax import checks
+from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   distill,
@@ -112,17 +113,17 @@ class FedgktMessage(NamedTuple):
 
 def make_fedgkt(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedgktOptions,
+  federation: Federation,
 ) -> api.FederatedMethod:
   """Makes FedGKT.
 
   Args:
     models: of each cohort, all with as many features.
-    federation: has the number of clients, and of their training samples.
     training: how clients train.
     options: the method's own settings.
+    federation: has the number of clients, and of their training samples.
 
   Raises:
     ValueError: a cohort whose model has no features, or not as many as others.
@@ -235,7 +236,7 @@ def make_fedgkt(
     gradients=training.steps * training.gradients_per_step,
     shares_model=False,
   )
-  return method._replace(
+  return method.replace(
     init_server=init_server,
     broadcast=broadcast,
     server_update=server_update,

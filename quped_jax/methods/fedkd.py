@@ -28,7 +28,6 @@ References:
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +57,6 @@ class FedkdOptions:
 
 def make_fedkd(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedkdOptions,
 ) -> api.FederatedMethod:
@@ -67,11 +65,9 @@ def make_fedkd(
   Args:
     models: `shared` is the mentee's, `clients` are the mentors', of any
       architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
   """
-  del federation
 
   def adaptive_loss(logits, teacher, labels):
     own = training.loss(logits, labels)

@@ -19,14 +19,15 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from quped_jax import checks, random_keys
+from quped_jax.data.federation import Federation
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill, messages, personal, requirements
+from quped_jax.methods.blocks import distill, messages, personal
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
@@ -40,29 +41,23 @@ DIGEST_LOSSES: dict[str, public_lib.TargetLoss] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class FedmdOptions:
-  """Settings of FedMD.
+class FedmdOptions(public_lib.ExchangeOptions):
+  """Settings of FedMD, beside those of `ExchangeOptions`.
 
   Attributes:
-    public_samples: drawn from the public set for each round; 0 for all.
-    digest_steps: of a client on the mean scores per round.
     digest_loss: "mae" or "mse" of the scores, or "kl" of their softmax.
     pretrain_steps: of a client on the public labels, before its first round.
-    weighting: of the clients in the mean, "uniform" or by "samples".
   """
 
-  public_samples: int = 0
-  digest_steps: int = 5
+  method: ClassVar[str] = "fedmd"
+
   digest_loss: str = "mae"
   pretrain_steps: int = 50
-  weighting: str = "uniform"
 
   def __post_init__(self):
-    checks.at_least("fedmd.public_samples", self.public_samples, 0)
-    checks.at_least("fedmd.digest_steps", self.digest_steps, 0)
+    super().__post_init__()
     checks.choice("fedmd.digest_loss", self.digest_loss, tuple(DIGEST_LOSSES))
     checks.at_least("fedmd.pretrain_steps", self.pretrain_steps, 0)
-    checks.choice("fedmd.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class FedmdClient(NamedTuple):
@@ -79,25 +74,23 @@ class FedmdClient(NamedTuple):
 
 def make_fedmd(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedmdOptions,
+  federation: Federation,
 ) -> api.FederatedMethod:
   """Makes FedMD.
 
   Args:
     models: of each cohort, of any architectures.
-    federation: has the public set, and the number of classes.
     training: how clients train.
     options: the method's own settings.
+    federation: has the public set, and the number of classes.
 
   Raises:
     ValueError: no public set, one without labels, or one smaller than the
       samples of a round.
   """
-  requirements.check_public("fedmd", federation, labelled=True)
-  size, samples = federation.public.size, options.public_samples
-  public_lib.check_samples("fedmd.public_samples", samples, federation.public)
+  size, samples = public_lib.sizes(options, federation, labelled=True)
 
   def init_server(key, inputs):
     del inputs
@@ -151,7 +144,7 @@ def make_fedmd(
     learner = method.init_client(key, inputs, server, client_id, spec, cohort)
     return FedmdClient(learner, jnp.bool_(False))
 
-  return method._replace(
+  return method.replace(
     init_server=init_server,
     init_client=init_client,
     server_update=server_update,

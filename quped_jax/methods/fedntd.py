@@ -17,7 +17,6 @@ References:
 """
 
 import dataclasses
-from typing import Any
 
 from quped_jax import checks
 from quped_jax.methods import api
@@ -47,7 +46,6 @@ class FedntdOptions:
 
 def make_fedntd(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedntdOptions,
 ) -> api.FederatedMethod:
@@ -55,14 +53,12 @@ def make_fedntd(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del federation
   model = models.shared
 
   def local_loss(download, batch, context):

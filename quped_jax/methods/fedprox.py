@@ -15,7 +15,6 @@ References:
 """
 
 import dataclasses
-from typing import Any
 
 from quped_jax import checks
 from quped_jax.methods import api
@@ -42,7 +41,6 @@ class FedproxOptions:
 
 def make_fedprox(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedproxOptions,
 ) -> api.FederatedMethod:
@@ -50,14 +48,12 @@ def make_fedprox(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del federation
 
   def local_loss(download, batch, context):
     del context

@@ -16,7 +16,6 @@ References:
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 
@@ -62,7 +61,6 @@ def _head_steps(training: Training, options: FedrepOptions) -> int:
 
 def make_fedrep(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FedrepOptions,
 ) -> api.FederatedMethod:
@@ -70,7 +68,6 @@ def make_fedrep(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
@@ -79,7 +76,6 @@ def make_fedrep(
       when the parameters' shapes are first seen, a model without a last layer
       or without a body.
   """
-  del federation
 
   def predicate_of(params):
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)

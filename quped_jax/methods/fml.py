@@ -21,7 +21,6 @@ References:
 
 import dataclasses
 import functools
-from typing import Any
 
 from quped_jax import checks
 from quped_jax.methods import api
@@ -55,7 +54,6 @@ class FmlOptions:
 
 def make_fml(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: FmlOptions,
 ) -> api.FederatedMethod:
@@ -63,11 +61,9 @@ def make_fml(
 
   Args:
     models: of the shared model and of each cohort, of any architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
   """
-  del federation
 
   def mutual_loss(logits, teacher, labels, share):
     from_labels = training.loss(logits, labels)

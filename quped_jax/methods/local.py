@@ -9,7 +9,6 @@ References:
 """
 
 import dataclasses
-from typing import Any
 
 from quped_jax.methods import api
 from quped_jax.methods.blocks import local_steps, personal
@@ -23,7 +22,6 @@ class LocalOptions:
 
 def make_local(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: LocalOptions,
 ) -> api.FederatedMethod:
@@ -31,11 +29,10 @@ def make_local(
 
   Args:
     models: of each cohort.
-    federation: not used.
     training: how clients train.
     options: none.
   """
-  del federation, options
+  del options
 
   def client_update(download, client, data, context, cohort):
     del download

@@ -115,7 +115,6 @@ def meta_objective(
 
 def make_per_fedavg(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: PerFedavgOptions,
 ) -> api.FederatedMethod:
@@ -123,14 +122,12 @@ def make_per_fedavg(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del federation
   model = models.shared
   hessian_free = options.variant == "hessian_free"
   batches = 3 if hessian_free else 2
@@ -174,7 +171,7 @@ def make_per_fedavg(
 
   # At w and w', and on both sides of w.
   evaluations = 4 if hessian_free else 2
-  return method._replace(
+  return method.replace(
     variants=variants,
     primary_variant="quantized" if quantized else "personalized",
     gradients=training.steps * training.gradients_per_step * evaluations,

@@ -27,7 +27,6 @@ References:
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +79,6 @@ class PfedmeOptions:
 
 def make_pfedme(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: PfedmeOptions,
 ) -> api.FederatedMethod:
@@ -88,14 +86,12 @@ def make_pfedme(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del federation
   requirements.check_same_model("pfedme", models)
   lambda_p, eta = options.lambda_p, options.eta
 
@@ -156,4 +152,4 @@ def make_pfedme(
       training.steps * options.inner_steps * training.gradients_per_step
     ),
   )
-  return method._replace(server_update=server_update)
+  return method.replace(server_update=server_update)

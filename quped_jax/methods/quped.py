@@ -23,7 +23,6 @@ References:
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +74,6 @@ class QupedOptions:
 
 def make_quped(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: QupedOptions,
 ) -> api.FederatedMethod:
@@ -83,11 +81,9 @@ def make_quped(
 
   Args:
     models: of the global model and of each cohort.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
   """
-  del federation
   share = options.lambda_p
   from_labels = options.global_loss == "distill+labels"
   kl = functools.partial(

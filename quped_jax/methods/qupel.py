@@ -16,7 +16,6 @@ References:
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import optax
@@ -52,7 +51,6 @@ class QupelOptions:
 
 def make_qupel(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: QupelOptions,
 ) -> api.FederatedMethod:
@@ -60,14 +58,12 @@ def make_qupel(
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: not used.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
     ValueError: a cohort of another architecture.
   """
-  del federation
   requirements.check_same_model("qupel", models)
   model = models.shared
   lambda_p = options.lambda_p
@@ -120,4 +116,4 @@ def make_qupel(
     client_update,
     gradients=training.steps * training.gradients_per_step,
   )
-  return method._replace(init_client=init_client)
+  return method.replace(init_client=init_client)

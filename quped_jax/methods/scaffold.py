@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax import checks
+from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   averaging,
@@ -86,17 +87,17 @@ class ScaffoldClient(NamedTuple):
 
 def make_scaffold(
   models: api.Models,
-  federation: Any,
   training: Training,
   options: ScaffoldOptions,
+  federation: Federation,
 ) -> api.FederatedMethod:
   """Makes SCAFFOLD.
 
   Args:
     models: of each cohort, all of the global model's architecture.
-    federation: has `num_clients`, N.
     training: how clients train, with plain SGD.
     options: the method's own settings.
+    federation: has `num_clients`, N.
 
   Raises:
     ValueError: a cohort of another architecture, or another optimizer.
@@ -177,7 +178,7 @@ def make_scaffold(
   def variants(server, client, data, context, cohort):
     return method.variants(server, client.levels, data, context, cohort)
 
-  return method._replace(
+  return method.replace(
     init_server=init_server,
     init_client=init_client,
     broadcast=personal.send,

@@ -51,10 +51,10 @@ def test_a_budget_of_gradients_is_found_in_a_few_tries(monkeypatch):
 
 
 def test_a_budget_of_gradients_is_of_a_method_that_counts_them():
-  def make(models, federation, training, options):
-    entry = methods.get_method("local")
-    method = entry.make(models, federation, training, entry.options())
-    return method._replace(gradients=None)
+  def make(models, training, options):
+    local = methods.get_method("local")
+    method = local.build(models, training, options, None)
+    return method.replace(gradients=None)
 
   before = dict(methods.METHODS)
   qj.register_method("uncounted", make, methods.get_method("local").options)

@@ -38,8 +38,8 @@ def test_gradients_grow_linearly_with_steps(name):
 
   def gradients(steps):
     training = make_training(dataclasses.replace(settings, steps=steps))
-    method = methods.get_method(name).make(
-      clients.models, federation, training, settings.options()
+    method = methods.get_method(name).build(
+      clients.models, training, settings.options(), federation
     )
     assert method.gradients is not None
     return method.gradients

@@ -182,11 +182,11 @@ def test_network_part_has_the_passes_of_quped(name, options, shape):
     clients=1, method="quped", bits=(1,), steps=2, batch_size=2
   )
   training = make_training(settings)
-  quped = methods.METHODS["quped"].make(
+  quped = methods.METHODS["quped"].build(
     api.Models(shared=model, clients={"clients": model}),
-    None,
     training,
     settings.options(),
+    None,
   )
   whole = operations(quped, federation, settings)
   network = operations(step.make_passes(model, training), federation, settings)

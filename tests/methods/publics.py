@@ -43,11 +43,11 @@ def make_method(
     name, len(COUNTS), bits=bits, method_options={name: options}
   )
   model = model or make_model()
-  return methods.get_method(name).make(
+  return methods.get_method(name).build(
     api.Models(shared or model, {tiny.COHORT: model}),
-    federation,
     make_training(settings),
     settings.options(),
+    federation,
   )
 
 

@@ -24,9 +24,9 @@ def test_at_full_precision_it_is_ds_fl_with_dual_distillation(
   full = publics.simulate("cfd", federation, bits_up=32, bits_down=32)
   own, _ = publics.play(full, 3)
 
-  def dual(models, federation, training, options):
+  def dual(models, training, options, federation):
     return soft_labels.soft_label_method(
-      "ds_fl", models, federation, training, options, dual=True
+      models, training, options, federation, dual=True
     )
 
   entry = qj.methods.get_method("ds_fl")

@@ -144,7 +144,7 @@ def test_a_cohort_of_another_architecture_is_an_error():
   models = api.Models(MODEL, {"small": other})
   training = make_training(tiny.make_settings("fedbn", 2))
   with pytest.raises(ValueError, match="fedbn averages weights"):
-    fedbn.make_fedbn(models, None, training, fedbn.FedbnOptions())
+    fedbn.make_fedbn(models, training, fedbn.FedbnOptions())
 
 
 def test_an_unknown_weighting_is_an_error():

@@ -114,11 +114,11 @@ def test_every_architecture_has_a_student_that_all_clients_teach(federation):
   small, large = publics.make_model((4,)), publics.make_model((8, 8))
   training = make_training(tiny.make_settings("feddf", 3, bits=(32,)))
   entry = qj.methods.get_method("feddf")
-  made = entry.make(
+  made = entry.build(
     api.Models(large, {"small": small, "large": large}),
-    federation,
     training,
     entry.options(distill_steps=100, distill_learning_rate=3e-3),
+    federation,
   )
   context = publics.make_context(federation)
   server = made.init_server(jax.random.key(0), federation.example())

@@ -125,11 +125,11 @@ def test_the_body_is_the_mean_of_the_clients_bodies():
   settings = tiny.make_settings("fedrep", 2, bits=(32,))
   model = qj.create_model("mlp", tiny.CLASSES, features=(4,))
   for weighting, expected in (("uniform", 3.0), ("samples", 2.5)):
-    made = qj.methods.get_method("fedrep").make(
+    made = qj.methods.get_method("fedrep").build(
       qj.methods.api.Models(shared=model, clients={COHORT: model}),
-      None,
       make_training(settings),
       qj.methods.get_method("fedrep").options(weighting=weighting),
+      None,
     )
     server = made.init_server(jax.random.key(0), jnp.ones((1, 6)))
     message = made.broadcast(server, jnp.int32(0), COHORT)

@@ -113,8 +113,8 @@ def test_cohorts_of_two_architectures_share_a_third():
   settings = tiny.make_settings("fml", 2, bits=(2,), steps=2)
   clients = {"wide": alone.mlp(16, 8), "deep": alone.mlp(8, 8, 8)}
   models = api.Models(alone.mlp(4), clients)
-  made = qj.methods.get_method("fml").make(
-    models, None, make_training(settings), settings.options()
+  made = qj.methods.get_method("fml").build(
+    models, make_training(settings), settings.options(), None
   )
   federation = tiny.make_federation((23, 40))
   context = alone.make("fml").context

@@ -67,11 +67,11 @@ def linear_method(name: str, steps: int, **options) -> api.FederatedMethod:
     name, 2, bits=(32,), steps=steps, batch_size=2,
     method_options={name: options},
   )  # fmt: skip
-  return qj.methods.get_method(name).make(
+  return qj.methods.get_method(name).build(
     api.Models(shared=LINEAR, clients={COHORT: LINEAR}),
-    linear_federation(),
     make_training(settings)._replace(loss=squared_loss),
     settings.options(),
+    linear_federation(),
   )
 
 

@@ -192,7 +192,7 @@ def test_a_server_whose_step_is_not_finite_ends_the_run(monkeypatch):
       model = jax.tree.map(lambda x: jnp.where(bad, x / 0.0, x), new.model)
       return new._replace(model=model)
 
-    return method._replace(server_update=server_update)
+    return method.replace(server_update=server_update)
 
   monkeypatch.setitem(qj.methods.METHODS, "fedavg", entry._replace(make=make))
   with (

@@ -156,7 +156,7 @@ def partial_method(
       )
     return result
 
-  return base._replace(
+  return base.replace(
     init_server=init_server,
     init_client=init_client,
     broadcast=broadcast,

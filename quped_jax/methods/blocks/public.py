@@ -4,17 +4,23 @@ Clients digest soft targets by alternating steps, so that quantized clients do
 too; the server distils them into a model by an optimizer of its own.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from quped_jax import random_keys
-from quped_jax.data.federation import ClientData, PublicSet
+from quped_jax import checks, random_keys
+from quped_jax.data.federation import ClientData, Federation, PublicSet
 from quped_jax.methods import api
-from quped_jax.methods.blocks import local_steps, predictions, server
+from quped_jax.methods.blocks import (
+  local_steps,
+  predictions,
+  requirements,
+  server,
+)
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model
 from quped_jax.quantization import alternating, optimizers
@@ -22,6 +28,29 @@ from quped_jax.quantization.alternating import Learner
 
 # `(logits, targets) -> scalar`, both `[batch, ...]`
 TargetLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExchangeOptions:
+  """Settings of methods whose clients say what they make of public samples.
+
+  Attributes:
+    method: the method's name, for errors.
+    public_samples: drawn from the public set for each round; 0 for all.
+    digest_steps: of a client on what all said in the round before, per round.
+    weighting: of the clients in the mean, "uniform" or by "samples".
+  """
+
+  method: ClassVar[str]
+
+  public_samples: int = 0
+  digest_steps: int = 5
+  weighting: str = "uniform"
+
+  def __post_init__(self):
+    checks.at_least(f"{self.method}.public_samples", self.public_samples, 0)
+    checks.at_least(f"{self.method}.digest_steps", self.digest_steps, 0)
+    checks.choice(f"{self.method}.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class Download(NamedTuple):
@@ -61,6 +90,28 @@ def check_samples(field: str, samples: int, public: PublicSet) -> None:
     raise ValueError(
       f"{field}={samples}: must be at most public_size={public.size}"
     )
+
+
+def sizes(
+  options: ExchangeOptions, federation: Federation, *, labelled: bool
+) -> tuple[int, int]:
+  """The size of the public set, and how many samples of it a round draws.
+
+  Args:
+    options: of the method; 0 samples are all.
+    federation: whose public set it is.
+    labelled: whether the method needs labels.
+
+  Raises:
+    ValueError: no public set, one without the labels, or one smaller than
+      the samples of a round.
+  """
+  public = requirements.check_public(
+    options.method, federation, labelled=labelled
+  )
+  samples = options.public_samples
+  check_samples(f"{options.method}.public_samples", samples, public)
+  return public.size, samples
 
 
 def with_targets(

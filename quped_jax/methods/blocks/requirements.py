@@ -1,21 +1,25 @@
 """What a method may require of models, training and data."""
 
-from typing import Any
-
+from quped_jax.data.federation import Federation, PublicSet
 from quped_jax.methods.api import Models
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import codebook as codebook_lib
 
 
-def check_public(method: str, federation: Any, *, labelled: bool) -> None:
-  """Raises a ValueError unless there is a public set, with labels if need be.
+def check_public(
+  method: str, federation: Federation | None, *, labelled: bool
+) -> PublicSet:
+  """The public set, with labels if need be.
 
   Args:
     method: that needs it.
     federation: whose `public` it is; None is none.
     labelled: whether the method needs labels.
+
+  Raises:
+    ValueError: there is none, or one without labels.
   """
-  public = getattr(federation, "public", None)
+  public = None if federation is None else federation.public
   if public is None:
     raise ValueError(
       f"public_size=0: must be positive with method={method!r}, which needs a "
@@ -26,6 +30,7 @@ def check_public(method: str, federation: Any, *, labelled: bool) -> None:
       f"public_labelled=False: must be True with method={method!r}, which "
       "learns from the labels of the public set"
     )
+  return public
 
 
 def check_full_precision(method: str, training: Training, reason: str) -> None:

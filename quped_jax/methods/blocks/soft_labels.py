@@ -9,22 +9,42 @@ mean or, with dual distillation, what the server's model says after it.
 Soft labels that are all zero are none: nothing is distilled in a first round.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import NamedTuple
 
 import jax
 
-from quped_jax import checks
+from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   messages,
   personal,
   predictions,
   quantized_labels,
-  requirements,
 )
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.methods.blocks.training import Training
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftLabelOptions(public_lib.ExchangeOptions):
+  """Settings of all methods that exchange soft labels.
+
+  Attributes:
+    distill_steps: of the server per round, one batch of the clients' batch
+      size each.
+    distill_learning_rate: their step size.
+    distill_optimizer: "sgd", "momentum", "adam" or "adamw", fresh each round.
+  """
+
+  distill_steps: int = 50
+  distill_learning_rate: float = 1e-3
+  distill_optimizer: str = "adam"
+
+  def __post_init__(self):
+    super().__post_init__()
+    server_lib.check_steps(self.method, self, "distill")
 
 
 class SoftLabelServer(NamedTuple):
@@ -44,20 +64,11 @@ def sharpen(probabilities: jax.Array, temperature: float) -> jax.Array:
   return jax.nn.softmax(probabilities / temperature)
 
 
-def check_options(method: str, options: Any) -> None:
-  """Raises a ValueError for wrong options that all such methods have."""
-  checks.at_least(f"{method}.public_samples", options.public_samples, 0)
-  checks.at_least(f"{method}.digest_steps", options.digest_steps, 0)
-  server_lib.check_steps(method, options, "distill")
-  checks.choice(f"{method}.weighting", options.weighting, api.WEIGHTINGS)
-
-
 def soft_label_method(
-  name: str,
   models: api.Models,
-  federation: Any,
   training: Training,
-  options: Any,
+  options: SoftLabelOptions,
+  federation: Federation,
   *,
   dual: bool,
   temperature: float | None = None,
@@ -67,12 +78,10 @@ def soft_label_method(
   """Makes a method that exchanges soft labels.
 
   Args:
-    name: of the method, for errors.
     models: of each cohort and of the server, of any architectures.
-    federation: has the public set, and the number of classes.
     training: how clients train.
-    options: with the fields public_samples, digest_steps, distill_steps,
-      distill_learning_rate, distill_optimizer and weighting.
+    options: the method's settings.
+    federation: has the public set, and the number of classes.
     dual: whether the server's model's own soft labels go down.
     temperature: T, by which the mean is sharpened; None leaves it as it is.
     bits_up: of each entry of the soft labels that clients send.
@@ -81,9 +90,7 @@ def soft_label_method(
   Raises:
     ValueError: no public set, or one smaller than the samples of a round.
   """
-  requirements.check_public(name, federation, labelled=False)
-  size, samples = federation.public.size, options.public_samples
-  public_lib.check_samples(f"{name}.public_samples", samples, federation.public)
+  size, samples = public_lib.sizes(options, federation, labelled=False)
   shape = (samples or size, federation.num_classes)
 
   def init_server(key, inputs):
@@ -149,7 +156,7 @@ def soft_label_method(
     gradients=(training.steps + options.digest_steps)
     * training.gradients_per_step,
   )
-  return method._replace(
+  return method.replace(
     init_server=init_server,
     broadcast=broadcast,
     receive=receive,

@@ -178,7 +178,7 @@ def with_privacy(
     new = instead_of_mean(aggregates, mean, 1.0)
     return method.server_update(server, new, context)
 
-  return method._replace(receive=receive, server_update=server_update)
+  return method.replace(receive=receive, server_update=server_update)
 
 
 def keep_variances(difference: Any, stats: Any) -> Any:

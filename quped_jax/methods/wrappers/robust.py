@@ -174,7 +174,7 @@ def with_aggregation(
     return method.receive(server, message, weight, context, cohort)
 
   if aggregation == "norm_clipped_mean":
-    return method._replace(receive=receive_clipped)
+    return method.replace(receive=receive_clipped)
 
   def receive_apart(server, message, weight, context, cohort):
     del message
@@ -190,7 +190,7 @@ def with_aggregation(
     new = instead_of_mean(aggregates, center, jnp.any(sent))
     return method.server_update(server, new, context)
 
-  return method._replace(
+  return method.replace(
     receive=receive_apart,
     collect=lambda message: message,
     server_update=server_update,
@@ -238,4 +238,4 @@ def with_byzantine_clients(
     )
     return result._replace(message=message)
 
-  return method._replace(client_update=client_update)
+  return method.replace(client_update=client_update)

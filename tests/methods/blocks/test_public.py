@@ -151,7 +151,7 @@ def test_a_client_says_what_it_knows_after_training(federation, network):
   np.testing.assert_allclose(logits, said, atol=1e-5)
   # Targets that are all zero are none: plain training.
   plain = qj.methods.get_method("local")
-  made = plain.make(api.Models(model, {"c": model}), None, training, None)
+  made = plain.build(api.Models(model, {"c": model}), training, None, None)
   alone = made.client_update(
     (), learner, federation.client(jnp.int32(0)), context, "c"
   )

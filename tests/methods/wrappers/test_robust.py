@@ -196,7 +196,7 @@ def test_so_do_settings_before_anything_is_compiled(changes):
 
 def test_a_server_that_reads_messages_in_its_own_way_is_left_alone():
   method = tiny.method_of("fedavg")
-  other = method._replace(receive=lambda *args: api.weighted_sum(*args))
+  other = method.replace(receive=lambda *args: api.weighted_sum(*args))
   with pytest.raises(ValueError, match="must be 'mean'"):
     robust.check_averages(other, "mine", "aggregation='median'", "'mean'")
 
@@ -363,7 +363,7 @@ def test_the_last_clients_lie_and_the_others_do_not(attack):
     del download, data, context, cohort
     return api.ClientResult(client, message, 7.0, {})
 
-  method = tiny.method_of("fedavg")._replace(client_update=client_update)
+  method = tiny.method_of("fedavg").replace(client_update=client_update)
   lying = robust.with_byzantine_clients(method, 3, attack, 4.0)
 
   def send(client_id, seed=0):

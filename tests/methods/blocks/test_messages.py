@@ -1,0 +1,42 @@
+import jax.numpy as jnp
+import numpy as np
+
+from quped_jax.methods import api
+from quped_jax.methods.blocks import messages
+from tests import tiny
+
+
+def message(value):
+  return {"w": jnp.full(3, value, jnp.float32), "b": jnp.float32(2 * value)}
+
+
+def test_the_mean_is_over_all_cohorts():
+  aggregates = {
+    "a": api.weighted_sum(None, message(1.0), 1.0, None, "a"),
+    "b": api.weighted_sum(None, message(5.0), 3.0, None, "b"),
+  }
+  mean = messages.mean_message(aggregates, message(0.0))
+  np.testing.assert_allclose(mean["w"], np.full(3, 4.0))
+  np.testing.assert_allclose(mean["b"], 8.0)
+
+
+def test_the_mean_of_nobody_is_zero_whatever_was_sent():
+  nothing = api.Aggregate(message(float("nan")), jnp.float32(0))
+  mean = messages.mean_message({"a": nothing}, message(1.0))
+  np.testing.assert_array_equal(mean["w"], np.zeros(3))
+  assert mean["b"] == 0
+
+
+def test_the_server_moves_only_if_it_heard_somebody():
+  def aggregate(weight):
+    return api.Aggregate((), jnp.float32(weight))
+
+  for weights, expected in (((0, 0), 1.0), ((0, 2), 5.0)):
+    heard = {str(i): aggregate(w) for i, w in enumerate(weights)}
+    assert messages.if_heard(heard, jnp.float32(5), jnp.float32(1)) == expected
+
+
+def test_clients_weigh_one_or_their_training_samples():
+  data = tiny.make_federation((9, 3)).client(jnp.int32(0))
+  assert messages.client_weight("uniform", data) == 1.0
+  assert messages.client_weight("samples", data) == 9

@@ -1,0 +1,58 @@
+import pytest
+
+import quped_jax as qj
+from quped_jax.experiment.training import make_training
+from quped_jax.methods import api
+from tests import tiny
+
+
+def test_a_registered_method_runs_by_its_name(monkeypatch):
+  local = qj.methods.get_method("local")
+  calls = tiny.Counter(local.make)
+  # Put back after the test.
+  monkeypatch.setitem(qj.methods.METHODS, "mine", local)
+  qj.register_method("mine", calls, local.options)
+  monkeypatch.setitem(tiny.CASES, "mine", tiny.CASES["local"])
+  settings = tiny.make_settings("mine", 2, bits=(32,))
+  qj.build(settings, federation=tiny.make_federation((9, 9)))
+  assert calls.calls == 1
+  assert settings.to_dict()["mine"] == {}
+
+
+def test_an_unknown_method_is_an_error_that_lists_the_known():
+  with pytest.raises(
+    ValueError, match="method='fedsgd'.*fedavg, .*local, .*quped"
+  ):
+    qj.methods.get_method("fedsgd")
+
+
+def test_only_a_method_that_names_the_federation_is_given_it(monkeypatch):
+  given = []
+
+  def make(models, training, options, federation):
+    given.append(federation)
+    return qj.methods.get_method("local").build(models, training, options, None)
+
+  local = qj.methods.get_method("local")
+  monkeypatch.setitem(qj.methods.METHODS, "mine", local)
+  qj.register_method("mine", make, local.options)
+  federation = tiny.make_federation((9, 9))
+  settings = qj.Settings(method="local", clients=2)
+  for name, expected in (("mine", [federation]), ("local", [])):
+    given.clear()
+    entry = qj.methods.get_method(name)
+    model = qj.create_model("mlp", tiny.CLASSES, features=(4,))
+    entry.build(
+      api.Models(model, {tiny.COHORT: model}),
+      make_training(settings),
+      entry.options(),
+      federation,
+    )
+    assert given == expected
+
+
+def test_the_methods_that_are_given_the_federation():
+  takers = {n for n, e in qj.methods.METHODS.items() if e.takes_federation}
+  assert takers == {
+    "cfd", "ds_fl", "feddf", "fedgen", "fedgkt", "fedmd", "scaffold"
+  }  # fmt: skip
