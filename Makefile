@@ -8,19 +8,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXTRAS := data,plot,privacy,test
-# One worker per core; tests of a method share what they compile.
+# One worker per core; tests of a file or a method share what they compile.
 PYTEST_ARGS ?= -n auto --maxprocesses=8 --dist=loadgroup
+PYTEST := $(BIN)/python -m pytest --durations=15
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint demo clean
+.PHONY: help setup test test-all lint demo clean
 
 help:
-	@echo 'make setup   create $(VENV) and install everything into it'
-	@echo 'make test    set up and run the tests (PYTEST_ARGS="-k name")'
-	@echo 'make lint    set up and check style and types'
-	@echo 'make demo    set up and run the demonstration (DEMO_DIR=$(DEMO_DIR))'
-	@echo 'make clean   remove $(VENV) and all caches'
+	@echo 'make setup     create $(VENV) and install everything into it'
+	@echo 'make test      set up and run the tests (PYTEST_ARGS="-k name")'
+	@echo 'make test-all  set up and run those that take long, the rest'
+	@echo 'make lint      set up and check style and types'
+	@echo 'make demo      set up and run the demonstration (DEMO_DIR=$(DEMO_DIR))'
+	@echo 'make clean     remove $(VENV) and all caches'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the interpreter of $(VENV).'
 
@@ -40,7 +42,11 @@ $(INSTALLED): setup.cfg constraints.txt
 setup: $(INSTALLED)
 
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
+
+# Not once more what `make test` runs.
+test-all: setup
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check

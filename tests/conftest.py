@@ -1,4 +1,8 @@
-"""Keeps compiled programs between test runs, and simulates 8 devices.
+"""Compiles quickly, keeps programs between runs, and simulates 8 devices.
+
+Most of the time of the tests is XLA's. They compile with few optimizations, of
+which results do not depend; what a test starts as a process of its own
+compiles as it does for users.
 
 JAX writes the entries of its compilation cache in place, so two processes
 that share a folder can read half an entry. Each process (a second run of the
@@ -12,6 +16,7 @@ import os
 import pathlib
 
 import hypothesis
+import jaxlib
 import pytest
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
@@ -37,6 +42,14 @@ def _claim_cache() -> pathlib.Path:
 # Before JAX is first used. Only tests that ask for devices use more than one.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
+# XLA's former emitters take half the time of the present ones. It ends the
+# process at a flag it does not know, so it is given to versions that know it.
+_XLA_FLAGS = os.environ.get("XLA_FLAGS")
+if jaxlib.__version__.startswith("0.10."):
+  os.environ["XLA_FLAGS"] = (
+    f"{_XLA_FLAGS or ''} --xla_cpu_use_fusion_emitters=false".strip()
+  )
+
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   # Through the environment, and not jax.config, for tests that start Python.
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_claim_cache())
@@ -47,8 +60,17 @@ import jax  # noqa: E402
 
 from quped_jax.simulation.client_axis import wait_for_devices  # noqa: E402
 
+jax.config.update("jax_disable_most_optimizations", True)
+
 # Tests may share a busy machine.
 wait_for_devices()
+
+# XLA has read its flags; those of processes that tests start are the user's.
+jax.block_until_ready(jax.jit(lambda: 0)())
+if _XLA_FLAGS is None:
+  os.environ.pop("XLA_FLAGS", None)
+else:
+  os.environ["XLA_FLAGS"] = _XLA_FLAGS
 
 # A short run draws the same examples every time, so that it judges a change
 # and not its luck; a long one looks for new ones.
@@ -57,25 +79,37 @@ if os.environ.get("QUPED_LONG_TESTS") != "1":
   hypothesis.settings.load_profile("short")
 
 
+def pytest_itemcollected(item):
+  """The tests of a file, or of a group in it, run on one worker.
+
+  What one of them compiled is then there for the others.
+  """
+  if item.get_closest_marker("xdist_group") is None:
+    name = item.path.relative_to(item.config.rootpath).as_posix()
+    item.add_marker(pytest.mark.xdist_group(name))
+
+
 def pytest_collection_modifyitems(items):
   """In a file, the tests of a group, say of a method, follow each other."""
   order = {}
 
   def place(item):
     marker = item.get_closest_marker("xdist_group")
-    name = marker.args[0] if marker else ""
-    return order.setdefault(item.path, len(order)), name
+    return order.setdefault(item.path, len(order)), marker.args[0]
 
   items.sort(key=place)
 
 
+# Half of the pieces of memory that Linux allows a process. Every program maps
+# several; past the limit XLA crashes.
+_MOST_MAPS = 65530 // 2
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _free_programs():
-  """Frees what JAX compiled for a file's tests.
-
-  Every program maps several pieces of memory, of which Linux allows a process
-  65530. The tests of all files together pass that, and XLA then crashes.
-  """
+  """Frees what JAX compiled for a file's tests, once it has come to be much."""
   yield
-  jax.clear_caches()
-  gc.collect()
+  maps = pathlib.Path("/proc/self/maps")
+  if not maps.exists() or maps.read_bytes().count(b"\n") > _MOST_MAPS:
+    jax.clear_caches()
+    gc.collect()
