@@ -12,11 +12,11 @@ process holds.
 
 import fcntl
 import gc
+import importlib.metadata
 import os
 import pathlib
 
 import hypothesis
-import jaxlib
 import pytest
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
@@ -45,7 +45,7 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 # XLA's former emitters take half the time of the present ones. It ends the
 # process at a flag it does not know, so it is given to versions that know it.
 _XLA_FLAGS = os.environ.get("XLA_FLAGS")
-if jaxlib.__version__.startswith("0.10."):
+if importlib.metadata.version("jaxlib").startswith("0.10."):
   os.environ["XLA_FLAGS"] = (
     f"{_XLA_FLAGS or ''} --xla_cpu_use_fusion_emitters=false".strip()
   )
