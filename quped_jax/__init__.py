@@ -33,12 +33,14 @@ from quped_jax.quantization.alternating import (
 )
 from quped_jax.quantization.codebook import (
   Codebook,
-  get_centers,
   hard_quantize,
-  hard_quantize_tree,
   init_codebook,
-  init_codebooks,
   set_centers,
+)
+from quped_jax.quantization.codebook_tree import (
+  get_centers,
+  hard_quantize_tree,
+  init_codebooks,
   set_centers_tree,
   with_centers,
 )

@@ -28,7 +28,7 @@ from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks import distill, local_steps, messages, trees
 from quped_jax.methods.blocks.training import Training
-from quped_jax.quantization.codebook import path_name
+from quped_jax.quantization.codebook_tree import path_name
 
 _SGD = "SGD"
 _NETWORK = "network part, quantized"

@@ -16,6 +16,7 @@ from quped_jax.files.packed import ModelInfo
 from quped_jax.files.weights import load_weights
 from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import codebook_tree
 from quped_jax.quantization.alternating import Rates
 from quped_jax.simulation.participation import Participation, load_trace
 from quped_jax.simulation.programs import Population
@@ -324,7 +325,7 @@ def _check_quantizable(federation: Federation, clients: Clients) -> None:
       model.init, jax.random.key(0), federation.example()
     )
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    paths = [codebook_lib.path_name(path) for path, _ in leaves]
+    paths = [codebook_tree.path_name(path) for path, _ in leaves]
     if not any(model.is_quantized(path) for path in paths):
       raise ValueError(
         f"bits={tuple(np.unique(bits).tolist())}: must be "

@@ -14,6 +14,7 @@ import numpy as np
 
 from quped_jax.models.mlp import DEFAULT_WIDTHS
 from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import codebook_tree
 
 # The name of the cohort of clients that all have the same network.
 ONLY_COHORT = "clients"
@@ -278,7 +279,7 @@ def model_bytes(
   leaves, _ = jax.tree_util.tree_flatten_with_path(params)
   for path, x in leaves:
     if bits == codebook_lib.FULL_PRECISION or not is_quantized(
-      codebook_lib.path_name(path)
+      codebook_tree.path_name(path)
     ):
       total += _FULL_BYTES * x.size
       continue

@@ -41,6 +41,7 @@ from quped_jax import models as models_lib
 from quped_jax.files import weights as weights_lib
 from quped_jax.models import Model
 from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import codebook_tree
 
 FORMAT = 1
 
@@ -311,7 +312,7 @@ def _plan(info: ModelInfo) -> _Plan:
   quantized = frozenset()
   if info.bits != codebook_lib.FULL_PRECISION:
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    paths = [codebook_lib.path_name(path) for path, _ in leaves]
+    paths = [codebook_tree.path_name(path) for path, _ in leaves]
     quantized = frozenset(
       f"params/{path}" for path in paths if model.is_quantized(path)
     )

@@ -9,14 +9,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import codebook_tree
 
 
 def named(params: Any, stats: Any) -> dict[str, Any]:
   """Arrays, or shapes, by paths such as "params/first/kernel"."""
   tree = {"params": params, "stats": stats}
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {codebook_lib.path_name(path): leaf for path, leaf in leaves}
+  return {codebook_tree.path_name(path): leaf for path, leaf in leaves}
 
 
 def as_stored(tree: Any) -> Any:
@@ -77,7 +77,7 @@ def from_named(
 ) -> tuple[Any, Any]:
   """The inverse of `named`, with the structure of these trees."""
   tree = jax.tree_util.tree_map_with_path(
-    lambda path, _: tensors[codebook_lib.path_name(path)],
+    lambda path, _: tensors[codebook_tree.path_name(path)],
     {"params": params, "stats": stats},
   )
   return tree["params"], tree["stats"]

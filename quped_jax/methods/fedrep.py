@@ -24,7 +24,7 @@ from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging, local_steps, partial
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import is_head
-from quped_jax.quantization.codebook import path_name
+from quped_jax.quantization.codebook_tree import path_name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ from quped_jax.methods.blocks import (
   trees,
 )
 from quped_jax.methods.blocks.training import Training
-from quped_jax.quantization import alternating, codebook
+from quped_jax.quantization import alternating, codebook_tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def make_pfedme(
     )
     if learner.assignments is None:
       return new
-    at_levels = codebook.is_quantized(learner.codebooks)
+    at_levels = codebook_tree.is_quantized(learner.codebooks)
     return jax.tree.map(lambda a, b: jnp.where(at_levels, a, b), learner, new)
 
   def client_update(download, client, data, context, cohort):

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax.quantization import codebook as codebook_lib
-from quped_jax.quantization import soft_quantizer, transforms
+from quped_jax.quantization import codebook_tree, soft_quantizer, transforms
 
 ESTIMATORS = ("soft", "hard")
 
@@ -111,7 +111,7 @@ class Alternating(NamedTuple):
 
 def has_codebooks(codebooks: Any) -> bool:
   """Whether anything may be quantized: static, known when tracing."""
-  return bool(codebook_lib.codebook_leaves(codebooks))
+  return bool(codebook_tree.codebook_leaves(codebooks))
 
 
 def add_loss(view: View, total: jax.Array, loss: jax.Array) -> jax.Array:
@@ -128,7 +128,7 @@ def _assemble(params: Any, codebooks: Any, assignments: Any) -> Any:
     level = codebook_lib.look_up(index, codebook).astype(x.dtype)
     return jnp.where(codebook.levels > 0, level, x)
 
-  return codebook_lib.map_codebooks(
+  return codebook_tree.map_codebooks(
     visit, codebooks, assignments, params, otherwise=lambda _, x: x
   )
 
@@ -140,7 +140,7 @@ def freeze(learner: Learner) -> Learner:
   """
   if not has_codebooks(learner.codebooks) or learner.assignments is not None:
     return learner
-  assignments = codebook_lib.map_codebooks(
+  assignments = codebook_tree.map_codebooks(
     lambda codebook, x: codebook_lib.nearest(x, codebook).astype(jnp.uint8),
     learner.codebooks,
     learner.params,
@@ -155,7 +155,7 @@ def deployed(learner: Learner) -> tuple[Any, Any]:
     return learner.params, learner.stats
   if learner.assignments is not None:
     return learner.params, learner.quantized_stats
-  params = codebook_lib.hard_quantize_tree(learner.params, learner.codebooks)
+  params = codebook_tree.hard_quantize_tree(learner.params, learner.codebooks)
   return params, learner.quantized_stats
 
 
@@ -210,7 +210,7 @@ def make_alternating(
 
   def quantize(params, codebooks):
     if estimator == "hard":
-      return codebook_lib.hard_quantize_tree(params, codebooks)
+      return codebook_tree.hard_quantize_tree(params, codebooks)
     return soft_quantizer.soft_quantize_tree(
       params, codebooks, sharpness, unit=sharpness_unit
     )
@@ -223,7 +223,9 @@ def make_alternating(
       stats=stats,
       quantized_stats=stats if quantized else None,
       opt_state=prox.init(params),
-      centers_opt_state=centers_chain.init(codebook_lib.get_centers(codebooks)),
+      centers_opt_state=centers_chain.init(
+        codebook_tree.get_centers(codebooks)
+      ),
     )
 
   def views(learner):
@@ -235,7 +237,7 @@ def make_alternating(
     quantized = View(
       quantize(learner.params, learner.codebooks),
       learner.quantized_stats,
-      codebook_lib.is_quantized(learner.codebooks),
+      codebook_tree.is_quantized(learner.codebooks),
     )
     return [at_x, quantized]
 
@@ -276,12 +278,12 @@ def make_alternating(
 
   def centers_step(learner, objective, rates, penalty):
     def centers_loss(centers):
-      codebooks = codebook_lib.with_centers(learner.codebooks, centers)
+      codebooks = codebook_tree.with_centers(learner.codebooks, centers)
       params = quantize(learner.params, codebooks)
       loss, _ = objective(params, learner.quantized_stats)
       return loss if penalty is None else loss + penalty(params)
 
-    centers = codebook_lib.get_centers(learner.codebooks)
+    centers = codebook_tree.get_centers(learner.codebooks)
     grads = jax.grad(centers_loss)(centers)
     updates, state = centers_chain.update(
       grads,
@@ -294,7 +296,7 @@ def make_alternating(
     )
     centers = optax.apply_updates(centers, updates)
     return learner._replace(
-      codebooks=codebook_lib.set_centers_tree(learner.codebooks, centers),
+      codebooks=codebook_tree.set_centers_tree(learner.codebooks, centers),
       centers_opt_state=state,
     )
 
@@ -305,13 +307,13 @@ def make_alternating(
 
   def finetune_step(learner, objective, rates, penalty, correction):
     def loss_fn(params, centers):
-      codebooks = codebook_lib.with_centers(learner.codebooks, centers)
+      codebooks = codebook_tree.with_centers(learner.codebooks, centers)
       params = _assemble(params, codebooks, learner.assignments)
       loss, stats = objective(params, learner.quantized_stats)
       total = loss if penalty is None else loss + penalty(params)
       return total, (loss, stats)
 
-    centers = codebook_lib.get_centers(learner.codebooks)
+    centers = codebook_tree.get_centers(learner.codebooks)
     (grads, centers_grads), (loss, stats) = jax.grad(
       loss_fn, argnums=(0, 1), has_aux=True
     )(learner.params, centers)
@@ -332,7 +334,7 @@ def make_alternating(
       learning_rate=rates.centers_learning_rate,
     )
     # Not sorted: the frozen indices count on the order.
-    codebooks = codebook_lib.with_centers(
+    codebooks = codebook_tree.with_centers(
       learner.codebooks, optax.apply_updates(centers, centers_updates)
     )
     params = optax.apply_updates(learner.params, updates)

@@ -10,26 +10,22 @@ References:
 """
 
 import dataclasses
-import fnmatch
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
+
+from quped_jax.quantization import level_sums
 
 FULL_PRECISION = 32
 MAX_BITS = 8
 GRANULARITIES = ("tensor", "channel")
-# Up to this number of levels are told apart by comparisons alone, which XLA
-# vectorizes on CPU; there a lookup is one load after the other.
-COMPARED = 16
-# Up to this number of levels, sums by level are that many masked sums; XLA on
-# CPU scatters one number after the other.
-_MASKED = 4
+# Gaps are floored here, so that coinciding levels give finite steepness.
+_MIN_GAP = 1e-8
 
 
 @jax.tree_util.register_dataclass
@@ -104,6 +100,13 @@ def view_centers(codebook: Codebook) -> jax.Array:
   is_last = jnp.arange(codebook.max_levels) == codebook.levels[..., None] - 1
   last = jnp.sum(jnp.where(is_last, codebook.centers, 0), -1, keepdims=True)
   return jnp.where(valid(codebook), codebook.centers, last)
+
+
+def mean_gap(codebook: Codebook) -> jax.Array:
+  """Mean distance between neighbouring levels, without gradient, not 0."""
+  centers = jax.lax.stop_gradient(view_centers(codebook))
+  count = jnp.maximum(codebook.levels - 1, 1)
+  return jnp.maximum(centers[-1] / count - centers[0] / count, _MIN_GAP)
 
 
 def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
@@ -251,13 +254,13 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   """
   x = jax.lax.stop_gradient(x)
   border = _midpoints(codebook)
-  stride = -(-codebook.max_levels // COMPARED)
+  stride = -(-codebook.max_levels // level_sums.COMPARED)
   stride = 1 << (stride - 1).bit_length()
   index = jnp.zeros(x.shape, jnp.int32)
   for k in range(stride, codebook.max_levels, stride):
     index += (x > border[k - 1]).astype(jnp.int32)
   index *= stride
-  padded = jnp.full(stride * COMPARED, jnp.inf, border.dtype)
+  padded = jnp.full(stride * level_sums.COMPARED, jnp.inf, border.dtype)
   padded = padded.at[: border.shape[0]].set(border)
   while stride := stride // 2:
     at = padded.at[index + (stride - 1)].get(mode="promise_in_bounds")
@@ -279,61 +282,7 @@ def look_up(index: jax.Array, codebook: Codebook) -> jax.Array:
   Returns:
     Levels, of the shape of `index`.
   """
-  return entries(codebook.centers, index)
-
-
-@jax.custom_vjp
-def entries(table: jax.Array, index: jax.Array) -> jax.Array:
-  """`table[index]`: up to 16 entries by comparisons, more by a gather."""
-  if table.shape[0] > COMPARED:
-    return table.at[index].get(mode="promise_in_bounds")
-  found = jnp.broadcast_to(table[0], index.shape)
-  for k in range(1, table.shape[0]):
-    found = jnp.where(index >= k, table[k], found)
-  return found
-
-
-def _entries_fwd(table, index):
-  return entries(table, index), (index, table.shape[0])
-
-
-def _entries_bwd(residuals, cotangent):
-  index, length = residuals
-  return sum_by_level([cotangent], index, length)[0], None
-
-
-entries.defvjp(_entries_fwd, _entries_bwd)
-
-
-def sum_by_level(
-  values: Sequence[jax.Array], index: jax.Array, levels: int
-) -> jax.Array:
-  """Sums of values over the weights of each level.
-
-  Args:
-    values: arrays of one dtype and of the shape of `index`.
-    index: the level of each weight, in `[0, levels)`.
-    levels: how many levels there are.
-
-  Returns:
-    `[len(values), levels]`, of the dtype of the values. Each array takes a
-    scatter, or with up to four levels a pass over the weights per level.
-  """
-  if levels <= _MASKED:
-    masks = [index == k for k in range(levels)]
-    return jnp.stack(
-      [
-        jnp.stack([jnp.sum(v, where=mask, dtype=v.dtype) for mask in masks])
-        for v in values
-      ]
-    )
-  index = index.ravel()
-
-  def scatter(values):
-    sums = jnp.zeros(levels, values.dtype)
-    return sums.at[index].add(values.ravel(), mode="promise_in_bounds")
-
-  return jnp.stack([scatter(v) for v in values])
+  return level_sums.entries(codebook.centers, index)
 
 
 def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
@@ -355,159 +304,3 @@ def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
   level = look_up(nearest(x, codebook), codebook)
   quantized = (codebook.levels > 0) & ~jnp.isnan(x)
   return jnp.where(quantized, level.astype(x.dtype), x)
-
-
-# ---------------------------------------------------------------------------
-# Trees: a tree of codebooks mirrors the tree of parameters, with
-# optax.MaskedNode() where a tensor is not quantized.
-# ---------------------------------------------------------------------------
-
-
-def is_codebook(node: Any) -> bool:
-  """Whether a node is a leaf of a tree of codebooks."""
-  return isinstance(node, (Codebook, optax.MaskedNode))
-
-
-def map_codebooks(
-  fn: Callable[..., Any],
-  codebooks: Any,
-  *trees: Any,
-  otherwise: Callable[..., Any] = lambda *_: optax.MaskedNode(),
-) -> Any:
-  """Maps `fn(codebook, *leaves)` over a tree of codebooks.
-
-  Args:
-    fn: what to do where there is a codebook.
-    codebooks: a tree of codebooks.
-    *trees: trees that have `codebooks` as a prefix.
-    otherwise: what to do, given the leaves, where there is none.
-  """
-
-  def visit(codebook, *leaves):
-    chosen = fn if isinstance(codebook, Codebook) else otherwise
-    args = (codebook, *leaves) if chosen is fn else leaves
-    return chosen(*args)
-
-  return jax.tree.map(visit, codebooks, *trees, is_leaf=is_codebook)
-
-
-def codebook_leaves(codebooks: Any) -> list[Codebook]:
-  """The codebooks of a tree; empty if it is statically full precision."""
-  leaves = jax.tree.leaves(codebooks, is_leaf=is_codebook)
-  return [leaf for leaf in leaves if isinstance(leaf, Codebook)]
-
-
-def is_quantized(codebooks: Any) -> jax.Array:
-  """Whether any tensor has levels, a bool scalar that may be traced."""
-  leaves = codebook_leaves(codebooks)
-  if not leaves:
-    return jnp.asarray(False)
-  return jnp.any(jnp.stack([jnp.any(c.levels > 0) for c in leaves]))
-
-
-def path_name(path: Any) -> str:
-  """A parameter's path as text, such as `hidden_1/kernel`."""
-  return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def init_codebooks(
-  params: Any,
-  predicate: Callable[[str], bool],
-  bits: int | jax.Array | Mapping[str, int],
-  max_levels: int | None = None,
-  *,
-  granularity: str = "tensor",
-  outer_level: float | None = None,
-) -> Any:
-  """Codebooks for all parameters whose path the predicate accepts.
-
-  Args:
-    params: a tree of parameters.
-    predicate: takes a path such as `hidden_1/kernel`.
-    bits: as in `init_codebook`; or a mapping from path patterns (as of
-      `fnmatch`) to bits, of which the first that matches counts.
-    max_levels: as in `init_codebook`, common to all tensors; by default what
-      the largest of `bits` needs.
-    granularity: as in `init_codebook`.
-    outer_level: as in `init_codebook`.
-
-  Returns:
-    A tree of codebooks, `optax.MaskedNode()` where the predicate says no.
-
-  Raises:
-    ValueError: no path is accepted, a path matches no pattern, or as in
-      `init_codebook`.
-  """
-  if max_levels is None and not is_traced(bits):
-    each = list(bits.values()) if isinstance(bits, Mapping) else bits
-    max_levels = max_levels_for(each)
-
-  def bits_of(name):
-    if not isinstance(bits, Mapping):
-      return bits
-    for pattern, value in bits.items():
-      if fnmatch.fnmatch(name, pattern):
-        return value
-    raise ValueError(
-      f"bits={dict(bits)}: no pattern matches the quantized {name!r}"
-    )
-
-  names = []
-
-  def init(path, x):
-    name = path_name(path)
-    names.append(name)
-    if not predicate(name):
-      return optax.MaskedNode()
-    return init_codebook(
-      x,
-      bits_of(name),
-      max_levels,
-      granularity=granularity,
-      outer_level=outer_level,
-    )
-
-  codebooks = jax.tree_util.tree_map_with_path(init, params)
-  if not codebook_leaves(codebooks):
-    raise ValueError(
-      f"predicate: accepts none of the parameters {names}; at least one "
-      "must be quantized"
-    )
-  return codebooks
-
-
-def full_precision(params: Any) -> Any:
-  """A tree of codebooks that is statically empty: nothing is quantized."""
-  return jax.tree.map(lambda _: optax.MaskedNode(), params)
-
-
-def hard_quantize_tree(params: Any, codebooks: Any) -> Any:
-  """`hard_quantize` of every tensor that has a codebook."""
-  return map_codebooks(
-    lambda codebook, x: hard_quantize(x, codebook),
-    codebooks,
-    params,
-    otherwise=lambda x: x,
-  )
-
-
-def get_centers(codebooks: Any) -> Any:
-  """The centers of every codebook: what an optimizer of levels updates."""
-  return map_codebooks(lambda codebook: codebook.centers, codebooks)
-
-
-def with_centers(codebooks: Any, centers: Any) -> Any:
-  """The same codebooks with other centers, as they are: for differentiation.
-
-  After an optimizer's update use `set_centers`, which restores their order.
-  """
-  return map_codebooks(
-    lambda codebook, c: dataclasses.replace(codebook, centers=c),
-    codebooks,
-    centers,
-  )
-
-
-def set_centers_tree(codebooks: Any, centers: Any) -> Any:
-  """`set_centers` of every codebook."""
-  return map_codebooks(set_centers, codebooks, centers)

@@ -15,10 +15,14 @@ References:
   Operators, 2019.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from quped_jax import checks
 from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import level_sums
 from quped_jax.quantization.codebook import Codebook
 
 NORMS = ("l1", "l2")
@@ -33,16 +37,12 @@ _WHOLE_SHARE = 1e20
 
 def check_norm(norm: str) -> None:
   """Raises a ValueError unless there is such a norm."""
-  if norm not in NORMS:
-    raise ValueError(f"norm={norm!r}: must be one of {', '.join(NORMS)}")
+  checks.choice("norm", norm, NORMS)
 
 
 def check_center_method(method: str) -> None:
   """Raises a ValueError unless there is such a method."""
-  if method not in CENTER_METHODS:
-    raise ValueError(
-      f"center_prox={method!r}: must be one of {', '.join(CENTER_METHODS)}"
-    )
+  checks.choice("center_prox", method, CENTER_METHODS)
 
 
 def weights_prox(
@@ -114,8 +114,8 @@ def centers_prox(
 
   Cost, in passes over the weights: l2 two, subgradient one, exact l1 two, or
   three if there are fewer than 10 000 weights per level. A pass looks levels
-  up and sums by level, as `codebook.sum_by_level` does; the counting passes of
-  exact l1 scatter into counters. None sorts.
+  up and sums by level, as `level_sums.sum_by_level` does; the counting passes
+  of exact l1 scatter into counters. None sorts.
 
   Args:
     mu: levels after the optimizer's step, of the shape of the centers.
@@ -145,14 +145,14 @@ def centers_prox(
   index = codebook_lib.nearest(weights, codebook)
   levels = mu.shape[0]
   if norm == "l2":
-    total, count = codebook_lib.sum_by_level(
+    total, count = level_sums.sum_by_level(
       [weights, jnp.ones_like(weights)], index, levels
     )
     share = _share(threshold, count)
     moved = mu * (1 - share) + total / jnp.maximum(count, 1) * share
   elif method == "subgradient":
-    side = jnp.sign(weights - codebook_lib.entries(codebook.centers, index))
-    (balance,) = codebook_lib.sum_by_level([side], index, levels)
+    side = jnp.sign(weights - level_sums.entries(codebook.centers, index))
+    (balance,) = level_sums.sum_by_level([side], index, levels)
     moved = mu + threshold * balance
   else:
     moved = _median_prox(mu, weights, index, threshold)
@@ -165,70 +165,31 @@ def _median_prox(mu, weights, index, threshold):
   .. math:: \phi(v) = v - \mu + t (n - 2 \#\{x_i > v\}),
 
   as inf{v: phi(v) >= 0}: the minimiser for l1.
+
+  Args:
+    mu: levels after the optimizer's step, `[levels]`.
+    weights: x, `[weights]`.
+    index: the level of each weight, likewise.
+    threshold: t.
+
+  Returns:
+    The roots, `[levels]`.
   """
   levels = mu.shape[0]
-  entries = codebook_lib.entries
-
-  def slots(low, width, parts):
-    """How many weights of each level lie in each part of its bracket.
-
-    Returns:
-      float `[levels, parts + 2]`: up to `low`, in each part (which has its
-      upper edge), and above. Exact below 2**24.
-    """
-    scale = parts / jnp.maximum(width, parts * jnp.finfo(width.dtype).tiny)
-    share = (weights - entries(low, index)) * entries(scale, index)
-    slot = jnp.clip(jnp.ceil(share), 0, parts + 1).astype(jnp.int32)
-    counts = jnp.zeros(levels * (parts + 2), jnp.int32)
-    counts = counts.at[index * (parts + 2) + slot].add(1, mode="drop")
-    return counts.reshape(levels, parts + 2).astype(jnp.float32)
-
-  def pull(above, count):
-    return threshold * (count - 2 * above).astype(mu.dtype)
-
-  def pick(table, column):
-    return jnp.take_along_axis(table, column[:, None], axis=1)[:, 0]
-
-  def narrow(low, width, inside, above, count):
-    """The part of the bracket in which phi changes its sign.
-
-    Args:
-      low: lower end of the bracket, `[levels]`.
-      width: of the bracket.
-      inside: how many weights lie in each part, `[levels, parts]`.
-      above: how many lie above the bracket.
-      count: how many there are.
-
-    Returns:
-      (low, high, the part's number, how many lie above low).
-    """
-    # A product with ones below the diagonal sums the parts above each edge in
-    # one operation.
-    later = jnp.tri(_PARTS, _PARTS + 1, dtype=jnp.float32)
-    above = above[:, None] + jnp.dot(
-      inside, later, precision=jax.lax.Precision.HIGHEST
-    )
-    fraction = jnp.arange(_PARTS + 1, dtype=mu.dtype) / _PARTS
-    edges = low[:, None] + width[:, None] * fraction
-    phi = edges - mu[:, None] + pull(above, count[:, None])
-    # The first edge at which phi is not negative closes the bracket.
-    first = jnp.sum(phi < 0, axis=1)
-    left, right = jnp.maximum(first - 1, 0), jnp.minimum(first, _PARTS)
-    return pick(edges, left), pick(edges, right), left, pick(above, left)
-
-  side = jnp.where(weights > entries(mu, index), -1.0, 1.0)
-  (balance,) = codebook_lib.sum_by_level([side], index, levels)
+  side = jnp.where(weights > level_sums.entries(mu, index), -1.0, 1.0)
+  (balance,) = level_sums.sum_by_level([side], index, levels)
   end = mu - threshold * balance.astype(mu.dtype)
   low, high = jnp.minimum(mu, end), jnp.maximum(mu, end)
   width = high - low
   # The second division needs a pass of its own only where counters for all
   # parts of parts would outnumber the weights.
   fine = levels * _PARTS**2 <= weights.size
-  counts = slots(low, width, _PARTS**2 if fine else _PARTS)
+  counts = _slots(weights, index, low, width, _PARTS**2 if fine else _PARTS)
   count = jnp.sum(counts, axis=1)
   parts = counts[:, 1:-1].reshape(levels, _PARTS, -1)
+  narrow = functools.partial(_narrow, mu, threshold, count)
   low, high, part, above = narrow(
-    low, width, jnp.sum(parts, axis=2), counts[:, -1], count
+    low, width, jnp.sum(parts, axis=2), counts[:, -1]
   )
   if fine:
     # Where rounding puts the minimiser at the upper end, the bracket is empty
@@ -237,8 +198,72 @@ def _median_prox(mu, weights, index, threshold):
     inside = jnp.take_along_axis(parts, part[:, None, None], axis=1)[:, 0]
     above_high = above - jnp.sum(inside, axis=1)
   else:
-    counts = slots(low, high - low, _PARTS)
+    counts = _slots(weights, index, low, high - low, _PARTS)
     inside, above_high = counts[:, 1:-1], counts[:, -1]
-  low, high, _, above = narrow(low, high - low, inside, above_high, count)
+  low, high, _, above = narrow(low, high - low, inside, above_high)
   # With no weight inside the bracket phi is linear there, and this exact.
-  return jnp.clip(mu - pull(above, count), low, high)
+  return jnp.clip(mu - _pull(threshold, above, count, mu.dtype), low, high)
+
+
+def _slots(weights, index, low, width, parts):
+  """How many weights of each level lie in each part of its bracket.
+
+  Args:
+    weights: x, `[weights]`.
+    index: the level of each weight, likewise.
+    low: lower ends of the brackets, `[levels]`.
+    width: of the brackets, `[levels]`.
+    parts: into how many parts each is divided.
+
+  Returns:
+    float `[levels, parts + 2]`: up to `low`, in each part (which has its
+    upper edge), and above. Exact below 2**24.
+  """
+  levels, entries = low.shape[0], level_sums.entries
+  scale = parts / jnp.maximum(width, parts * jnp.finfo(width.dtype).tiny)
+  share = (weights - entries(low, index)) * entries(scale, index)
+  slot = jnp.clip(jnp.ceil(share), 0, parts + 1).astype(jnp.int32)
+  counts = level_sums.count_by_bin(
+    index * (parts + 2) + slot, levels * (parts + 2)
+  )
+  return counts.reshape(levels, parts + 2).astype(jnp.float32)
+
+
+def _pull(threshold, above, count, dtype):
+  """t (n - 2 #above), by which weights pull a level down."""
+  return threshold * (count - 2 * above).astype(dtype)
+
+
+def _narrow(mu, threshold, count, low, width, inside, above):
+  """The part of the bracket in which phi changes its sign.
+
+  Args:
+    mu: levels after the optimizer's step, `[levels]`.
+    threshold: t.
+    count: how many weights a level has, `[levels]`.
+    low: lower end of the bracket, `[levels]`.
+    width: of the bracket.
+    inside: how many weights lie in each part, `[levels, parts]`.
+    above: how many lie above the bracket.
+
+  Returns:
+    (low, high, the part's number, how many lie above low).
+  """
+
+  def pick(table, column):
+    return jnp.take_along_axis(table, column[:, None], axis=1)[:, 0]
+
+  # A product with ones below the diagonal sums the parts above each edge in
+  # one operation.
+  later = jnp.tri(_PARTS, _PARTS + 1, dtype=jnp.float32)
+  above = above[:, None] + jnp.dot(
+    inside, later, precision=jax.lax.Precision.HIGHEST
+  )
+  fraction = jnp.arange(_PARTS + 1, dtype=mu.dtype) / _PARTS
+  edges = low[:, None] + width[:, None] * fraction
+  pull = _pull(threshold, above, count[:, None], mu.dtype)
+  phi = edges - mu[:, None] + pull
+  # The first edge at which phi is not negative closes the bracket.
+  first = jnp.sum(phi < 0, axis=1)
+  left, right = jnp.maximum(first - 1, 0), jnp.minimum(first, _PARTS)
+  return pick(edges, left), pick(edges, right), left, pick(above, left)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax.quantization import codebook as codebook_lib
-from quped_jax.quantization import proximal
+from quped_jax.quantization import codebook_tree, proximal
 
 Scalar = float | jax.Array
 
@@ -129,7 +129,7 @@ def prox_quantize(
       prox_update = (x - param).astype(update.dtype)
       return jnp.where(codebook.levels > 0, prox_update, update)
 
-    updates = codebook_lib.map_codebooks(
+    updates = codebook_tree.map_codebooks(
       prox, codebooks, updates, params, otherwise=lambda update, _: update
     )
     return updates, ProxState(optax.safe_increment(state.count))
@@ -198,7 +198,7 @@ def prox_centers(
       used = codebook_lib.valid(codebook)
       return jnp.where(used, moved - centers, 0.0).astype(update.dtype)
 
-    updates = codebook_lib.map_codebooks(
+    updates = codebook_tree.map_codebooks(
       prox, codebooks, updates, params, weights
     )
     return updates, ProxState(optax.safe_increment(state.count))
@@ -298,7 +298,7 @@ def keep_params_in_box(
       inside = jnp.clip(param + update, -limit, limit) - param
       return jnp.where(codebook.levels > 0, inside, update)
 
-    updates = codebook_lib.map_codebooks(
+    updates = codebook_tree.map_codebooks(
       clip, codebooks, updates, params, otherwise=lambda update, _: update
     )
     return updates, state

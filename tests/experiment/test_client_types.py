@@ -8,7 +8,7 @@ import quped_jax as qj
 from quped_jax.experiment import client_types
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.client_types import ClientType, Network
-from quped_jax.quantization.codebook import codebook_leaves
+from quped_jax.quantization.codebook_tree import codebook_leaves
 from tests import tiny
 
 MLP, CNN = Network("mlp", (8, 4)), Network("cnn1")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import quped_jax as qj
 from quped_jax.experiment import client_types
 from quped_jax.files import packed
-from quped_jax.quantization import codebook
+from quped_jax.quantization import codebook, codebook_tree
 from tests import tiny  # Registers "normed", with batch normalisation.
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def variables_of(info, seed=0):
   params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
 
   def draw(path, like):
-    name = codebook.path_name(path)
+    name = codebook_tree.path_name(path)
     if info.bits == 32 or not model.is_quantized(name):
       return rng.normal(size=like.shape).astype(like.dtype)
     channels = like.shape[-1]

@@ -13,12 +13,11 @@ from quped_jax.quantization.alternating import (
   freeze,
   make_alternating,
 )
-from quped_jax.quantization.codebook import (
-  Codebook,
+from quped_jax.quantization.codebook import Codebook, nearest
+from quped_jax.quantization.codebook_tree import (
   full_precision,
   hard_quantize_tree,
   init_codebooks,
-  nearest,
 )
 from quped_jax.quantization.optimizers import base_optimizer
 from quped_jax.quantization.soft_quantizer import soft_quantize_tree

@@ -10,18 +10,21 @@ from hypothesis import strategies as st
 
 import quped_jax as qj
 from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import codebook_tree
 from quped_jax.quantization.codebook import (
   Codebook,
-  get_centers,
   hard_quantize,
-  hard_quantize_tree,
   init_codebook,
-  init_codebooks,
-  is_quantized,
   look_up,
   max_levels_for,
   nearest,
   set_centers,
+)
+from quped_jax.quantization.codebook_tree import (
+  get_centers,
+  hard_quantize_tree,
+  init_codebooks,
+  is_quantized,
   set_centers_tree,
   with_centers,
 )
@@ -342,7 +345,7 @@ def test_the_first_matching_pattern_gives_the_bits():
   codebooks = init_codebooks(PARAMS, is_kernel, bits)
   assert codebooks["hidden"]["kernel"].levels == 2
   assert codebooks["first"]["kernel"].levels == 8
-  assert {c.max_levels for c in codebook_lib.codebook_leaves(codebooks)} == {8}
+  assert {c.max_levels for c in codebook_tree.codebook_leaves(codebooks)} == {8}
 
 
 def test_init_codebooks_passes_its_options_on():
@@ -383,7 +386,7 @@ def test_centers_go_out_and_come_back():
 
 
 def test_is_quantized_if_any_tensor_has_levels():
-  nothing = codebook_lib.full_precision(PARAMS)
+  nothing = codebook_tree.full_precision(PARAMS)
   assert jax.tree.leaves(nothing) == []
   assert not is_quantized(nothing)
   assert not is_quantized(init_codebooks(PARAMS, is_kernel, 32))

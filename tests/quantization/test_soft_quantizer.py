@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quped_jax.quantization import soft_quantizer as soft_lib
+from quped_jax.quantization import soft_bins
 from quped_jax.quantization.codebook import (
   Codebook,
   hard_quantize,
@@ -291,7 +291,7 @@ def test_many_weights_agree_with_the_full_sum(spacing, count, max_levels, size):
   levels = make_levels(spacing, count)
   x, cotangent = many_weights(levels, size)
   codebook = make_codebook(levels, max_levels, padding=3e3)
-  assert count == 2 or soft_lib._bins(max_levels, 10.0, size) > 0
+  assert count == 2 or soft_bins.bin_count(max_levels, 10.0, size) > 0
 
   def loss(x, centers):
     soft = soft_quantize(x, dataclasses.replace(codebook, centers=centers))

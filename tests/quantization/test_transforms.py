@@ -7,12 +7,11 @@ import optax
 import pytest
 
 import quped_jax as qj
-from quped_jax.quantization.codebook import (
-  Codebook,
+from quped_jax.quantization.codebook import Codebook, nearest
+from quped_jax.quantization.codebook_tree import (
   full_precision,
   get_centers,
   init_codebooks,
-  nearest,
   set_centers_tree,
 )
 from quped_jax.quantization.proximal import centers_prox, weights_prox

@@ -19,7 +19,7 @@ from quped_jax.methods.blocks import local_steps, messages, requirements, trees
 from quped_jax.methods.blocks.personal import add_mean, model_of
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model
-from quped_jax.quantization import codebook
+from quped_jax.quantization import codebook_tree
 from quped_jax.quantization.alternating import Learner, Objective
 
 
@@ -69,7 +69,7 @@ def own_stats(client: Levels | Learner, stats: Any) -> Any:
   """
   if client.quantized_stats is None:
     return None
-  own = codebook.is_quantized(client.codebooks)
+  own = codebook_tree.is_quantized(client.codebooks)
   return jax.tree.map(
     lambda a, b: jnp.where(own, a, b), client.quantized_stats, stats
   )

@@ -18,7 +18,7 @@ from quped_jax.methods.blocks import averaging, local_steps, messages, trees
 from quped_jax.methods.blocks.personal import add_mean
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
-from quped_jax.quantization.codebook import path_name
+from quped_jax.quantization.codebook_tree import path_name
 
 # Whether the parameter, or the statistic, at a path is the client's own.
 Predicate = Callable[[str], bool]

@@ -11,8 +11,7 @@ from quped_jax.data.federation import Batch, ClientData
 from quped_jax.methods.api import Context, Predictor
 from quped_jax.methods.blocks import distill
 from quped_jax.models import Model
-from quped_jax.quantization import alternating
-from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import alternating, codebook_tree
 from quped_jax.quantization.alternating import Alternating, Learner, Objective
 
 
@@ -62,10 +61,10 @@ class Training(NamedTuple):
   def codebooks(self, model: Model, params: Any, bits: Any) -> Any:
     """Codebooks fitted to a model's parameters; none if nobody quantizes it."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    names = [codebook_lib.path_name(path) for path, _ in leaves]
+    names = [codebook_tree.path_name(path) for path, _ in leaves]
     if self.max_levels is None or not any(map(model.is_quantized, names)):
-      return codebook_lib.full_precision(params)
-    return codebook_lib.init_codebooks(
+      return codebook_tree.full_precision(params)
+    return codebook_tree.init_codebooks(
       params,
       model.is_quantized,
       bits,
@@ -94,7 +93,7 @@ class Training(NamedTuple):
         context.key, self.recalibration_batches, self.batch_size
       )
       fresh = _batch_statistics(model, params, stats, data, positions)
-      counts = codebook_lib.is_quantized(learner.codebooks)
+      counts = codebook_tree.is_quantized(learner.codebooks)
       stats = jax.tree.map(
         lambda new, old: jnp.where(counts, new, old), fresh, stats
       )

@@ -51,7 +51,7 @@ from quped_jax import random_keys
 from quped_jax.methods import api
 from quped_jax.methods.blocks.personal import model_of
 from quped_jax.methods.wrappers.robust import clip, instead_of_mean
-from quped_jax.quantization.codebook import path_name
+from quped_jax.quantization.codebook_tree import path_name
 
 # With less, one round of one client has an epsilon of over 80 (at 1e-5).
 SMALLEST_NOISE = 0.1

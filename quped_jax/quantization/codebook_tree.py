@@ -1,0 +1,167 @@
+"""Trees of codebooks: one for every tensor of a model that is quantized.
+
+A tree of codebooks mirrors the tree of parameters, with `optax.MaskedNode()`
+where a tensor is not quantized.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization.codebook import Codebook
+
+
+def is_codebook(node: Any) -> bool:
+  """Whether a node is a leaf of a tree of codebooks."""
+  return isinstance(node, (Codebook, optax.MaskedNode))
+
+
+def map_codebooks(
+  fn: Callable[..., Any],
+  codebooks: Any,
+  *trees: Any,
+  otherwise: Callable[..., Any] = lambda *_: optax.MaskedNode(),
+) -> Any:
+  """Maps `fn(codebook, *leaves)` over a tree of codebooks.
+
+  Args:
+    fn: what to do where there is a codebook.
+    codebooks: a tree of codebooks.
+    *trees: trees that have `codebooks` as a prefix.
+    otherwise: what to do, given the leaves, where there is none.
+  """
+
+  def visit(codebook, *leaves):
+    chosen = fn if isinstance(codebook, Codebook) else otherwise
+    args = (codebook, *leaves) if chosen is fn else leaves
+    return chosen(*args)
+
+  return jax.tree.map(visit, codebooks, *trees, is_leaf=is_codebook)
+
+
+def codebook_leaves(codebooks: Any) -> list[Codebook]:
+  """The codebooks of a tree; empty if it is statically full precision."""
+  leaves = jax.tree.leaves(codebooks, is_leaf=is_codebook)
+  return [leaf for leaf in leaves if isinstance(leaf, Codebook)]
+
+
+def is_quantized(codebooks: Any) -> jax.Array:
+  """Whether any tensor has levels, a bool scalar that may be traced."""
+  leaves = codebook_leaves(codebooks)
+  if not leaves:
+    return jnp.asarray(False)
+  return jnp.any(jnp.stack([jnp.any(c.levels > 0) for c in leaves]))
+
+
+def path_name(path: Any) -> str:
+  """A parameter's path as text, such as `hidden_1/kernel`."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def init_codebooks(
+  params: Any,
+  predicate: Callable[[str], bool],
+  bits: int | jax.Array | Mapping[str, int],
+  max_levels: int | None = None,
+  *,
+  granularity: str = "tensor",
+  outer_level: float | None = None,
+) -> Any:
+  """Codebooks for all parameters whose path the predicate accepts.
+
+  Args:
+    params: a tree of parameters.
+    predicate: takes a path such as `hidden_1/kernel`.
+    bits: as in `init_codebook`; or a mapping from path patterns (as of
+      `fnmatch`) to bits, of which the first that matches counts.
+    max_levels: as in `init_codebook`, common to all tensors; by default what
+      the largest of `bits` needs.
+    granularity: as in `init_codebook`.
+    outer_level: as in `init_codebook`.
+
+  Returns:
+    A tree of codebooks, `optax.MaskedNode()` where the predicate says no.
+
+  Raises:
+    ValueError: no path is accepted, a path matches no pattern, or as in
+      `init_codebook`.
+  """
+  if max_levels is None and not codebook_lib.is_traced(bits):
+    each = list(bits.values()) if isinstance(bits, Mapping) else bits
+    max_levels = codebook_lib.max_levels_for(each)
+
+  def bits_of(name):
+    if not isinstance(bits, Mapping):
+      return bits
+    for pattern, value in bits.items():
+      if fnmatch.fnmatch(name, pattern):
+        return value
+    raise ValueError(
+      f"bits={dict(bits)}: no pattern matches the quantized {name!r}"
+    )
+
+  names = []
+
+  def init(path, x):
+    name = path_name(path)
+    names.append(name)
+    if not predicate(name):
+      return optax.MaskedNode()
+    return codebook_lib.init_codebook(
+      x,
+      bits_of(name),
+      max_levels,
+      granularity=granularity,
+      outer_level=outer_level,
+    )
+
+  codebooks = jax.tree_util.tree_map_with_path(init, params)
+  if not codebook_leaves(codebooks):
+    raise ValueError(
+      f"predicate: accepts none of the parameters {names}; at least one "
+      "must be quantized"
+    )
+  return codebooks
+
+
+def full_precision(params: Any) -> Any:
+  """A tree of codebooks that is statically empty: nothing is quantized."""
+  return jax.tree.map(lambda _: optax.MaskedNode(), params)
+
+
+def hard_quantize_tree(params: Any, codebooks: Any) -> Any:
+  """`hard_quantize` of every tensor that has a codebook."""
+  return map_codebooks(
+    lambda codebook, x: codebook_lib.hard_quantize(x, codebook),
+    codebooks,
+    params,
+    otherwise=lambda x: x,
+  )
+
+
+def get_centers(codebooks: Any) -> Any:
+  """The centers of every codebook: what an optimizer of levels updates."""
+  return map_codebooks(lambda codebook: codebook.centers, codebooks)
+
+
+def with_centers(codebooks: Any, centers: Any) -> Any:
+  """The same codebooks with other centers, as they are: for differentiation.
+
+  After an optimizer's update use `set_centers`, which restores their order.
+  """
+  return map_codebooks(
+    lambda codebook, c: dataclasses.replace(codebook, centers=c),
+    codebooks,
+    centers,
+  )
+
+
+def set_centers_tree(codebooks: Any, centers: Any) -> Any:
+  """`set_centers` of every codebook."""
+  return map_codebooks(codebook_lib.set_centers, codebooks, centers)

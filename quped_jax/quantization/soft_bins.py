@@ -1,0 +1,110 @@
+"""Bins: many weights that the soft quantizer treats as few.
+
+Where weights are many, only evenly spaced bins are summed over the steps. A
+weight then reads its value and its derivative between two bins, and divides
+what it gives to the gradient of the levels between them: a few lookups and two
+scatters, whatever the number of levels.
+"""
+
+import jax.numpy as jnp
+
+from quped_jax.quantization import level_sums
+
+# Bins per 1 / P, the length over which a step rises. Interpolating a sigmoid
+# between them is off by at most 0.1 / 12**2 / 8 = 1e-4.
+_BINS = 12
+# So many times 1 / P beyond the outermost levels all steps are climbed or not.
+_SATURATED = 16
+
+
+def bin_count(max_levels, sharpness, size):
+  """How many bins the gradient of the levels takes; 0 for none.
+
+  Args:
+    max_levels: how many levels a codebook may have.
+    sharpness: of the soft quantizer, in gaps.
+    size: the number of weights.
+  """
+  # Two levels take two sums, and so does the binning.
+  if max_levels == 2:
+    return 0
+  bins = int(_BINS * (sharpness * (max_levels - 1) + 2 * _SATURATED))
+  return bins if 2 * bins <= size else 0
+
+
+def _grid(bins, centers, slope):
+  """The first of `bins` evenly spaced weights, and their distance.
+
+  Below and above them all steps are climbed or not, and functions constant.
+  """
+  margin = _SATURATED / slope
+  # Levels may be so large that the margin, or the whole length, has no number.
+  largest = jnp.finfo(centers.dtype).max / 2
+  low = jnp.maximum(centers[0] - margin, -largest)
+  span = jnp.minimum(centers[-1] - centers[0] + 2 * margin, largest - low)
+  return low, span / (bins - 1)
+
+
+def _place(bins, x, centers, slope):
+  """Between which bins a weight lies: (the left one, the share of the right).
+
+  A function interpolated between bins is off by at most its curvature times
+  their distance squared, over 8.
+  """
+  low, width = _grid(bins, centers, slope)
+  place = jnp.clip((x - low) * (1 / width), 0, bins - 1)
+  # Clipped again for NaN, which no clipping before the cast would catch.
+  left = jnp.clip(place.astype(jnp.int32), 0, bins - 2)
+  return left, place - left
+
+
+def interpolate(fn, bins, x, centers, levels, slope, width):
+  """`fn` of the weights, interpolated between its values at the bins.
+
+  Args:
+    fn: `(weights, centers, levels, slope, width) -> values`.
+    bins: how many bins.
+    x: weights, any shape.
+    centers: the levels, `[max_levels]`.
+    levels: how many of them count.
+    slope: P, the slope of the steps.
+    width: of the window, which fn takes.
+
+  Returns:
+    Values, of the shape of x.
+  """
+  low, distance = _grid(bins, centers, slope)
+  nodes = low + distance * jnp.arange(bins, dtype=x.dtype)
+  table = fn(nodes, centers, levels, slope, width)
+  left, share = _place(bins, x, centers, slope)
+  at = table.at[left].get(mode="promise_in_bounds")
+  following = table.at[left + 1].get(mode="promise_in_bounds")
+  return at + share * (following - at)
+
+
+def binned(bins, x, cotangent, centers, slope):
+  """The bins, as weights that stand for all, with their cotangents.
+
+  What a weight's cotangent gives to a level is a smooth function of the
+  weight. Dividing every cotangent between two bins interpolates it.
+
+  Args:
+    bins: how many bins.
+    x: weights, any shape.
+    cotangent: of the quantized weights, of the shape of x.
+    centers: the levels, `[max_levels]`.
+    slope: P, the slope of the steps.
+
+  Returns:
+    The bins and their cotangents, `[bins]` each.
+  """
+  left, share = _place(bins, x.ravel(), centers, slope)
+  cotangent = cotangent.ravel()
+
+  def scatter(values):
+    return level_sums.sum_by_bin(values, left, bins)
+
+  right = scatter(cotangent * share)
+  sums = scatter(cotangent) - right + jnp.roll(right, 1)
+  low, width = _grid(bins, centers, slope)
+  return low + width * jnp.arange(bins, dtype=x.dtype), sums

@@ -1,0 +1,270 @@
+"""The two forms of the soft quantizer's sum over steps, and their gradients.
+
+`dense` sums all steps as they stand. In `windowed`, a weight's sum runs over a
+window: the step between the two levels around it and as many on either side
+as the accuracy asks for, with evenly spaced levels and the default sharpness
+one.
+
+Gradients are written out rather than left to autodiff, so that only the
+weights are kept for them and only what is asked for is computed.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import level_sums, soft_bins
+from quped_jax.quantization.codebook import Codebook
+
+# What the steps on one side of the window may add to a weight, in mean gaps,
+# and to its derivative.
+_WINDOW_ERROR = 5e-4
+
+
+def _step(x, low, high, slope):
+  """The step between two neighbouring levels.
+
+  Returns:
+    gap: its height.
+    share: what a weight has climbed of it, the sigmoid; by tanh, which XLA
+      evaluates faster than an exponential and a division.
+    bend: half the derivative of `gap * share` to x, which is minus that to
+      either level through the place of the step.
+  """
+  gap = high - low
+  share = 0.5 + 0.5 * jnp.tanh(slope / 2 * (x - (low + high) / 2))
+  return gap, share, slope / 2 * gap * share * (1 - share)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def dense(bins, x, centers, slope):
+  """The sum over all steps, as the definition says.
+
+  Args:
+    bins: how many bins the gradient of the levels takes; 0 for none.
+    x: weights, any shape.
+    centers: the levels, `[max_levels]`, of one dtype with x.
+    slope: P, the slope of the steps.
+
+  Returns:
+    Quantized weights, of the shape of x.
+  """
+  del bins
+  soft = jnp.broadcast_to(centers[0], x.shape)
+  for low, high in zip(centers[:-1], centers[1:], strict=True):
+    gap, share, _ = _step(x, low, high, slope)
+    soft += gap * share
+  return soft
+
+
+def _dense_fwd(bins, x, centers, slope):
+  return dense(bins, x, centers, slope), (x, centers, slope)
+
+
+def _dense_bwd(bins, residuals, cotangent):
+  x, centers, slope = residuals
+  derivative = jnp.zeros_like(x)
+  for low, high in zip(centers[:-1], centers[1:], strict=True):
+    derivative += 2 * _step(x, low, high, slope)[2]
+  to_x = cotangent * derivative
+  if bins:
+    x, cotangent = soft_bins.binned(bins, x, cotangent, centers, slope)
+  to_level = [jnp.ones_like(x)] + [0.0] * (centers.shape[0] - 1)
+  for k in range(1, centers.shape[0]):
+    _, share, bend = _step(x, centers[k - 1], centers[k], slope)
+    to_level[k - 1] += -share - bend
+    to_level[k] += share - bend
+  # Level by level: a sum that produces what it adds takes one pass.
+  gradient = jnp.stack([jnp.sum(cotangent * share) for share in to_level])
+  return to_x, gradient, jnp.zeros_like(slope)
+
+
+dense.defvjp(_dense_fwd, _dense_bwd)
+
+
+def _shifted(centers: jax.Array, offset: int | jax.Array) -> jax.Array:
+  """Entry k is center k + offset, or the last in that direction."""
+  last = centers.shape[0] - 1
+  return centers[jnp.clip(jnp.arange(last + 1) + offset, 0, last)]
+
+
+def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
+  r"""How many steps on either side of a weight's own its sum must include.
+
+  A weight between levels l and l + 1 is at least :math:`u = c_l - m_j` above
+  the middle of a lower step j, of which it thus lacks at most the share
+  :math:`e^{-P u}`, which must be small for the gradients of the levels, also
+  when multiplied by the gap, for the value, and by P times the gap, for the
+  derivative. All steps below :math:`c_j` together lack at most the integral of
+  :math:`e^{-P u}` over the distance u (Jensen), :math:`e^{-P (c_l - c_j)} / P`.
+  Above it is alike.
+  """
+  centers = jax.lax.stop_gradient(codebook_lib.view_centers(codebook))
+  high = _shifted(centers, 1)
+  cell = jnp.arange(codebook.max_levels)
+  last = codebook.levels - 2
+  allowed = _WINDOW_ERROR * jnp.minimum(
+    codebook_lib.mean_gap(codebook), 1 / slope
+  )
+
+  def too_much(distance, gap, rest, step, further):
+    """Whether a step, with those `further` away, must be in the window."""
+    share = jnp.exp(-slope * distance)
+    lost = gap * share
+    lost += jnp.where(further, jnp.exp(-slope * rest) / slope, 0)
+    return step & ((share > _WINDOW_ERROR) | (lost > allowed))
+
+  def too_narrow(width):
+    near, far = _shifted(centers, -width), _shifted(centers, -width - 1)
+    step = cell - width - 1
+    below = too_much(
+      centers - (near + far) / 2, near - far, centers - far, step >= 0, step > 0
+    )
+    near, far = _shifted(centers, width + 1), _shifted(centers, width + 2)
+    step = cell + width + 1
+    above = too_much(
+      (near + far) / 2 - high, far - near, far - high, step <= last, step < last
+    )
+    return jnp.any((below | above) & (cell <= last))
+
+  return jax.lax.while_loop(too_narrow, lambda width: width + 1, jnp.int32(1))
+
+
+def _cells(x, centers, levels):
+  """The level at or below each weight, but not the last: its step's foot.
+
+  Beyond the levels the outermost steps count as a weight's own.
+  """
+  index = codebook_lib.nearest(x, Codebook(centers, levels))
+  index -= x <= level_sums.entries(centers, index)
+  return jnp.clip(index, 0, jnp.maximum(levels - 2, 0))
+
+
+def _reader(x, centers, levels):
+  """Returns a function of an offset: the levels that far from the cells'."""
+  cell = _cells(x, centers, levels)
+  return lambda offset: level_sums.entries(_shifted(centers, offset), cell)
+
+
+def _steps(x, read, slope, offset):
+  """The steps `offset` below and above each weight's own."""
+  below = _step(x, read(-offset), read(1 - offset), slope)
+  return below, _step(x, read(offset), read(1 + offset), slope)
+
+
+def _widen(width, add, total):
+  """Adds what lies more than one step away, up to `width`."""
+  # The condition keeps what the loop shares between its turns from being
+  # computed, over all weights, where there are none.
+  return jax.lax.cond(
+    width > 1,
+    lambda total: jax.lax.fori_loop(2, width + 1, add, total),
+    lambda total: total,
+    total,
+  )
+
+
+def _sum(x, centers, levels, slope, width):
+  """The sum over the steps within `width` of the one around each weight.
+
+  c_l, plus what the weight has climbed of its own step and those above, less
+  what it lacks of those below: the definition, regrouped around its cell l.
+  """
+  read = _reader(x, centers, levels)
+
+  def add(offset, soft):
+    below, above = _steps(x, read, slope, offset)
+    return soft + above[0] * above[1] - below[0] * (1 - below[1])
+
+  low = read(0)
+  gap, share, _ = _step(x, low, read(1), slope)
+  return _widen(width, add, add(1, low + gap * share))
+
+
+def _derivative(x, centers, levels, slope, width):
+  """The derivative of `_sum` to each weight."""
+  read = _reader(x, centers, levels)
+
+  def add(offset, derivative):
+    below, above = _steps(x, read, slope, offset)
+    return derivative + 2 * (below[2] + above[2])
+
+  own = 2 * _step(x, read(0), read(1), slope)[2]
+  return _widen(width, add, add(1, own))
+
+
+def _levels_gradient(x, cotangent, centers, levels, slope, width):
+  """Sums over the weights of what each gives to the levels of its window."""
+  cell = _cells(x, centers, levels)
+  read = _reader(x, centers, levels)
+  count = centers.shape[0]
+
+  def fold(offsets, rows):
+    sums = level_sums.sum_by_level(
+      [cotangent * row for row in rows], cell, count
+    )
+    gradient = jnp.zeros(count, sums.dtype)
+    for offset, each in zip(offsets, sums, strict=True):
+      k = jnp.clip(jnp.arange(count) + offset, 0, count - 1)
+      gradient = gradient.at[k].add(each)
+    return gradient
+
+  def add(offset, gradient):
+    (_, below, bend_below), (_, above, bend_above) = _steps(
+      x, read, slope, offset
+    )
+    rows = [
+      1 - below - bend_below,
+      below - 1 - bend_below,
+      -above - bend_above,
+      above - bend_above,
+    ]
+    return gradient + fold((-offset, 1 - offset, offset, 1 + offset), rows)
+
+  _, share, bend = _step(x, read(0), read(1), slope)
+  own = fold((0, 1), [1 - share - bend, share - bend])
+  return _widen(width, add, add(1, own))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def windowed(bins, x, centers, levels, slope, width):
+  """The sum over the steps of the window around each weight.
+
+  Args:
+    bins: how many bins the values and gradients take; 0 for none.
+    x: weights, any shape.
+    centers: the levels, `[max_levels]`, of one dtype with x.
+    levels: how many of them count.
+    slope: P, the slope of the steps.
+    width: steps on either side of a weight's own, see `window_width`.
+
+  Returns:
+    Quantized weights, of the shape of x.
+  """
+  rest = centers, levels, slope, width
+  if bins:
+    return soft_bins.interpolate(_sum, bins, x, *rest)
+  return _sum(x, *rest)
+
+
+def _windowed_fwd(bins, x, *rest):
+  return windowed(bins, x, *rest), (x, *rest)
+
+
+def _windowed_bwd(bins, residuals, cotangent):
+  x, *rest = residuals
+  centers, _, slope, _ = rest
+  if bins:
+    derivative = soft_bins.interpolate(_derivative, bins, x, *rest)
+  else:
+    derivative = _derivative(x, *rest)
+  to_x = cotangent * derivative
+  if bins:
+    x, cotangent = soft_bins.binned(bins, x, cotangent, centers, slope)
+  gradient = _levels_gradient(x, cotangent, *rest)
+  return to_x, gradient, None, jnp.zeros_like(slope), None
+
+
+windowed.defvjp(_windowed_fwd, _windowed_bwd)
