@@ -13,6 +13,7 @@ from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks.training import Training
+from quped_jax.methods.wrappers import byzantine
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
 
@@ -165,7 +166,7 @@ def _wrapped(
         method, settings.method, f"{field}={value!r}", repr(none)
       )
   if settings.byzantine_clients:
-    method = robust_lib.with_byzantine_clients(
+    method = byzantine.with_byzantine_clients(
       method,
       settings.clients - settings.byzantine_clients,
       settings.attack,

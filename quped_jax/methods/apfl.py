@@ -36,11 +36,8 @@ import jax.numpy as jnp
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
-  local_steps,
-  messages,
   personal,
   requirements,
-  trees,
 )
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
@@ -130,14 +127,9 @@ def make_apfl(
       )
       return (ApflClient(learner, alpha), shared, opt_state), {"loss": loss}
 
-    opt_state = training.shared_optimizer.init(download.params)
-    carry = (client, download, opt_state)
-    (client, shared, _), metrics = local_steps.run(
-      step, carry, data, context, training
+    return personal.train_beside_copy(
+      step, download, client, data, context, training, options.weighting
     )
-    weight = messages.client_weight(options.weighting, data)
-    message = trees.difference(shared, download)
-    return api.ClientResult(client, message, weight, metrics)
 
   method = personal.personal_method(
     models,

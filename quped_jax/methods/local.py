@@ -38,14 +38,13 @@ def make_local(
     del download
     model = models.clients[cohort]
 
-    def step(learner, batch):
-      objective = training.label_objective(model, batch)
-      learner, loss = training.alternating.step(
-        learner, objective, context.rates
-      )
-      return learner, {"loss": loss}
-
-    client, metrics = local_steps.run(step, client, data, context, training)
+    client, metrics = local_steps.train(
+      training,
+      client,
+      lambda batch: training.label_objective(model, batch),
+      data,
+      context,
+    )
     return api.ClientResult(client, (), 1.0, metrics)
 
   return personal.personal_method(

@@ -32,10 +32,7 @@ from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   distill,
-  local_steps,
-  messages,
   personal,
-  trees,
 )
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
@@ -142,14 +139,9 @@ def make_quped(
         "loss": loss
       }
 
-    opt_state = training.shared_optimizer.init(download.params)
-    carry = (client, download, opt_state)
-    (client, shared, _), metrics = local_steps.run(
-      step, carry, data, context, training
+    return personal.train_beside_copy(
+      step, download, client, data, context, training, options.weighting
     )
-    weight = messages.client_weight(options.weighting, data)
-    message = trees.difference(shared, download)
-    return api.ClientResult(client, message, weight, metrics)
 
   return personal.personal_method(
     models,

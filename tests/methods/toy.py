@@ -261,6 +261,14 @@ def hand_forward(params, inputs):
   return jnp.maximum(x, 0) @ params["last"]["kernel"] + params["last"]["bias"]
 
 
+def norm(tree: Any) -> float:
+  """The L2 norm of all arrays of a tree together."""
+  parts = [
+    np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree)
+  ]
+  return float(np.sqrt(sum(parts)))
+
+
 def hand_softmax(logits):
   exponentials = jnp.exp(logits)
   return exponentials / exponentials.sum(axis=1, keepdims=True)

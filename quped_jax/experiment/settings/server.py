@@ -2,6 +2,7 @@
 
 from quped_jax import checks
 from quped_jax.experiment.settings.fields import Group, group, one_of, setting
+from quped_jax.methods.wrappers import byzantine
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
 
@@ -41,7 +42,7 @@ class RobustnessSettings(Group):
     "sign_flip",
     "what they send: 'sign_flip', minus `attack_scale` times the true message, "
     "or 'random', Gaussian noise of that standard deviation.",
-    one_of(robust_lib.ATTACKS),
+    one_of(byzantine.ATTACKS),
   )
   attack_scale: float = setting(
     10.0, "factor or standard deviation of `attack`.", checks.positive

@@ -30,6 +30,7 @@ from quped_jax.experiment.settings.server import (
   RobustnessSettings,
 )
 from quped_jax.experiment.settings.training import TrainingSettings
+from quped_jax.methods.wrappers import byzantine
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
 from quped_jax.simulation import participation as participation_lib
@@ -141,7 +142,7 @@ class Settings(
     for field in ("learning_rate", "centers_learning_rate"):
       self._check_rates(field, getattr(self, field))
     robust_lib.check_aggregation(self.aggregation, self.client_state)
-    robust_lib.check_attack(self.byzantine_clients, self.clients)
+    byzantine.check_attack(self.byzantine_clients, self.clients)
     privacy_lib.check_privacy(
       dp_clip=self.dp_clip,
       dp_delta=self.dp_delta,

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from quped_jax.data.federation import ClientData
 from quped_jax.methods.api import Aggregate
@@ -39,3 +40,29 @@ def if_heard(aggregates: Mapping[str, Aggregate], new: Any, old: Any) -> Any:
   """The new server where a message has weight, the old one otherwise."""
   heard = sum(a.weight for a in aggregates.values()) > 0
   return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, old)
+
+
+def clip(message: Any, bound: float) -> Any:
+  """A message whose L2 norm, of all its arrays together, is at most a bound.
+
+  One that is not finite becomes zero.
+  """
+  norm = optax.tree.norm(message)
+  scale = bound / jnp.maximum(norm, bound)
+  finite = jnp.isfinite(norm)
+  return jax.tree.map(
+    lambda m: jnp.where(finite, scale * m, 0.0).astype(m.dtype), message
+  )
+
+
+def instead_of_mean(
+  aggregates: Mapping[str, Aggregate], mean: Any, weight: Any
+) -> dict[str, Aggregate]:
+  """Aggregates of all cohorts whose `mean_message` is the given one.
+
+  Args:
+    aggregates: what was received.
+    mean: a tree like a message.
+    weight: 1, or 0 if nobody sent anything.
+  """
+  return {next(iter(aggregates)): Aggregate(mean, jnp.float32(weight))}

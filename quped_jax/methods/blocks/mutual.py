@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 
 from quped_jax.methods import api
-from quped_jax.methods.blocks import local_steps, messages, personal, trees
+from quped_jax.methods.blocks import personal
 from quped_jax.methods.blocks.training import Training
 
 # `(logits, the other's logits, labels) -> loss`
@@ -71,14 +71,9 @@ def mutual_method(
       )
       return (learner, shared, opt_state), {"loss": loss}
 
-    opt_state = training.shared_optimizer.init(download.params)
-    carry = (client, download, opt_state)
-    (client, shared, _), metrics = local_steps.run(
-      step, carry, data, context, training
+    return personal.train_beside_copy(
+      step, download, client, data, context, training, weighting
     )
-    weight = messages.client_weight(weighting, data)
-    message = trees.difference(shared, download)
-    return api.ClientResult(client, message, weight, metrics)
 
   return personal.personal_method(
     models,

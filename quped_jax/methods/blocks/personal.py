@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import optax
 
+from quped_jax.data.federation import ClientData
 from quped_jax.methods import api
-from quped_jax.methods.blocks import messages
+from quped_jax.methods.blocks import local_steps, messages, trees
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
 from quped_jax.quantization.alternating import Learner
@@ -90,6 +91,41 @@ def shared_step(
   )
   params = optax.apply_updates(shared.params, updates)
   return api.GlobalModel(params, stats), opt_state, loss
+
+
+def train_beside_copy(
+  step: Callable[..., tuple[Any, dict[str, jax.Array]]],
+  download: api.GlobalModel,
+  client: Any,
+  data: ClientData,
+  context: api.Context,
+  training: Training,
+  weighting: str,
+) -> api.ClientResult:
+  """A client's round, in which it also trains a copy of the global model.
+
+  Args:
+    step: `((client, copy, opt_state), batch) -> (the same three, metrics)`, a
+      local step of the client's state, of the copy, and of the state of the
+      copy's optimizer.
+    download: the global model, from which the copy starts.
+    client: the client's state.
+    data: its samples.
+    context: its context.
+    training: how clients train.
+    weighting: of the clients in the mean, by "samples" or "uniform".
+
+  Returns:
+    The client's new state, and what the copy has become as a difference.
+  """
+  opt_state = training.shared_optimizer.init(download.params)
+  carry = (client, download, opt_state)
+  (client, copy, _), metrics = local_steps.run(
+    step, carry, data, context, training
+  )
+  weight = messages.client_weight(weighting, data)
+  message = trees.difference(copy, download)
+  return api.ClientResult(client, message, weight, metrics)
 
 
 def personal_method(

@@ -1,4 +1,4 @@
-"""Soft labels of few bits: probabilities as packed integers.
+"""Soft labels of few bits: probabilities as small integers.
 
 With b bits every probability becomes an integer in `[0, 2^b - 1]`, those of a
 sample sum to `2^b - 1`, and the integers of all samples lie in one stream of
@@ -40,8 +40,8 @@ def apportion(probabilities: jax.Array, total: int) -> jax.Array:
   return (floors + (rank < missing)).astype(jnp.int32)
 
 
-def pack(integers: jax.Array, bits: int) -> jax.Array:
-  """Packs integers of b bits into bytes.
+def to_bits(integers: jax.Array, bits: int) -> jax.Array:
+  """Writes integers of b bits one after the other, as bytes.
 
   Args:
     integers: of any shape, in `[0, 2^b - 1]`.
@@ -55,14 +55,16 @@ def pack(integers: jax.Array, bits: int) -> jax.Array:
   return jnp.packbits(stream.reshape(-1).astype(jnp.uint8))
 
 
-def unpack(packed: jax.Array, bits: int, shape: tuple[int, ...]) -> jax.Array:
-  """The integers that `pack` packed, int32 of the given shape."""
+def from_bits(
+  stream: jax.Array, bits: int, shape: tuple[int, ...]
+) -> jax.Array:
+  """The integers that `to_bits` wrote, int32 of the given shape."""
   count = 1
   for size in shape:
     count *= size
-  stream = jnp.unpackbits(packed, count=count * bits).astype(jnp.int32)
+  each = jnp.unpackbits(stream, count=count * bits).astype(jnp.int32)
   places = jnp.arange(bits, dtype=jnp.int32)
-  return jnp.sum(stream.reshape(*shape, bits) << places, axis=-1)
+  return jnp.sum(each.reshape(*shape, bits) << places, axis=-1)
 
 
 def encode(probabilities: jax.Array, bits: int) -> jax.Array:
@@ -74,14 +76,14 @@ def encode(probabilities: jax.Array, bits: int) -> jax.Array:
   """
   if bits == FULL:
     return probabilities
-  return pack(apportion(probabilities, 2**bits - 1), bits)
+  return to_bits(apportion(probabilities, 2**bits - 1), bits)
 
 
 def decode(encoded: jax.Array, bits: int, shape: tuple[int, ...]) -> jax.Array:
   """Soft labels of the given shape from what `encode` made of them."""
   if bits == FULL:
     return encoded
-  integers = unpack(encoded, bits, shape)
+  integers = from_bits(encoded, bits, shape)
   return integers.astype(jnp.result_type(float)) / (2**bits - 1)
 
 
@@ -89,4 +91,4 @@ def nothing(bits: int, shape: tuple[int, ...]) -> jax.Array:
   """Encoded soft labels that are all zero: none are known yet."""
   if bits == FULL:
     return jnp.zeros(shape)
-  return pack(jnp.zeros(shape, jnp.int32), bits)
+  return to_bits(jnp.zeros(shape, jnp.int32), bits)

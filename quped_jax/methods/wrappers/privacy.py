@@ -49,8 +49,8 @@ import optax
 
 from quped_jax import random_keys
 from quped_jax.methods import api
+from quped_jax.methods.blocks.messages import clip, instead_of_mean
 from quped_jax.methods.blocks.personal import model_of
-from quped_jax.methods.wrappers.robust import clip, instead_of_mean
 from quped_jax.quantization.codebook_tree import path_name
 
 # With less, one round of one client has an epsilon of over 80 (at 1e-5).

@@ -1,4 +1,4 @@
-"""Averages that bear with some false messages, and clients that send them.
+"""Averages that tolerate some false messages.
 
 Each is a wrapper of a method whose server takes the mean of what clients send
 (`FederatedMethod.averages`), of all cohorts together:
@@ -7,10 +7,10 @@ Each is a wrapper of a method whose server takes the mean of what clients send
   trimmed mean       of each coordinate, without its smallest and largest values
   norm-clipped mean  of messages none of which is longer than a bound
 
-Median and trimmed mean weigh all clients alike, as who lies about its weights
-may lie about how many samples it has, but for clients of weight 0, which are
-left out. They take the memory of all messages at once. The norm-clipped mean
-has the method's own weights.
+Median and trimmed mean weigh all clients alike, since a client that lies about
+its model may lie about its number of samples too; clients of weight 0 are left
+out. They take the memory of all messages at once. The norm-clipped mean has the
+method's own weights.
 
 References:
   Yin, Chen, Ramchandran, Bartlett, Byzantine-Robust Distributed Learning:
@@ -19,20 +19,17 @@ References:
   2019.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from quped_jax import random_keys
 from quped_jax.methods import api
 from quped_jax.methods.blocks import server as server_lib
+from quped_jax.methods.blocks.messages import clip, instead_of_mean
 
 AGGREGATIONS = ("mean", "median", "trimmed_mean", "norm_clipped_mean")
-ATTACKS = ("random", "sign_flip")
 
 
 def check_aggregation(aggregation: str, client_state: str) -> None:
@@ -41,15 +38,6 @@ def check_aggregation(aggregation: str, client_state: str) -> None:
     raise ValueError(
       f"client_state={client_state!r}: must be 'device' with aggregation="
       f"{aggregation!r}, which looks at single messages"
-    )
-
-
-def check_attack(byzantine_clients: int, clients: int) -> None:
-  """Raises a ValueError unless so many can send false messages."""
-  if not 0 <= byzantine_clients < clients:
-    raise ValueError(
-      f"byzantine_clients={byzantine_clients}: must be at least 0 and less "
-      f"than clients={clients}"
     )
 
 
@@ -70,32 +58,6 @@ def check_averages(
       f"{field}: must be {allowed} with method={name!r}, whose server does not "
       "just take the mean of models that clients send"
     )
-
-
-def clip(message: Any, bound: float) -> Any:
-  """A message whose L2 norm, of all its arrays together, is at most a bound.
-
-  One that is not finite becomes zero.
-  """
-  norm = optax.tree.norm(message)
-  scale = bound / jnp.maximum(norm, bound)
-  finite = jnp.isfinite(norm)
-  return jax.tree.map(
-    lambda m: jnp.where(finite, scale * m, 0.0).astype(m.dtype), message
-  )
-
-
-def instead_of_mean(
-  aggregates: Mapping[str, api.Aggregate], mean: Any, weight: Any
-) -> dict[str, api.Aggregate]:
-  """Aggregates of all cohorts whose `mean_message` is the given one.
-
-  Args:
-    aggregates: what was received.
-    mean: a tree like a message.
-    weight: 1, or 0 if nobody sent anything.
-  """
-  return {next(iter(aggregates)): api.Aggregate(mean, jnp.float32(weight))}
 
 
 def _mean_of_ranks(messages: Any, sent: jax.Array, low: Any, high: Any) -> Any:
@@ -195,47 +157,3 @@ def with_aggregation(
     collect=lambda message: message,
     server_update=server_update,
   )
-
-
-def _sign_flip(message: Any, key: jax.Array, scale: float) -> Any:
-  del key
-  return optax.tree.scale(-scale, message)
-
-
-def _random(message: Any, key: jax.Array, scale: float) -> Any:
-  noise = optax.tree.random_like(key, message, jax.random.normal)
-  return optax.tree.scale(scale, noise)
-
-
-_FALSE: Mapping[str, Callable[..., Any]] = {
-  "random": _random,
-  "sign_flip": _sign_flip,
-}
-
-
-def with_byzantine_clients(
-  method: api.FederatedMethod, first: int, attack: str, scale: float
-) -> api.FederatedMethod:
-  """The method where some clients send something else than they should.
-
-  They train, and are evaluated, as the others are.
-
-  Args:
-    method: any, with messages of floats.
-    first: the clients of this number and above do it.
-    attack: one of `ATTACKS`: "sign_flip" is minus `scale` times the message,
-      "random" Gaussian noise of standard deviation `scale`.
-    scale: see there.
-  """
-
-  def client_update(download, client, data, context, cohort):
-    result = method.client_update(download, client, data, context, cohort)
-    key = jax.random.fold_in(context.key, random_keys.ATTACK)
-    false = _FALSE[attack](result.message, key, scale)
-    lies = context.client_id >= first
-    message = jax.tree.map(
-      lambda a, b: jnp.where(lies, a, b).astype(b.dtype), false, result.message
-    )
-    return result._replace(message=message)
-
-  return method.replace(client_update=client_update)

@@ -1,9 +1,12 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from quped_jax.methods import api
 from quped_jax.methods.blocks import messages
 from tests import tiny
+from tests.methods import toy
 
 
 def message(value):
@@ -40,3 +43,44 @@ def test_clients_weigh_one_or_their_training_samples():
   data = tiny.make_federation((9, 3)).client(jnp.int32(0))
   assert messages.client_weight("uniform", data) == 1.0
   assert messages.client_weight("samples", data) == 9
+
+
+def any_message():
+  rng = np.random.default_rng(0)
+  return {
+    name: rng.normal(size=shape).astype(np.float32)
+    for name, shape in (("w", (3, 2)), ("b", 2))
+  }
+
+
+clip = jax.jit(messages.clip)
+
+
+def test_clipping_shortens_what_is_too_long_and_nothing_else():
+  message = any_message()
+  length = toy.norm(message)
+  short = clip(message, length / 4)
+  assert toy.norm(short) == pytest.approx(length / 4, rel=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b / 4, rtol=1e-5), short, message
+  )
+  for bound in (1.01 * length, 1e30):
+    assert tiny.largest_difference(clip(message, bound), message) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_a_message_that_is_not_finite_becomes_zero(value):
+  message = any_message()
+  message["b"][1] = value
+  assert toy.norm(clip(message, 1.0)) == 0
+
+
+def test_what_replaces_the_mean_is_the_mean_message():
+  aggregates = {
+    "a": api.weighted_sum(None, message(1.0), 1.0, None, "a"),
+    "b": api.weighted_sum(None, message(5.0), 3.0, None, "b"),
+  }
+  for weight, expected in ((1, 7.0), (0, 0.0)):
+    new = messages.instead_of_mean(aggregates, message(7.0), weight)
+    mean = messages.mean_message(new, message(0.0))
+    np.testing.assert_array_equal(mean["w"], np.full(3, expected))

@@ -18,11 +18,11 @@ def test_what_is_packed_comes_back(bits):
   rng = np.random.default_rng(bits)
   integers = rng.integers(0, 2**bits, (13, 5))
   integers[0] = 2**bits - 1
-  packed = quantized_labels.pack(jnp.asarray(integers), bits)
+  packed = quantized_labels.to_bits(jnp.asarray(integers), bits)
   assert packed.dtype == jnp.uint8
   assert packed.shape == (-(-13 * 5 * bits // 8),)
   np.testing.assert_array_equal(
-    quantized_labels.unpack(packed, bits, (13, 5)), integers
+    quantized_labels.from_bits(packed, bits, (13, 5)), integers
   )
 
 

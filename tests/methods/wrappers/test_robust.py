@@ -1,4 +1,4 @@
-"""Averages other than the mean, and clients that send something false."""
+"""Averages other than the mean, also of clients that send something false."""
 
 import functools
 import os
@@ -132,35 +132,6 @@ def test_a_few_may_send_anything_at_all(value, trim):
     assert np.all(new <= old[honest].max(axis=0))
 
 
-clip = jax.jit(robust.clip)
-
-
-def norm(tree) -> float:
-  parts = [
-    np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree)
-  ]
-  return float(np.sqrt(sum(parts)))
-
-
-def test_clipping_shortens_what_is_too_long_and_nothing_else():
-  message = jax.tree.map(lambda x: x[0], messages(1))
-  length = norm(message)
-  short = clip(message, length / 4)
-  assert norm(short) == pytest.approx(length / 4, rel=1e-5)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b / 4, rtol=1e-5), short, message
-  )
-  for bound in (1.01 * length, 1e30):
-    assert tiny.largest_difference(clip(message, bound), message) == 0
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_message_that_is_not_finite_becomes_zero(value):
-  message = jax.tree.map(lambda x: np.array(x[0]), messages(1))
-  message.params["bias"][1] = value
-  assert norm(clip(message, 1.0)) == 0
-
-
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_a_method_whose_server_takes_more_than_the_mean_says_so(name):
   method = tiny.method_of(name)
@@ -282,7 +253,7 @@ def test_a_round_adds_the_weighted_mean_of_clipped_messages():
   changes = {"aggregation": "norm_clipped_mean", "clip_norm": 0.5}
   made, start, end = played(changes)
   given, weights, _ = sent_in_first_round(made, start)
-  lengths = np.array([norm(tiny.client(given, i)) for i in range(5)])
+  lengths = np.array([toy.norm(tiny.client(given, i)) for i in range(5)])
   assert lengths.max() > 0.6
   scale = weights * 0.5 / np.maximum(lengths, 0.5) / weights.sum()
   expected = jax.tree.map(lambda x: np.tensordot(scale, x, 1), given)
@@ -333,12 +304,8 @@ def test_a_server_that_nobody_sends_to_stays_as_it_is(name, method):
   model = getattr(server, "model", server)
   nothing = jax.tree.map(lambda x: jnp.zeros((5, *x.shape)), model)
   silence = {COHORT: hear(nothing, np.zeros(5, bool), 5)}
-  assert (
-    tiny.largest_difference(
-      made.server_update(server, silence, toy.at_server()), server
-    )
-    == 0
-  )
+  after = made.server_update(server, silence, toy.at_server())
+  assert tiny.largest_difference(after, server) == 0
 
 
 def test_clients_of_weight_zero_are_left_out():
@@ -355,42 +322,6 @@ def test_clients_of_weight_zero_are_left_out():
   assert tiny.largest_difference(new, expected) < 1e-5
 
 
-@pytest.mark.parametrize("attack", robust.ATTACKS)
-def test_the_last_clients_lie_and_the_others_do_not(attack):
-  message = jax.tree.map(lambda x: x[0], messages(1))
-
-  def client_update(download, client, data, context, cohort):
-    del download, data, context, cohort
-    return api.ClientResult(client, message, 7.0, {})
-
-  method = tiny.method_of("fedavg").replace(client_update=client_update)
-  lying = robust.with_byzantine_clients(method, 3, attack, 4.0)
-
-  def send(client_id, seed=0):
-    context = api.Context(
-      round=jnp.int32(0),
-      key=jax.random.key(seed),
-      client_id=jnp.int32(client_id),
-      spec=None,
-      rates=None,
-      shared_learning_rate=None,
-    )
-    data = tiny.make_federation((9,)).client(jnp.int32(0))
-    result = lying.client_update((), "state", data, context, COHORT)
-    assert result.client == "state" and result.weight == 7.0
-    return result.message
-
-  for client_id in range(3):
-    assert tiny.largest_difference(send(client_id), message) == 0
-  if attack == "sign_flip":
-    flipped = jax.tree.map(lambda x: -4 * x, message)
-    assert tiny.largest_difference(send(3), flipped) == 0
-  else:
-    draws = [jax.tree.leaves(send(4, seed)) for seed in range(300)]
-    values = np.concatenate([np.ravel(x) for draw in draws for x in draw])
-    assert abs(np.std(values) - 4) < 0.2 and abs(np.mean(values)) < 0.2
-
-
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
@@ -400,13 +331,6 @@ def test_the_last_clients_lie_and_the_others_do_not(attack):
     ({"trim": float("nan")}, r"trim=nan: must be at least 0"),
     ({"clip_norm": 0.0}, "clip_norm=0.0: must be positive"),
     ({"clip_norm": float("inf")}, "clip_norm=inf: must be positive"),
-    (
-      {"byzantine_clients": 40},
-      "byzantine_clients=40: must be at least 0 and less than",
-    ),
-    ({"byzantine_clients": -1}, "byzantine_clients=-1: must be at least 0"),
-    ({"attack": "lie"}, "attack='lie': must be one of random, sign_flip"),
-    ({"attack_scale": 0.0}, "attack_scale=0.0: must be positive"),
     (
       {"aggregation": "median", "client_state": "host"},
       "client_state='host': must be 'device' with aggregation='median'",
@@ -453,7 +377,7 @@ def test_a_tenth_of_the_clients_spoils_the_mean_alone():
   size = {"clients": 20, "rounds": 15, "steps": 20, "hidden": (32, 32)}
   clean = digits_run(**size, byzantine_clients=0)
   assert clean > 0.9
-  for attack in robust.ATTACKS:
+  for attack in ("random", "sign_flip"):
     lie = {
       "attack": attack,
       "byzantine_clients": 2,
@@ -467,7 +391,7 @@ def test_a_tenth_of_the_clients_spoils_the_mean_alone():
 @pytest.mark.skipif(
   "QUPED_LONG_TESTS" not in os.environ, reason="takes minutes"
 )
-@pytest.mark.parametrize("attack", robust.ATTACKS)
+@pytest.mark.parametrize("attack", ["random", "sign_flip"])
 @pytest.mark.parametrize("method", ["fedavg", "quped"])
 def test_5_of_50_clients_spoil_the_mean_alone(method, attack):
   size = {"clients": 50, "rounds": 40, "method": method}
