@@ -13,8 +13,8 @@ from quped_jax.experiment.run import (
   run,
 )
 from quped_jax.experiment.settings import Settings
+from quped_jax.files.info import ModelInfo
 from quped_jax.files.packed import (
-  ModelInfo,
   PackedModel,
   load_packed,
   save_packed,

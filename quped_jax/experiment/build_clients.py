@@ -12,7 +12,7 @@ from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import client_types as client_types_lib
 from quped_jax.experiment.settings import Settings
-from quped_jax.files.packed import ModelInfo
+from quped_jax.files.info import ModelInfo
 from quped_jax.files.weights import load_weights
 from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib

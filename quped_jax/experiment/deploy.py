@@ -18,7 +18,8 @@ import numpy as np
 from quped_jax.data.federation import Pool
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.build_clients import describe
-from quped_jax.files.packed import ModelInfo, save_packed
+from quped_jax.files.info import ModelInfo
+from quped_jax.files.packed import save_packed
 from quped_jax.models import Model
 from quped_jax.simulation import processes
 from quped_jax.simulation.programs import SimulationState

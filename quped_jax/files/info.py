@@ -1,0 +1,166 @@
+"""What a packed file says of its model: the architecture, and whose it is."""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from quped_jax import checks
+from quped_jax import models as models_lib
+from quped_jax.models import Model
+from quped_jax.quantization import codebook as codebook_lib
+
+# Tracing a network takes time and memory for every layer.
+_MAX_LAYERS = 256
+_LAYERS = "blocks"  # The option that says how many layers there are.
+_NO_OPTIONS = ("conv", "dtype", "image_channels")  # They follow from fields.
+_MAX_INPUT = 2**31  # Numbers in a sample.
+
+
+def _is_whole(value: Any, smallest: int) -> bool:
+  whole = isinstance(value, int) and not isinstance(value, bool)
+  return whole and value >= smallest
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+  """What a file says of its model.
+
+  Attributes:
+    model: name of the architecture, see `quped_jax.models.create_model`.
+    num_classes: number of logits.
+    input_shape: of one sample.
+    options: of the architecture, such as `{"features": (64, 64)}`: numbers,
+      text, or tuples of them.
+    conv: how convolutions are computed.
+    compute_dtype: of the network's passes, "float32" or "bfloat16".
+    bits: precision of the quantized tensors, 1 to 8; 32 if there are none.
+    granularity: of their levels, "tensor" or "channel".
+    dataset: that it was trained on.
+    method: by which.
+    client: whose model it is; None for that of all.
+    variant: "personalized", "quantized" or "global".
+
+  Raises:
+    ValueError: a field that is out of range; names it.
+  """
+
+  model: str
+  num_classes: int
+  input_shape: tuple[int, ...]
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  conv: str = "auto"
+  compute_dtype: str = "float32"
+  bits: int = codebook_lib.FULL_PRECISION
+  granularity: str = "tensor"
+  dataset: str = ""
+  method: str = ""
+  client: int | None = None
+  variant: str = ""
+
+  def __post_init__(self):
+    for field in (
+      *("model", "conv", "compute_dtype", "granularity"),
+      *("dataset", "method", "variant"),
+    ):
+      value = getattr(self, field)
+      if not isinstance(value, str):
+        raise ValueError(f"{field}={value!r}: must be text")
+    for field, smallest in (("num_classes", 1), ("bits", 1), ("client", 0)):
+      value = getattr(self, field)
+      if not _is_whole(value, smallest) and (field, value) != ("client", None):
+        raise ValueError(
+          f"{field}={value!r}: must be a whole number, at least {smallest}"
+        )
+    codebook_lib.check_bits(self.bits)
+    checks.choice("granularity", self.granularity, codebook_lib.GRANULARITIES)
+    checks.choice(
+      "compute_dtype", self.compute_dtype, models_lib.COMPUTE_DTYPES
+    )
+    shape = self.input_shape
+    if not (
+      isinstance(shape, tuple) and shape and all(_is_whole(n, 1) for n in shape)
+    ):
+      raise ValueError(
+        f"input_shape={shape!r}: must be a tuple of positive sizes"
+      )
+    if math.prod(shape) > _MAX_INPUT:
+      raise ValueError(
+        f"input_shape={shape!r}: must be of at most {_MAX_INPUT} numbers"
+      )
+    _check_options(self.options)
+
+  def create(self) -> Model:
+    """The network, without weights; the same object for the same fields.
+
+    Raises:
+      ValueError: an unknown name, or options that it does not take.
+    """
+    # As text, in which 8 and 8.0 differ.
+    options = json.dumps(dict(self.options), sort_keys=True)
+    return _create(
+      # A name may be registered anew.
+      models_lib.get_factory(self.model),
+      *(self.model, self.num_classes, self.input_shape),
+      *(options, self.conv, self.compute_dtype),
+    )
+
+
+def _check_options(options: Any) -> None:
+  """Raises a ValueError unless options are plain values by name."""
+  if not isinstance(options, Mapping):
+    raise ValueError(f"options={options!r}: must be a mapping")
+  for name, value in options.items():
+    entries = value if isinstance(value, tuple) else (value,)
+    if not isinstance(name, str) or not all(
+      isinstance(entry, (bool, int, float, str)) for entry in entries
+    ):
+      raise ValueError(
+        f"options={{{name!r}: {value!r}}}: must be numbers, text, or tuples of "
+        "them, by name"
+      )
+    if name in _NO_OPTIONS:
+      raise ValueError(
+        f"options={{{name!r}: {value!r}}}: must be without {name!r}, which "
+        "follows from other fields"
+      )
+    layers = value if name == _LAYERS else len(entries)
+    if _is_whole(layers, _MAX_LAYERS + 1):
+      raise ValueError(
+        f"options[{name!r}]: must be of at most {_MAX_LAYERS} layers; got "
+        f"{layers}"
+      )
+
+
+@functools.lru_cache(maxsize=16)
+def _create(
+  factory, name, num_classes, input_shape, options, conv, compute_dtype
+) -> Model:
+  del factory  # It is what the name stands for.
+  chosen = with_tuples(json.loads(options))
+  if compute_dtype != "float32":
+    if not models_lib.takes_dtype(name):
+      raise ValueError(
+        f"compute_dtype={compute_dtype!r}: must be 'float32' with "
+        f"model={name!r}, which takes no dtype"
+      )
+    chosen["dtype"] = jnp.dtype(compute_dtype)
+  return models_lib.create_model(
+    name,
+    num_classes,
+    image_channels=input_shape[-1] if len(input_shape) == 3 else None,
+    conv=conv,
+    **chosen,
+  )
+
+
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+  """The tuples among these values, which JSON made lists."""
+  return {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in values.items()
+  }
