@@ -55,7 +55,7 @@ from quped_jax.quantization.transforms import (
   prox_centers,
   prox_quantize,
 )
-from quped_jax.simulation.client_axis import use_cores
+from quped_jax.simulation.layout import use_cores
 from quped_jax.simulation.program import use_compilation_cache
 from quped_jax.simulation.programs import (
   Simulation,

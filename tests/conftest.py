@@ -58,7 +58,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax  # noqa: E402
 
-from quped_jax.simulation.client_axis import wait_for_devices  # noqa: E402
+from quped_jax.simulation.layout import wait_for_devices  # noqa: E402
 
 jax.config.update("jax_disable_most_optimizations", True)
 

@@ -6,21 +6,18 @@ client). Batches are drawn inside jit, for one client at a time: `vmap` or a
 loop over `Federation.client(i)` adds the client axis.
 
 A federation is made in host memory, where samples may be mapped from a file;
-`place` moves it to the devices, to each the samples of its own clients.
+`quped_jax.simulation.placement` moves it to the devices.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from quped_jax.data import Dataset, Partition, SyntheticSource
 from quped_jax.data import augment as augment_lib
-from quped_jax.simulation import client_axis as clients_lib
 
 SPLITS = ("train", "validation", "test")
 
@@ -296,103 +293,6 @@ class Federation:
 
     shape = jax.eval_shape(first, self)
     return jnp.zeros(shape.shape, shape.dtype)
-
-
-def place(
-  federation: Federation,
-  layout: clients_lib.Layout,
-  groups: Sequence[np.ndarray] | None = None,
-) -> tuple[Federation, Any]:
-  """Moves a federation to the devices.
-
-  Args:
-    federation: in host memory, or on a device.
-    layout: says which devices.
-    groups: for each device, the ids of the clients whose samples it needs; no
-      client is in two. None: each device gets all samples.
-
-  Returns:
-    The federation and its specs for `Layout.shard`. With groups, row numbers
-    and offsets are those of the client's own device, and clients in no group
-    have no samples. A process reads samples of its own devices only.
-  """
-  same, divided = P(), P(clients_lib.AXIS)
-  pool = federation.source
-  if groups is None or layout.mesh is None or not isinstance(pool, Pool):
-    return layout.place(federation, same), same
-  tables = {
-    name: [_rows_of(getattr(federation, name), ids) for ids in groups]
-    for name in SPLITS
-  }
-  held = [
-    np.unique(np.concatenate([_NOTHING, *map(np.concatenate, tables_of)]))
-    for tables_of in zip(*tables.values(), strict=True)
-  ]
-
-  def join(parts, like):
-    """An array of all devices' parts, from `parts(device)`."""
-    return layout.join(parts, (_room(held), *like.shape[1:]), like.dtype)
-
-  parts: dict[str, Any] = {
-    name: _divide(getattr(federation, name), groups, tables[name], held, layout)
-    for name in SPLITS
-  }
-  parts["source"] = Pool(
-    join(lambda i: pool.inputs[held[i]], pool.inputs),
-    join(lambda i: pool.labels[held[i]], pool.labels),
-    layout.place(pool.mean, same),
-    layout.place(pool.std, same),
-  )
-  placed = dataclasses.replace(
-    federation, **parts, public=layout.place(federation.public, same)
-  )
-  specs = jax.tree.map(lambda _: same, placed)
-  parts = {
-    name: dataclasses.replace(getattr(specs, name), rows=divided)
-    for name in SPLITS
-  }
-  parts["source"] = dataclasses.replace(
-    specs.source, inputs=divided, labels=divided
-  )
-  return placed, dataclasses.replace(specs, **parts)
-
-
-_NOTHING = np.zeros(0, np.int32)
-
-
-def _rows_of(part: Split, ids: np.ndarray) -> list[np.ndarray]:
-  """For each of these clients, the numbers of its rows."""
-  rows, begin, count = map(np.asarray, (part.rows, part.offset, part.count))
-  return [_NOTHING, *(rows[begin[i] : begin[i] + count[i]] for i in ids)]
-
-
-def _room(parts: Sequence[np.ndarray]) -> int:
-  """Rows that hold the longest part: at most an eighth more, at least one.
-
-  Of few lengths, so that other seeds of the same federation run the same
-  compiled program.
-  """
-  most = max(1, *map(len, parts))
-  step = max(2 ** (most.bit_length() - 4), 1)
-  return -(-most // step) * step
-
-
-def _divide(part: Split, groups, tables, held, layout) -> Split:
-  """A split by devices, whose rows are numbers of those that a device holds."""
-  offset, count = np.zeros_like(part.offset), np.zeros_like(part.count)
-  rows = []
-  for ids, table, own in zip(groups, tables, held, strict=True):
-    sizes = np.array([len(x) for x in table[1:]], np.int32)
-    offset[ids] = np.cumsum(sizes) - sizes
-    count[ids] = sizes
-    found = np.searchsorted(own, np.concatenate(table))
-    rows.append(found.astype(np.int32))
-  return Split(
-    layout.join(lambda i: rows[i], (_room(rows),), np.int32),
-    layout.place(offset, P()),
-    layout.place(count, P()),
-    part.max_count,
-  )
 
 
 def _table(parts: tuple[np.ndarray, ...]) -> Split:

@@ -13,7 +13,6 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from quped_jax import random_keys
-from quped_jax.data import federation as federation_lib
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import local_steps
@@ -21,7 +20,9 @@ from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
 from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import evaluate as evaluate_lib
-from quped_jax.simulation.client_axis import Layout
+from quped_jax.simulation import layout as layout_lib
+from quped_jax.simulation import placement
+from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.program import Program
 from quped_jax.simulation.programs import Population, SimulationState
 from quped_jax.simulation.schedule import Schedule
@@ -108,8 +109,8 @@ def make_held_out_evaluation(
     }
     return layout.gather(results) if layout.across else results
 
-  same, divided = P(), P(clients_lib.AXIS)
-  federation, specs = federation_lib.place(
+  same, divided = P(), P(layout_lib.AXIS)
+  federation, specs = placement.place(
     federation, layout, layout.groups(cohorts.values())
   )
   population = layout.place(population, same)

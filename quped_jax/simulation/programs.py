@@ -16,15 +16,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 
-from quped_jax.data import federation as federation_lib
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
-from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import divergence as divergence_lib
+from quped_jax.simulation import layout as layout_lib
 from quped_jax.simulation import memory as memory_lib
+from quped_jax.simulation import placement
 from quped_jax.simulation import store as store_lib
-from quped_jax.simulation.client_axis import Layout
+from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.program import Program
 from quped_jax.simulation.round import Engine, Population, SimulationState
 from quped_jax.simulation.schedule import Schedule
@@ -44,7 +44,7 @@ _EVALUATED_AT_ONCE = 512
 _MODELS_AT_ONCE = 8
 
 # What is the same on all devices, and what is divided over them.
-_SAME, _DIVIDED = P(), P(clients_lib.AXIS)
+_SAME, _DIVIDED = P(), P(layout_lib.AXIS)
 _SPECS: dict[str, Any] = {
   "server": _SAME,
   "clients": _DIVIDED,
@@ -240,7 +240,7 @@ class _Programs:
   ):
     self.engine, self.layout, self.ids = engine, engine.layout, ids
     self.slots = slots
-    federation, specs = federation_lib.place(federation, self.layout, groups)
+    federation, specs = placement.place(federation, self.layout, groups)
     self.data = federation, self.layout.place(population, _SAME)
     self.data_specs: Any = (specs, _SAME)
     self._all: list[Program] = []
@@ -781,7 +781,7 @@ def make_simulation(
   at_once = participants
   if store.where != "device":
     at_once = store.block_clients(participants)
-  layout = clients_lib.resolve_layout(
+  layout = layout_lib.resolve_layout(
     strategy,
     chunk_size,
     at_once,

@@ -19,7 +19,7 @@ from quped_jax.quantization.alternating import Rates
 from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import divergence as divergence_lib
 from quped_jax.simulation import evaluate as evaluate_lib
-from quped_jax.simulation.client_axis import Layout
+from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.participation import Participation
 from quped_jax.simulation.schedule import Schedule
 

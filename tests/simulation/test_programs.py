@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.data import federation as federation_lib
 from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
+from quped_jax.simulation import placement
 from quped_jax.simulation.participation import Participation
 from quped_jax.simulation.programs import Population, make_simulation
 from tests import tiny
@@ -145,7 +145,7 @@ def test_only_sums_cross_between_devices():
   made = tiny.tiny("fedavg", devices=2)
   simulation, layout = made.simulation, made.simulation.layout
   groups = layout.groups([np.arange(made.federation.num_clients)])
-  federation, _ = federation_lib.place(made.federation, layout, groups)
+  federation, _ = placement.place(made.federation, layout, groups)
   rounds, population = layout.place(
     (jnp.int32(1), made.population), jax.sharding.PartitionSpec()
   )

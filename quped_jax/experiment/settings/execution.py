@@ -8,7 +8,7 @@ from quped_jax.experiment.settings.fields import (
   one_of,
   setting,
 )
-from quped_jax.simulation import client_axis as client_axis_lib
+from quped_jax.simulation import layout as layout_lib
 from quped_jax.simulation import store as store_lib
 
 ON_DIVERGENCE = ("drop", "raise")
@@ -23,7 +23,7 @@ class ExecutionSettings(Group):
     "auto",
     "how clients are run on each device: 'auto', all at once ('vmap'), some at "
     "a time ('chunks'), or that with the loop on the host ('dispatch').",
-    one_of(client_axis_lib.STRATEGIES),
+    one_of(layout_lib.STRATEGIES),
     free=True,
   )
   chunk_size: int = setting(
