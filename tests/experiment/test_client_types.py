@@ -1,6 +1,7 @@
 """Client types: their text, budgets, and federations made of them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from tests import tiny
 MLP, CNN = Network("mlp", (8, 4)), Network("cnn1")
 
 
-def test_kinds_are_read_from_text():
+def test_client_types_are_read_from_text():
   found, counts = client_types.parse_client_types(
     "15*cnn1@1, 2 * mlp(8, 4) @32,1*cnn1@2"
   )
@@ -257,7 +258,7 @@ def test_a_cohort_of_full_precision_has_no_levels():
   assert with_levels and not without
 
 
-def test_kinds_of_one_network_are_one_cohort():
+def test_client_types_of_one_network_are_one_cohort():
   _, state, _, _ = play(
     settings_of("fedavg", client_types="2*mlp(8,8)@1, 3*mlp(8,8)@32")
   )
@@ -269,7 +270,7 @@ def test_kinds_of_one_network_are_one_cohort():
   [{"strategy": "vmap"}, {"strategy": "dispatch"}, {"devices": 2},
    {"client_state": "host", "clients_per_block": 2}],
 )  # fmt: skip
-def test_some_of_several_kinds_take_part_however_they_are_run(how):
+def test_some_of_several_client_types_take_part_however_they_are_run(how):
   _, expected, metrics, accuracy = play(
     settings_of("quped", clients_per_round=3)
   )
@@ -285,7 +286,7 @@ def test_some_of_several_kinds_take_part_however_they_are_run(how):
     assert tiny.largest_difference(*own) < 1e-4
 
 
-def test_a_run_reports_every_kind(tmp_path):
+def test_a_run_reports_every_client_type(tmp_path):
   settings = settings_of("quped", rounds=1)
   with tiny.quick_compilation():
     result = qj.run(
@@ -308,3 +309,27 @@ def test_a_run_reports_every_kind(tmp_path):
   # A client's own state, out of its cohort.
   own = qj.client_state(result.state, 4)
   assert own is not None
+
+
+def test_size_of_a_model():
+  model = qj.create_model("mlp", 10, features=(9, 7))
+  params, stats = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 5))
+  )
+  rest = 5 * 9 + 7 * 10 + 9 + 7 + 10
+
+  def size(bits, **kwargs):
+    return client_types.model_bytes(
+      params, stats, model.is_quantized, bits, **kwargs
+    )
+
+  assert size(32) == 4 * (rest + 63)
+  # 63 bits are 8 bytes, and 1 bit has two levels.
+  assert size(1) == 4 * rest + 8 + 2 * 4
+  assert size(3) == 4 * rest + 24 + 8 * 4
+  assert size(2, channelwise=True) == 4 * rest + 16 + 7 * 4 * 4
+  statistics_of_norm = {"mean": jax.ShapeDtypeStruct((3,), jnp.float32)}
+  more = client_types.model_bytes(
+    params, statistics_of_norm, lambda p: False, 1
+  )
+  assert more == size(32) + 12

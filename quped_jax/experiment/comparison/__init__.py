@@ -1,1 +1,1 @@
-"""Parts of `experiments.compare`: what to run, running it, tables, figures."""
+"""Comparisons of methods: what to run, running it, tables, figures, tuning."""

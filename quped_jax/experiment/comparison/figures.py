@@ -13,20 +13,22 @@ from matplotlib.ticker import NullFormatter
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.runs import Finished
 
-# Methods take colours in turn, then the next marker; precisions take lines.
+# A method has a colour and a marker; a precision has a line style. Once all
+# colours are taken, they repeat with the next marker.
 _COLOURS = matplotlib.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
 _MARKERS = "osD^vPX*<>"
 _LINES = ("-", "--", ":", "-.")
-_DOT_HEIGHT = 0.28  # Inches of a row of dots.
+_DOT_HEIGHT = 0.28  # Inches per row of dots.
 
 
 class Curve(NamedTuple):
-  """Accuracy of a row as training goes on, mean over seeds.
+  """How a row's accuracy develops in training, mean over seeds.
 
   Attributes:
-    rounds: that were evaluated.
-    accuracy: of the primary variant, in %.
-    megabytes: sent until then, down and up, mean over all clients.
+    rounds: numbers of the evaluated rounds, `[evaluations]`.
+    accuracy: of the primary variant, in %, `[evaluations]`.
+    megabytes: sent by then, down and up, mean over all clients,
+      `[evaluations]`.
   """
 
   rounds: np.ndarray
@@ -35,7 +37,7 @@ class Curve(NamedTuple):
 
 
 def curve(finished: Mapping[int, Finished]) -> Curve:
-  """The curve of a row from {seed: its run}."""
+  """The curve of a row, from {seed: its finished run}."""
   runs = list(finished.values())
   summary = runs[0].summary
   rounds = np.array([record["round"] for record in runs[0].history])
@@ -43,14 +45,14 @@ def curve(finished: Mapping[int, Finished]) -> Curve:
   accuracy = np.mean(
     [[record[field] for record in run.history] for run in runs], axis=0
   )
-  # Those that are absent from a round send nothing.
+  # Clients that are absent from a round send nothing.
   per_round = summary["bytes_up"] + summary["bytes_down"]
   per_round *= summary["clients_per_round"] / summary["clients"]
   return Curve(rounds, 100 * accuracy, rounds * per_round / 1e6)
 
 
 def styles(rows: Sequence[Row]) -> dict[Row, dict[str, Any]]:
-  """Of every row: colour and marker by its method, line by its precision."""
+  """How each row looks: colour and marker by method, line by precision."""
   methods = list(dict.fromkeys(row.method for row in rows))
   precisions = list(dict.fromkeys(row.bits for row in rows))
   result = {}
@@ -66,7 +68,7 @@ def styles(rows: Sequence[Row]) -> dict[Row, dict[str, Any]]:
 
 
 def _axes(rows: int) -> tuple[Figure, Axes]:
-  """A figure with room for a legend of so many rows on its right."""
+  """A figure that has room for a legend of so many rows on its right."""
   figure = Figure(figsize=(8, max(4.0, 0.8 + 0.2 * rows)), layout="constrained")
   axes = figure.subplots()
   axes.grid(alpha=0.3)
@@ -74,7 +76,7 @@ def _axes(rows: int) -> tuple[Figure, Axes]:
 
 
 def _limit(axes: Axes, curves: Mapping[Row, Curve]) -> None:
-  """Leaves out what lies far below where all end up."""
+  """Cuts off what lies far below the accuracy at which all curves end."""
   ends = min(c.accuracy[-1] for c in curves.values())
   lowest = min(np.min(c.accuracy) for c in curves.values())
   axes.set_ylim(bottom=max(lowest, ends - 15) - 1)
@@ -100,7 +102,7 @@ def over_rounds(curves: Mapping[Row, Curve]) -> Figure:
 
 
 def over_bytes(curves: Mapping[Row, Curve]) -> Figure:
-  """Accuracy over what a client has sent and received.
+  """Accuracy over the bytes that a client has sent and received.
 
   A method that sends nothing is a horizontal line at its last accuracy.
   """
@@ -128,7 +130,7 @@ def over_bytes(curves: Mapping[Row, Curve]) -> Figure:
   if sent:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    # Powers of ten are enough where there are several.
+    # With several powers of ten on the axis, only these are labelled.
     everything = np.concatenate(sent)
     decades = np.log10(everything.max() / everything.min())
     axes.xaxis.set_minor_formatter("{x:g}" if decades < 1 else NullFormatter())
@@ -139,12 +141,13 @@ def over_bytes(curves: Mapping[Row, Curve]) -> Figure:
 
 
 def of_clients(results: Mapping[Row, Mapping[int, Finished]]) -> Figure:
-  """A dot for every client of every seed, a line of dots for each row."""
+  """A dot for each client of each seed, in a line of dots for each row."""
   height = 1.0 + _DOT_HEIGHT * len(results)
   figure = Figure(figsize=(8, height), layout="constrained")
   axes = figure.subplots()
   axes.grid(axis="x", alpha=0.3)
-  # Few test samples give many equal accuracies, which would hide each other.
+  # Dots are scattered up and down: with few test samples many accuracies are
+  # equal, and their dots would hide each other.
   rng = np.random.default_rng(0)
   chosen = styles(list(results))
   for i, (row, finished) in enumerate(results.items()):

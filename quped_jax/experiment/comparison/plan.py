@@ -1,26 +1,31 @@
 """From a comparison's config to its runs, all of them checked.
 
-The config holds
+The config is a mapping that holds
 
-- `base`: settings that all runs share, see `quped_jax.Settings`;
-- `methods`: names, of methods or of entries of `overrides` that say `method`;
-- `bits`: a precision for all clients, or several for clients in turn, each;
-- `seeds`;
-- `overrides`: {method, or method_bits: settings that differ}, in the shape of
-  `Settings.from_dict`. A method's `bits` stand in for those of the config, for
-  one that takes not every precision; its `method` says whose variant it is.
+- `base`: the settings that all runs share, see `quped_jax.Settings`;
+- `methods`: names of methods, or of variants that `overrides` define;
+- `bits`: precisions to compare, each a number that all clients have, or several
+  that clients have in turn, such as "1,2,32";
+- `seeds`: each method runs from every one of them;
+- `overrides`: settings that differ, by the name of a method (`quped`) or of a
+  method at one precision (`quped_1`), each in the shape of
+  `Settings.from_dict`. `bits` in a method's entry replaces the `bits` above,
+  for a method that does not run at every precision. `method` in an entry makes
+  it a variant of that method, under the entry's own name.
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import quped_jax as qj
 from quped_jax import methods
+from quped_jax.experiment.settings import Settings
 from quped_jax.quantization import codebook
 
-# What the clients' data follow from: paired comparisons need the same.
+# The settings that determine each client's data: methods are compared client by
+# client, on the same data.
 SHARED = (
   "dataset",
   "data_dir",
@@ -40,15 +45,15 @@ SHARED = (
   "public_labelled",
 )
 
-_FIELDS = {field.name: field.type for field in dataclasses.fields(qj.Settings)}
+_FIELDS = {field.name: field.type for field in dataclasses.fields(Settings)}
 
 
 class Row(NamedTuple):
   """A method at a precision: a row of the table.
 
   Attributes:
-    method: what it is called.
-    bits: of the clients, in turn.
+    method: its name, or that of a variant.
+    bits: precisions that the clients have in turn.
   """
 
   method: str
@@ -56,18 +61,18 @@ class Row(NamedTuple):
 
   @property
   def name(self) -> str:
-    """As in names of folders and in overrides."""
+    """As folders and overrides name it: `quped_1-2-32`."""
     return f"{self.method}_{'-'.join(map(str, self.bits))}"
 
   @property
   def title(self) -> str:
-    """As people read it."""
+    """As people read it: "quped, 1,2,32 bits"."""
     unit = "bit" if self.bits == (1,) else "bits"
     return f"{self.method}, {self.bits_title} {unit}"
 
   @property
   def bits_title(self) -> str:
-    """The precisions alone."""
+    """The precisions alone: "1,2,32"."""
     return ",".join(map(str, self.bits))
 
 
@@ -75,20 +80,20 @@ class Run(NamedTuple):
   """One method at one precision from one seed.
 
   Attributes:
-    row: to which it belongs.
-    settings: all of them.
-    folder: for its results.
-    title: what progress calls it.
+    row: the row of the table that it belongs to.
+    settings: all its settings.
+    folder: where its results go.
+    title: what the progress display calls it.
   """
 
   row: Row
-  settings: qj.Settings
+  settings: Settings
   folder: pathlib.Path
   title: str
 
 
 def parse_methods(values: Iterable[Any]) -> tuple[str, ...]:
-  """Names, some of which may be several with commas between them."""
+  """Names of methods; an entry may be several, separated by commas."""
   names = [name.strip() for value in values for name in str(value).split(",")]
   return _checked("methods", names)
 
@@ -96,14 +101,15 @@ def parse_methods(values: Iterable[Any]) -> tuple[str, ...]:
 def parse_bits(
   field: str, values: Iterable[Any]
 ) -> tuple[tuple[int, ...], ...]:
-  """Precisions, each a number, a tuple of some, or text such as "1,2,32".
+  """Precisions, each given as a number, a tuple, or text such as "1,2,32".
 
   Args:
-    field: what errors call them.
-    values: to parse.
+    field: the field that errors name.
+    values: the precisions as given.
 
   Raises:
-    ValueError: something else, none, or one that is there twice.
+    ValueError: a value that is no precision, no values at all, or a value that
+      is given twice.
   """
   result = []
   for value in values:
@@ -122,28 +128,28 @@ def parse_bits(
 
 
 def parse_seeds(field: str, values: Iterable[Any]) -> tuple[int, ...]:
-  """Seeds, each there once."""
+  """Checks seeds: whole numbers, each given once."""
   for value in values:
     if not isinstance(value, int) or isinstance(value, bool):
-      raise ValueError(f"{field}={value!r}: must be whole numbers")
+      raise ValueError(f"{field}={value!r}: must be a whole number")
   return _checked(field, list(values))
 
 
 def _checked(field: str, values: list[Any]) -> tuple[Any, ...]:
   if not values:
-    raise ValueError(f"{field}=(): must hold one at least")
+    raise ValueError(f"{field}=(): must have at least one entry")
   for value in values:
     if values.count(value) > 1:
-      raise ValueError(f"{field}={value!r}: must be there once")
+      raise ValueError(f"{field}={value!r}: must be given only once")
   return tuple(values)
 
 
 def check_fields(config: Mapping[str, Any]) -> None:
-  """Raises a ValueError unless a config has the fields of a comparison."""
+  """Raises a ValueError unless a config has all fields of a comparison."""
   for field in ("base", "methods", "bits", "seeds", "overrides"):
     if field not in config:
       raise ValueError(
-        f"config.{field}: must be there, as in configs/compare_digits.py"
+        f"config.{field}: must be given, as in configs/compare_digits.py"
       )
 
 
@@ -151,11 +157,11 @@ def make_rows(config: Mapping[str, Any]) -> list[Row]:
   """The rows of the table: every method at every precision.
 
   Args:
-    config: of a comparison, as plain values.
+    config: the comparison's config, as plain values.
 
   Raises:
-    ValueError: an unknown method, a precision that cannot be, or overrides of
-      what is in no row that could be.
+    ValueError: an unknown method, a precision that is not allowed, or overrides
+      that could belong to no row.
   """
   check_fields(config)
   names, overrides = parse_methods(config["methods"]), config["overrides"]
@@ -165,6 +171,21 @@ def make_rows(config: Mapping[str, Any]) -> list[Row]:
   for name in names:
     if name not in allowed:
       raise ValueError(f"methods={name!r}: must be one of {', '.join(allowed)}")
+  _check_overrides(overrides, allowed)
+  rows = []
+  for name in names:
+    own = overrides.get(name, {})
+    bits = shared
+    if "bits" in own:
+      bits = parse_bits(f"overrides.{name}.bits", _as_tuple(own["bits"]))
+    rows += [Row(name, entry) for entry in bits]
+  return rows
+
+
+def _check_overrides(
+  overrides: Mapping[str, Mapping[str, Any]], allowed: Iterable[str]
+) -> None:
+  """Each belongs to a method or a row, and changes no client's data."""
   for name, own in overrides.items():
     if name not in allowed and not _is_row(name, allowed):
       raise ValueError(
@@ -177,14 +198,6 @@ def make_rows(config: Mapping[str, Any]) -> list[Row]:
           f"overrides.{name}.{field}={own[field]!r}: must be the same for all "
           "methods, which are compared client by client; set it in base"
         )
-  rows = []
-  for name in names:
-    own = overrides.get(name, {})
-    bits = shared
-    if "bits" in own:
-      bits = parse_bits(f"overrides.{name}.bits", _as_tuple(own["bits"]))
-    rows += [Row(name, entry) for entry in bits]
-  return rows
 
 
 def _is_row(name: str, allowed: Iterable[str]) -> bool:
@@ -197,9 +210,9 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict:
-  """Settings with some changed, and of a method's options some.
+  """Settings with changes; of a method's options, those that are named change.
 
-  A single number stands for a tuple of it where the setting is a tuple.
+  Where a setting is a tuple, a single value means a tuple of one.
   """
   result = dict(values)
   for name, value in changes.items():
@@ -212,19 +225,50 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict:
   return result
 
 
+def read_overrides(path: str) -> Mapping[str, Mapping[str, Any]]:
+  """Reads overrides from a JSON file, such as `best.json` of tuning.
+
+  Raises:
+    ValueError: a file that holds anything else.
+    FileNotFoundError: no such file.
+  """
+  try:
+    values = json.loads(pathlib.Path(path).read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f"overrides={path!r}: must be JSON ({error})") from error
+  if not isinstance(values, dict) or not all(
+    isinstance(own, dict) for own in values.values()
+  ):
+    raise ValueError(
+      f"overrides={path!r}: must map methods to their settings, as best.json "
+      "of --tune does"
+    )
+  return values
+
+
+def with_overrides(
+  config: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+  """The config with more overrides, which take precedence over its own."""
+  result = dict(config.get("overrides", {}))
+  for name, own in overrides.items():
+    result[name] = merge(result.get(name, {}), own)
+  return {**config, "overrides": result}
+
+
 def row_settings(
   config: Mapping[str, Any],
   row: Row,
   seed: int,
   changes: Mapping[str, Any] | None = None,
-) -> qj.Settings:
+) -> Settings:
   """The settings of one run: the shared ones, then what is overridden.
 
   Args:
-    config: of a comparison, as plain values.
+    config: the comparison's config, as plain values.
     row: the method and its precision.
-    seed: of the run.
-    changes: further ones, which go last.
+    seed: the run's seed.
+    changes: further changes, which override all others.
 
   Raises:
     ValueError: settings that are unknown or not allowed.
@@ -235,7 +279,7 @@ def row_settings(
   values = merge(merge(config["base"], own), changes or {})
   values.update(seed=seed, bits=row.bits)
   try:
-    return qj.Settings.from_dict(values)
+    return Settings.from_dict(values)
   except ValueError as error:
     raise ValueError(f"{row.name}: {error}") from error
 
@@ -244,8 +288,8 @@ def make_runs(config: Mapping[str, Any], workdir: pathlib.Path) -> list[Run]:
   """All runs of a comparison, seed by seed.
 
   Args:
-    config: of a comparison, as plain values.
-    workdir: in whose folder `runs` each has one of its own.
+    config: the comparison's config, as plain values.
+    workdir: each run has a folder of its own in `workdir / "runs"`.
 
   Raises:
     ValueError: anything in the config that is not allowed.
@@ -254,8 +298,8 @@ def make_runs(config: Mapping[str, Any], workdir: pathlib.Path) -> list[Run]:
   if config["base"].get("client_types") and len({row.bits for row in rows}) > 1:
     raise ValueError(
       f"bits={tuple(config['bits'])}: must have one entry with "
-      f"base.client_types={config['base']['client_types']!r}, which say "
-      "what clients have"
+      f"base.client_types={config['base']['client_types']!r}, which gives "
+      "each client's precision"
     )
   return [
     Run(

@@ -1,26 +1,37 @@
-"""A whole comparison: runs, then tables and figures."""
+"""A whole comparison: its runs, then its table and its figures."""
 
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import rich.console
 
-import quped_jax as qj
-from experiments import common
+from quped_jax.data.federation import Federation
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison import figures, plan, runs, tables
 from quped_jax.experiment.comparison.plan import Row, Run
+from quped_jax.experiment.run import run as run_experiment
+from quped_jax.experiment.settings import Settings
 
 
-def client_model_bytes(
-  settings: qj.Settings, federation: qj.Federation
-) -> float:
-  """Size of the model that a client would use, mean over the clients.
+class Gathered(NamedTuple):
+  """What the runs of a comparison left.
 
-  It is that of the primary variant, whose accuracy is reported; all but
-  "quantized" is of full precision.
+  Attributes:
+    results: {row: {seed: its finished run}}.
+    sizes: {row: bytes of a client's model, mean over the clients}.
+  """
+
+  results: dict[Row, dict[int, runs.Finished]]
+  sizes: dict[Row, float]
+
+
+def client_model_bytes(settings: Settings, federation: Federation) -> float:
+  """Size of the model that a client would use, in bytes, mean over clients.
+
+  This is the size of the primary variant, whose accuracy is reported. All
+  variants but "quantized" are of full precision.
 
   Args:
     settings: of a run.
@@ -29,44 +40,44 @@ def client_model_bytes(
   return float(assemble(settings, federation=federation).model_bytes().mean())
 
 
-def gather(
-  all_runs: list[Run],
-) -> tuple[dict[Row, dict[int, runs.Finished]], dict[Row, float]]:
-  """Results of finished runs by row and seed, and sizes of models by row."""
-  federation = build_federation(all_runs[0].settings)
+def gather(planned: Sequence[Run]) -> Gathered:
+  """Reads what finished runs left, and computes the sizes of their models."""
+  federation = build_federation(planned[0].settings)
   results, sizes = {}, {}
-  for run in all_runs:
-    finished = runs.read(run)
-    results.setdefault(run.row, {})[run.settings.seed] = finished
+  for run in planned:
+    results.setdefault(run.row, {})[run.settings.seed] = runs.read(run)
     if run.row not in sizes:
       sizes[run.row] = client_model_bytes(run.settings, federation)
-  return results, sizes
+  return Gathered(results, sizes)
 
 
 def compare(
   config: Mapping[str, Any],
   workdir: pathlib.Path,
-  start: Callable[..., Any] = qj.run,
+  start: Callable[..., Any] = run_experiment,
   console: rich.console.Console | None = None,
 ) -> list[tables.Record]:
-  """Runs what is missing of a comparison, and writes tables and figures.
+  """Runs what is missing of a comparison, and writes its table and figures.
 
   Args:
-    config: of a comparison, as plain values; see `plan`.
-    workdir: for all results.
-    start: `(settings, folder, display=..., resume=...)`, runs one.
-    console: on which the table is printed.
+    config: the comparison's config, as plain values; see `plan`.
+    workdir: where all results go.
+    start: `start(settings, folder, display=..., resume=...)` runs one.
+    console: where the table is printed; the standard output by default.
 
   Returns:
     The rows of the table.
+
+  Raises:
+    ValueError: anything in the config that is not allowed, before a run starts.
   """
-  console = console or common.make_console()
+  console = console or rich.console.Console()
   planned = plan.make_runs(config, workdir)
   runs.run_missing(planned, start)
-  results, sizes = gather(planned)
-  records = tables.make_records(results, sizes)
+  gathered = gather(planned)
+  records = tables.make_records(*gathered)
   tables.write(records, workdir)
-  paths = figures.write(results, workdir)
+  paths = figures.write(gathered.results, workdir)
   console.print(tables.terminal_table(records))
   console.print(
     f"Tables: {workdir / 'table.csv'}, {workdir / 'table.md'}",

@@ -1,4 +1,4 @@
-"""Running what is missing of many runs, and reading what they left."""
+"""Runs what is missing of a list of runs, and reads what they left."""
 
 import csv
 import json
@@ -8,19 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import quped_jax as qj
 from quped_jax.experiment import former_names
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison.plan import Run
+from quped_jax.experiment.metrics import Display
+from quped_jax.experiment.run import run as run_experiment
 
 
 class Finished(NamedTuple):
   """What a run left in its folder.
 
   Attributes:
-    summary: of `summary.json`.
-    accuracy: of the primary variant on test data, float `[clients]`.
+    summary: the content of `summary.json`.
+    accuracy: of the primary variant on test data, a fraction, float
+      `[clients]`; NaN for a client without test samples.
     history: a record per evaluated round.
   """
 
@@ -30,9 +32,9 @@ class Finished(NamedTuple):
 
 
 def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A run's config without the options of methods that are not run.
+  """A run's config without the options of the methods that it does not run.
 
-  So that a new method in the library makes no finished run a different one.
+  A finished run is recognized even if the library got a new method since.
   """
   method = values["method"]
   plain = json.loads(json.dumps(values))
@@ -49,7 +51,7 @@ def is_done(run: Run) -> bool:
 
 
 def _is_begun(run: Run) -> bool:
-  """Whether a run's folder is of exactly its settings."""
+  """Whether a run's folder belongs to a run of exactly its settings."""
   if not (run.folder / "config.json").is_file():
     return False
   recorded = former_names.renamed(
@@ -59,24 +61,24 @@ def _is_begun(run: Run) -> bool:
 
 
 def check(runs: Sequence[Run]) -> None:
-  """Builds what would run, and compiles nothing.
+  """Builds the runs to find mistakes early; compiles nothing.
 
-  One run of every kind of settings but for the seed, all on the data of the
-  first, finds what settings alone do not show: a method that needs a public
-  set, say, or takes no quantized clients.
+  Of runs that differ in the seed only, one is built, and all on the data of the
+  first run. This finds what settings alone do not show: a method that needs a
+  public set, say, or does not run with quantized clients.
 
   Raises:
-    ValueError: a run that cannot be.
+    ValueError: settings that do not fit each other or the data.
   """
   if not runs:
     return
   federation = build_federation(runs[0].settings)
   seen = set()
   for run in runs:
-    kind = str({**run.settings.to_dict(), "seed": None})
-    if kind in seen:
+    without_seed = str({**run.settings.to_dict(), "seed": None})
+    if without_seed in seen:
       continue
-    seen.add(kind)
+    seen.add(without_seed)
     try:
       assemble(run.settings, federation=federation)
     except ValueError as error:
@@ -85,24 +87,25 @@ def check(runs: Sequence[Run]) -> None:
 
 def run_missing(
   runs: Sequence[Run],
-  start: Callable[..., Any] = qj.run,
+  start: Callable[..., Any] = run_experiment,
   say: Callable[[str], None] = print,
   *,
   quiet: bool = False,
 ) -> int:
-  """Runs those that are not done, with a line after each.
+  """Runs those that are not done, and says after each how long is left.
 
   Args:
-    runs: in the order in which they are run.
-    start: `(settings, folder, display=..., resume=...)`, runs one.
+    runs: in the order in which to run them.
+    start: `start(settings, folder, display=..., resume=...)` runs one.
     say: prints a line.
-    quiet: shows no run's own progress.
+    quiet: whether the progress within each run is hidden.
 
   Returns:
     How many were run.
 
   Raises:
-    ValueError: a run that cannot be, before any is started.
+    ValueError: settings that do not fit each other or the data, before any run
+      starts.
   """
   pending = [run for run in runs if not is_done(run)]
   check(pending)
@@ -110,15 +113,15 @@ def run_missing(
   began, seconds = time.perf_counter(), {}
   for number, run in enumerate(pending, 1):
     started = time.perf_counter()
-    display = qj.Display(label=run.title, lines=2, quiet=quiet)
-    # What another comparison left there makes way.
+    display = Display(label=run.title, lines=2, quiet=quiet)
+    # A folder of other settings is emptied, and that run begins anew.
     start(run.settings, run.folder, display=display, resume=_is_begun(run))
     now = time.perf_counter()
-    again = now - started
+    next_one = now - started
     if run.row not in seconds:
-      # Later runs of the row find its programs on disk.
-      again -= summary_of(run)["timing"]["compile_seconds"]
-    seconds[run.row] = again
+      # Later runs of the row find its programs in the compilation cache.
+      next_one -= summary_of(run)["timing"]["compile_seconds"]
+    seconds[run.row] = next_one
     left = estimate(seconds, pending[number:])
     say(
       f"[{number}/{len(pending)}] {run.title}: {now - started:.0f} s; "
@@ -128,10 +131,11 @@ def run_missing(
 
 
 def estimate(seconds: Mapping[Any, float], left: Sequence[Run]) -> float:
-  """Seconds that runs will take.
+  """Seconds that the runs that are left will take.
 
   Args:
-    seconds: {row: of one more run}; other rows take the mean of these.
+    seconds: {row: seconds that another run of the row takes}; a row that is
+      not there takes the mean of these.
     left: the runs.
   """
   mean = float(np.mean(list(seconds.values())))
@@ -139,7 +143,7 @@ def estimate(seconds: Mapping[Any, float], left: Sequence[Run]) -> float:
 
 
 def minutes(seconds: float) -> str:
-  """As minutes and seconds, such as 3:07."""
+  """Seconds as minutes and seconds, such as 3:07."""
   whole = round(seconds)
   return f"{whole // 60}:{whole % 60:02d}"
 

@@ -1,4 +1,4 @@
-"""What is computed from finished runs: differences with their intervals."""
+"""Statistics of finished runs: paired differences and their intervals."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -21,38 +21,39 @@ def paired_difference(
   samples: int = 2000,
   level: float = 0.95,
 ) -> Difference:
-  """Bootstraps the difference of two methods on the same clients.
+  """Bootstraps the difference in accuracy of two methods on the same clients.
 
-  A client's accuracy under one method is compared with its accuracy under the
-  other, from the same seed and so on the same data. Then it is resampled in
-  two stages: seeds with replacement, and within every seed drawn its clients
-  with replacement. Clients of one seed share a partition and a training run,
-  so that they alone would make the interval too narrow. With one seed the
-  interval is over its clients only, and of two or three it is a rough one.
+  The differences are paired: a client's accuracy under one method minus its
+  accuracy under the other, with the same seed and so on the same data. They are
+  resampled in two stages, with replacement in both: seeds are drawn, and then
+  clients within each seed drawn. The clients of a seed share a partition and a
+  training run, so that to resample clients alone would make the interval too
+  narrow. With one seed the interval is over its clients only; with two or three
+  it is a rough one.
 
   Args:
-    own: {seed: accuracy `[clients]`}, NaN where a client has none.
-    other: the same seeds and clients.
-    samples: how often it is resampled.
-    level: share of the samples between the interval's ends.
+    own: {seed: accuracy `[clients]`}, NaN where a client has no test samples.
+    other: the other method's, for the same seeds and clients.
+    samples: number of bootstrap samples.
+    level: share of the samples that lie within the interval.
 
   Returns:
-    Mean over seeds of the mean over clients of own - other, and a percentile
-    interval.
+    The mean over seeds of the mean over clients of own - other, and its
+    percentile interval.
 
   Raises:
-    ValueError: other seeds or another number of clients.
+    ValueError: the seeds or the numbers of clients are not the same.
   """
   if set(own) != set(other):
     raise ValueError(
-      f"seeds={sorted(own)}: must be {sorted(other)}, the other's"
+      f"seeds={sorted(own)}: must be {sorted(other)}, those of the other"
     )
   differences = []
   for seed in sorted(own):
     if own[seed].shape != other[seed].shape:
       raise ValueError(
-        f"seed {seed}: must have {other[seed].size} clients, as the other "
-        f"has; got {own[seed].size}"
+        f"seed {seed}: must have {other[seed].size} clients, as many as the "
+        f"other; got {own[seed].size}"
       )
     each = own[seed] - other[seed]
     differences.append(each[~np.isnan(each)])

@@ -18,10 +18,10 @@ Record = dict[str, Any]
 
 
 def primary_variant_of_held_out(summary: Mapping[str, Any]) -> str | None:
-  """The variant that held-out clients are compared by, None without any.
+  """The variant by which held-out clients are compared; None without any.
 
-  They have a model of their own, or the global one trained further, even where
-  the primary variant is the global model.
+  Held-out clients have no global variant: where the primary variant is the
+  global model, they use it after training it further, as a personalized one.
   """
   variants = summary["held_out_clients"]
   if not variants:
@@ -33,16 +33,16 @@ def primary_variant_of_held_out(summary: Mapping[str, Any]) -> str | None:
 def row_record(
   row: Row, finished: Mapping[int, Finished], model_bytes: float
 ) -> Record:
-  """A row's numbers but for the difference.
+  """A row's numbers, without its difference to the first row.
 
   Args:
     row: the method at a precision.
-    finished: {seed: its run}.
+    finished: {seed: its finished run}.
     model_bytes: size of a client's model.
 
   Returns:
-    Means over seeds (a median of the times); the standard deviation is over
-    seeds, None of one. Accuracies are fractions.
+    Means over seeds, of times the median. Accuracies are fractions; their
+    standard deviation is over seeds, and None with one seed.
   """
   summaries = [run.summary for run in finished.values()]
   first = summaries[0]
@@ -79,7 +79,7 @@ def make_records(
   """The rows of the table, each with its difference to the first.
 
   Args:
-    results: {row: {seed: its run}}, the same seeds for all.
+    results: {row: {seed: its finished run}}, with the same seeds for all rows.
     sizes: {row: bytes of a client's model}.
   """
   accuracy = {
@@ -115,11 +115,11 @@ class Column(NamedTuple):
   """A column of numbers.
 
   Attributes:
-    title: in the header.
-    field: of the records.
-    text: how a value is written.
-    best: `max` or `min`, or None where no value is better.
-    more: what follows the value, of a whole record.
+    title: what its header says.
+    field: the field of the records that it shows.
+    text: writes a value.
+    best: `max` or `min`; None where no value is better than another.
+    more: `record -> text` that follows the value.
   """
 
   title: str
@@ -139,7 +139,7 @@ def _interval(record: Record) -> str:
 
 
 def columns(first: str) -> tuple[Column, ...]:
-  """All columns of numbers; `first` is what differences are to."""
+  """All columns of numbers; `first` names the row that differences are to."""
   return (
     Column("accuracy", "accuracy", _percent, max, _std),
     Column(
@@ -159,7 +159,7 @@ def columns(first: str) -> tuple[Column, ...]:
 
 
 def cells(records: Sequence[Record], column: Column) -> list[tuple[str, bool]]:
-  """A column's texts, and which are best: none if all are equal."""
+  """(text, whether it is the best) of each record: none if all are equal."""
   texts = [
     "" if r[column.field] is None else column.text(r[column.field])
     for r in records
@@ -167,7 +167,7 @@ def cells(records: Sequence[Record], column: Column) -> list[tuple[str, bool]]:
   present = [r[column.field] for r in records if r[column.field] is not None]
   best = None
   if column.best is not None and len(set(filter(None, texts))) > 1:
-    # By what is shown: equal numbers are equally good.
+    # Judged by the text: numbers that look equal are equally good.
     best = column.text(column.best(present))
   return [
     (text and text + column.more(record), text == best)
@@ -176,7 +176,7 @@ def cells(records: Sequence[Record], column: Column) -> list[tuple[str, bool]]:
 
 
 def _shown(records: Sequence[Record]) -> list[tuple[str, list]]:
-  """Titles and cells of the columns that hold anything."""
+  """Titles and cells of the columns that are not empty."""
   first = f"{records[0]['method']} {records[0]['bits']}"
   shown = [(c.title, cells(records, c)) for c in columns(first)]
   return [
@@ -189,8 +189,8 @@ NOTES = (
   "method would deploy, mean over clients, then mean (standard deviation) over "
   "seeds",
   "minus: difference over the same clients and seeds, in points, with its 95 % "
-  "bootstrap interval over seeds and clients; if it contains 0 there is none "
-  "to speak of",
+  "bootstrap interval over seeds and clients; where it contains 0, the "
+  "difference may be noise",
   "worst, p10: the worst client and the 10th percentile over clients, means "
   "over seeds; held-out: clients that took no part in training",
   "grads: gradient evaluations per client and round; KB sent: down and up, per "
@@ -200,8 +200,9 @@ NOTES = (
 
 def terminal_table(records: Sequence[Record]) -> rich.table.Table:
   """The table for a terminal, the best of each column in bold."""
+  seeds = records[0]["seeds"]
   table = rich.table.Table(
-    title=f"Mean over seeds, of which there are {records[0]['seeds']}",
+    title=f"Mean over {seeds} seed{'s' * (seeds > 1)}",
     box=rich.box.SIMPLE_HEAD,
     show_edge=False,
     pad_edge=False,
@@ -224,7 +225,7 @@ def terminal_table(records: Sequence[Record]) -> rich.table.Table:
 
 
 def markdown_table(records: Sequence[Record]) -> str:
-  """The same in Markdown."""
+  """The same table in Markdown."""
   shown = _shown(records)
   titles = ["method", "bits", *(title for title, _ in shown)]
   lines = [titles, ["---", "---", *("---:" for _ in shown)]]
@@ -239,7 +240,7 @@ def markdown_table(records: Sequence[Record]) -> str:
 
 
 def write(records: Sequence[Record], folder: pathlib.Path) -> None:
-  """Writes `table.csv`, with all numbers unrounded, and `table.md`."""
+  """Writes `table.csv`, whose numbers are not rounded, and `table.md`."""
   with (folder / "table.csv").open("w", newline="") as file:
     table = csv.DictWriter(file, fieldnames=list(records[0]))
     table.writeheader()

@@ -1,13 +1,14 @@
-"""Settings of each method, chosen on validation data with one budget for all.
+"""Tunes every method on validation data, all of them with the same budget.
 
-Every row, a method at a precision, tries the same number of settings, drawn
-without replacement from the grid that the config gives for the method. A
+For each row, a method at a precision, the same number of settings is tried,
+drawn without replacement from the grid that the config gives for the method. A
 trial's score is the accuracy of the method's primary variant after the last
-round on the validation part of the clients' training data, mean over clients,
-then over seeds. Accuracy on test data is never read. (The test samples of a
-seed can be validation samples of another, whose clients are different ones.
-FedGKD-VOTE weighs its teachers by validation samples, and so by those that it
-is chosen on.)
+round, on the validation part of the clients' training data: its mean over
+clients, then over seeds. Test data is never looked at.
+
+Two caveats. Test samples of one seed can be validation samples of another,
+where they belong to other clients. FedGKD-VOTE weights its teachers by how they
+do on validation samples, the same on which its settings are then chosen.
 """
 
 import csv
@@ -15,24 +16,30 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import quped_jax as qj
 from quped_jax.experiment import metrics
 from quped_jax.experiment.comparison import plan
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
+from quped_jax.experiment.run import run as run_experiment
+
+# Fields of the config's section `tune`.
+_FIELDS = ("trials", "seeds", "rounds", "validation_fraction", "spaces")
+
+# Settings that no space may hold.
+_FIXED = (*plan.SHARED, "rounds", "eval_every", "method", "bits")
 
 
 class Trial(NamedTuple):
-  """One choice of settings of a row.
+  """Settings that are tried for a row.
 
   Attributes:
-    row: whose.
-    number: from 0.
+    row: the row.
+    number: of the trial within its row, from 0.
     settings: {"setting" or "method.option": value}.
     runs: one per seed.
   """
@@ -44,7 +51,7 @@ class Trial(NamedTuple):
 
 
 def flatten(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """{"quped": {"lambda_p": x}} as {"quped.lambda_p": x}."""
+  """Turns {"quped": {"lambda_p": x}} into {"quped.lambda_p": x}."""
   result = {}
   for name, value in space.items():
     if isinstance(value, Mapping):
@@ -66,13 +73,13 @@ def unflatten(settings: Mapping[str, Any]) -> dict[str, Any]:
 def draw(
   field: str, space: Mapping[str, Any], trials: int, seed: int = 0
 ) -> list[dict[str, Any]]:
-  """Draws different points of a grid.
+  """Draws distinct points of a grid.
 
   Args:
     field: what errors call the space.
     space: {setting: values, or method: {option: values}}.
-    trials: how many.
-    seed: of the draw; methods with equal spaces try the same.
+    trials: number of points.
+    seed: of the draw; from equal spaces the same points are drawn.
 
   Raises:
     ValueError: a grid with fewer points.
@@ -86,8 +93,8 @@ def draw(
   grid = list(itertools.product(*flat.values()))
   if len(grid) < trials:
     raise ValueError(
-      f"{field}: must have trials={trials} settings at least, as many as every "
-      f"method tries; has {len(grid)}"
+      f"{field}: must have at least trials={trials} settings, as many as are "
+      f"tried for every method; got {len(grid)}"
     )
   chosen = np.random.default_rng(seed).choice(len(grid), trials, replace=False)
   return [dict(zip(flat, grid[i], strict=True)) for i in sorted(chosen)]
@@ -99,71 +106,81 @@ def make_trials(
   """All trials of all rows.
 
   Args:
-    config: of a comparison, as plain values, with a section `tune`.
-    workdir: in whose folder `tune` every run has one of its own.
+    config: the comparison's config, as plain values, with a section `tune`.
+    workdir: each run has a folder of its own in `workdir / "tune"`.
 
   Raises:
     ValueError: anything in the config that is not allowed.
   """
   plan.check_fields(config)
-  own = config.get("tune", {})
-  for name in ("trials", "seeds", "rounds", "validation_fraction", "spaces"):
-    if name not in own:
+  _check_section(config.get("tune", {}))
+  section = config["tune"]
+  seeds = plan.parse_seeds("tune.seeds", section["seeds"])
+  return [
+    _make_trial(config, workdir, row, number, settings, seeds)
+    for row in plan.make_rows(config)
+    for number, settings in enumerate(_draw_for(row, section))
+  ]
+
+
+def _check_section(section: Mapping[str, Any]) -> None:
+  """Checks all of the section `tune` but the spaces."""
+  for name in _FIELDS:
+    if name not in section:
       raise ValueError(
-        f"config.tune.{name}: must be there, as in configs/compare_digits.py"
+        f"config.tune.{name}: must be given, as in configs/compare_digits.py"
       )
   for name in ("trials", "rounds"):
-    if not isinstance(own[name], int) or own[name] < 1:
-      raise ValueError(f"tune.{name}={own[name]!r}: must be 1 or more")
-  fraction = own["validation_fraction"]
+    if not isinstance(section[name], int) or section[name] < 1:
+      raise ValueError(f"tune.{name}={section[name]!r}: must be 1 or more")
+  fraction = section["validation_fraction"]
   if not isinstance(fraction, float) or not 0 < fraction < 1:
     raise ValueError(
       f"tune.validation_fraction={fraction!r}: must be between 0 and 1, so "
       "that there is validation data to choose on"
     )
-  seeds = plan.parse_seeds("tune.seeds", own["seeds"])
-  rows, trials = plan.make_rows(config), []
-  for row in rows:
-    if row.method not in own["spaces"]:
-      raise ValueError(
-        f"tune.spaces.{row.method}: must be there, since {row.method!r} is one "
-        f"of methods; there are {', '.join(own['spaces'])}"
-      )
-    field = f"tune.spaces.{row.method}"
-    drawn = draw(field, own["spaces"][row.method], own["trials"])
-    for number, settings in enumerate(drawn):
-      changes = {
-        **_checked(field, unflatten(settings)),
-        "validation_fraction": fraction,
-        "rounds": own["rounds"],
-        # Nothing but the last round counts.
-        "eval_every": own["rounds"],
-      }
-      trials.append(
-        Trial(
-          row,
-          number,
-          settings,
-          [
-            Run(
-              row,
-              plan.row_settings(config, row, seed, changes),
-              workdir / "tune" / f"{row.name}_trial{number}_seed{seed}",
-              f"{row.title}, {describe(settings)}, seed {seed}",
-            )
-            for seed in seeds
-          ],
-        )
-      )
-  return trials
 
 
-def _checked(field: str, settings: dict[str, Any]) -> dict[str, Any]:
-  """Raises a ValueError where settings are not a method's to choose."""
-  for name in settings:
-    if name in (*plan.SHARED, "rounds", "eval_every", "method", "bits"):
+def _draw_for(row: Row, section: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """The settings that are tried for a row."""
+  spaces, field = section["spaces"], f"tune.spaces.{row.method}"
+  if row.method not in spaces:
+    raise ValueError(
+      f"{field}: must be given, since {row.method!r} is one of methods; there "
+      f"are spaces for {', '.join(spaces) or 'none'}"
+    )
+  for name in spaces[row.method]:
+    if name in _FIXED:
       raise ValueError(f"{field}.{name}: must be the same for all methods")
-  return settings
+  return draw(field, spaces[row.method], section["trials"])
+
+
+def _make_trial(
+  config: Mapping[str, Any],
+  workdir: pathlib.Path,
+  row: Row,
+  number: int,
+  settings: dict[str, Any],
+  seeds: Sequence[int],
+) -> Trial:
+  section = config["tune"]
+  changes = {
+    **unflatten(settings),
+    "validation_fraction": section["validation_fraction"],
+    "rounds": section["rounds"],
+    # Only the last round counts.
+    "eval_every": section["rounds"],
+  }
+  runs = [
+    Run(
+      row,
+      plan.row_settings(config, row, seed, changes),
+      workdir / "tune" / f"{row.name}_trial{number}_seed{seed}",
+      f"{row.title}, {describe(settings)}, seed {seed}",
+    )
+    for seed in seeds
+  ]
+  return Trial(row, number, settings, runs)
 
 
 def score(run: Run) -> float:
@@ -178,7 +195,7 @@ def _seconds(run: Run) -> float:
 
 
 def records(trials: list[Trial]) -> list[dict[str, Any]]:
-  """What was tried and what came of it, a record per finished trial."""
+  """What was tried and how well it did, a record per finished trial."""
   return [
     {
       "method": trial.row.method,
@@ -193,7 +210,12 @@ def records(trials: list[Trial]) -> list[dict[str, Any]]:
 
 
 def best(trials: list[Trial], tried: list[dict[str, Any]]) -> dict[str, Any]:
-  """{method_bits: overrides} of every row's best trial, the first of equals."""
+  """Each row's best trial, the first of equals, as {method_bits: overrides}.
+
+  Args:
+    trials: all trials.
+    tried: their records, see `records`.
+  """
   result, scores = {}, {}
   for trial, record in zip(trials, tried, strict=True):
     value = np.nan_to_num(record["validation"], nan=-1.0)
@@ -222,30 +244,33 @@ def write(
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-  """Settings in one line."""
+  """Settings on one line."""
   return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def tune(
   config: Mapping[str, Any],
   workdir: pathlib.Path,
-  start: Callable[..., Any] = qj.run,
+  start: Callable[..., Any] = run_experiment,
   say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-  """Tries settings of every row, and chooses the best.
+  """Tries settings for every row, and chooses the best.
 
   Args:
-    config: of a comparison, as plain values, with a section `tune`.
-    workdir: for all that is tried; what is there already is not run again.
-    start: `(settings, folder, display=..., resume=...)`, runs one.
+    config: the comparison's config, as plain values, with a section `tune`.
+    workdir: where all results go; what is there already is not run again.
+    start: `start(settings, folder, display=..., resume=...)` runs one.
     say: prints a line.
 
   Returns:
-    {method_bits: overrides}, which is in `best.json` too.
+    {method_bits: overrides}, which is also in `best.json`.
+
+  Raises:
+    ValueError: anything in the config that is not allowed, before a run starts.
   """
   trials = make_trials(config, workdir)
   all_runs = [run for trial in trials for run in trial.runs]
-  # A run's own display shows accuracy on test data.
+  # Quiet: a run's own display shows accuracy on test data.
   runs_lib.run_missing(all_runs, start, say, quiet=True)
   tried = records(trials)
   chosen = best(trials, tried)

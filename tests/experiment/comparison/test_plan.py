@@ -1,0 +1,146 @@
+"""From a comparison's config to its runs."""
+
+import json
+
+import pytest
+
+from quped_jax.experiment.comparison import plan, report
+from tests.experiment.comparison import small
+
+
+def test_every_method_runs_at_every_precision_from_every_seed(tmp_path):
+  config = small.make_config(bits=("32", "1,2"), seeds=(3, 5))
+  planned = plan.make_runs(config, tmp_path)
+  assert [run.folder.relative_to(tmp_path).as_posix() for run in planned] == [
+    f"runs/{method}_{bits}_seed{seed}"
+    for seed in (3, 5)
+    for method in ("local", "fedavg")
+    for bits in ("32", "1-2")
+  ]
+  for run in planned:
+    assert run.settings.method == run.row.method
+    assert run.settings.bits == run.row.bits
+    assert run.settings.clients == 6
+  assert [run.settings.seed for run in planned] == [3] * 4 + [5] * 4
+
+
+def test_bits_and_methods_as_the_command_line_gives_them():
+  assert plan.parse_bits("bits", (32, 1)) == ((32,), (1,))
+  assert plan.parse_bits("bits", ("32", "1,2")) == ((32,), (1, 2))
+  assert plan.parse_bits("bits", (32, (1, 2))) == ((32,), (1, 2))
+  assert plan.parse_methods(("quped,local",)) == ("quped", "local")
+
+
+def test_overrides_change_one_method_and_one_precision(tmp_path):
+  overrides = {
+    "quped": {"learning_rate": 0.2, "quped": {"lambda_p": 0.3}},
+    "quped_1": {"quped": {"temperature": 2.0}},
+  }
+  config = small.make_config(
+    methods=("quped", "local"), seeds=(0,), overrides=overrides
+  )
+  settings = {
+    run.row.name: run.settings for run in plan.make_runs(config, tmp_path)
+  }
+  assert settings["quped_1"].learning_rate == (0.2,)
+  assert settings["local_1"].learning_rate == (0.05,)
+  options = {name: s.to_dict()["quped"] for name, s in settings.items()}
+  assert options["quped_1"]["lambda_p"] == 0.3
+  assert options["quped_1"]["temperature"] == 2.0
+  assert options["quped_32"]["temperature"] == 3.0
+  # What base sets is kept.
+  assert options["quped_1"]["global_loss"] == "distill+labels"
+
+
+def test_a_variant_of_a_method_has_a_name_and_bits_of_its_own(tmp_path):
+  variant = {
+    "method": "fedavg",
+    "bits": ("32",),
+    "fedavg": {"server_optimizer": "momentum"},
+  }
+  config = small.make_config(
+    methods=("fedavg", "fedavgm"), seeds=(0,), overrides={"fedavgm": variant}
+  )
+  planned = plan.make_runs(config, tmp_path)
+  assert [run.row.name for run in planned] == [
+    "fedavg_32",
+    "fedavg_1",
+    "fedavgm_32",
+  ]
+  assert planned[2].settings.method == "fedavg"
+  assert planned[2].settings.options().server_optimizer == "momentum"
+  assert planned[0].settings.options().server_optimizer == "sgd"
+
+
+def test_further_overrides_take_precedence_and_keep_the_rest(tmp_path):
+  own = {"quped": {"learning_rate": 0.2, "quped": {"lambda_p": 0.3}}}
+  file = tmp_path / "best.json"
+  more = {"quped": {"quped": {"lambda_p": 0.7}}, "local_1": {"momentum": 0.5}}
+  file.write_text(json.dumps(more))
+  config = small.make_config(overrides=own)
+  result = plan.with_overrides(config, plan.read_overrides(str(file)))
+  assert result["overrides"] == {
+    "quped": {"learning_rate": 0.2, "quped": {"lambda_p": 0.7}},
+    "local_1": {"momentum": 0.5},
+  }
+  assert config["overrides"] == own
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"quped": 3}'])
+def test_a_file_of_something_else_holds_no_overrides(tmp_path, text):
+  file = tmp_path / "best.json"
+  file.write_text(text)
+  with pytest.raises(ValueError, match="overrides=.*best.json': must "):
+    plan.read_overrides(str(file))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"methods": ("fedavgg",)}, "methods='fedavgg': must be one of"),
+    ({"methods": ()}, r"methods=\(\): must have at least one"),
+    (
+      {"methods": ("local", "local")},
+      "methods='local': must be given only once",
+    ),
+    ({"seeds": ()}, r"seeds=\(\): must have at least one"),
+    ({"seeds": (1, 1)}, "seeds=1: must be given only once"),
+    ({"seeds": (0.5,)}, "seeds=0.5: must be a whole number"),
+    ({"seeds": (-1,)}, "local_32: seed=-1: must be at least 0"),
+    ({"bits": ()}, r"bits=\(\): must have at least one"),
+    ({"bits": ("9",)}, "bits=9: must be from 1 to 8"),
+    ({"bits": ("one",)}, "bits='one': must be a precision"),
+    ({"overrides": {"nope": {}}}, "overrides.nope: must be a method"),
+    (
+      {"base": {"client_types": "6*mlp@1"}, "bits": ("32", "1")},
+      "bits=.*must have one entry with base.client_types=",
+    ),
+    (
+      {"overrides": {"local": {"learnin_rate": 1.0}}},
+      "local_32: learnin_rate=1.0: no such field; must be one of",
+    ),
+    (
+      {"overrides": {"fedavg": {"fedavg": {"mu": 1.0}}}},
+      "fedavg_32: fedavg.mu=1.0: no such option",
+    ),
+    (
+      {"overrides": {"local": {"clients": 3}}},
+      "overrides.local.clients=3: must be the same for all methods",
+    ),
+    ({"base": {"rounds": 0}}, "rounds=0: must be at least 1"),
+  ],
+)
+def test_a_wrong_config_is_an_error_that_names_the_field(
+  tmp_path, changes, message
+):
+  start = small.Stub()
+  with pytest.raises(ValueError, match=message):
+    report.compare(
+      small.make_config(**changes), tmp_path, start, small.quiet_console()
+    )
+  assert not start.folders
+
+
+def test_a_config_of_something_else_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match="config.methods: must be given"):
+    plan.make_runs({"base": {}}, tmp_path)

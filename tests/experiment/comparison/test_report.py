@@ -1,0 +1,63 @@
+"""A whole comparison: runs, table and figures."""
+
+import pytest
+
+import quped_jax as qj
+from quped_jax.experiment.build_data import build_federation
+from quped_jax.experiment.comparison import report
+from tests.experiment.comparison import small
+
+
+def test_a_run_that_cannot_be_is_found_before_any_is_started(tmp_path):
+  # Settings alone allow it: the data have too few samples.
+  config = small.make_config(base={"clients": 5000})
+  start = small.Stub()
+  with pytest.raises(ValueError, match="clients"):
+    report.compare(config, tmp_path, start, small.quiet_console())
+  config = small.make_config(
+    overrides={"fedavg": {"method": "fedavg", "shared_model": "cnn1"}}
+  )
+  with pytest.raises(ValueError, match="fedavg_32: .*averages weights"):
+    report.compare(config, tmp_path, start, small.quiet_console())
+  assert not start.folders
+
+
+def test_size_is_of_the_variant_and_of_the_clients_in_turn():
+  def size(method, bits):
+    settings = qj.Settings(
+      method=method, clients=5, hidden=(9, 7), bits=bits, public_size=20
+    )
+    federation = build_federation(settings)
+    return report.client_model_bytes(settings, federation)
+
+  full = size("fedavg", (32,))
+  saved = 3 / 5 * (4 * 63 - 8 - 8)
+  assert full - size("quped", (1, 32)) == pytest.approx(saved)
+  # The server's network, 7 -> 256 -> 256 -> 10, goes with the client's.
+  server = 7 * 256 + 256 * 256 + 256 * 10 + 256 + 256 + 10
+  assert size("fedgkt", (32,)) == full + 4 * server
+
+
+def test_stubbed_comparison_writes_everything(tmp_path):
+  console = small.quiet_console()
+  config = small.make_config(bits=("32", "1"), seeds=(0, 1))
+  records = report.compare(config, tmp_path, small.Stub(), console)
+  assert [(r["method"], r["bits"]) for r in records] == [
+    ("local", "32"),
+    ("local", "1"),
+    ("fedavg", "32"),
+    ("fedavg", "1"),
+  ]
+  assert records[2]["difference_mean"] == pytest.approx(0.1)
+  assert records[1]["difference_mean"] == 0.0
+  assert records[0]["held_out_clients"] is None
+  assert records[1]["model_bytes"] < records[0]["model_bytes"]
+  for name in (
+    "table.csv",
+    "table.md",
+    "accuracy_over_rounds.png",
+    "accuracy_over_bytes.png",
+    "accuracy_of_clients.png",
+  ):
+    assert (tmp_path / name).is_file()
+    assert name in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]

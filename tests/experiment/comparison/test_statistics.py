@@ -1,0 +1,58 @@
+"""Paired differences and their intervals."""
+
+import numpy as np
+import pytest
+
+from quped_jax.experiment.comparison import statistics
+from tests.experiment.comparison.small import clients
+
+
+def test_identical_runs_do_not_differ():
+  own = {seed: clients(seed) for seed in range(3)}
+  assert statistics.paired_difference(own, own) == (0.0, 0.0, 0.0)
+
+
+def test_a_shift_is_found_through_the_spread_of_clients():
+  other = {seed: clients(seed) for seed in range(3)}
+  noise = np.random.default_rng(9)
+  own = {s: x + 0.1 + noise.normal(0, 0.02, 40) for s, x in other.items()}
+  difference = statistics.paired_difference(own, other)
+  assert difference.mean == pytest.approx(0.1, abs=0.01)
+  assert 0.08 < difference.low < difference.mean < difference.high < 0.12
+
+
+def test_noise_of_clients_gives_an_interval_with_zero():
+  # The same distribution twice: unpaired, so that the interval is wide.
+  own = {seed: clients(seed) for seed in range(3)}
+  other = {seed: clients(seed + 100) for seed in range(3)}
+  difference = statistics.paired_difference(own, other)
+  assert difference.low < 0 < difference.high
+  # Clients of one seed: the spread of a mean of 40.
+  single = statistics.paired_difference({0: own[0]}, {0: other[0]})
+  expected = 2 * 1.96 * np.std(own[0] - other[0]) / np.sqrt(40)
+  assert single.high - single.low == pytest.approx(expected, rel=0.15)
+
+
+def test_seeds_that_disagree_widen_the_interval():
+  other = {seed: clients(seed) for seed in range(3)}
+  own = {seed: other[seed] + shift for seed, shift in enumerate((0, 0.1, 0.2))}
+  difference = statistics.paired_difference(own, other)
+  # Within each seed all clients agree.
+  assert difference.mean == pytest.approx(0.1)
+  assert difference.low < 0.04
+  assert difference.high > 0.16
+
+
+def test_clients_without_accuracy_are_left_out():
+  other = {0: clients(0)}
+  own = {0: other[0] + 0.1}
+  own[0][3] = np.nan
+  difference = statistics.paired_difference(own, other)
+  assert difference == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_differences_need_the_same_seeds_and_clients():
+  with pytest.raises(ValueError, match=r"seeds=\[0\]: must be \[1\]"):
+    statistics.paired_difference({0: clients(0)}, {1: clients(0)})
+  with pytest.raises(ValueError, match="seed 0: must have 3 clients"):
+    statistics.paired_difference({0: clients(0)}, {0: clients(0, 3)})
