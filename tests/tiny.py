@@ -316,17 +316,6 @@ def method_of(name: str) -> api.FederatedMethod:
   )
 
 
-def needs_public(name: str) -> bool:
-  """Whether a method cannot be made without a public set."""
-  settings = make_settings(name, len(COUNTS))
-  federation = dataclasses.replace(make_federation(), public=None)
-  try:
-    make_method(settings, build_clients(settings, federation).model, federation)
-  except ValueError as error:
-    return "public" in str(error)
-  return False
-
-
 def silence(made: Tiny, server: Any) -> api.Aggregate:
   """What a server has heard when nobody sent anything."""
   client = jax.tree.map(lambda x: x[0], made.state().clients[COHORT])

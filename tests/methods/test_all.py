@@ -187,6 +187,8 @@ def test_the_loss_that_is_reported_falls(name):
   assert int(state.monitor.undone) == 0
 
 
+WITHOUT_MODEL = ("fd", "fedgkt", "fedmd", "local")
+
 DIGITS = {
   "dataset": "digits",
   "clients": 4,
@@ -227,8 +229,7 @@ def test_digits_are_learned(name):
   assert accuracy > 0.55
   assert summary["bytes_up"] > 0 or name == "local"
   assert summary["gradients"] >= settings.steps
-  has_model = tiny.method_of(name).global_model is not None
-  assert bool(summary["held_out_clients"]) == has_model
+  assert bool(summary["held_out_clients"]) == (name not in WITHOUT_MODEL)
   first, last = result.history[0], result.history[-1]
   assert last["loss"] < first["loss"] or last["loss"] < 0.5
 
@@ -275,11 +276,13 @@ def check_levels(made, state):
     assert counts["first"] == 48 and counts["last"] == 32
 
 
-QUANTIZED = [
-  name
-  for name, case in tiny.CASES.items()
-  if set(case.bits) != {32} and case.model == "mlp"
-]
+# All but APFL, whose clients have full precision, and FedBN, whose model here
+# is another.
+QUANTIZED = (
+  "cfd", "ditto", "ds_fl", "fd", "fedavg", "feddf", "fedgen", "fedgkd",
+  "fedgkd_vote", "fedgkt", "fedkd", "fedmd", "fedntd", "fedprox", "fedrep",
+  "fml", "local", "per_fedavg", "pfedme", "quped", "qupel", "scaffold",
+)  # fmt: skip
 
 
 @over(QUANTIZED)
@@ -304,9 +307,10 @@ def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
   )
 
 
-PHASES = [
-  name for name in QUANTIZED if tiny.method_of(name).begin_finetune is not None
-]
+PHASES = (
+  "cfd", "ditto", "ds_fl", "fd", "fedgkt", "fedkd", "fedmd", "fml", "local",
+  "pfedme", "quped", "qupel",
+)  # fmt: skip
 
 
 @over(PHASES)
@@ -333,9 +337,10 @@ def test_the_second_phase_trains_levels_with_frozen_assignments(name):
   for i, bits in enumerate(made.settings.bits):
     if bits == 32:
       assert len(np.unique(kernel[i])) == 64
-      assert tiny.largest_difference(
+      moved_by = tiny.largest_difference(
         tiny.client(after.params, i), tiny.client(before.params, i)
       )
+      assert moved_by > 0
     else:
       np.testing.assert_array_equal(kernel[i], book.centers[i][index[i]])
       assert moved[i].any()
@@ -432,10 +437,7 @@ def test_options_are_named_in_errors(name):
     qj.Settings(method_options={name: {"wrong": 3}})
 
 
-@pytest.mark.parametrize(
-  "name",
-  [n for n in tiny.METHODS if tiny.needs_public(n)],
-)
+@pytest.mark.parametrize("name", ["cfd", "ds_fl", "feddf", "fedmd"])
 def test_a_method_of_a_public_set_asks_for_one(name):
   federation = dataclasses.replace(tiny.make_federation(), public=None)
   with pytest.raises(ValueError, match="public_size=0: must be positive"):

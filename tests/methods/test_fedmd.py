@@ -59,7 +59,7 @@ def test_the_consensus_is_the_mean_of_the_scores(federation):
     np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("loss", list(fedmd.DIGEST_LOSSES))
+@pytest.mark.parametrize("loss", ["mae", "mse", "kl"])
 def test_digestion_brings_the_scores_nearer_to_the_consensus(federation, loss):
   made = publics.make_method(
     "fedmd", federation, digest_steps=60, digest_loss=loss, pretrain_steps=0
