@@ -8,8 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXTRAS := data,plot,privacy,test
-# One worker per core; tests of a file or a method share what they compile.
-PYTEST_ARGS ?= -n auto --maxprocesses=8 --dist=loadgroup
+# One worker per core, see tests/conftest.py.
+PYTEST_ARGS ?= -n auto --maxprocesses=8
 PYTEST := $(BIN)/python -m pytest --durations=15
 
 .DEFAULT_GOAL := help

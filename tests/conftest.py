@@ -18,6 +18,7 @@ import pathlib
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
 
@@ -79,24 +80,33 @@ if os.environ.get("QUPED_LONG_TESTS") != "1":
   hypothesis.settings.load_profile("short")
 
 
-def pytest_itemcollected(item):
-  """The tests of a file, or of a group in it, run on one worker.
+class _Scheduling(LoadScopeScheduling):
+  """The tests of a file run on one worker, where they share what is compiled.
 
-  What one of them compiled is then there for the others.
+  In a file of what all methods promise, those of a method do.
   """
-  if item.get_closest_marker("xdist_group") is None:
-    name = item.path.relative_to(item.config.rootpath).as_posix()
-    item.add_marker(pytest.mark.xdist_group(name))
+
+  def _split_scope(self, nodeid: str) -> str:
+    path, _, name = nodeid.partition("::")
+    if path.endswith("/test_all.py") and "[" in name:
+      return f"{path}[{name.partition('[')[2]}"
+    return path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  return _Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items):
-  """In a file, the tests of a group, say of a method, follow each other."""
-  order = {}
+  """Of what all methods promise, the tests of a method follow each other."""
 
   def place(item):
-    marker = item.get_closest_marker("xdist_group")
-    return order.setdefault(item.path, len(order)), marker.args[0]
+    order = paths.setdefault(item.path, len(paths))
+    in_turns = item.path.name == "test_all.py"
+    return order, item.name.partition("[")[2] if in_turns else ""
 
+  paths: dict[pathlib.Path, int] = {}
   items.sort(key=place)
 
 

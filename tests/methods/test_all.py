@@ -9,6 +9,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import methods
+from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.methods import api
 from tests import tiny
@@ -17,17 +18,26 @@ COHORT = tiny.COHORT
 CLIENTS = len(tiny.COUNTS)
 
 
-def over(names):
-  """Parametrizes a test; those of a method share what was compiled."""
-  marked = [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in names]
-  return pytest.mark.parametrize("name", marked)
+def over(names, fast=tiny.METHODS):
+  """Parametrizes a test by methods, of which it is slow for all but some."""
+  return pytest.mark.parametrize(
+    "name",
+    [
+      n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names
+    ],
+  )
 
 
 each = over(tiny.METHODS)
 
+# Written out, so that a method that is lost to one of them is not lost to its
+# test as well.
+PUBLIC = ("cfd", "ds_fl", "feddf", "fedmd")
+
 
 def test_the_table_holds_every_method():
   assert set(tiny.METHODS) == set(methods.METHODS)
+  assert len(tiny.METHODS) == 24
 
 
 # One at a time is how `tiny.tiny` runs anyway.
@@ -53,7 +63,7 @@ def equal(first, second):
   )
 
 
-@each
+@over(tiny.METHODS, fast=("feddf", "local", "quped"))
 def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   further = [THREE, ON_HOST] if name in ("local", "fedgkt") else []
   ways = [VMAP, ONE, *further]
@@ -71,16 +81,17 @@ def test_one_round_does_not_depend_on_how_many_run_at_once(name):
 IN_DOUBLE = ("quped", "qupel", "fedavg", "local", "fedgkt")
 
 
-@over(IN_DOUBLE)
+@over(IN_DOUBLE, fast=())
 def test_five_rounds_agree_in_double_precision(name):
-  start = tiny.to_host(tiny.tiny(name).state())
+  start = tiny.to_host(tiny.tiny(name, bits=tiny.BITS).state())
   double = jax.tree.map(
     lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, start
   )
   ends = []
   with jax.enable_x64(True), tiny.quick_compilation():
     for how in (VMAP, THREE, DEVICES):
-      made = tiny.assemble(tiny.make_settings(name, CLIENTS, **how))
+      settings = tiny.make_settings(name, CLIENTS, bits=tiny.BITS, **how)
+      made = tiny.assemble(settings)
       layout = made.simulation.layout
       assert layout.devices == how.get("devices", 1)
       state = tiny.from_host(tiny.in_slots(double, layout.slots(CLIENTS)))
@@ -135,7 +146,7 @@ def test_runs_depend_on_the_seed_alone(name):
   assert tiny.largest_difference(one.clients, other.clients) > 1e-3
 
 
-@each
+@over(tiny.METHODS, fast=("ditto", "fd"))
 def test_who_is_absent_stays_as_it_was(name):
   made = tiny.tiny(name, clients_per_round=2)
   start = tiny.to_host(made.state())
@@ -208,7 +219,7 @@ DIGITS = {
 }
 
 
-@each
+@over(tiny.METHODS, fast=("cfd", "quped"))
 def test_digits_are_learned(name):
   case = tiny.CASES[name]
   values = {**DIGITS, "method_options": {name: dict(case.options)}}
@@ -291,7 +302,7 @@ def test_quantized_models_have_at_most_as_many_values_as_levels(name):
   check_levels(made, made.play(2))
 
 
-@over(("fedavg", "scaffold", "pfedme", "ditto"))
+@over(("fedavg", "scaffold", "pfedme", "ditto"), fast=("ditto",))
 def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
   """Statistics too are those of the model, in any company and if absent."""
   made = tiny.tiny(
@@ -313,7 +324,7 @@ PHASES = (
 )  # fmt: skip
 
 
-@over(PHASES)
+@over(PHASES, fast=("fedgkt", "pfedme", "quped"))
 def test_the_second_phase_trains_levels_with_frozen_assignments(name):
   made = tiny.tiny(name)
   with tiny.quick_compilation():
@@ -346,13 +357,20 @@ def test_the_second_phase_trains_levels_with_frozen_assignments(name):
       assert moved[i].any()
 
 
+@each
+def test_who_has_a_second_phase(name):
+  has = tiny.method_of(name).begin_finetune is not None
+  assert has == (name in (*PHASES, "apfl"))
+
+
 def test_fedavg_has_no_second_phase():
   made = tiny.tiny("fedavg")
   with pytest.raises(ValueError, match="finetune_at=0: must be 0"):
     made.simulation.begin_finetune(made.state())
 
 
-QUPED_FAMILY = over(("quped", "qupel", "fedavg", "local"))
+FAMILY = ("quped", "qupel", "fedavg", "local")
+QUPED_FAMILY = over(FAMILY)
 
 
 @QUPED_FAMILY
@@ -361,7 +379,7 @@ def test_weights_are_not_on_the_border_of_two_cells(name):
   for state in (tiny.tiny(name).state(), tiny.tiny(name).play(1)):
     client = state.clients[COHORT]
     params = client.params if name != "fedavg" else stacked(state.server)
-    assert tiny.midpoint_margin(params, client.codebooks) > 1e-4
+    assert tiny.midpoint_margin(params, client.codebooks) > 5e-5
 
 
 def stacked(server):
@@ -410,7 +428,7 @@ def test_traffic_is_the_model_in_single_precision_or_nothing(name):
   assert simulation.bytes_up == simulation.bytes_down == expected
 
 
-@QUPED_FAMILY
+@over(FAMILY, fast=())
 def test_full_runs_end_as_well_however_many_run_at_once(name):
   """Rounding may change single predictions, but no accuracy that is reported.
 
@@ -419,7 +437,7 @@ def test_full_runs_end_as_well_however_many_run_at_once(name):
   """
   means = []
   for how in (VMAP, ONE):
-    made = tiny.tiny(name, **how)
+    made = tiny.tiny(name, bits=tiny.BITS, **how)
     tables = [
       made.simulation.evaluate(made.play(15, seed))["test"] for seed in range(3)
     ]
@@ -437,8 +455,16 @@ def test_options_are_named_in_errors(name):
     qj.Settings(method_options={name: {"wrong": 3}})
 
 
-@pytest.mark.parametrize("name", ["cfd", "ds_fl", "feddf", "fedmd"])
+@over(PUBLIC)
 def test_a_method_of_a_public_set_asks_for_one(name):
   federation = dataclasses.replace(tiny.make_federation(), public=None)
   with pytest.raises(ValueError, match="public_size=0: must be positive"):
     qj.build(tiny.make_settings(name, CLIENTS), federation=federation)
+
+
+@over([name for name in tiny.METHODS if name not in PUBLIC])
+def test_a_method_of_clients_alone_needs_no_public_set(name):
+  federation = dataclasses.replace(tiny.make_federation(), public=None)
+  settings = tiny.make_settings(name, CLIENTS)
+  model = build_clients(settings, federation).model
+  assert tiny.make_method(settings, model, federation)
