@@ -1,6 +1,7 @@
 """What every registered method promises, in one table: `tiny.CASES`."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,9 @@ def test_the_table_holds_every_method():
 
 
 # One at a time is how `tiny.tiny` runs anyway.
-VMAP, ONE, THREE = {"strategy": "vmap"}, {}, {"chunk_size": 3}
+VMAP: dict[str, Any] = {"strategy": "vmap"}
+ONE: dict[str, Any] = {}
+THREE: dict[str, Any] = {"chunk_size": 3}
 ON_HOST = {"strategy": "dispatch", "chunk_size": 3}
 # Five clients do not divide over two devices.
 DEVICES = {"devices": 2, "chunk_size": 2}
