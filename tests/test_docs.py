@@ -39,8 +39,14 @@ def blocks(text: str, language: str) -> list[str]:
   return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.M)
 
 
+# Those that are not slow; what registers something runs as a process.
+FAST = ("README.md-1",)
 PYTHON = [
-  pytest.param(code, id=f"{page}-{number}")
+  pytest.param(
+    code,
+    id=f"{page}-{number}",
+    marks=() if f"{page}-{number}" in FAST else pytest.mark.slow,
+  )
   for page, text in TEXT.items()
   for number, code in enumerate(blocks(text, "python"))
 ]

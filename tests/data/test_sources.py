@@ -126,6 +126,7 @@ def test_femnist_not_found_says_where_to_get_it(tmp_path):
     assert part in str(caught.value)
 
 
+@pytest.mark.slow
 @needs_real_data
 @pytest.mark.parametrize(
   ("name", "per_class_of_train"),
@@ -151,6 +152,7 @@ def test_real_images(name, per_class_of_train, cache_dir):
   assert np.abs(seen.std((0, 1, 2)) - 1).max() < 0.02
 
 
+@pytest.mark.slow
 @needs_real_data
 def test_real_femnist(cache_dir):
   dataset = load_dataset("femnist", REAL, cache_dir)

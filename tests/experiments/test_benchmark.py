@@ -172,7 +172,12 @@ def operations(method, federation, settings):
   ("name", "options", "shape"),
   [
     ("mlp", {"features": (5, 6, 7)}, (8,)),
-    ("cnn1", {"conv_features": (2, 3), "dense_features": (4,)}, (8, 8, 1)),
+    pytest.param(
+      "cnn1",
+      {"conv_features": (2, 3), "dense_features": (4,)},
+      (8, 8, 1),
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_network_part_has_the_passes_of_quped(name, options, shape):
@@ -212,7 +217,20 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(benchmark.SUITES))
+def test_these_are_the_suites():
+  assert set(benchmark.SUITES) == {"precision", *LONG_SUITES}
+
+
+LONG_SUITES = ("clients", "conv", "methods", "step", "uneven")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "precision",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in LONG_SUITES),
+  ],
+)
 def test_every_suite_writes_what_it_measured(name, bench):
   bench.suite = name
   with quick_compilation():
@@ -246,6 +264,7 @@ def test_every_suite_writes_what_it_measured(name, bench):
     assert (bench.folder / f"round_time_{bench.stem}.png").stat().st_size > 9000
 
 
+@pytest.mark.slow
 def test_suites_do_without_torch(bench, monkeypatch):
   monkeypatch.setattr(torch_loop, "available", lambda: False)
   with quick_compilation():

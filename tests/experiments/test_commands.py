@@ -94,6 +94,7 @@ def test_a_wrong_value_is_one_line_before_anything_is_written(tmp_path):
   assert not workdir.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["bitz", "global_loss", "quped.mu"])
 def test_an_unknown_field_is_one_line_too(tmp_path, field):
   done = command("federated", f"--workdir={tmp_path}", f"--config.{field}=1")
@@ -115,6 +116,7 @@ def test_a_former_name_of_a_setting_is_answered_with_the_present_one(
   assert capsys.readouterr().err == line
 
 
+@pytest.mark.slow
 def test_a_config_that_is_not_there_is_one_line_that_names_those_that_are():
   done = command("federated", "--config=configs/digit.py", "--workdir=unused")
   assert done.returncode == 2
@@ -128,6 +130,7 @@ def test_of_a_field_that_is_given_twice_the_last_counts():
   assert common.last_of_each(given) == ["x", "--a", "--config.bits=32", "--a"]
 
 
+@pytest.mark.slow
 def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
   full, quantized = tmp_path / "full", tmp_path / "quantized"
   shared = ["--config=configs/centralized.py:digits"]
@@ -160,12 +163,14 @@ def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
   assert accuracy["quantized"] == accuracy["personalized"]
 
 
+@pytest.mark.slow
 def test_centralized_refuses_a_federation(tmp_path):
   done = command("centralized", f"--workdir={tmp_path}", "--config.clients=3")
   assert done.returncode == 2
   assert "clients=3: must be 1 for centralized training" in done.stderr
 
 
+@pytest.mark.slow
 def test_demo_prints_one_table_and_leaves_a_figure(tmp_path):
   done = command("demo", f"--workdir={tmp_path}", "--rounds=1")
   assert done.returncode == 0, done.stderr
@@ -177,6 +182,7 @@ def test_demo_prints_one_table_and_leaves_a_figure(tmp_path):
     assert (tmp_path / run / "summary.json").is_file()
 
 
+@pytest.mark.slow
 def test_uneven_clients_by_flags(tmp_path):
   """Budgets, chances and states on disk are settings like all others."""
   done = command(
@@ -207,6 +213,7 @@ def test_uneven_clients_by_flags(tmp_path):
   assert (tmp_path / "clients" / "mlp(16,16)" / "0.npy").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
@@ -262,6 +269,7 @@ def test_predict_runs_a_packed_model(packed, tmp_path):
   np.testing.assert_allclose(logits, np.eye(3)[[2, 0, 1, 1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("kind", "message"),
   [

@@ -38,6 +38,7 @@ def fedavg():
   return tiny.tiny("fedavg", bits=(32,)).play(2).server.model
 
 
+@pytest.mark.slow
 def test_a_weight_of_one_is_local_training():
   made, _, state = play_fixed(1.0)
   local = tiny.tiny("local", bits=(32,)).play(2).clients[COHORT]
@@ -161,6 +162,7 @@ def test_quantized_clients_are_refused():
     alone.make("apfl", bits=2)
 
 
+@pytest.mark.slow
 def test_clients_learn():
   alone.check_learning("apfl", bits=(32,))
 

@@ -68,10 +68,12 @@ def test_bytes_are_those_of_the_packed_bits(federation, bits_up, bits_down):
   assert simulation.bytes_down == ENTRIES * bits_down / 8
 
 
+@pytest.mark.slow
 def test_clients_of_all_precisions_learn():
   publics.check_learns("cfd")
 
 
+@pytest.mark.slow
 def test_one_bit_takes_a_subset_and_partial_participation(federation):
   simulation = publics.simulate(
     "cfd", federation, public_samples=9, settings={"clients_per_round": 2}

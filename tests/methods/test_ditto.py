@@ -22,6 +22,7 @@ def test_without_penalty_it_is_local_training_beside_fedavg():
   assert tiny.largest_difference(state.server, start.server) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_quantized_client_without_penalty_is_that_of_local_training():
   own = alone.play(alone.make("ditto", bits=2, lambda_p=0.0))
   local = alone.play(alone.make("local", bits=2), download=())
@@ -72,6 +73,7 @@ def test_local_steps_are_those_of_the_paper():
   assert tiny.largest_difference(w, played.download.params) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_large_penalty_pulls_the_personal_model_to_the_received_one():
   distances = []
   for lambda_p in (0.0, 1.0, 9.0):
@@ -101,6 +103,7 @@ def test_gradients_are_those_of_both_models():
     assert alone.make("ditto", bits=bits, steps=4).method.gradients == expected
 
 
+@pytest.mark.slow
 def test_clients_of_any_precision_learn():
   alone.check_learning("ditto")
 

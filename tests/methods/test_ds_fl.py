@@ -99,6 +99,7 @@ def test_a_client_learns_from_labels_that_it_receives(federation):
   np.testing.assert_allclose(np.sum(taught.message, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_digestion_clients_train_alone(federation):
   own, _ = publics.play(
     publics.simulate("ds_fl", federation, digest_steps=0), 2
@@ -134,6 +135,7 @@ def test_all_of_the_public_set_travels_without_row_numbers(federation):
   assert simulation.gradients == 5 + 5
 
 
+@pytest.mark.slow
 def test_clients_of_all_precisions_learn():
   publics.check_learns("ds_fl")
 

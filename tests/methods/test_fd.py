@@ -144,6 +144,7 @@ def untaught():
   return run(assemble(gamma=0.0), 2)
 
 
+@pytest.mark.slow
 def test_without_weight_it_is_local_training(untaught):
   settings = tiny.make_settings("local", 3, steps=1, bits=(32,))
   local = run(tiny.assemble(settings, tiny.make_federation(COUNTS)), 2)[-1]
@@ -151,6 +152,7 @@ def test_without_weight_it_is_local_training(untaught):
   assert tiny.largest_difference(own, local.clients[COHORT]) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_quantized_client_without_weight_is_that_of_local_training():
   made = alone.make("fd", bits=2, gamma=0.0)
   taught = made.init(jax.random.key(0))[1]._replace(
@@ -242,6 +244,7 @@ def test_the_second_phase_freezes_the_learner():
   assert np.isfinite(result.message.sums).all()
 
 
+@pytest.mark.slow
 def test_clients_of_any_precision_learn():
   alone.check_learning("fd")
 

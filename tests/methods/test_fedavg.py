@@ -130,6 +130,7 @@ def test_clients_weigh_by_their_samples_or_equally(weighting):
   )
 
 
+@pytest.mark.slow
 def test_full_precision_is_that_of_32_bit_clients_in_a_mixed_program():
   mixed = tiny.tiny("fedavg")
   own = mixed.play(1, state=tiny.full_precision(mixed.state()))
@@ -151,7 +152,10 @@ class Normed(nn.Module):
     return nn.Dense(tiny.CLASSES, name="last")(nn.relu(x))
 
 
-@pytest.fixture(scope="module", params=["fedavg", "quped"])
+@pytest.fixture(
+  scope="module",
+  params=["fedavg", pytest.param("quped", marks=pytest.mark.slow)],
+)
 def normed(request):
   """A round of two clients, of 1 and 32 bits, with batch norm."""
   settings = tiny.make_settings(
@@ -252,6 +256,7 @@ def test_statistics_are_estimated_again_on_the_quantized_model(normed):
   assert tiny.largest_difference(stats, expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_residual_network_with_batch_norm_trains():
   images = np.random.default_rng(0).normal(size=(24, 8, 8, 3))
   rows = np.arange(24, dtype=np.int32)

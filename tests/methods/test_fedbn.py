@@ -97,6 +97,7 @@ def test_the_rest_is_the_weighted_mean():
   assert tiny.largest_difference(first, second) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_clients_model_is_the_servers_with_its_normalisation(played):
   made, state = played.made, played.states[-1]
   client = tiny.client(state.clients[COHORT], 1)

@@ -96,6 +96,7 @@ def test_a_server_that_hears_nobody_stays_as_it_is(federation):
   assert tiny.largest_difference(new, server) == 0
 
 
+@pytest.mark.slow
 def test_without_distillation_it_is_fedavg(federation):
   simulation = publics.simulate("feddf", federation, distill_steps=0)
   own, _ = publics.play(simulation, 3)
@@ -147,6 +148,7 @@ def test_every_architecture_has_a_student_that_all_clients_teach(federation):
     assert network is model and params is new.models[name].params
 
 
+@pytest.mark.slow
 def test_some_clients_may_stay_away(federation):
   simulation = publics.simulate(
     "feddf", federation, settings={"clients_per_round": 1}, distill_steps=5
@@ -156,6 +158,7 @@ def test_some_clients_may_stay_away(federation):
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.server))
 
 
+@pytest.mark.slow
 def test_clients_of_all_precisions_learn():
   publics.check_learns("feddf")
 

@@ -50,6 +50,7 @@ def heard(made, messages, weights, server, context):
   return {COHORT: total._replace(collected=collected)}
 
 
+@pytest.mark.slow
 def test_without_weight_of_the_generated_it_is_fedavg(federation):
   own, _ = publics.play(publics.simulate("fedgen", federation, alpha=0.0), 3)
   fedavg, _ = publics.play(publics.simulate("fedavg", federation), 3)
@@ -168,10 +169,12 @@ def test_a_generator_goes_down_and_counts_go_up(federation):
   assert simulation.bytes_up == fedavg.bytes_up + 4 * classes
 
 
+@pytest.mark.slow
 def test_clients_of_all_precisions_learn():
   publics.check_learns("fedgen")
 
 
+@pytest.mark.slow
 def test_some_clients_may_stay_away(federation):
   simulation = publics.simulate(
     "fedgen", federation, settings={"clients_per_round": 1}, generator_steps=5

@@ -11,6 +11,7 @@ from tests.methods import toy
 COHORT = toy.COHORT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("models", [1, 3])
 def test_without_distillation_it_is_fedavg(models):
   own = toy.run("fedgkd", 2, gamma=0.0, models=models)
@@ -77,6 +78,7 @@ def test_local_steps_are_those_of_the_paper(models):
   assert tiny.largest_difference(sent, plain) > 1e-3
 
 
+@pytest.mark.slow
 def test_it_learns_with_quantized_clients():
   toy.check_learns("fedgkd")
   assert fedgkd.FedgkdOptions().models == 5

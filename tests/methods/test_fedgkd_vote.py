@@ -12,6 +12,7 @@ from tests.methods import toy
 COHORT = toy.COHORT
 
 
+@pytest.mark.slow
 def test_one_teacher_is_fedgkd_with_one():
   own = toy.run("fedgkd_vote", 2, models=1, gamma=1.0)
   other = toy.run("fedgkd", 2, models=1, gamma=1.0)
@@ -118,6 +119,7 @@ def test_local_steps_are_those_of_the_paper():
   assert tiny.largest_difference(sent, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_it_learns_with_quantized_clients():
   simulation = toy.check_learns("fedgkd_vote", models=3).made.simulation
   # All three models, and how many of them count.

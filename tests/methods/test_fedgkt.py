@@ -110,6 +110,7 @@ def test_a_client_learns_from_labels_and_the_servers_logits(federation):
   assert tiny.largest_difference(start.params, expected) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_first_round_is_local_training(federation):
   own, _ = publics.play(publics.simulate("fedgkt", federation), 1)
   local, _ = publics.play(publics.simulate("local", federation), 1)
@@ -180,10 +181,12 @@ def test_messages_are_counted_padded(federation):
   assert simulation.bytes_up == 4 * MOST * (WIDTH + CLASSES + 1) + 4
 
 
+@pytest.mark.slow
 def test_clients_of_all_precisions_learn():
   publics.check_learns("fedgkt")
 
 
+@pytest.mark.slow
 def test_some_clients_may_stay_away(federation):
   simulation = publics.simulate(
     "fedgkt", federation, settings={"clients_per_round": 2}, server_steps=5

@@ -126,6 +126,7 @@ def test_clients_weigh_by_their_samples_or_equally():
     assert alone.play(made).result.weight == expected
 
 
+@pytest.mark.slow
 def test_clients_of_any_precision_learn():
   alone.check_learning("fedkd")
 

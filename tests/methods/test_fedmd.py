@@ -93,6 +93,7 @@ def test_clients_learn_the_public_labels_once(federation):
   assert difference == 0
 
 
+@pytest.mark.slow
 def test_without_public_steps_clients_train_alone(federation):
   simulation = publics.simulate(
     "fedmd", federation, digest_steps=0, pretrain_steps=0
@@ -125,6 +126,7 @@ def test_class_scores_of_a_subset_travel(federation):
   assert simulation.bytes_down == scores + 2 * rows
 
 
+@pytest.mark.slow
 def test_clients_of_all_precisions_learn():
   publics.check_learns("fedmd", pretrain_steps=5)
 

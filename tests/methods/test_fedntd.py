@@ -52,6 +52,7 @@ def test_local_steps_are_those_of_the_paper():
   assert tiny.largest_difference(sent, plain) > 1e-3
 
 
+@pytest.mark.slow
 def test_it_learns_with_quantized_clients():
   played = toy.check_learns("fedntd")
   simulation = played.made.simulation

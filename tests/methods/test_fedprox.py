@@ -34,6 +34,7 @@ def test_local_steps_are_pulled_to_where_they_began():
   np.testing.assert_allclose(server.params["w"], np.mean(ends, 0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_strong_term_keeps_clients_near():
   moves = []
   for mu in (0.0, 5.0):
@@ -43,6 +44,7 @@ def test_a_strong_term_keeps_clients_near():
   assert 0 < moves[1] < 0.6 * moves[0]
 
 
+@pytest.mark.slow
 def test_it_learns_with_quantized_clients():
   played = toy.check_learns("fedprox")
   simulation = played.made.simulation

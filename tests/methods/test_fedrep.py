@@ -77,6 +77,7 @@ def round_of(client: int, head_steps: int, **changes):
   return server, start, result
 
 
+@pytest.mark.slow
 def test_a_straggler_that_gets_no_further_trains_its_head_alone():
   """The phases: as many steps on the head as told, then the body."""
   _, start, result = round_of(1, 3, num_steps=jnp.int32(3))
@@ -171,6 +172,7 @@ def test_a_clients_model_is_the_servers_body_with_its_head(played):
   assert len(np.unique(kernel)) <= 4
 
 
+@pytest.mark.slow
 def test_it_learns_with_quantized_clients():
   played = toy.check_learns("fedrep", rounds=25)
   assert set(played.accuracy) == {"personalized", "quantized"}

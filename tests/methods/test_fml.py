@@ -45,7 +45,9 @@ def hand_step(models, alpha, beta, own, shared, batch):
   )
 
 
-@pytest.mark.parametrize("hidden", [(8, 8), (4,)])
+@pytest.mark.parametrize(
+  "hidden", [pytest.param((8, 8), marks=pytest.mark.slow), (4,)]
+)
 def test_local_steps_are_those_of_the_paper(hidden):
   """The copy is of the same architecture, or of another."""
   made = alone.make(
@@ -109,6 +111,7 @@ def test_a_quantized_model_teaches_as_it_is_deployed():
   assert tiny.largest_difference(sent, by_weights) > 1e-3
 
 
+@pytest.mark.slow
 def test_cohorts_of_two_architectures_share_a_third():
   settings = tiny.make_settings("fml", 2, bits=(2,), steps=2)
   clients = {"wide": alone.mlp(16, 8), "deep": alone.mlp(8, 8, 8)}
@@ -155,6 +158,7 @@ def test_gradients_are_those_of_both_models():
     assert alone.make("fml", bits=bits, steps=4).method.gradients == expected
 
 
+@pytest.mark.slow
 def test_clients_of_any_precision_learn():
   alone.check_learning("fml", rounds=20)
 

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import quped_jax as qj
 from tests import tiny
@@ -8,6 +9,7 @@ from tests import tiny
 COHORT = tiny.COHORT
 
 
+@pytest.mark.slow
 def test_a_client_trains_the_same_alone_and_beside_bigger_clients():
   everyone = tiny.tiny("local")
   few = tiny.tiny("local", num_clients=2)
@@ -63,6 +65,7 @@ def test_nothing_travels():
   assert made.method.broadcast((), jnp.int32(0), COHORT) == ()
 
 
+@pytest.mark.slow
 def test_a_model_of_any_kind_can_be_trained():
   """Ten lines to one's own model: plain functions, and no layers' names."""
   model = qj.Model(

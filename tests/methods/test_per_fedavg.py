@@ -195,12 +195,14 @@ def test_clients_are_evaluated_after_one_step_on_their_data():
   assert tiny.largest_difference(first, expected["first"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_at_full_precision_the_adapted_model_is_reported():
   played = toy.run("per_fedavg", 1, bits=(32,), evaluate=True)
   assert set(played.accuracy) == {"personalized", "global"}
   assert played.made.simulation.primary_variant == "personalized"
 
 
+@pytest.mark.slow
 def test_the_hessian_free_variant_learns_with_quantized_clients():
   played = toy.check_learns("per_fedavg", variant="hessian_free")
   # Four gradients for each of the three of an alternating step.

@@ -159,6 +159,7 @@ def test_new_clients_and_all_variants_have_their_models():
   assert variants["global"][0] is server.params
 
 
+@pytest.mark.slow
 def test_clients_of_any_precision_learn():
   # The step size times lambda is 1.5.
   alone.check_learning("pfedme")

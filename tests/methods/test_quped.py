@@ -165,7 +165,10 @@ def play_one_client(settings, federation, made):
   return *play(), [data.batch(p) for p in positions]
 
 
-@pytest.mark.parametrize("global_loss", ["distill", "distill+labels"])
+@pytest.mark.parametrize(
+  "global_loss",
+  [pytest.param("distill", marks=pytest.mark.slow), "distill+labels"],
+)
 def test_local_steps_are_those_of_the_paper(global_loss):
   start, download, result, batches = play_one_client(
     *one_client(
@@ -204,6 +207,7 @@ def test_without_distillation_it_is_local_quantized_training(undistilled):
   assert tiny.largest_difference(own.server, start.server) == 0
 
 
+@pytest.mark.slow
 def test_without_distillation_and_levels_it_is_local_training(undistilled):
   start = tiny.full_precision(undistilled.state())
   own = undistilled.play(1, state=start)
@@ -215,6 +219,7 @@ def test_without_distillation_and_levels_it_is_local_training(undistilled):
   assert tiny.largest_difference(start, params) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_federation_of_full_precision_is_that_of_32_bit_clients():
   mixed = tiny.tiny("quped")
   own = mixed.play(1, state=tiny.full_precision(mixed.state()))
@@ -247,6 +252,7 @@ def test_the_server_takes_the_mean_by_the_weighting():
     np.testing.assert_allclose(server.params["w"], [expected])
 
 
+@pytest.mark.slow
 def test_optimizer_states_of_a_client_stay_with_it():
   settings = dataclasses.replace(
     tiny.make_settings("quped", 1, bits=(2,)), optimizer="momentum"

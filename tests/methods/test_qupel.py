@@ -59,6 +59,7 @@ def test_local_steps_are_those_of_the_paper():
   assert tiny.largest_difference(sent, download.params) > 1e-2
 
 
+@pytest.mark.slow
 def test_without_the_penalty_it_is_local_training():
   own = tiny.tiny("qupel", options=(("lambda_p", 0.0),)).play(1)
   local = tiny.tiny("local").play(1).clients[COHORT]

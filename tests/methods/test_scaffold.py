@@ -134,6 +134,7 @@ def test_a_server_that_hears_nobody_stays_as_it_is():
   assert tiny.largest_difference(new, server) == 0
 
 
+@pytest.mark.slow
 def test_it_learns_with_quantized_clients():
   played = toy.check_learns("scaffold")
   simulation = played.made.simulation

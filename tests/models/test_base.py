@@ -136,7 +136,9 @@ def test_register_model_refuses_built_in_names():
     models.register_model("mlp", models.create_model)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn1", "resnet8"])
+@pytest.mark.parametrize(
+  "name", ["mlp", "cnn1", pytest.param("resnet8", marks=pytest.mark.slow)]
+)
 def test_features_and_head_make_the_logits(name):
   model = qj.create_model(name, 3, image_channels=1)
   inputs = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))

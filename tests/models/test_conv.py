@@ -41,7 +41,9 @@ def _normal(seed, *shape):
 
 
 @pytest.mark.parametrize("name", _CONVS)
-@pytest.mark.parametrize("channels", [3, 5])
+@pytest.mark.parametrize(
+  "channels", [3, pytest.param(5, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   "size, window, strides, padding",
   [

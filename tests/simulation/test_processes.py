@@ -56,6 +56,7 @@ def read(folder):
   return summary, [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_result_of_one(tmp_path):
   port = free_port()
   folders = [tmp_path / name for name in ("one", "first", "second")]
@@ -147,6 +148,7 @@ def test_one_process_needs_no_others():
   assert processes.is_first()
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
   settings = (
     *SETTINGS,

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,21 +82,39 @@ def simulate(method, folder=None, *, cases, **changes):
     return made.simulation, state, metrics
 
 
-@pytest.mark.parametrize("method", ["quped", "scaffold"])
+HOW: dict[str, dict[str, Any]] = {
+  "one": {"clients_per_block": 1},
+  "devices": {"clients_per_block": 2, "devices": 2},
+  "vmap": {"strategy": "vmap"},
+  "disk": {"client_state": "disk", "clients_per_block": 2},
+}
+
+
 @pytest.mark.parametrize(
-  "how",
+  ("method", "how"),
   [
-    {"clients_per_block": 1},
-    {"clients_per_block": 2, "devices": 2},
-    {"strategy": "vmap"},
-    {"client_state": "disk", "clients_per_block": 2},
+    ("quped", "disk"),
+    ("scaffold", "devices"),
+    *(
+      pytest.param(method, how, marks=pytest.mark.slow)
+      for method, how in [
+        ("quped", "one"),
+        ("quped", "devices"),
+        ("quped", "vmap"),
+        ("scaffold", "one"),
+        ("scaffold", "vmap"),
+        ("scaffold", "disk"),
+      ]
+    ),
   ],
 )
 def test_moving_clients_changes_nothing(method, how, tmp_path):
   some = {"clients_per_round": 3}
   simulation, expected, metrics = simulate(method, cases=[1, 3], **some)
-  how = {"client_state": "host", **how}
-  moved, got, others = simulate(method, tmp_path, cases=[1, 3], **some, **how)
+  changes = {"client_state": "host", **HOW[how]}
+  moved, got, others = simulate(
+    method, tmp_path, cases=[1, 3], **some, **changes
+  )
   assert isinstance(jax.tree.leaves(got.clients)[0], np.ndarray)
   assert moved.program.compilations == 1
   for name, value in metrics.items():
@@ -126,6 +145,7 @@ def test_a_state_moves_from_devices_to_the_host_and_back():
   assert tiny.largest_difference(ends[0].clients, ends[1].clients) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_second_phase_begins_for_clients_elsewhere_too(tmp_path):
   some = {"clients_per_round": 3, "finetune_at": 1, "rounds": 3}
   made = [

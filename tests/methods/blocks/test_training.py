@@ -2,6 +2,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import quped_jax as qj
 from quped_jax.experiment.training import make_training
@@ -9,6 +10,7 @@ from quped_jax.methods import api
 from tests import tiny
 
 
+@pytest.mark.slow
 def test_recalibration_leaves_a_client_of_full_precision_alone():
   """Q is the identity at 32 bits, also in company and with batch norm."""
 
