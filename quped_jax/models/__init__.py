@@ -1,8 +1,4 @@
-"""Networks by name, all of them pure functions over a tree of parameters."""
-
-import inspect
-from collections.abc import Callable
-from typing import Any
+"""Networks, all of them pure functions over a tree of parameters."""
 
 from quped_jax.models.base import (
   Model,
@@ -17,8 +13,16 @@ from quped_jax.models.conv import (
   resolve_conv,
   shift_conv,
 )
-from quped_jax.models.mlp import DEFAULT_WIDTHS, MLP
+from quped_jax.models.mlp import MLP
 from quped_jax.models.pool import max_pool_2x2
+from quped_jax.models.registry import (
+  COMPUTE_DTYPES,
+  create_model,
+  get_factory,
+  model_names,
+  register_model,
+  takes_dtype,
+)
 from quped_jax.models.resnet import ResNet
 from quped_jax.models.transformer import Transformer
 
@@ -43,207 +47,3 @@ __all__ = [
   "shift_conv",
   "takes_dtype",
 ]
-
-# In which networks compute; their parameters are float32.
-COMPUTE_DTYPES = ("float32", "bfloat16")
-
-# Widths of CNN1: (convolutions, dense layers before the last).
-_GREY_WIDTHS = ((32, 64), (512,))
-_COLOUR_WIDTHS = ((64, 64), (384, 192))
-
-
-def _mlp(
-  num_classes: int,
-  *,
-  image_channels: int | None,
-  conv: str,
-  features: tuple[int, ...] = DEFAULT_WIDTHS,
-  dtype: Any = None,
-) -> Model:
-  del image_channels, conv  # Inputs are flattened.
-  _check_widths("features", features)
-  return from_linen(MLP(num_classes, tuple(features), dtype), "mlp")
-
-
-def _cnn(name: str, extra_convs: int) -> Callable[..., Model]:
-  def factory(
-    num_classes: int,
-    *,
-    image_channels: int | None,
-    conv: str,
-    conv_features: tuple[int, ...] | None = None,
-    dense_features: tuple[int, ...] | None = None,
-    dtype: Any = None,
-  ) -> Model:
-    convs, dense = _COLOUR_WIDTHS if image_channels == 3 else _GREY_WIDTHS
-    if conv_features is None:
-      conv_features = convs + (64,) * extra_convs
-    if dense_features is None:
-      dense_features = dense
-    _check_widths("conv_features", conv_features)
-    _check_widths("dense_features", dense_features)
-    module = CNN(
-      num_classes,
-      tuple(conv_features),
-      tuple(dense_features),
-      resolve_conv(conv),
-      dtype,
-    )
-    return from_linen(module, name)
-
-  return factory
-
-
-def _resnet(name: str, blocks: int) -> Callable[..., Model]:
-  def factory(
-    num_classes: int,
-    *,
-    image_channels: int | None,
-    conv: str,
-    dtype: Any = None,
-  ) -> Model:
-    del image_channels  # The first kernel takes its channels from the inputs.
-    module = ResNet(num_classes, blocks, conv=resolve_conv(conv), dtype=dtype)
-    return from_linen(module, name)
-
-  return factory
-
-
-def _transformer(
-  num_classes: int,
-  *,
-  image_channels: int | None,
-  conv: str,
-  width: int = 64,
-  blocks: int = 2,
-  heads: int = 4,
-  dtype: Any = None,
-) -> Model:
-  del image_channels, conv
-  _check_widths("width, blocks, heads", (width, blocks, heads))
-  if width % heads:
-    raise ValueError(f"width = {width}; allowed are multiples of {heads} heads")
-  module = Transformer(num_classes, width, blocks, heads, dtype)
-  return from_linen(module, "transformer")
-
-
-def _check_widths(field: str, widths: tuple[int, ...]) -> None:
-  if any(width < 1 for width in widths):
-    raise ValueError(f"{field} = {tuple(widths)}; allowed are positive widths")
-
-
-_BUILT_IN: dict[str, Callable[..., Model]] = {
-  "mlp": _mlp,
-  "cnn1": _cnn("cnn1", extra_convs=0),
-  "cnn2": _cnn("cnn2", extra_convs=2),
-  "resnet8": _resnet("resnet8", blocks=1),
-  "resnet20": _resnet("resnet20", blocks=3),
-  "resnet32": _resnet("resnet32", blocks=5),
-  "transformer": _transformer,
-}
-_registered: dict[str, Callable[..., Model]] = {}
-
-
-def register_model(name: str, factory: Callable[..., Model]) -> None:
-  """Makes a model available under a name.
-
-  A second registration under a name replaces the first, so that a notebook
-  cell can run again.
-
-  Args:
-    name: the name for `create_model`.
-    factory: called as `factory(num_classes, image_channels=..., conv=...,
-      **options)`; `**_` takes those it has no use for. One that names
-      `dtype` can be asked for `compute_dtype="bfloat16"`.
-
-  Raises:
-    ValueError: if the name is that of a model of this package.
-  """
-  if name in _BUILT_IN:
-    raise ValueError(
-      f"name = {name!r} is a built-in model; allowed is any name but "
-      f"{sorted(_BUILT_IN)}"
-    )
-  _registered[name] = factory
-
-
-def model_names() -> tuple[str, ...]:
-  """Names that `create_model` knows, in order."""
-  return tuple(sorted(_BUILT_IN | _registered))
-
-
-def get_factory(name: str) -> Callable[..., Model]:
-  """What makes the models of a name.
-
-  Raises:
-    ValueError: no such model.
-  """
-  factories = _BUILT_IN | _registered
-  if name not in factories:
-    allowed = ", ".join(model_names())
-    raise ValueError(f"model={name!r}: must be one of {allowed}")
-  return factories[name]
-
-
-def takes_dtype(name: str) -> bool:
-  """Whether a model's factory names the option `dtype` of the computation."""
-  return "dtype" in inspect.signature(get_factory(name)).parameters
-
-
-def create_model(
-  name: str,
-  num_classes: int,
-  *,
-  image_channels: int | None = None,
-  conv: str = "auto",
-  **options: Any,
-) -> Model:
-  """Creates a model by name.
-
-  Args:
-    name: `"mlp"`, `"cnn1"`, `"cnn2"` (`"cnn1"` with two more convolutions),
-      `"resnet8"`, `"resnet20"`, `"resnet32"`, `"transformer"` (of tokens, as
-      of the dataset "own_source"), or a registered name.
-    num_classes: number of logits.
-    image_channels: channels of the images: 3 gives the CNNs their widths for
-      CIFAR (64, 64, dense 384, 192), anything else those for grey images (32,
-      64, dense 512). The other models do without.
-    conv: name of a convolution, see `resolve_conv`.
-    **options: `dtype` of the computation (parameters are float32 all the
-      same; None, the default, computes in the type of the parameters and
-      inputs); `features` of `"mlp"`; `conv_features` and `dense_features` of
-      the CNNs, which override the widths by `image_channels`; `width`, `blocks`
-      and `heads` of `"transformer"`.
-
-  Returns:
-    The model, whose parameters at paths such as `"hidden_1/kernel"` are
-    quantized.
-
-  Raises:
-    ValueError: if there is no such model, convolution or option, or a value
-      that is not allowed.
-  """
-  factory = get_factory(name)
-  if num_classes < 1:
-    raise ValueError(f"num_classes = {num_classes}; allowed is at least 1")
-  # Also for the models that have no convolution: a typing error is one.
-  resolve_conv(conv)
-  _check_options(name, factory, options)
-  return factory(
-    num_classes, image_channels=image_channels, conv=conv, **options
-  )
-
-
-def _check_options(
-  name: str, factory: Callable[..., Model], options: dict[str, Any]
-) -> None:
-  parameters = inspect.signature(factory).parameters.values()
-  if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-    return
-  allowed = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-  allowed -= {"image_channels", "conv"}
-  unknown = sorted(set(options) - allowed)
-  if unknown:
-    raise ValueError(
-      f"model {name!r} has no options {unknown}; allowed are {sorted(allowed)}"
-    )

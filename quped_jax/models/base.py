@@ -96,8 +96,8 @@ def from_linen(
     unknown = sorted(set(variables) - {"params", "batch_stats"})
     if unknown:
       raise ValueError(
-        f"module of model {name!r} keeps the collections {unknown}; allowed "
-        "are 'params' and 'batch_stats'"
+        f"module: must keep no collections but 'params' and 'batch_stats'; "
+        f"that of model {name!r} keeps {unknown}"
       )
     return variables.get("params", {}), variables.get("batch_stats", {})
 

@@ -95,7 +95,7 @@ def test_from_linen_uses_the_predicate():
 
 def test_from_linen_refuses_other_collections():
   model = models.from_linen(_Counting(), "mine")
-  with pytest.raises(ValueError, match=r"'mine'.*\['counters'\].*batch_stats"):
+  with pytest.raises(ValueError, match=r"'mine' keeps \['counters'\]"):
     model.init(jax.random.key(0), jnp.ones((1, 2)))
 
 
@@ -116,13 +116,13 @@ def test_register_model():
   "arguments, message",
   [
     ({"name": "vgg"}, "model='vgg': must be one of .*cnn1, cnn2, mlp"),
-    ({"num_classes": 0}, "num_classes = 0; allowed is at least 1"),
+    ({"num_classes": 0}, "num_classes=0: must be at least 1"),
     ({"conv": "im2col"}, "conv='im2col': must be one of auto, adaptive"),
-    ({"width": 3}, r"no options \['width'\]; allowed are \['dtype', 'feat"),
-    ({"features": (64, 0)}, r"features = \(64, 0\); allowed are positive"),
+    ({"width": 3}, r"options=\['width'\]: must be among \['dtype', 'feat"),
+    ({"features": (64, 0)}, r"features=\(64, 0\): must be positive"),
     (
       {"name": "cnn1", "conv_features": (-1,)},
-      r"conv_features = \(-1,\); allowed are positive",
+      r"conv_features=\(-1,\): must be positive",
     ),
   ],
 )
@@ -132,7 +132,7 @@ def test_create_model_errors(arguments, message):
 
 
 def test_register_model_refuses_built_in_names():
-  with pytest.raises(ValueError, match="'mlp' is a built-in model"):
+  with pytest.raises(ValueError, match="name='mlp': must be none of"):
     models.register_model("mlp", models.create_model)
 
 

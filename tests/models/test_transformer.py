@@ -58,7 +58,7 @@ def test_bfloat16_computes_and_gives_float32():
 
 
 def test_a_width_that_heads_do_not_divide_is_an_error():
-  with pytest.raises(ValueError, match="width = 9; allowed are multiples of 2"):
+  with pytest.raises(ValueError, match="width=9: must be a multiple of"):
     make(width=9)
 
 

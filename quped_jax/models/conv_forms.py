@@ -1,0 +1,286 @@
+"""Forms of a convolution and of its two transposes, channels last.
+
+Each computes the same; which is fast depends on the backend, and on whether
+every client has a kernel of its own.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from quped_jax.models.conv_geometry import Geometry
+
+# With at most so many channels, windows along one axis become channels first.
+_THIN = 4
+
+
+def shift(geometry: Geometry, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+  """The product of the shifted windows with the kernel, channels last."""
+  no_padding = (0, 0, 0)
+  lhs = lax.pad(
+    lhs,
+    jnp.zeros((), lhs.dtype),
+    [
+      no_padding,
+      *((low, high, 0) for low, high in geometry.padding),
+      no_padding,
+    ],
+  )
+  spatial = geometry.out_size
+  shifted = [
+    lax.slice(
+      lhs,
+      (0, *offsets, 0),
+      (
+        lhs.shape[0],
+        *(
+          offset + (size - 1) * stride + 1
+          for offset, size, stride in zip(
+            offsets, spatial, geometry.strides, strict=True
+          )
+        ),
+        lhs.shape[-1],
+      ),
+      (1, *geometry.strides, 1),
+    )
+    for offsets in itertools.product(*map(range, geometry.window))
+  ]
+  windows = jnp.concatenate(shifted, axis=-1)
+  out = lax.dot_general(
+    windows.reshape(-1, windows.shape[-1]),
+    rhs.reshape(-1, rhs.shape[-1]),
+    (((1,), (0,)), ((), ())),
+    precision=geometry.precision,
+    preferred_element_type=geometry.element_type,
+  )
+  return out.reshape(lhs.shape[0], *spatial, rhs.shape[-1])
+
+
+def _native(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  padding: Sequence[tuple[int, int]],
+  geometry: Geometry,
+  strides: Sequence[int] | None = None,
+) -> jax.Array:
+  """XLA's convolution with its axes in the order that CPUs need."""
+  spatial = "DHW"[-len(geometry.window) :]
+  return lax.conv_general_dilated(
+    lhs,
+    rhs,
+    strides or (1,) * len(geometry.window),
+    padding,
+    dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+    precision=geometry.precision,
+    preferred_element_type=geometry.element_type,
+  )
+
+
+def _spread_out(geometry: Geometry, cotangent: jax.Array) -> jax.Array:
+  """The outputs' gradient with zeros where strides left positions out."""
+  if all(stride == 1 for stride in geometry.strides):
+    return cotangent
+  edges = [(0, 0, stride - 1) for stride in geometry.strides]
+  zero = jnp.zeros((), cotangent.dtype)
+  return lax.pad(cotangent, zero, [(0, 0, 0), *edges, (0, 0, 0)])
+
+
+def _rows(geometry, inputs):
+  """Makes channels of the windows along the first spatial axis.
+
+  With a few channels XLA's convolution has too little to multiply at a time.
+
+  Returns:
+    The geometry of what is left to do, along the other axes, and its inputs.
+  """
+  no_padding = (0, 0, 0)
+  others = [no_padding] * (inputs.ndim - 2)
+  padded = lax.pad(
+    inputs,
+    jnp.zeros((), inputs.dtype),
+    [no_padding, (*geometry.padding[0], 0), *others],
+  )
+  extent, stride = geometry.window[0], geometry.strides[0]
+  reach = (geometry.out_size[0] - 1) * stride + 1
+  rows = [
+    lax.slice_in_dim(padded, i, i + reach, stride, axis=1)
+    for i in range(extent)
+  ]
+  left = geometry._replace(
+    size=(geometry.out_size[0], *geometry.size[1:]),
+    window=(1, *geometry.window[1:]),
+    strides=(1, *geometry.strides[1:]),
+    padding=((0, 0), *geometry.padding[1:]),
+  )
+  return left, jnp.concatenate(rows, axis=-1)
+
+
+def _is_thin(geometry, inputs) -> bool:
+  return inputs.shape[-1] <= _THIN and geometry.window[0] > 1
+
+
+def _canonical_outputs(geometry, inputs, kernel):
+  if _is_thin(geometry, inputs):
+    geometry, inputs = _rows(geometry, inputs)
+    kernel = jnp.moveaxis(kernel, 0, -3)
+    shape = (1, *kernel.shape[:-3], -1, kernel.shape[-1])
+    kernel = kernel.reshape(shape)
+  return _native(inputs, kernel, geometry.padding, geometry, geometry.strides)
+
+
+def _canonical_inputs(geometry, cotangent, kernel):
+  """The inputs' gradient: a convolution with the kernel turned around."""
+  cotangent = _spread_out(geometry, cotangent)
+  axes = tuple(range(len(geometry.window)))
+  turned = jnp.flip(kernel, axes).swapaxes(-1, -2)
+  # It is of another type where `preferred_element_type` says so.
+  cotangent = cotangent.astype(kernel.dtype)
+  padding = []
+  for size, spread, extent, (low, _) in zip(
+    geometry.size,
+    cotangent.shape[1:-1],
+    geometry.window,
+    geometry.padding,
+    strict=True,
+  ):
+    before = extent - 1 - low
+    padding.append((before, size + extent - 1 - spread - before))
+  return _native(cotangent, turned, padding, geometry)
+
+
+def _canonical_kernel(geometry, inputs, cotangent):
+  """The kernel's gradient: images as channels, the gradient as kernel."""
+  if _is_thin(geometry, inputs):
+    channels, rows = inputs.shape[-1], geometry.window[0]
+    kernel = _canonical_kernel(*_rows(geometry, inputs), cotangent)
+    shape = (*kernel.shape[1:-2], rows, channels, kernel.shape[-1])
+    return jnp.moveaxis(kernel.reshape(shape), -3, 0)
+  cotangent = _spread_out(geometry, cotangent)
+  padding = [
+    (low, extent - 1 + spread - size - low)
+    for size, spread, extent, (low, _) in zip(
+      geometry.size,
+      cotangent.shape[1:-1],
+      geometry.window,
+      geometry.padding,
+      strict=True,
+    )
+  ]
+  images = inputs.swapaxes(0, -1)
+  cotangent = cotangent.astype(inputs.dtype)
+  kernel = _native(images, jnp.moveaxis(cotangent, 0, -2), padding, geometry)
+  return jnp.moveaxis(kernel, 0, -2)
+
+
+def _shifted_inputs(geometry, cotangent, kernel):
+  shape = (cotangent.shape[0], *geometry.size, kernel.shape[-2])
+  inputs = jax.ShapeDtypeStruct(shape, kernel.dtype)
+  transpose = jax.linear_transpose(lambda x: shift(geometry, x, kernel), inputs)
+  return transpose(cotangent)[0]
+
+
+def _shifted_kernel(geometry, inputs, cotangent):
+  shape = (*geometry.window, inputs.shape[-1], cotangent.shape[-1])
+  kernel = jax.ShapeDtypeStruct(shape, inputs.dtype)
+  transpose = jax.linear_transpose(lambda k: shift(geometry, inputs, k), kernel)
+  return transpose(cotangent)[0]
+
+
+class Form(NamedTuple):
+  """A way to compute a convolution and its two transposes, channels last.
+
+  Attributes:
+    outputs: `(geometry, inputs, kernel) -> outputs`.
+    inputs: `(geometry, gradient of outputs, kernel) -> gradient of inputs`.
+    kernel: `(geometry, inputs, gradient of outputs) -> gradient of kernel`.
+  """
+
+  outputs: Callable[..., jax.Array]
+  inputs: Callable[..., jax.Array]
+  kernel: Callable[..., jax.Array]
+
+
+def _by_batching(single, batched, fold_first: bool):
+  """`single`, or `batched` under vmap where every client has its kernel.
+
+  With `fold_first`, a map over the first operand alone joins its batch axis.
+  """
+
+  def run(geometry, first, second):
+    @jax.custom_batching.custom_vmap
+    def op(first, second):
+      return single(geometry, first, second)
+
+    @op.def_vmap
+    def rule(size, is_mapped, first, second):
+      if fold_first and not is_mapped[1]:
+        folded = op(first.reshape(-1, *first.shape[2:]), second)
+        return folded.reshape(size, -1, *folded.shape[1:]), True
+      axes = tuple(0 if mapped else None for mapped in is_mapped)
+      return jax.vmap(functools.partial(batched, geometry), axes)(
+        first, second
+      ), True
+
+    return op(first, second)
+
+  return run
+
+
+CANONICAL = Form(_canonical_outputs, _canonical_inputs, _canonical_kernel)
+SHIFTED = Form(shift, _shifted_inputs, _shifted_kernel)
+ADAPTIVE = Form(
+  _by_batching(CANONICAL.outputs, SHIFTED.outputs, True),
+  _by_batching(CANONICAL.inputs, SHIFTED.inputs, True),
+  _by_batching(CANONICAL.kernel, SHIFTED.kernel, False),
+)
+
+
+def differentiable(form: Form) -> Callable[..., jax.Array]:
+  """The convolution with its transposes as gradients, of any order.
+
+  A convolution is linear in either operand, and so are its two transposes:
+  the gradients of each are the other two. Only the operands are kept for the
+  backward pass, never the windows.
+  """
+
+  def bilinear(compute, first_grad, second_grad) -> Any:
+    """Gradients take (cotangent, first, second)."""
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def op(geometry, first, second):
+      return compute(geometry, first, second)
+
+    def forward(geometry, first, second):
+      return op(geometry, first, second), (first, second)
+
+    def backward(geometry, operands, cotangent):
+      first, second = operands
+      return (
+        first_grad(geometry, cotangent, *operands).astype(first.dtype),
+        second_grad(geometry, cotangent, *operands).astype(second.dtype),
+      )
+
+    op.defvjp(forward, backward)
+    return op
+
+  outputs = bilinear(
+    form.outputs,
+    lambda geometry, g, x, k: inputs(geometry, g, k),
+    lambda geometry, g, x, k: kernel(geometry, x, g),
+  )
+  inputs = bilinear(
+    form.inputs,
+    lambda geometry, x, g, k: outputs(geometry, x, k),
+    lambda geometry, x, g, k: kernel(geometry, x, g),
+  )
+  kernel = bilinear(
+    form.kernel,
+    lambda geometry, k, x, g: inputs(geometry, g, k),
+    lambda geometry, k, x, g: outputs(geometry, x, k),
+  )
+  return outputs
