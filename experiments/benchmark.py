@@ -1,4 +1,4 @@
-"""How fast the library is here, beside other ways to do the same.
+"""Measures how fast the library is, beside other ways to do the same.
 
 python -m experiments.benchmark \
   --suite=conv,step,clients,precision,methods,uneven --output=results/benchmark
@@ -12,11 +12,12 @@ python -m experiments.benchmark \
 | methods | rounds of all methods; mixed with uniform bits |
 | uneven | several networks with each alone; states on the host |
 
-Each suite in `experiments/benchmarks` says what exactly. A suite prints tables
-and leaves `SUITE_DEVICE.json`: versions, the machine and its own rate of matrix
-products and copies, and a row per contestant with the seconds of one unit of
-work. The contestants of a group take turns, and only ratios within a group
-mean much. `--quick` makes everything tiny, to see that it works.
+Each suite in `experiments/benchmarks` says exactly what it measures. A suite
+prints tables and leaves `SUITE_DEVICE.json`: versions, the machine with the
+rates at which it multiplies matrices and copies, and a row per contestant with
+the seconds that one unit of work takes. The contestants of a group take turns,
+and only ratios within a group mean much. `--quick` makes everything tiny, to
+see that it works.
 
 The PyTorch baseline needs the extra `bench` (see setup.cfg).
 """
@@ -51,10 +52,13 @@ _OUTPUT = flags.DEFINE_string(
   "output", "results/benchmark", "Folder for the results."
 )
 _REPETITIONS = flags.DEFINE_integer(
-  "repetitions", 7, "Of every measurement; fewer of slow ones.", lower_bound=1
+  "repetitions",
+  7,
+  "Repetitions of a measurement, fewer if slow.",
+  lower_bound=1,
 )
 _QUICK = flags.DEFINE_bool(
-  "quick", False, "Tiny sizes and two repetitions: a check that all runs."
+  "quick", False, "Tiny sizes and two repetitions, to see that all runs."
 )
 
 

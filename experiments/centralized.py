@@ -3,9 +3,9 @@
 python -m experiments.centralized --config=configs/centralized.py:mnist \
   --workdir=/tmp/run --config.bits=2
 
-It is a federation of one client that trains locally: a round is an epoch.
-Full precision is --config.bits=32; its model.safetensors warm-starts a
-quantized run by --config.warm_start=FILE.
+The dataset is that of a single client, who trains locally; a round is an epoch.
+--config.bits=32 trains at full precision, and --config.warm_start=FILE starts a
+quantized run from the model.safetensors that such a run leaves.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""What the command lines share: configs from settings, and errors for users."""
+"""What the commands share: configs made of settings, and errors for users."""
 
 import contextlib
 import pathlib
@@ -16,32 +16,32 @@ from ml_collections import config_flags
 import quped_jax as qj
 from quped_jax.experiment import former_names
 
-# Where tables are not printed on a terminal, which has a width of its own.
+# In characters, where tables are not printed on a terminal.
 _WIDTH = 120
 
 
 def get_config(**overrides: Any) -> ml_collections.ConfigDict:
-  """A config with every setting, of which some are given.
+  """A config of all settings, with defaults for those that are not given.
 
   Args:
     **overrides: settings; a method's name takes a dict of its options.
 
   Returns:
-    A config whose fields are those of `quped_jax.Settings`, with a sub-config
-    of options for each method.
+    A config with the fields of `quped_jax.Settings`, and a sub-config of
+    options for each method.
   """
   settings = qj.Settings.from_dict(overrides)
   return ml_collections.ConfigDict(settings.to_dict())
 
 
 def get_settings(config: ml_collections.ConfigDict) -> qj.Settings:
-  """The checked settings that a config holds."""
+  """The settings that a config holds, checked."""
   return qj.Settings.from_dict(config.to_dict())
 
 
 @contextlib.contextmanager
 def _field_errors() -> Iterator[None]:
-  """One line for what the config library raises for an unknown field."""
+  """Prints one line for an unknown field, where the config library raises."""
   try:
     yield
   except (AttributeError, KeyError) as error:
@@ -55,7 +55,7 @@ def _field_errors() -> Iterator[None]:
 
 
 def _check_field_names(argv: Sequence[str]) -> None:
-  """One line for the former name of a setting, which gives the present one."""
+  """For a setting's former name, prints one line with its present name."""
   for field in (x.partition("=")[0] for x in argv if x.startswith("--config.")):
     name = field.rpartition(".")[2]
     if name in former_names.SETTINGS:
@@ -67,7 +67,7 @@ def _check_field_names(argv: Sequence[str]) -> None:
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
-  """One line for a config file that does not exist, which says which do."""
+  """For a config file that does not exist, prints one line with those there."""
   for value in (x.partition("=")[2] for x in argv if x.startswith("--config=")):
     path = pathlib.Path(value.rsplit(":", 1)[0])
     if not path.is_file():
@@ -81,12 +81,13 @@ def _check_config_file(argv: Sequence[str]) -> None:
 
 
 def last_of_each(argv: Sequence[str]) -> list[str]:
-  """Of each config field that is given more than once, the last.
+  """The arguments with the last value only of each config field.
 
-  The config library would join the values of those that are lists.
+  Where a field is a list, the config library would join the values that are
+  given for it.
 
   Args:
-    argv: arguments, fields as `--config.NAME=VALUE`.
+    argv: arguments; those of fields are `--config.NAME=VALUE`.
   """
   last = {}
   for i, arg in enumerate(argv):
@@ -108,8 +109,8 @@ def define_config(default: str) -> flags.FlagHolder:
   """
   _check_config_file(sys.argv)
   _check_field_names(sys.argv)
-  # The library reads the fields on the command line here if it finds no
-  # --config there, and when flags are parsed otherwise.
+  # The library reads fields on the command line at this point if there is no
+  # --config, and else when flags are parsed.
   with _field_errors():
     return config_flags.DEFINE_config_file(
       "config",
@@ -120,12 +121,12 @@ def define_config(default: str) -> flags.FlagHolder:
 
 
 def run_app(main: Callable[[list[str]], None]) -> None:
-  """`app.run`, with one line for a config field that does not exist.
+  """Runs `main` by `app.run`; an unknown config field is an error of one line.
 
   Makes every CPU core a device, and keeps compiled programs for later runs.
 
   Args:
-    main: takes the arguments that are no flags.
+    main: takes the arguments that are not flags.
   """
 
   def parse(argv):
@@ -138,10 +139,10 @@ def run_app(main: Callable[[list[str]], None]) -> None:
 
 
 def run_main(main: Callable[[], None]) -> None:
-  """Runs a command; a user's mistake is one line and exit code 2.
+  """Runs a command; a user's mistake becomes one line and exit code 2.
 
-  A run that cannot go on, on a full disk for example, ends with 1.
-  `--verbosity=1` gives the traceback instead.
+  A run that cannot go on, say on a full disk, ends with exit code 1. With
+  `--verbosity=1` there is a traceback instead.
 
   Args:
     main: raises ValueError, FileNotFoundError or ImportError for mistakes of
@@ -150,7 +151,7 @@ def run_main(main: Callable[[], None]) -> None:
   if not logging.level_debug():
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
   if not flags.FLAGS["verbosity"].present:
-    # tensorflow-datasets reports what it does at every turn.
+    # tensorflow-datasets logs every step that it takes.
     logging.set_verbosity(logging.WARNING)
   try:
     main()
@@ -174,7 +175,7 @@ def run_main(main: Callable[[], None]) -> None:
 
 
 def make_console() -> rich.console.Console:
-  """A console on which tables fit."""
+  """A console that is wide enough for tables."""
   console = rich.console.Console()
   if not console.is_terminal:
     console.width = _WIDTH
@@ -182,7 +183,7 @@ def make_console() -> rich.console.Console:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-  """Prints the accuracy of the last round, variant by variant."""
+  """Prints the accuracy after the last round, variant by variant."""
   bits = ", ".join(str(b) for b in summary["bits"])
   print(
     f"{summary['method']} on {summary['dataset']}, {summary['model']}, "

@@ -1,4 +1,4 @@
-"""QuPeD beside local training and FedAvg on handwritten digits, in minutes.
+"""QuPeD, local training and FedAvg on handwritten digits, in two minutes.
 
 python -m experiments.demo --workdir=/tmp/demo
 """
@@ -20,7 +20,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 40, "Rounds of every method.")
 
-# name: (what it is called, settings beside those of configs/digits.py)
+# name: (title, changes of the settings in configs/digits.py)
 _RUNS = {
   "local": ("local, 32 bits", {"method": "local", "bits": (32,)}),
   "fedavg": ("FedAvg, 32 bits", {"method": "fedavg", "bits": (32,)}),
@@ -37,7 +37,7 @@ def _percent(value: float | None) -> str:
 
 
 def _table(results: dict[str, qj.Result]) -> rich.table.Table:
-  """One row per run: accuracy over clients, and what a round costs."""
+  """A row per run: accuracy over clients, and what a round costs."""
   table = rich.table.Table(
     title="Accuracy on each client's own test data, mean over 40 clients, %",
     box=rich.box.SIMPLE_HEAD,
@@ -72,7 +72,7 @@ def _table(results: dict[str, qj.Result]) -> rich.table.Table:
 
 
 def _figure(results: dict[str, qj.Result], path: pathlib.Path) -> None:
-  """Accuracy over the rounds, of what each method would deploy."""
+  """Plots accuracy over the rounds, of the model each method would deploy."""
   figure = Figure(figsize=(6, 4), layout="constrained")
   axes = figure.subplots()
   for name, result in results.items():
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
         common.get_settings(config),
         folder / name,
         display=display,
-        resume=False,  # It takes a minute.
+        resume=False,  # The demo is short, and begins anew.
       )
     rich.console.Console().print(_table(results))
     _figure(results, folder / "accuracy.png")

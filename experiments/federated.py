@@ -3,12 +3,12 @@
 python -m experiments.federated --config=configs/digits.py --workdir=/tmp/run \
   --config.method=quped --config.bits=1,2,4,32
 
-On several machines, or in several processes of one, the same command in each
-with --coordinator=HOST:PORT --num_processes=N --process_id=0 to N - 1; on a
-cluster that JAX knows (Slurm, say) with --distributed alone.
+On several machines, or in several processes on one, run the same command in
+each with --coordinator=HOST:PORT, --num_processes=N and a --process_id from 0
+to N - 1; on a cluster that JAX knows, such as Slurm, with --distributed alone.
 
-A run that was ended, by whatever, goes on where its last checkpoint is if the
-same command is given again; --restart begins anew.
+An interrupted run goes on from its last checkpoint if the same command is given
+again; --restart begins anew.
 """
 
 from absl import app, flags
@@ -22,15 +22,17 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
 _RESTART = flags.DEFINE_bool(
-  "restart", False, "Begin anew, whatever the folder holds."
+  "restart", False, "Begin anew, even if the folder holds checkpoints."
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "host:port of process 0, if there are several."
+  "coordinator", None, "HOST:PORT of process 0, if there are several."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which one this is.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", 1, "Number of processes."
+)
+_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Number of this process.")
 _DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "Take these from the cluster's environment."
+  "distributed", False, "Join processes as the cluster's environment says."
 )
 _TIMEOUT = flags.DEFINE_float(
   "process_timeout", 300.0, "Seconds to wait for the other processes."

@@ -3,8 +3,8 @@
 python -m experiments.predict --input=samples.npy \
   --model=/tmp/run/models/client_00012.safetensors --output=logits.npy
 
-The samples are as in the model's dataset, not normalised: an array `[samples,
-...]`. Prints the class of each, one per line.
+The samples are an array `[samples, ...]`, as in the model's dataset before they
+are normalised. Prints the class of each, one per line.
 """
 
 import sys
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     if broken.any():
       raise ValueError(
         f"input={_INPUT.value!r}: must be samples for which the model has "
-        f"finite logits; for {broken.sum()} of {len(logits)} it has not"
+        f"finite logits; {broken.sum()} of {len(logits)} are not"
       )
     if _OUTPUT.value:
       _save(_OUTPUT.value, logits)

@@ -49,14 +49,14 @@ class Assembly(NamedTuple):
   """All that a run is made of.
 
   Attributes:
-    settings: with `steps` as they follow from epochs and budget.
-    federation: of all clients, held-out clients last.
+    settings: all settings, with `steps` as they follow from epochs and budget.
+    federation: the data of all clients, held-out clients last.
     models: the networks, by cohort.
     assignment: which type each client is of, held-out clients last.
-    population: what they bring, likewise.
-    method: that is simulated.
-    privacy: what is promised of the shared model; None for nothing.
-    simulation: the programs, of the clients that train.
+    population: what each client brings, held-out clients last.
+    method: the method, with its wrappers.
+    privacy: the guarantee for the shared model; None without one.
+    simulation: the programs, for the clients that train.
     evaluate_held_out: `state -> {variant: accuracy [held-out clients]}`.
   """
 
@@ -106,7 +106,7 @@ class Assembly(NamedTuple):
     return (*shapes, found[-1])
 
   def cohorts(self) -> dict[str, tuple[client_types_lib.Network, np.ndarray]]:
-    """The clients that train, by cohort: their network, and who they are."""
+    """Of the clients that train: {cohort: (its network, its clients' ids)}."""
     names = self.assignment.cohort_names()
     trained = self.assignment.first(self.settings.clients).cohorts()
     return {names[n]: (n, ids) for n, ids in trained.items()}
@@ -114,8 +114,8 @@ class Assembly(NamedTuple):
   def stored_bits(self) -> np.ndarray:
     """Precision of the model that each client uses, int32 `[clients]`.
 
-    It is that of the primary variant, whose accuracy is reported; all but
-    "quantized" is of full precision.
+    That model is the primary variant, whose accuracy is reported. All variants
+    but "quantized" are of full precision.
     """
     bits = self.assignment.bits[: self.settings.clients]
     if self.method.primary_variant == "quantized":
@@ -123,7 +123,7 @@ class Assembly(NamedTuple):
     return np.full_like(bits, codebook_lib.FULL_PRECISION)
 
   def model_bytes(self) -> np.ndarray:
-    """Size of the model that each client uses, packed, int64 `[clients]`."""
+    """Packed size of each client's model, in bytes, int64 `[clients]`."""
     stored = self.stored_bits()
     sizes = np.zeros(len(stored), np.int64)
     for cohort, (_, members) in self.cohorts().items():
@@ -140,7 +140,7 @@ class Assembly(NamedTuple):
 
 
 class Built(NamedTuple):
-  """What `build` makes; see there."""
+  """What `build` returns; see there."""
 
   simulation: Simulation
   federation: Federation
@@ -183,7 +183,7 @@ def assemble(
     settings: all settings.
     federation: used instead of the one that the settings describe, if given.
     model: likewise.
-    workdir: in which clients' states are kept, for `client_state="disk"`.
+    workdir: where clients' states are kept with `client_state="disk"`.
   """
   # Before the data, which may have to be fetched first.
   check_networks(settings, model)
@@ -231,7 +231,7 @@ def _build_simulation(
   population: Population,
   workdir: str | os.PathLike | None,
 ) -> Simulation:
-  """The programs of the clients that train."""
+  """The programs for the clients that train."""
   settings = built.settings
   members = clients.assignment.first(settings.clients).members()
   folder = None if workdir is None else pathlib.Path(workdir) / "clients"
@@ -254,17 +254,18 @@ def _build_simulation(
       for cohort in members
     },
     store=Store(settings.client_state, folder, settings.clients_per_block),
-    # With privacy, whether one client's message counts must not follow from
-    # the messages of others.
+    # With privacy, whether one client's message counts must not depend on the
+    # messages of others.
     max_message_norm=settings.max_message_norm
     or (checks.LARGEST if settings.dp_clip else 0.0),
   )
 
 
 def _check_memory(settings: Settings, simulation: Simulation) -> None:
-  """Refuses what would take more than twice the memory that there is.
+  """Raises a ValueError if a round would take more than twice the memory.
 
-  Twice, since it is an estimate: less is left to the system to refuse.
+  What a round takes is an estimate: if it exceeds the memory by less than that,
+  it is left to the system to refuse it.
   """
   stats = jax.local_devices()[0].memory_stats() or {}
   needed = simulation.memory
@@ -289,7 +290,7 @@ def _build_held_out_evaluation(
   population: Population,
   simulation: Simulation,
 ) -> HeldOutEvaluation:
-  """Evaluates the clients that take no part in training; none if none are."""
+  """Evaluates the clients that take no part in training, if there are any."""
   settings = built.settings
   if not settings.held_out_clients:
     return lambda state: {}
@@ -304,7 +305,7 @@ def _build_held_out_evaluation(
     population,
     {cohort: ids for cohort, ids in held_out.items() if ids.size},
     steps=settings.held_out_client_steps,
-    # They begin with the first phase, whatever the others have come to.
+    # Held-out clients begin before fine-tuning, however far the others are.
     schedule=dataclasses.replace(make_schedule(settings), finetune_at=0),
     layout=simulation.layout,
   )

@@ -23,7 +23,7 @@ from quped_jax.simulation.programs import Population
 
 
 class Clients(NamedTuple):
-  """What clients and server have.
+  """The networks, and which client has which at which precision.
 
   Attributes:
     models: the networks, by cohort.
@@ -46,7 +46,7 @@ def build_clients(
 ) -> Clients:
   """Makes the networks, and says which client has which at which precision.
 
-  The cohorts are called by their networks, or "clients" if there is but one.
+  Cohorts have their networks' names, or "clients" if there is only one.
 
   Args:
     settings: networks, precisions and budgets.
@@ -161,7 +161,7 @@ def _start_warm(
 def describe(
   settings: Settings, federation: Federation, network: client_types_lib.Network
 ) -> ModelInfo:
-  """A network as a file would describe it, before it is anybody's."""
+  """How a file would describe the network, without a client or precision."""
   return ModelInfo(
     model=network.model,
     num_classes=federation.num_classes,

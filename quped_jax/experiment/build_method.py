@@ -19,7 +19,7 @@ from quped_jax.methods.wrappers import robust as robust_lib
 
 
 class BuiltMethod(NamedTuple):
-  """What clients and server do.
+  """The method that clients and server run.
 
   Attributes:
     method: the method, with its wrappers.
@@ -79,7 +79,7 @@ def build_method(
 def build_guarantee(settings: Settings) -> dict[str, Any] | None:
   """The privacy of the model that clients train together; None for none.
 
-  It follows from the settings alone, and stands in `summary.json`.
+  It follows from the settings alone, and is part of `summary.json`.
 
   Raises:
     ValueError: what is needed to compute it is not installed.
@@ -100,16 +100,16 @@ def affordable_steps(
   """The largest number of local steps whose gradients are allowed.
 
   The gradients of a round grow linearly with its local steps; what a round
-  takes beside them, if anything, is the same for any number.
+  takes in addition, if anything, does not depend on them.
 
   Args:
     steps: the largest number of steps to consider, at least 2.
-    allowed: gradient evaluations.
-    of_one: those of a round of 1 local step.
-    of_all: those of a round of `steps` local steps.
+    allowed: gradient evaluations that a round may take.
+    of_one: those that a round of 1 local step takes.
+    of_all: those that a round of `steps` local steps takes.
 
   Returns:
-    From 1 to `steps`; 1 also where not even one step is allowed.
+    A number from 1 to `steps`; 1 even where that is not allowed.
   """
   if of_all <= allowed:
     return steps
@@ -118,7 +118,7 @@ def affordable_steps(
 
 
 def _gradients(settings: Settings, method: api.FederatedMethod) -> float:
-  """Those of a round, for a budget of them."""
+  """Gradient evaluations in a round, for a budget of them."""
   if method.gradients is None:
     raise ValueError(
       f"budget={settings.budget!r}: must be 'steps' with "
@@ -129,7 +129,7 @@ def _gradients(settings: Settings, method: api.FederatedMethod) -> float:
 
 
 def _with_epochs(settings: Settings, federation: Federation) -> Settings:
-  """The settings with the local steps that `epochs` come to."""
+  """The settings with the local steps that `epochs` amount to."""
   if not settings.epochs:
     return settings
   average = np.mean(np.asarray(federation.train.count))
@@ -138,7 +138,13 @@ def _with_epochs(settings: Settings, federation: Federation) -> Settings:
 
 
 def _with_steps(settings: Settings, steps: int, why: str) -> Settings:
-  """The settings with so many local steps, which follow from something."""
+  """The settings with this number of local steps.
+
+  Args:
+    settings: all settings.
+    steps: number of local steps.
+    why: the setting that it follows from, for errors.
+  """
   check_batches(why, steps, settings.batch_size)
   if steps < 2 and settings.stragglers:
     raise ValueError(

@@ -1,8 +1,8 @@
 """Client types: which network and which precision each client has.
 
 A federation of several types is written as "15*cnn1@1, 15*cnn1@2, 20*cnn2@32":
-so many clients of this network at so many bits. Or each client gets a budget
-of bytes, and the largest of some candidates that fits.
+clients * network @ bits. Or each client gets a budget of bytes, and of some
+candidates the largest that fits into it.
 """
 
 import re
@@ -21,8 +21,8 @@ ONLY_COHORT = "clients"
 
 _FULL_BYTES = 4  # A float32.
 
-# A network by name and, if it is an "mlp", perhaps widths: "mlp(64,64)".
-# Of numbers of up to nine digits, which int32 holds.
+# A network by name, and for an "mlp" perhaps widths: "mlp(64,64)". Numbers have
+# up to nine digits, so that an int32 holds them.
 _WIDTHS = r"\s*[1-9]\d{0,8}\s*(?:,\s*[1-9]\d{0,8}\s*)*"
 _NETWORK = rf"([A-Za-z_][\w-]*)\s*(?:\(({_WIDTHS})\))?"
 _CLIENT_TYPE = re.compile(rf"(\d{{1,9}})\s*\*\s*{_NETWORK}\s*@\s*(\d{{1,9}})")
@@ -30,7 +30,7 @@ _BETWEEN = re.compile(r",(?![^(]*\))")  # A comma outside parentheses.
 
 
 class Network(NamedTuple):
-  """An architecture, by which clients form cohorts.
+  """An architecture. Clients that share one form a cohort.
 
   Attributes:
     model: its name, see `quped_jax.models.create_model`.
@@ -46,7 +46,7 @@ class Network(NamedTuple):
 
 
 def make_network(model: str, hidden: tuple[int, ...] = ()) -> Network:
-  """A network, by the same name whether or not its widths are the default."""
+  """The network; one name stands for default widths, given or not."""
   if model == "mlp" and not hidden:
     hidden = DEFAULT_WIDTHS
   return Network(model, tuple(hidden))
@@ -58,7 +58,7 @@ class ClientType(NamedTuple):
   Attributes:
     network: its architecture.
     bits: its precision, 1 to 8 or 32.
-    turn: which entry of the settings' per-precision step sizes is its own.
+    turn: index of its entry where settings give a step size per precision.
   """
 
   network: Network
@@ -73,10 +73,10 @@ class Assignment(NamedTuple):
   """Which type every client is of.
 
   Attributes:
-    client_types: all of them.
-    of_client: int32 `[clients]`, index into `client_types`; held-out clients
-      come last.
-    budgets: int64 `[clients]`, the bytes that each client's model may take;
+    client_types: all types.
+    of_client: each client's type, int32 `[clients]`, an index into
+      `client_types`; held-out clients come last.
+    budgets: the bytes that each client's model may take, int64 `[clients]`;
       None if they are not limited.
   """
 
@@ -86,10 +86,9 @@ class Assignment(NamedTuple):
 
   @property
   def bits(self) -> np.ndarray:
-    """int32 `[clients]`."""
-    return np.array([k.bits for k in self.client_types], np.int32)[
-      self.of_client
-    ]
+    """Each client's precision, int32 `[clients]`."""
+    bits = np.array([x.bits for x in self.client_types], np.int32)
+    return bits[self.of_client]
 
   @property
   def quantized(self) -> bool:
@@ -97,36 +96,22 @@ class Assignment(NamedTuple):
     return bool(np.any(self.bits < codebook_lib.FULL_PRECISION))
 
   def per_client(self, values: Sequence) -> np.ndarray:
-    """Gives values, one or one per precision, to the clients."""
-    turns = np.array([client_type.turn for client_type in self.client_types])[
-      self.of_client
-    ]
+    """Each client's value, `[clients]`, of one value or one per precision."""
+    turns = np.array([x.turn for x in self.client_types])[self.of_client]
     return np.asarray(values)[turns % len(values)]
 
   def cohorts(self) -> dict[Network, np.ndarray]:
-    """The clients of each network, those that there are."""
-    networks = dict.fromkeys(
-      client_type.network for client_type in self.client_types
-    )
-    ids = {
-      network: np.flatnonzero(
-        np.isin(
-          self.of_client,
-          [
-            i
-            for i, client_type in enumerate(self.client_types)
-            if client_type.network == network
-          ],
-        )
-      ).astype(np.int32)
-      for network in networks
-    }
-    return {
-      network: members for network, members in ids.items() if members.size
-    }
+    """{network: int32 ids of its clients}, of networks that clients have."""
+    result = {}
+    for network in dict.fromkeys(x.network for x in self.client_types):
+      own = [i for i, x in enumerate(self.client_types) if x.network == network]
+      ids = np.flatnonzero(np.isin(self.of_client, own)).astype(np.int32)
+      if ids.size:
+        result[network] = ids
+    return result
 
   def cohort_names(self) -> dict[Network, str]:
-    """What cohorts are called: by their network, or "clients" if one only."""
+    """Names of cohorts: their network's, or "clients" if there is only one."""
     networks = list(self.cohorts())
     if len(networks) == 1:
       return {networks[0]: ONLY_COHORT}
@@ -138,7 +123,7 @@ class Assignment(NamedTuple):
     return {names[network]: ids for network, ids in self.cohorts().items()}
 
   def first(self, clients: int) -> "Assignment":
-    """The same for the first clients alone."""
+    """The assignment of the first clients alone."""
     budgets = None if self.budgets is None else self.budgets[:clients]
     return Assignment(self.client_types, self.of_client[:clients], budgets)
 
@@ -155,8 +140,12 @@ def _network(name: str, widths: str | None) -> Network:
 def parse_networks(field: str, text: str) -> tuple[Network, ...]:
   """Reads a list of networks, such as "mlp(32,32), mlp(64,64), cnn1".
 
+  Args:
+    field: the field that errors name.
+    text: the list.
+
   Raises:
-    ValueError: something else; names the field and the part.
+    ValueError: a part that is no network.
   """
   networks = []
   for part in _BETWEEN.split(text):
@@ -173,10 +162,13 @@ def parse_networks(field: str, text: str) -> tuple[Network, ...]:
 def parse_client_types(
   text: str,
 ) -> tuple[tuple[ClientType, ...], tuple[int, ...]]:
-  """Reads "15*cnn1@1, 20*mlp(32,32)@32": types, and their numbers.
+  """Reads client types, such as "15*cnn1@1, 20*mlp(32,32)@32".
+
+  Returns:
+    The types, and the number of clients of each.
 
   Raises:
-    ValueError: something else; names the part.
+    ValueError: a part that does not have this form.
   """
   client_types, counts = [], []
   for turn, part in enumerate(_BETWEEN.split(text)):
@@ -201,7 +193,7 @@ def parse_client_types(
 def assign_in_turn(
   client_types: Sequence[ClientType], clients: int
 ) -> Assignment:
-  """Client types given to the clients in turn."""
+  """Gives the client types to the clients in turn."""
   of_client = np.arange(clients, dtype=np.int32) % len(client_types)
   return Assignment(tuple(client_types), of_client)
 
@@ -211,7 +203,13 @@ def assign_counts(
   counts: Sequence[int],
   held_out_clients: int = 0,
 ) -> Assignment:
-  """So many clients of each type; held-out clients are of the types in turn."""
+  """Gives each type to a number of clients; held-out clients take turns.
+
+  Args:
+    client_types: all types.
+    counts: number of clients of each.
+    held_out_clients: number of held-out clients.
+  """
   of_client = np.concatenate(
     [
       np.repeat(np.arange(len(client_types)), counts),
@@ -222,7 +220,7 @@ def assign_counts(
 
 
 def draw_budgets(budgets: Sequence[int], clients: int, seed: int) -> np.ndarray:
-  """A budget for each client, one of these, drawn uniformly."""
+  """Draws a budget for each client, uniformly from these: int64 `[clients]`."""
   drawn = np.random.default_rng([seed, 0xB0D6E7]).choice(budgets, clients)
   return np.asarray(drawn, np.int64)
 
@@ -232,14 +230,14 @@ def assign_by_budget(
 ) -> Assignment:
   """Gives each client the largest type whose model its budget allows.
 
-  Of types of the same size, the one with more bits.
+  Of types of the same size it is the one with more bits.
 
   Args:
-    budgets: int64 `[clients]`, bytes.
-    sizes: bytes of a packed model of each client_type.
+    budgets: of each client, in bytes, int64 `[clients]`.
+    sizes: bytes of a packed model of each client type.
 
   Raises:
-    ValueError: a budget too small for any of them.
+    ValueError: a budget that is too small for any of the types.
   """
   order = sorted(
     sizes, key=lambda client_type: (sizes[client_type], client_type.bits)
@@ -263,17 +261,17 @@ def model_bytes(
   *,
   channelwise: bool = False,
 ) -> int:
-  """Size of a model as it would be stored.
+  """Size of a model as it would be stored, in bytes.
 
-  A quantized tensor takes `bits` for each weight, up to a whole byte, and a
-  float32 for each level; all else is float32.
+  A quantized tensor takes `bits` bits for each weight, rounded up to whole
+  bytes, and a float32 for each level; everything else is float32.
 
   Args:
-    params: arrays, or shapes and types.
+    params: arrays, or their shapes and types.
     stats: batch-norm statistics, likewise.
-    is_quantized: predicate on the path of a parameter.
-    bits: 1 to 8; 32 for full precision.
-    channelwise: whether every entry of the last axis has levels of its own.
+    is_quantized: `path of a parameter -> whether it is quantized`.
+    bits: 1 to 8, or 32 for full precision.
+    channelwise: whether every entry of the last axis has its own levels.
   """
   total = sum(_FULL_BYTES * x.size for x in jax.tree.leaves(stats))
   leaves, _ = jax.tree_util.tree_flatten_with_path(params)

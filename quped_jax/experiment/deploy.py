@@ -1,9 +1,9 @@
-"""What a run leaves to be used: its models, as packed files.
+"""The models that a run leaves for use, as packed files.
 
-`models/client_00012.safetensors` is what client 12 would use, the primary
-variant of its model, and `models/global.safetensors` the method's global model;
-`models/global_COHORT.safetensors` where it has one for each network. Where the
-primary variant is the global model there are no files of clients.
+`models/client_00012.safetensors` is the model that client 12 would use, the
+primary variant. `models/global.safetensors` is the method's global model, or
+`models/global_COHORT.safetensors` where there is one for each network. Where
+the primary variant is the global model, clients have no files of their own.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _OWN = ("client_*.safetensors*", "global*.safetensors*")
 
 
 class _Files:
-  """Writes models; of one that is not finite it says so at the end."""
+  """Writes models; warns at the end of those that are not finite."""
 
   def __init__(self, made: Assembly, workdir: str | os.PathLike):
     self._folder = pathlib.Path(workdir) / _FOLDER
@@ -59,7 +59,7 @@ class _Files:
 
 
 def _global_networks(made: Assembly) -> dict[str, Model]:
-  """The global model's network for each cohort; none if there is no model."""
+  """The global model's network for each cohort; {} without such a model."""
   found: dict[str, Model] = {}
   method = made.method
 
@@ -76,7 +76,7 @@ def _global_networks(made: Assembly) -> dict[str, Model]:
 def _describe(
   made: Assembly, cohort: str, model: Model, variant: str
 ) -> ModelInfo:
-  """What a file says of a variant of the models of a cohort's clients."""
+  """How a file describes a variant of the model of a cohort's clients."""
   network, _ = made.cohorts()[cohort]
   if model is made.models.shared:
     network = made.settings.shared_network()
@@ -84,14 +84,15 @@ def _describe(
     raise ValueError(
       f"save_models={made.settings.save_models!r}: must be 'none' with "
       f"method={made.settings.method!r}, whose {variant} model {model.name!r} "
-      "is not one that clients or server have by name"
+      "is neither the clients' nor the server's network, so that a file cannot "
+      "name it"
     )
   info = describe(made.settings, made.federation, network)
   return dataclasses.replace(info, variant=variant)
 
 
 def _client_infos(made: Assembly) -> dict[str, ModelInfo]:
-  """What files say of the models of each cohort; {} if there are none."""
+  """How files describe the models of each cohort; {} if clients have none."""
   primary_variant = made.method.primary_variant
   if primary_variant == "global":
     return {}
@@ -107,7 +108,7 @@ def _client_infos(made: Assembly) -> dict[str, ModelInfo]:
 
 
 def _global_infos(made: Assembly) -> dict[str, tuple[str, ModelInfo]]:
-  """The global models, by file: a cohort that it is for, and what it is."""
+  """By file name: a cohort that uses this global model, and its description."""
   networks = _global_networks(made)
   infos = {
     cohort: _describe(made, cohort, model, "global")
@@ -122,20 +123,21 @@ def _global_infos(made: Assembly) -> dict[str, tuple[str, ModelInfo]]:
 def check(
   made: Assembly, workdir: str | os.PathLike | None, *, model_given: bool
 ) -> None:
-  """Raises a ValueError if the run is to leave models and cannot.
+  """Raises a ValueError if the run is to leave models, but cannot.
 
   Args:
     made: the run.
     workdir: where results are written; None for nowhere.
-    model_given: whether its network is one that was given, and has no name.
+    model_given: whether its network was given as an object, without a name that
+      a file could hold.
   """
   choice = made.settings.save_models
   if choice == "none":
     return
   if workdir is None:
     raise ValueError(
-      f"save_models={choice!r}: must be 'none' without a workdir, in which the "
-      "files would lie"
+      f"save_models={choice!r}: must be 'none' without a workdir, where the "
+      "files would go"
     )
   if model_given:
     raise ValueError(
@@ -158,12 +160,12 @@ def save_models(
 ) -> None:
   """Writes the models of a state, one after the other.
 
-  Few of them are in memory at a time. With several processes all have to call
-  it, and the first writes.
+  Only a few of them are in memory at a time. With several processes, all must
+  call it, and the first writes.
 
   Args:
     made: the run.
-    state: whose models they are.
+    state: the state whose models are written.
     workdir: they go into its folder "models".
 
   Raises:

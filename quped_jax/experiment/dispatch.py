@@ -1,7 +1,7 @@
 """How many rounds go in one dispatch, and after which round something happens.
 
-It follows from settings and networks alone, never from elapsed time: a run that
-is repeated runs the same programs.
+Both follow from settings and networks alone, never from elapsed time, so that a
+repeated run runs the same programs.
 """
 
 import jax
@@ -9,9 +9,9 @@ import jax
 from quped_jax.experiment.assemble import Assembly, batch_shape
 from quped_jax.experiment.settings import Settings
 
-# Floating-point operations in one dispatch, at most, counted as plain SGD's
-# network passes, of which QuPeD with levels takes about ten times as many:
-# seconds on two CPU cores, after which progress is shown and a run can stop.
+# The most floating-point operations in one dispatch, counted as if clients ran
+# plain SGD (QuPeD with levels takes about ten times as many). They take seconds
+# on two CPU cores; after a dispatch progress is shown, and a run can stop.
 _WORK_PER_DISPATCH = 2e10
 _MOST_ROUNDS = 1000
 
@@ -42,8 +42,8 @@ def next_stop(settings: Settings, done: int, at_once: int) -> int:
 
   Args:
     settings: when there are evaluations, checkpoints and fine-tuning.
-    done: how many rounds are done.
-    at_once: how many rounds go in one dispatch at most.
+    done: number of rounds that are done.
+    at_once: the most rounds in one dispatch.
   """
   stops = [
     settings.rounds,

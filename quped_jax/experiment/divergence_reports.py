@@ -1,4 +1,4 @@
-"""What a run says of clients that diverged, and when it ends for that."""
+"""What a run reports of clients that diverged, and when it ends for that."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _ADVICE = "a smaller learning_rate may help"
 
 
 class DivergenceError(RuntimeError):
-  """Clients diverged, and the run was to end then, or nobody else is left."""
+  """Clients diverged, and the run was to end then, or no others are left."""
 
 
 def check_divergence(
@@ -23,18 +23,18 @@ def check_divergence(
   state: SimulationState,
   known: Sequence[DivergenceReport],
 ) -> list[DivergenceReport]:
-  """Warns of clients that diverged since the last look, or ends the run.
+  """Warns of clients that diverged since the last check, or ends the run.
 
   Args:
     settings: what is to happen when a client diverges.
     state: after the rounds that are done.
-    known: what the last look returned.
+    known: what the last check returned.
 
   Returns:
-    The clients that diverged so far.
+    A report on each client that diverged so far.
 
   Raises:
-    DivergenceError: see there.
+    DivergenceError: the run ends; see there.
   """
   now = _reports(state)
   _check_server(state)
@@ -43,7 +43,7 @@ def check_divergence(
   if not new:
     return now
   _check_clients(settings, state, new)
-  # Each client once; at the end the run says how often.
+  # Warns once of each client; at the end the run says how often it diverged.
   first = [x.client for x in new if x.client not in before]
   if first:
     warnings.warn(
@@ -55,7 +55,7 @@ def check_divergence(
 
 
 def note(diverged: Sequence[DivergenceReport]) -> str:
-  """What became of clients that diverged, in words."""
+  """How many rounds of which clients were undone, in words."""
   undone = sum(x.undone for x in diverged)
   text = (
     f"{_names([x.client for x in diverged])} diverged; {undone} of their "
@@ -68,7 +68,7 @@ def note(diverged: Sequence[DivergenceReport]) -> str:
 
 
 def _reports(state: SimulationState) -> list[DivergenceReport]:
-  """The clients that diverged so far."""
+  """A report on each client that diverged so far."""
   if not int(state.monitor.undone):
     return []
   found = state.members, state.divergence
@@ -97,7 +97,8 @@ def _check_clients(
       f"round {1 + min(x.last for x in new)}: {who} diverged, and "
       f"on_divergence='raise'; {advice}"
     )
-  # Both stay true: neither when one looks nor a checkpoint between changes it.
+  # Once true, both stay true: the outcome does not depend on when this is
+  # checked, nor on checkpoints in between.
   in_all = round_ == settings.rounds and int(state.monitor.lost) >= round_
   if bool(state.monitor.over) or in_all:
     rounds = "all rounds" if in_all else f"{IN_A_ROW} rounds or more"
@@ -108,7 +109,7 @@ def _check_clients(
 
 
 def _names(clients: Sequence[int], most: int = 10) -> str:
-  """Numbers of clients, in words."""
+  """The clients' numbers, in words."""
   numbers = ", ".join(map(str, clients[:most]))
   if len(clients) > most:
     numbers += f" and {len(clients) - most} more"

@@ -15,7 +15,7 @@ import rich.progress
 
 
 def plain(value: Any) -> Any:
-  """JSON has no NaN: null stands for it."""
+  """The value for JSON, which has no NaN or infinity: they become null."""
   if isinstance(value, dict):
     return {k: plain(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
@@ -28,11 +28,11 @@ def plain(value: Any) -> Any:
 class Writer:
   """Writes a run's files into its workdir.
 
-  `config.json`, the settings with every default; `metrics.jsonl`, a line per
-  evaluated round; `clients.csv`, a row per client; `summary.json`.
+  They are `config.json`, all settings with their values; `metrics.jsonl`, a
+  line per evaluated round; `clients.csv`, a row per client; and `summary.json`.
 
   Args:
-    workdir: made if it is not there; None writes nothing.
+    workdir: made if it does not exist; None writes nothing.
 
   Raises:
     ValueError: a workdir that cannot be written.
@@ -58,7 +58,7 @@ class Writer:
       _replace(self._folder / name, text + "\n")
 
   def start(self, settings: dict[str, Any]) -> None:
-    """Writes `config.json` and removes what an earlier run left."""
+    """Writes `config.json`, and removes what an earlier run left."""
     if self._folder is None:
       return
     for name in ("summary.json", "clients.csv"):
@@ -67,7 +67,7 @@ class Writer:
     self._json("config.json", settings)
 
   def go_on(self, history: list[dict[str, Any]]) -> None:
-    """Cuts `metrics.jsonl` back to what a checkpoint has behind it."""
+    """Cuts `metrics.jsonl` back to the rounds up to a checkpoint."""
     if self._folder is not None:
       lines = "".join(map(_line, history))
       _replace(self._folder / "metrics.jsonl", lines)
@@ -98,7 +98,7 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
-  """Writes a file so that no reader ever sees half of it."""
+  """Writes a file such that no reader ever sees half of it."""
   part = path.with_name(path.name + ".part")
   part.write_text(text, newline="")
   os.replace(part, path)
@@ -114,13 +114,13 @@ def _describe(record: dict[str, Any], seconds: Any) -> str:
 
 
 class Display:
-  """Shows how a run gets on: live on a terminal, log lines elsewhere.
+  """Shows a run's progress: live on a terminal, as log lines elsewhere.
 
   Args:
-    console: where to; the standard output by default.
+    console: where it is shown; the standard output by default.
     label: what to call the run; its method by default.
     quiet: shows nothing.
-    lines: how many log lines a run prints at most where there is no terminal.
+    lines: the most log lines that a run prints where there is no terminal.
   """
 
   def __init__(
@@ -144,12 +144,12 @@ class Display:
   def show(self, method: str, rounds: int) -> Iterator[Callable[..., None]]:
     """Yields `update(round, record=None, seconds=None)`.
 
-    It is called when rounds have been dispatched, and after an evaluation
-    with its record and the seconds per round.
+    Call it when rounds have been dispatched, and after an evaluation, then
+    with the evaluation's record and the seconds per round.
 
     Args:
       method: what the run is called if the display has no label.
-      rounds: how many there will be.
+      rounds: the run's number of rounds.
     """
     label = self._label or method
     if self._quiet:

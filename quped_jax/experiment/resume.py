@@ -1,4 +1,4 @@
-"""What lets a run be interrupted: signals, progress, and when it is saved."""
+"""What makes a run resumable: signals, progress, and checkpoints."""
 
 import dataclasses
 import os
@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from quped_jax import version
 from quped_jax.experiment import former_names
 from quped_jax.experiment import summary as summary_lib
+from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
 from quped_jax.simulation import processes
@@ -25,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
   """A signal ended a run, after a checkpoint.
 
   Args:
-    number: of the signal.
+    number: the signal's number.
     note: what was saved, in words.
   """
 
@@ -35,13 +36,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-  """Remembers SIGTERM and Ctrl-C instead of ending at once; the first of them.
+  """Remembers the first SIGTERM or Ctrl-C, instead of ending at once.
 
-  A second one ends the process as ever. Where there are several processes, JAX
-  hears SIGTERM and tells the others.
+  A second one ends the process as usual. Where there are several processes, JAX
+  catches SIGTERM and tells the others.
 
   Args:
-    wanted: whether to; only the main thread can.
+    wanted: whether signals are to be caught; only the main thread can.
   """
 
   def __init__(self, wanted: bool):
@@ -69,7 +70,10 @@ class Signals:
     self._restore()
 
   def seen(self) -> int:
-    """The signal that ends the run now, or 0; all processes ask in turn."""
+    """The signal that is to end the run now, or 0.
+
+    With several processes it is collective: each asks after the same rounds.
+    """
     self._turn += 1
     if jax.process_count() > 1:
       if not getattr(jax.config, "jax_enable_preemption_service", True):
@@ -81,14 +85,14 @@ class Signals:
 
 @dataclasses.dataclass
 class Progress:
-  """What a run has come to, beside its state; JSON values.
+  """How far a run has come, beside its state; JSON values.
 
   Attributes:
     history: a record per evaluated round.
-    best: by split, the evaluated round that is best on it: its number, its
-      value and the table of test accuracies.
-    seconds: per round, of all stretches between evaluations.
-    finetuning: whether it has begun.
+    best: {split: the evaluated round that is best on it}, each with its number,
+      its value and the table of test accuracies.
+    seconds: seconds per round, of each stretch between evaluations.
+    finetuning: whether the fine-tuning phase has begun.
   """
 
   history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -97,7 +101,7 @@ class Progress:
   finetuning: bool = False
 
   def look(self, record: Any, accuracy: Any, primary_variant: str) -> None:
-    """Takes note of an evaluated round, if it is the best so far."""
+    """Records an evaluated round, where it is the best so far."""
     for split, table in accuracy.items():
       value = float(np.nanmean(table[primary_variant]))
       if split not in self.best or value > self.best[split]["value"]:
@@ -108,7 +112,7 @@ class Progress:
         }
 
   def value(self, round_: int, primary_variant: str) -> float | None:
-    """How good the model is after a round, if it was evaluated then."""
+    """By which checkpoints are kept: accuracy after the round, if evaluated."""
     if not self.history or self.history[-1]["round"] != round_:
       return None
     record = self.history[-1]
@@ -116,7 +120,7 @@ class Progress:
     return record[f"{split}/{primary_variant}"]
 
   def best_rounds(self) -> dict[str, Any]:
-    """The rounds that are best on validation data and on test data."""
+    """The best rounds, on validation and on test data, for `summary.json`."""
     chosen = self.best.get("validation", {"round": None, "accuracy": None})
     oracle = self.best["test"]
     return {
@@ -130,21 +134,27 @@ class Progress:
 
 
 class Saver:
-  """When checkpoints are saved, and what is in them; see Checkpoints.
+  """Saves checkpoints when they are due, and restores the latest.
 
   Args:
-    made: what is run.
+    made: the run.
     given: its settings, as they were given.
-    workdir: None saves nothing.
+    workdir: where checkpoints go; None saves nothing.
     anew: whether the run was asked to begin anew.
   """
 
-  def __init__(self, made, given: Settings, workdir, anew: bool):
+  def __init__(
+    self,
+    made: Assembly,
+    given: Settings,
+    workdir: str | os.PathLike | None,
+    anew: bool,
+  ):
     self.workdir = "" if workdir is None else os.fspath(workdir)
     self._simulation, self._settings = made.simulation, given
     self._how = "without --restart, " if anew else ""
-    # Clocks differ between processes, which save together; and signals come to
-    # one of them.
+    # Several processes save together, but their clocks differ, and a signal
+    # reaches one of them only.
     self.saves = bool(self.workdir) and jax.process_count() == 1
     self._minutes = given.checkpoint_minutes if self.saves else 0.0
     self._saved, self._since = -1, time.monotonic()
@@ -156,7 +166,7 @@ class Saver:
           **given.identity(),
           "version of quped_jax": version.__version__,
           "federation": checkpoint.fingerprint(made.federation),
-          # All else of who takes part is in the settings.
+          # Everything else that decides who takes part is in the settings.
           "content of participation_trace": checkpoint.fingerprint(
             made.population.participation.trace
           ),
@@ -172,7 +182,7 @@ class Saver:
       self._checkpoints.clear()
 
   def latest(self) -> tuple[SimulationState, Progress] | None:
-    """What the latest checkpoint holds, if there is one."""
+    """State and progress of the latest checkpoint; None if there is none."""
     if self._checkpoints is None:
       return None
     saved = self._checkpoints.latest(
@@ -191,7 +201,7 @@ class Saver:
     return self._simulation.restore(saved.state), Progress(**saved.progress)
 
   def save(self, state: SimulationState, progress: Progress) -> None:
-    """Saves a checkpoint; a warning if that cannot be."""
+    """Saves a checkpoint; warns if that fails."""
     round_ = int(state.round)
     if self._checkpoints is None or round_ == self._saved:
       return
@@ -214,7 +224,7 @@ class Saver:
       )
 
   def note(self) -> str:
-    """What there is to go on from, in words."""
+    """From where the run can go on, in words."""
     if self._saved < 0:
       where = f" in {self.workdir}" if self.workdir else ""
       return f"no checkpoint is saved{where}"
@@ -231,10 +241,10 @@ class Saver:
     *,
     last: bool = False,
   ) -> float:
-    """Saves one if it is time; after the last round, if there are others.
+    """Saves a checkpoint if one is due; after the last round, if there are any.
 
     Returns:
-      How many seconds it took.
+      How long it took, in seconds.
     """
     every, minutes = self._settings.checkpoint_every, self._minutes
     began = time.monotonic()

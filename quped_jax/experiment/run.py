@@ -24,14 +24,14 @@ from quped_jax.simulation.programs import Simulation, SimulationState
 
 
 class Result(NamedTuple):
-  """What a run ends with.
+  """The result of a run.
 
   Attributes:
     summary: what `summary.json` holds.
     clients: a row per client, what `clients.csv` holds.
     history: a record per evaluated round, what `metrics.jsonl` holds.
     state: the SimulationState after the last round.
-    simulation: the programs that made it.
+    simulation: the programs that computed it.
   """
 
   summary: dict[str, Any]
@@ -53,10 +53,10 @@ def run(
 ) -> Result:
   """Runs an experiment from its first round to its last.
 
-  A run with a workdir saves checkpoints there, and goes on from the latest if
-  it was ended before: its results are, bit for bit, those of one that was not,
-  on CPU with the same versions and devices. SIGTERM and Ctrl-C end it after the
-  rounds that are under way, with a checkpoint.
+  A run with a workdir saves checkpoints there. If it is interrupted, the same
+  call goes on from the latest, and its results are bit for bit those of an
+  uninterrupted run, on CPU with the same versions and devices. SIGTERM and
+  Ctrl-C end a run after the rounds that are under way, with a checkpoint.
 
   Args:
     settings: all settings.
@@ -64,22 +64,22 @@ def run(
       several; None for nowhere.
     federation: used instead of the one that the settings describe, if given.
     model: likewise.
-    state: where to go on from, after fewer than `settings.rounds` rounds,
-      instead of fresh weights; its buffers are taken over.
+    state: the state to go on from, instead of fresh weights, after fewer than
+      `settings.rounds` rounds; its buffers are donated.
     display: shows progress; by default a live display on a terminal and log
       lines elsewhere. `Display(quiet=True)` shows nothing.
-    resume: whether to go on from the workdir's checkpoints; if not, or if a
-      state is given, they are deleted.
+    resume: whether to go on from checkpoints in the workdir; if not, or if a
+      state is given, these are deleted.
 
   Returns:
     The result, which is also in the workdir.
 
   Raises:
-    ValueError: settings that cannot be, before anything is compiled; or a
+    ValueError: settings that are not allowed, before anything is compiled; a
       workdir with checkpoints of another run, or that another run uses.
-    Interrupted: by a signal; a checkpoint is saved.
-    DivergenceError: a client diverged and `on_divergence` is "raise"; or
-      everyone did, in three rounds in a row or in all there were.
+    Interrupted: a signal came; a checkpoint is saved.
+    DivergenceError: a client diverged and `on_divergence` is "raise"; or all
+      participants diverged, in three rounds in a row or in all rounds.
     OSError: results cannot be written; a note says what is saved.
   """
   began = time.perf_counter()
@@ -102,7 +102,7 @@ def run(
 
 
 def client_state(state: SimulationState, client_id: int) -> Any:
-  """One client's own state, out of the stacked state of all.
+  """One client's own state, taken from the stacked state of all.
 
   Raises:
     ValueError: no such client.
@@ -119,7 +119,7 @@ class _Job(NamedTuple):
   """What stays the same from a run's first round to its last.
 
   Attributes:
-    made: all that is run.
+    made: the run.
     given: its settings, as they were given.
     workdir: where results are written; None for nowhere.
     writer: writes them.
@@ -136,7 +136,7 @@ class _Job(NamedTuple):
 
   @classmethod
   def of(cls, made, given, workdir, display, *, anew: bool) -> "_Job":
-    """Of several processes the first writes and shows what there is."""
+    """Of several processes, only the first writes and shows anything."""
     first = processes.is_first()
     if display is None or not first:
       display = metrics_lib.Display(quiet=not first)
@@ -146,20 +146,20 @@ class _Job(NamedTuple):
 
 
 class _Begin(NamedTuple):
-  """Where a run goes on from: a state, and what it has come to so far."""
+  """Where a run begins, or goes on from."""
 
   state: SimulationState
   progress: Progress
 
 
 class _End(NamedTuple):
-  """What all rounds lead to.
+  """What the rounds of a run lead to.
 
   Attributes:
     state: after the last round.
-    progress: what the run has come to.
+    progress: with all evaluations.
     accuracy: {split: {variant: `[clients]`}} after the last round.
-    diverged: the clients that ever did.
+    diverged: a report on each client that ever diverged.
   """
 
   state: SimulationState
@@ -179,7 +179,7 @@ def _check_state(settings: Settings, state: SimulationState | None) -> None:
 def _restore(
   job: _Job, state: SimulationState | None, *, resume: bool
 ) -> _Begin:
-  """The state and progress of the latest checkpoint, or those of a new run."""
+  """State and progress of the latest checkpoint, or of a run that begins."""
   settings = job.made.settings
   saved = job.saver.latest() if resume else None
   if saved:
@@ -194,7 +194,7 @@ def _restore(
       state = job.made.simulation.init(settings.seed)
     elif settings.finetune_at:
       progress.finetuning = int(state.round) > settings.finetune_at
-    # From here on the run is valid: an earlier one in this workdir makes way.
+    # All is checked: now what an earlier run left in the workdir is removed.
     job.saver.clear()
     job.writer.start(job.given.to_dict())
     if job.workdir is not None and processes.is_first():
@@ -205,7 +205,7 @@ def _restore(
 
 
 def _train(job: _Job, state: SimulationState, progress: Progress) -> _End:
-  """All rounds that are left, with evaluations and checkpoints between them."""
+  """Runs the rounds that are left, with evaluations and checkpoints between."""
   settings, saver = job.made.settings, job.saver
   at_once = dispatch.rounds_at_once(job.made)
   accuracy = None
@@ -215,7 +215,7 @@ def _train(job: _Job, state: SimulationState, progress: Progress) -> _End:
     Signals(saver.saves) as signals,
   ):
     jax.block_until_ready(state)
-    # On the host: to read the state's would wait for the devices.
+    # Counted on the host: reading the state's would wait for the devices.
     round_ = int(state.round)
     clock = _Clock(job.made.simulation)
     while round_ < settings.rounds:
@@ -242,10 +242,10 @@ def _train(job: _Job, state: SimulationState, progress: Progress) -> _End:
       saver.save_if_due(round_, state, progress)
       clock.start()
     saver.save_if_due(round_, state, progress, last=True)
-    # During the last rounds: what is to come is run by the same command.
+    # A signal during the last rounds: the same command does what is left.
     _end_on_signal(job, signals, state, progress)
   if accuracy is None:
-    # All rounds were behind the checkpoint.
+    # The checkpoint was that of the last round.
     accuracy = job.made.simulation.evaluate(state)
   return _End(state, progress, accuracy, diverged)
 
@@ -258,13 +258,13 @@ class _Clock:
     self.start()
 
   def start(self) -> None:
-    """Begins a stretch between two evaluations."""
+    """Begins a new stretch, between two evaluations."""
     self.rounds = 0
     self._compiled = self._simulation.compile_seconds()
     self._began = time.perf_counter()
 
   def leave_out(self, seconds: float) -> None:
-    """Seconds of something else, such as a checkpoint."""
+    """Does not count seconds that something else took, such as a checkpoint."""
     self._began += seconds
 
   def seconds_per_round(self) -> float:
@@ -281,10 +281,10 @@ def _end_on_signal(job, signals, state, progress) -> None:
 def _advance(
   job: _Job, state: SimulationState, progress: Progress, begin: int, end: int
 ) -> tuple[SimulationState, dict[str, Any]]:
-  """The rounds from one number up to another, in one dispatch.
+  """Runs the rounds from one number up to another, in one dispatch.
 
-  Fine-tuning begins before them if it is time: never within them, see
-  `next_stop`.
+  The fine-tuning phase begins before them if it is due, and never within them,
+  see `next_stop`.
   """
   simulation, settings = job.made.simulation, job.made.settings
   due = settings.finetune_at and settings.finetune_at <= begin
@@ -301,7 +301,7 @@ def _evaluate(
   metrics: dict[str, Any],
   round_: int,
 ) -> tuple[dict[str, float], dict[str, dict[str, np.ndarray]]]:
-  """Evaluates all clients, and takes note of it: (record, accuracies)."""
+  """Evaluates all clients and records it; returns (record, accuracies)."""
   accuracy = job.made.simulation.evaluate(state)
   record = {
     "round": round_,
@@ -321,7 +321,7 @@ def _evaluate(
 
 
 def _finish(job: _Job, end: _End, began: float) -> Result:
-  """Models, summary and tables of a run whose rounds are done."""
+  """Writes the models, the summary and the tables of a run that is done."""
   made = job.made
   if end.diverged:
     job.display.note(divergence_reports.note(end.diverged))

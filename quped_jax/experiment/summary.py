@@ -1,4 +1,4 @@
-"""What a run has come to, as tables: its summary, and a row per client."""
+"""What a run achieved, as tables: its summary, and a row for each client."""
 
 import resource
 import sys
@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from quped_jax.experiment.assemble import Assembly
 from quped_jax.simulation import divergence
 from quped_jax.simulation.programs import SimulationState
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
-  """Accuracy over clients, as fractions."""
+  """How accuracies, `[clients]`, are spread; {} where no client has one."""
   present = values[~np.isnan(values)]
   if not present.size:
     return {}
@@ -27,20 +28,33 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 
 def table(accuracy: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-  """How each variant's accuracies, `[clients]`, are spread, as fractions."""
+  """How the clients' accuracies are spread: {variant: {statistic: fraction}}.
+
+  Args:
+    accuracy: {variant: float `[clients]`}, NaN for a client without samples.
+  """
   return {name: _spread(values) for name, values in accuracy.items()}
 
 
-def client_rows(made, accuracy) -> list[dict[str, Any]]:
-  """What `clients.csv` holds: what each client has, and its accuracies."""
+def client_rows(
+  made: Assembly, accuracy: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+  """The rows of `clients.csv`: what each client has, and its accuracies.
+
+  Args:
+    made: the run.
+    accuracy: {variant: float `[clients]`} on test data.
+  """
   train, test = (
     np.asarray(split.count)
     for split in (made.federation.train, made.federation.test)
   )
   client_types, sizes = made.assignment.client_types, made.model_bytes()
   several = len(made.models.clients) > 1
-  return [
-    {
+
+  def row(i: int) -> dict[str, Any]:
+    client_type = client_types[made.assignment.of_client[i]]
+    return {
       "client": i,
       "model": str(client_type.network) if several else made.model.name,
       "bits": client_type.bits,
@@ -49,68 +63,78 @@ def client_rows(made, accuracy) -> list[dict[str, Any]]:
       "test_samples": int(test[i]),
       **{name: float(values[i]) for name, values in accuracy.items()},
     }
-    for i in range(made.settings.clients)
-    for client_type in [client_types[made.assignment.of_client[i]]]
-  ]
+
+  return [row(i) for i in range(made.settings.clients)]
 
 
-def model_name(made) -> str:
-  """The clients' network, or networks."""
+def model_name(made: Assembly) -> str:
+  """The name of the clients' network; of several, all names."""
   if len(made.models.clients) > 1:
     return ", ".join(made.models.clients)
   return made.model.name
 
 
-def _client_types(made, accuracy) -> dict[str, dict[str, Any]]:
-  """What clients of each type came to."""
+def _members(made: Assembly) -> dict[str, np.ndarray]:
+  """{client type: which clients are of it, bool `[clients]`}; none is empty."""
   assignment = made.assignment.first(made.settings.clients)
-  sizes, labels = made.model_bytes(), np.array(assignment.labels())
-  rows = {}
-  for client_type in assignment.client_types:
-    own = labels == str(client_type)
-    if own.any():
-      rows[str(client_type)] = {
-        "clients": int(own.sum()),
-        "model_bytes": int(sizes[own][0]),
-        "accuracy": table(
-          {name: values[own] for name, values in accuracy.items()}
-        ),
-      }
-  return rows
+  labels = np.array(assignment.labels())
+  members = {str(x): labels == str(x) for x in assignment.client_types}
+  return {name: own for name, own in members.items() if own.any()}
 
 
-def budget_note(made) -> str:
-  """What the budgets came to, in words."""
-  assignment = made.assignment.first(made.settings.clients)
-  sizes, labels = made.model_bytes(), np.array(assignment.labels())
+def _client_types(
+  made: Assembly, accuracy: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
+  """Number, model size and accuracies of the clients of each type."""
+  sizes = made.model_bytes()
+  return {
+    name: {
+      "clients": int(own.sum()),
+      "model_bytes": int(sizes[own][0]),
+      "accuracy": table({v: values[own] for v, values in accuracy.items()}),
+    }
+    for name, own in _members(made).items()
+  }
+
+
+def budget_note(made: Assembly) -> str:
+  """Which client types the budgets led to, in words."""
+  sizes = made.model_bytes()
   counts = [
-    f"{np.sum(labels == str(client_type))} x {client_type} "
-    f"({int(sizes[labels == str(client_type)][0]):,} bytes)"
-    for client_type in assignment.client_types
-    if np.any(labels == str(client_type))
+    f"{own.sum()} x {name} ({int(sizes[own][0]):,} bytes)"
+    for name, own in _members(made).items()
   ]
   return "budgets allow: " + ", ".join(counts)
 
 
 def _peak_rss() -> int:
-  """Largest memory of this process so far, all its runs together, bytes."""
+  """Peak memory of this process so far, over all its runs, in bytes."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _device_peak() -> int | None:
+  """Peak memory of the first device, in bytes; None if it does not say."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("peak_bytes_in_use")
 
 
 def summarize(
-  made,
+  made: Assembly,
   state: SimulationState,
   progress: Any,
-  accuracy: dict[str, np.ndarray],
+  accuracy: Mapping[str, np.ndarray],
   diverged: Sequence[divergence.DivergenceReport],
 ) -> dict[str, Any]:
-  """What `summary.json` holds, but for the time that all of it took."""
+  """The content of `summary.json`, without the run's total time.
+
+  Args:
+    made: the run.
+    state: after the last round.
+    progress: see `quped_jax.experiment.resume.Progress`.
+    accuracy: {variant: float `[clients]`} on test data after the last round.
+    diverged: the clients that ever diverged.
+  """
   settings, simulation = made.settings, made.simulation
   return {
     "method": settings.method,

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(
   path.stem
   for path in (ROOT / "configs").glob("*.py")
-  # Those of comparisons hold more than settings: see test_compare.py.
+  # Configs of comparisons hold more than settings, see test_compare.py.
   if path.stem != "__init__" and not path.stem.startswith("compare")
 )
 
