@@ -173,6 +173,7 @@ TAKES_KINDS = (
   *("quped", "local", "fml", "fedkd", "fd", "fedmd", "ds_fl", "cfd"),
   *("feddf", "fedgkt"),
 )
+FAST = ("fd", "quped")
 
 
 def settings_of(method, **changes):
@@ -210,7 +211,17 @@ def bits_for(method):
   return CLIENT_TYPES
 
 
-@pytest.mark.parametrize("method", TAKES_KINDS)
+@pytest.mark.parametrize(
+  "method",
+  [
+    *FAST,
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in TAKES_KINDS
+      if name not in FAST
+    ),
+  ],
+)
 def test_clients_of_several_networks_train_in_one_program(method):
   simulation, state, metrics, accuracy = play(
     settings_of(method, client_types=bits_for(method))
@@ -267,9 +278,18 @@ def test_client_types_of_one_network_are_one_cohort():
 
 @pytest.mark.parametrize(
   "how",
-  [{"strategy": "vmap"}, {"strategy": "dispatch"}, {"devices": 2},
-   {"client_state": "host", "clients_per_block": 2}],
-)  # fmt: skip
+  [
+    *(
+      pytest.param(how, marks=pytest.mark.slow)
+      for how in (
+        {"strategy": "vmap"},
+        {"strategy": "dispatch"},
+        {"client_state": "host", "clients_per_block": 2},
+      )
+    ),
+    {"devices": 2},
+  ],
+)
 def test_some_of_several_client_types_take_part_however_they_are_run(how):
   _, expected, metrics, accuracy = play(
     settings_of("quped", clients_per_round=3)

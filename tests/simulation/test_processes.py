@@ -1,5 +1,6 @@
 """Several processes that simulate one federation, really started."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -136,11 +137,32 @@ def test_a_port_that_is_taken_is_an_error():
 
 
 def test_processes_that_disagree_are_told():
-  report = {"process_id": 1, "processes": 2}
-  assert processes._mistake(report, 2, {}) == ""
-  assert "process_id=1: is taken" in processes._mistake(report, 2, {1: None})
-  assert "num_processes=2: must be 3" in processes._mistake(report, 3, {})
-  assert processes._mistake("hello", 3, {}) == "not a process of this run"
+  """Three are expected: one comes twice, one expects two, one says hello."""
+  port = free_port()
+  coordinator = f"localhost:{port}"
+
+  def join(process_id, num_processes=3, timeout=5.0):
+    try:
+      processes.join(coordinator, num_processes, process_id, timeout=timeout)
+    except ValueError as error:
+      return str(error)
+    return ""
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    first = pool.submit(join, 0)
+    others = [pool.submit(join, 1, timeout=9.0) for _ in range(2)]
+    assert "num_processes=2: must be 3" in join(1, num_processes=2, timeout=9.0)
+    with socket.create_connection(("localhost", port), timeout=9.0) as stranger:
+      stranger.sendall(b'"hello"\n')
+      told = json.loads(stranger.makefile().readline())
+    assert told == "not a process of this run"
+    answers = sorted(other.result() for other in others)
+    # The third does not come at all.
+    assert "process_id=[2]: must answer within 5 s" in first.result()
+  assert answers == [
+    "process_id=1: is taken by another process",
+    "process_id=[2]: did not answer",
+  ]
 
 
 def test_one_process_needs_no_others():

@@ -373,6 +373,7 @@ def spoiled(**changes) -> float:
 NO_LIMIT = 1e30
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_clients_spoils_the_mean_alone():
   size = {"clients": 20, "rounds": 15, "steps": 20, "hidden": (32, 32)}
   clean = digits_run(**size, byzantine_clients=0)
