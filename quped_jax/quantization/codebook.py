@@ -14,6 +14,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,7 +119,12 @@ def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
 
   Returns:
     The codebook with sorted centers; padding repeats the last valid level.
+
+  Raises:
+    AssertionError: centers of another shape.
   """
+  # Others would be broadcast, to one level that counts many times.
+  chex.assert_equal_shape([centers, codebook.centers])
   padded = jnp.where(valid(codebook), centers, jnp.inf)
   # A level that is NaN must not hide behind the padding.
   broken = jnp.any(jnp.isnan(padded), axis=-1, keepdims=True)

@@ -17,6 +17,7 @@ factory closes over is not mapped by vmap.
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -106,6 +107,7 @@ def prox_quantize(
   Raises:
     ValueError: unknown norm or a negative number; at update, missing params,
       codebooks or values.
+    AssertionError: at update, updates of other shapes than params.
 
   References:
     Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -122,6 +124,7 @@ def prox_quantize(
   def update_fn(updates, state, params=None, **extra_args):
     codebooks = extra_args.get("codebooks")
     _check_args(params, codebooks)
+    chex.assert_trees_all_equal_shapes(updates, params)
     threshold = _threshold(extra_args, learning_rate, strength, state.count)
 
     def prox(codebook, update, param):
@@ -169,6 +172,7 @@ def prox_centers(
   Raises:
     ValueError: unknown norm or method or a negative number; at update,
       missing params, codebooks, weights or values.
+    AssertionError: at update, updates of other shapes than params.
 
   References:
     Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -189,6 +193,7 @@ def prox_centers(
     _check_args(params, codebooks)
     if weights is None:
       raise ValueError("weights=None: update must be given the tree of weights")
+    chex.assert_trees_all_equal_shapes(updates, params)
     threshold = _threshold(extra_args, learning_rate, strength, state.count)
 
     def prox(codebook, update, centers, x):

@@ -506,3 +506,14 @@ def test_a_mask_that_is_a_function_is_an_error():
   codebooks = qj.init_codebooks({"kernel": jnp.ones(3)}, lambda _: True, 1)
   with pytest.raises(ValueError, match="mask=.*must be a tree of bools"):
     qj.mask_codebooks(codebooks, lambda params: params)
+
+
+@pytest.mark.parametrize("name", ["prox_quantize", "prox_centers"])
+def test_updates_of_other_shapes_are_not_broadcast(name):
+  weights = {"kernel": jnp.linspace(-1.0, 1.0, 8)}
+  codebooks = init_codebooks(weights, lambda _: True, 1)
+  params = weights if name == "prox_quantize" else get_centers(codebooks)
+  tx = getattr(qj, name)(0.1, 0.1)
+  extra = {"codebooks": codebooks, "weights": weights}
+  with pytest.raises(AssertionError, match="shape"):
+    tx.update({"kernel": jnp.ones(1)}, tx.init(params), params, **extra)
