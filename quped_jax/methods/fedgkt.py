@@ -209,7 +209,7 @@ def make_fedgkt(
       ),
     )
     logits = predictions.predict(network, params, {}, received.everything)
-    # A slot of nobody writes past the end of the table, which drops it.
+    # An empty slot writes past the end of the table, which drops it.
     target = jnp.where(counts > 0, clients, num_clients)
     table = server.logits.at[target].set(
       logits.reshape(-1, most, classes), mode="drop"

@@ -184,7 +184,7 @@ def test_a_run_is_the_same_again_and_another_with_another_seed(finished):
   assert other.history[0]["loss"] != first.history[0]["loss"]
 
 
-def test_local_training_sends_nothing_and_has_a_second_phase(capsys):
+def test_local_training_sends_nothing_and_has_a_fine_tuning_phase(capsys):
   changes = {
     "method": "local",
     "rounds": 4,

@@ -328,7 +328,7 @@ PHASES = (
 
 
 @over(PHASES, fast=("fedgkt", "pfedme", "quped"))
-def test_the_second_phase_trains_levels_with_frozen_assignments(name):
+def test_the_fine_tuning_phase_trains_levels_with_frozen_assignments(name):
   made = tiny.tiny(name)
   with tiny.quick_compilation():
     frozen = made.simulation.begin_finetune(made.play(2))
@@ -361,12 +361,12 @@ def test_the_second_phase_trains_levels_with_frozen_assignments(name):
 
 
 @each
-def test_who_has_a_second_phase(name):
+def test_who_has_a_fine_tuning_phase(name):
   has = tiny.method_of(name).begin_finetune is not None
   assert has == (name in (*PHASES, "apfl"))
 
 
-def test_fedavg_has_no_second_phase():
+def test_fedavg_has_no_fine_tuning_phase():
   made = tiny.tiny("fedavg")
   with pytest.raises(ValueError, match="finetune_at=0: must be 0"):
     made.simulation.begin_finetune(made.state())

@@ -234,7 +234,7 @@ def test_outputs_of_any_architecture_have_one_shape():
     assert result.message.sums.shape == (tiny.CLASSES, tiny.CLASSES)
 
 
-def test_the_second_phase_freezes_the_learner():
+def test_the_fine_tuning_phase_freezes_the_learner():
   made = alone.make("fd", bits=2)
   freeze = made.method.begin_finetune
   assert freeze is not None

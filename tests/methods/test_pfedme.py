@@ -83,7 +83,7 @@ def test_theta_starts_from_the_global_model_and_keeps_the_rest():
   assert tiny.largest_difference(one.client, three.client) > 1e-3
 
 
-def test_in_the_second_phase_theta_goes_on_from_its_levels():
+def test_in_the_fine_tuning_phase_theta_goes_on_from_its_levels():
   made = alone.make("pfedme", bits=2, steps=1, inner_steps=1)
   frozen = alternating.freeze(alone.start(made))
   assert frozen.assignments is not None

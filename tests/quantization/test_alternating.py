@@ -482,7 +482,7 @@ def test_levels_that_cross_are_not_sorted():
   leaves_equal(deployed(stepped)[0], stepped.params)
 
 
-def test_32_bits_train_on_in_the_second_phase():
+def test_32_bits_train_on_in_the_fine_tuning_phase():
   alternating = make()
   learner = freeze(make_learner(alternating, bits=32))
   leaves_equal(learner.params, make_params())

@@ -209,7 +209,7 @@ def test_wrong_cohorts_and_participants_are_errors(
     )
 
 
-def test_a_method_without_second_phase_says_so():
+def test_a_method_without_fine_tuning_says_so():
   federation = tiny.make_federation((9, 9))
   simulation = make_simulation(
     key_method(), federation, population(2), {"all": np.arange(2)}

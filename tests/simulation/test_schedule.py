@@ -66,7 +66,7 @@ def test_levels_drop_with_rounds_of_their_own(round_, drops):
   assert rates.learning_rate == BASE.learning_rate and shared == SHARED
 
 
-def test_the_second_phase_has_its_own_rate_of_levels():
+def test_the_fine_tuning_phase_has_its_own_rate_of_levels():
   fields = {"finetune_at": 4, "finetune_centers_learning_rate": 3e-4}
   before, after = at(3, **fields)[0], at(4, **fields)[0]
   assert before.centers_learning_rate == BASE.centers_learning_rate

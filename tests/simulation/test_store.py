@@ -146,7 +146,7 @@ def test_a_state_moves_from_devices_to_the_host_and_back():
 
 
 @pytest.mark.slow
-def test_the_second_phase_begins_for_clients_elsewhere_too(tmp_path):
+def test_the_fine_tuning_phase_begins_for_clients_elsewhere_too(tmp_path):
   some = {"clients_per_round": 3, "finetune_at": 1, "rounds": 3}
   made = [
     simulate("quped", tmp_path, cases=[1], **some, client_state=where)
@@ -159,7 +159,7 @@ def test_the_second_phase_begins_for_clients_elsewhere_too(tmp_path):
       ends.append(tiny.to_host(state))
   for end in ends[1:]:
     assert tiny.largest_difference(ends[0].clients, end.clients) < 1e-4
-  assert os.listdir(tmp_path / "clients") == ["clients_second_phase"]
+  assert os.listdir(tmp_path / "clients") == ["clients_finetuning"]
 
 
 def test_a_round_without_anyone_is_one_on_the_host_too(tmp_path):
