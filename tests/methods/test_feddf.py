@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,7 +156,7 @@ def test_some_clients_may_stay_away(federation):
   )
   state, losses = publics.play(simulation, 3)
   assert np.all(np.isfinite(losses))
-  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.server))
+  chex.assert_tree_all_finite(state.server)
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,7 +181,7 @@ def test_some_clients_may_stay_away(federation):
     "fedgen", federation, settings={"clients_per_round": 1}, generator_steps=5
   )
   state, _ = publics.play(simulation, 3)
-  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.server))
+  chex.assert_tree_all_finite(state.server)
 
 
 def test_it_needs_one_architecture_with_a_last_layer(federation):

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,15 +103,7 @@ def jit_step(alternating, fn=objective, extra=None):
 
 
 def leaves_close(actual, desired, atol=2e-6):
-  assert jax.tree.structure(actual) == jax.tree.structure(desired)
-  for a, d in zip(
-    jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True
-  ):
-    np.testing.assert_allclose(a, d, rtol=1e-5, atol=atol)
-
-
-def leaves_equal(actual, desired):
-  jax.tree.map(np.testing.assert_array_equal, actual, desired)
+  chex.assert_trees_all_close(actual, desired, rtol=1e-5, atol=atol)
 
 
 # --- One step, written out. ---
@@ -287,7 +280,7 @@ def test_32_bits_in_a_quantized_tree_are_plain_sgd(estimator, extra):
     np.testing.assert_allclose(loss, want, rtol=1e-5)
   leaves_close(learner.params, plain)
   leaves_close(learner.stats, stats)
-  leaves_equal(learner.codebooks, start)
+  chex.assert_trees_all_equal(learner.codebooks, start)
 
 
 def test_a_statically_full_precision_tree_is_plain_sgd_too():
@@ -393,7 +386,7 @@ def test_freeze_quantizes_and_keeps_the_indices(bits):
     np.testing.assert_array_equal(index, want)
     if bits > 1:
       assert index.max() == 2**bits - 1
-  leaves_equal(
+  chex.assert_trees_all_equal(
     frozen.params, hard_quantize_tree(learner.params, learner.codebooks)
   )
   assert freeze(frozen) is frozen
@@ -421,8 +414,8 @@ def test_a_level_follows_the_summed_gradient_of_its_weights(bits, extra):
   want, stats = taught(learner.params, learner.quantized_stats)
   np.testing.assert_allclose(value, want, rtol=1e-5)
   leaves_close(stepped.quantized_stats, stats)
-  leaves_equal(stepped.stats, learner.stats)
-  leaves_equal(stepped.assignments, learner.assignments)
+  chex.assert_trees_all_equal(stepped.stats, learner.stats)
+  chex.assert_trees_all_equal(stepped.assignments, learner.assignments)
   for name in QUANTIZED:
     index = frozen_index(learner, name)
     total = np.zeros(2**bits)
@@ -451,7 +444,7 @@ def test_indices_stay_frozen_over_many_steps():
   start = learner = freeze(learner)
   for _ in range(6):
     learner, _ = step(learner, RATES)
-  leaves_equal(learner.assignments, start.assignments)
+  chex.assert_trees_all_equal(learner.assignments, start.assignments)
   for name, count in (("hidden", 4), ("last", 2)):
     x = np.asarray(learner.params[name]["kernel"])
     codebook = learner.codebooks[name]["kernel"]
@@ -479,20 +472,20 @@ def test_levels_that_cross_are_not_sorted():
       stepped.params[name]["kernel"], levels[frozen_index(learner, name)]
     )
   assert crossed
-  leaves_equal(deployed(stepped)[0], stepped.params)
+  chex.assert_trees_all_equal(deployed(stepped)[0], stepped.params)
 
 
 def test_32_bits_train_on_in_the_fine_tuning_phase():
   alternating = make()
   learner = freeze(make_learner(alternating, bits=32))
-  leaves_equal(learner.params, make_params())
+  chex.assert_trees_all_equal(learner.params, make_params())
   stepped, _ = jit_step(alternating)(learner, RATES)
   grads = jax.grad(lambda p: objective(p, learner.quantized_stats)[0])(
     learner.params
   )
   want = jax.tree.map(lambda p, g: p - 0.1 * g, learner.params, grads)
   leaves_close(stepped.params, want)
-  leaves_equal(stepped.codebooks, learner.codebooks)
+  chex.assert_trees_all_equal(stepped.codebooks, learner.codebooks)
 
 
 # --- What a learner shows of itself. ---
@@ -502,7 +495,9 @@ def test_deployed_and_current_models():
   alternating = make()
   learner = make_learner(alternating)
   params, stats = deployed(learner)
-  leaves_equal(params, hard_quantize_tree(learner.params, learner.codebooks))
+  chex.assert_trees_all_equal(
+    params, hard_quantize_tree(learner.params, learner.codebooks)
+  )
   assert stats is learner.quantized_stats
   assert current(learner) == (learner.params, learner.stats)
   frozen = freeze(learner)
