@@ -204,7 +204,7 @@ def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
   """Takes a workdir for this run; the lock goes with the process.
 
   Raises:
-    ValueError: another run has it.
+    ValueError: another run has it, or it is no folder that can be written.
   """
   path = pathlib.Path(workdir) / ".lock"
   held = filelock.FileLock(path)
@@ -214,6 +214,11 @@ def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
     raise ValueError(
       f"workdir={str(workdir)!r}: must not be in use by another run, which "
       "holds its lock"
+    ) from error
+  except OSError as error:
+    raise ValueError(
+      f"workdir={str(workdir)!r}: must be a folder that can be written "
+      f"({error.strerror})"
     ) from error
   return held
 
