@@ -55,14 +55,19 @@ VMAP, FOUR, ONE = {"strategy": "vmap"}, {"chunk_size": 4}, {"chunk_size": 1}
 @pytest.mark.parametrize(
   ("method", "bits", "how", "model", "batch_size"),
   [
-    ("local", 32, VMAP, "mlp", 128),
     ("local", 32, ONE, "cnn1", 16),
     ("fedavg", 32, FOUR, "mlp", 128),
-    ("fedavg", 32, ONE, "mlp", 32),
-    ("quped", 32, VMAP, "mlp", 32),
     ("quped", 1, VMAP, "mlp", 32),
-    ("quped", 4, VMAP, "mlp", 32),
-    ("quped", 1, ONE, "cnn1", 16),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in [
+        ("local", 32, VMAP, "mlp", 128),
+        ("fedavg", 32, ONE, "mlp", 32),
+        ("quped", 32, VMAP, "mlp", 32),
+        ("quped", 4, VMAP, "mlp", 32),
+        ("quped", 1, ONE, "cnn1", 16),
+      ]
+    ),
   ],
 )
 def test_the_formula_holds_to_a_quarter(method, bits, how, model, batch_size):
