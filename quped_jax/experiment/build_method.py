@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,13 +59,12 @@ def build_method(
 
   steps = settings.steps
   if settings.budget == "gradients" and steps > 1:
-    method, training = make(steps)
-    steps = affordable_steps(
-      steps,
-      allowed=steps * training.gradients_per_step,
-      of_one=_gradients(settings, make(1)[0]),
-      of_all=_gradients(settings, method),
-    )
+
+    def gradients(steps: int) -> float:
+      return _gradients(settings, make(steps)[0])
+
+    allowed = steps * make_training(settings, bits).gradients_per_step
+    steps = affordable_steps(gradients, steps, allowed)
   settings = _with_steps(settings, steps, f"budget={settings.budget!r}")
   method, training = make(steps)
   if settings.finetune_at and method.begin_finetune is None:
@@ -95,26 +94,28 @@ def build_guarantee(settings: Settings) -> dict[str, Any] | None:
 
 
 def affordable_steps(
-  steps: int, *, allowed: float, of_one: float, of_all: float
+  gradients: Callable[[int], float], steps: int, allowed: float
 ) -> int:
   """The largest number of local steps whose gradients are allowed.
 
-  The gradients of a round grow linearly with its local steps; what a round
-  takes in addition, if anything, does not depend on them.
-
   Args:
+    gradients: `local steps -> gradient evaluations of a round`. They grow
+      linearly with the steps; what a round takes in addition, if anything, does
+      not depend on them.
     steps: the largest number of steps to consider, at least 2.
     allowed: gradient evaluations that a round may take.
-    of_one: those that a round of 1 local step takes.
-    of_all: those that a round of `steps` local steps takes.
 
   Returns:
     A number from 1 to `steps`; 1 even where that is not allowed.
   """
-  if of_all <= allowed:
+  most = gradients(steps)
+  if most <= allowed:
     return steps
-  each = (of_all - of_one) / (steps - 1)
-  return max(1 + math.floor((allowed - of_one) / each), 1)
+  # Not those of 1 step, which some methods do not run with.
+  each = most - gradients(steps - 1)
+  if not each:
+    return 1
+  return max(steps - math.ceil((most - allowed) / each), 1)
 
 
 def _gradients(settings: Settings, method: api.FederatedMethod) -> float:
