@@ -57,11 +57,8 @@ from quped_jax.quantization.transforms import (
 )
 from quped_jax.simulation.layout import use_cores
 from quped_jax.simulation.program import use_compilation_cache
-from quped_jax.simulation.programs import (
-  Simulation,
-  SimulationState,
-  make_simulation,
-)
+from quped_jax.simulation.simulation import Simulation, make_simulation
+from quped_jax.simulation.state import SimulationState
 from quped_jax.version import __version__
 
 __all__ = [

@@ -16,7 +16,7 @@ from quped_jax.data.federation import make_public
 from quped_jax.experiment.build_clients import build_clients, build_population
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
-from quped_jax.simulation.programs import Population
+from quped_jax.simulation.state import Population
 
 BITS = (1, 2, 3, 4, 32)
 # With up to four levels programs are a third as long, and compile so: one

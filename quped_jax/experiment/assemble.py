@@ -33,12 +33,8 @@ from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.simulation import memory as memory_lib
 from quped_jax.simulation.held_out_clients import make_held_out_evaluation
-from quped_jax.simulation.programs import (
-  Population,
-  Simulation,
-  SimulationState,
-  make_simulation,
-)
+from quped_jax.simulation.simulation import Simulation, make_simulation
+from quped_jax.simulation.state import Population, SimulationState
 from quped_jax.simulation.store import Store
 
 # `state -> {variant: accuracy [held-out clients]}`

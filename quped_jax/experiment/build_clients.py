@@ -19,7 +19,7 @@ from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import codebook_tree
 from quped_jax.quantization.alternating import Rates
 from quped_jax.simulation.participation import Participation, load_trace
-from quped_jax.simulation.programs import Population
+from quped_jax.simulation.state import Population
 
 
 class Clients(NamedTuple):

@@ -22,7 +22,7 @@ from quped_jax.files.info import ModelInfo
 from quped_jax.files.packed import save_packed
 from quped_jax.models import Model
 from quped_jax.simulation import processes
-from quped_jax.simulation.programs import SimulationState
+from quped_jax.simulation.state import SimulationState
 
 _FOLDER = "models"
 _OWN = ("client_*.safetensors*", "global*.safetensors*")

@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 from quped_jax.experiment.settings import Settings
 from quped_jax.simulation import divergence as divergence_lib
 from quped_jax.simulation.divergence import IN_A_ROW, DivergenceReport
-from quped_jax.simulation.programs import SimulationState
+from quped_jax.simulation.state import SimulationState
 
 _ADVICE = "a smaller learning_rate may help"
 

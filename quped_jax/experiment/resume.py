@@ -19,7 +19,7 @@ from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
 from quped_jax.simulation import processes
-from quped_jax.simulation.programs import SimulationState
+from quped_jax.simulation.state import SimulationState
 
 
 class Interrupted(KeyboardInterrupt):

@@ -20,7 +20,8 @@ from quped_jax.experiment.resume import Interrupted, Progress, Saver, Signals
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
 from quped_jax.simulation import processes
-from quped_jax.simulation.programs import Simulation, SimulationState
+from quped_jax.simulation.simulation import Simulation
+from quped_jax.simulation.state import SimulationState
 
 
 class Result(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.simulation import divergence
-from quped_jax.simulation.programs import SimulationState
+from quped_jax.simulation.state import SimulationState
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:

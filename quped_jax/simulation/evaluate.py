@@ -1,13 +1,18 @@
-"""A model's accuracy on the samples of clients."""
+"""Accuracies of models on the samples of clients, after a round."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from quped_jax import random_keys
 from quped_jax.data.federation import ClientData, Split
 from quped_jax.models import Model
+from quped_jax.simulation import client_axis as clients_lib
+from quped_jax.simulation.layout import Layout
+from quped_jax.simulation.round import Engine
 
 
 def accuracy(
@@ -91,3 +96,92 @@ def _each_once(variants, data, split, batch_size) -> dict[str, jax.Array]:
       else accuracy(model, params, stats, data, split, batch_size)
     )
   return results
+
+
+def to_every_process(results: Any, layout: Layout) -> Any:
+  """Results of all devices, inside `Layout.shard`, for every process to read.
+
+  A process can read only what is on its own devices.
+  """
+  return layout.gather(results) if layout.across else results
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What each device computes to evaluate clients; pure functions of a state.
+
+  Attributes:
+    engine: the computations of rounds.
+    splits: the splits that are evaluated.
+    samples_at_once: samples of a client that are evaluated at once.
+  """
+
+  engine: Engine
+  splits: tuple[str, ...]
+  samples_at_once: int
+
+  def _variants(self, state, federation, population, cohort, client_id, client):
+    """A client's models after the last completed round, and its data."""
+    key = jax.random.fold_in(state.key, random_keys.EVALUATION)
+    context = self.engine.client_context(
+      population, federation.public, key, state.round, client_id
+    )
+    data = federation.client(client_id)
+    variants = self.engine.method.variants(
+      state.server, client, data, context, cohort
+    )
+    return variants, data
+
+  def evaluate(self, state, federation, population):
+    """{cohort: {split: {variant: accuracy [slots]}}}."""
+
+    def of_cohort(cohort):
+      def one(client_id, client):
+        variants, data = self._variants(
+          state, federation, population, cohort, client_id, client
+        )
+        return accuracies(variants, data, self.splits, self.samples_at_once)
+
+      return clients_lib.map_clients(
+        one,
+        state.members[cohort],
+        state.clients[cohort],
+        chunk_size=self.engine.layout.chunk_size,
+      )
+
+    results = {cohort: of_cohort(cohort) for cohort in self.engine.sizes}
+    return to_every_process(results, self.engine.layout)
+
+  def primary_models(self, state, index, federation, population, cohort, size):
+    """The models that some clients of each device would use.
+
+    Args:
+      state: after a round.
+      index: int32 `[]`, of the part of the device's clients.
+      federation: the samples.
+      population: what the clients bring.
+      cohort: of the clients.
+      size: how many clients a part has, static.
+
+    Returns:
+      The clients' ids, int32 `[size]`, -1 in an empty slot; and (params, stats)
+      of their primary variants, stacked `[size, ...]`.
+    """
+    members = state.members[cohort]
+    place = index * size + jnp.arange(size)
+    rows = jnp.minimum(place, members.shape[0] - 1)
+
+    def one(client_id, client):
+      variants, _ = self._variants(
+        state, federation, population, cohort, client_id, client
+      )
+      return variants[self.engine.method.primary_variant][:2]
+
+    models = clients_lib.map_clients(
+      one,
+      members[rows],
+      jax.tree.map(lambda x: x[rows], state.clients[cohort]),
+      chunk_size=self.engine.layout.chunk_size,
+    )
+    results = jnp.where(place < members.shape[0], members[rows], -1), models
+    return to_every_process(results, self.engine.layout)

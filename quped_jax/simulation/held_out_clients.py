@@ -1,16 +1,16 @@
-"""Clients that took no part in training, and what they get from it.
+"""Clients that took no part in training, and how well its model serves them.
 
 A held-out client starts from the global model, with levels fitted to it, takes
 some local steps on its own training data, and is evaluated on its test data.
-The same for all methods that have a global model.
+This is the same for all methods that have a global model.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from quped_jax import random_keys
 from quped_jax.data.federation import Federation
@@ -20,12 +20,60 @@ from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
 from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import evaluate as evaluate_lib
-from quped_jax.simulation import layout as layout_lib
 from quped_jax.simulation import placement
-from quped_jax.simulation.layout import Layout
+from quped_jax.simulation.layout import DIVIDED, SAME, Layout
 from quped_jax.simulation.program import Program
-from quped_jax.simulation.programs import Population, SimulationState
 from quped_jax.simulation.schedule import Schedule
+from quped_jax.simulation.state import Population, SimulationState
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adaptation:
+  """What a held-out client does with the global model; see below."""
+
+  method: api.FederatedMethod
+  training: Training
+  schedule: Schedule
+  steps: int
+
+  def context(self, key, round_, client_id, federation, population):
+    """What the client knows, as if it took part in the state's round."""
+    spec, base = population.of_client(client_id)
+    rates, shared_rate = self.schedule.rates(
+      base, population.shared_learning_rate, round_
+    )
+    return api.Context(
+      round=round_,
+      key=jax.random.fold_in(key, client_id),
+      client_id=client_id,
+      spec=spec,
+      rates=rates,
+      shared_learning_rate=shared_rate,
+      public=federation.public,
+    )
+
+  def variants(self, server, data, context, cohort):
+    """The client's models after its local steps, by name."""
+    assert self.method.global_model is not None
+    training = self.training
+    params, stats, model = self.method.global_model(server, cohort)
+    learner = training.learner(model, params, stats, context.spec.bits)
+
+    def step(learner, batch):
+      objective = training.label_objective(model, batch)
+      learner, loss = training.alternating.step(
+        learner, objective, context.rates
+      )
+      return learner, {"loss": loss}
+
+    if self.steps:
+      learner, _ = local_steps.run(
+        step, learner, data, context, training, steps=self.steps
+      )
+    return {
+      "personalized": (*alternating.current(learner), model),
+      "quantized": training.quantized_variant(model, learner, data, context),
+    }
 
 
 def make_held_out_evaluation(
@@ -44,12 +92,13 @@ def make_held_out_evaluation(
   Args:
     method: that trained the global model.
     training: how held-out clients train.
-    federation: of all clients, those that trained and the new ones.
-    population: what they bring, likewise.
+    federation: the samples of all clients, held out or not.
+    population: what the clients bring, likewise.
     cohorts: {name: ids of the held-out clients in it}.
-    steps: local steps that each takes; 0 evaluates the global model itself.
+    steps: local steps of each client; 0 evaluates the global model itself.
     schedule: of the rates, by the state's round.
-    layout: how clients are run; on the default device if None.
+    layout: over which devices clients are divided; the default device if
+      None.
 
   Returns:
     `state -> {variant: accuracy [held-out clients]}` on test data, in the order
@@ -58,70 +107,37 @@ def make_held_out_evaluation(
   """
   if method.global_model is None:
     return lambda state: {}
-  schedule = schedule or Schedule()
   layout = layout or Layout(None, 1)
-  global_model = method.global_model
+  adaptation = _Adaptation(method, training, schedule or Schedule(), steps)
 
   def evaluate(server, key, round_, members, federation, population):
-    def one(client_id, _, cohort):
-      spec, base = population.of_client(client_id)
-      rates, shared_rate = schedule.rates(
-        base, population.shared_learning_rate, round_
-      )
-      context = api.Context(
-        round=round_,
-        key=jax.random.fold_in(key, client_id),
-        client_id=client_id,
-        spec=spec,
-        rates=rates,
-        shared_learning_rate=shared_rate,
-        public=federation.public,
+    def one(client_id, cohort):
+      context = adaptation.context(
+        key, round_, client_id, federation, population
       )
       data = federation.client(client_id)
-      params, stats, model = global_model(server, cohort)
-      learner = training.learner(model, params, stats, spec.bits)
-
-      def step(learner, batch):
-        objective = training.label_objective(model, batch)
-        learner, loss = training.alternating.step(
-          learner, objective, context.rates
-        )
-        return learner, {"loss": loss}
-
-      if steps:
-        learner, _ = local_steps.run(
-          step, learner, data, context, training, steps=steps
-        )
-      variants = {
-        "personalized": (*alternating.current(learner), model),
-        "quantized": training.quantized_variant(model, learner, data, context),
-      }
+      variants = adaptation.variants(server, data, context, cohort)
       return evaluate_lib.accuracies(variants, data, ("test",))["test"]
 
     results = {
       cohort: clients_lib.map_clients(
-        lambda client_id, x, cohort=cohort: one(client_id, x, cohort),
+        lambda client_id, _, cohort=cohort: one(client_id, cohort),
         ids,
         (),
         chunk_size=1,
       )
       for cohort, ids in members.items()
     }
-    return layout.gather(results) if layout.across else results
+    return evaluate_lib.to_every_process(results, layout)
 
-  same, divided = P(), P(layout_lib.AXIS)
   federation, specs = placement.place(
     federation, layout, layout.groups(cohorts.values())
   )
-  population = layout.place(population, same)
-  inputs = (same, same, same, divided, specs, same)
-  outputs = same if layout.across else divided
+  population = layout.place(population, SAME)
+  inputs = (SAME, SAME, SAME, DIVIDED, specs, SAME)
+  outputs = SAME if layout.across else DIVIDED
   program = Program(layout.shard(evaluate, inputs, outputs))
-  members = {}
-  for cohort, ids in cohorts.items():
-    spare = layout.slots(len(ids)) - len(ids)
-    padded = np.concatenate([ids, np.repeat(ids[-1:], spare)])
-    members[cohort] = layout.place(jnp.asarray(padded, jnp.int32), divided)
+  members = _members(cohorts, layout)
 
   def run(state):
     key = jax.random.fold_in(state.key, random_keys.HELD_OUT_CLIENTS)
@@ -136,3 +152,15 @@ def make_held_out_evaluation(
     }
 
   return run
+
+
+def _members(
+  cohorts: Mapping[str, np.ndarray], layout: Layout
+) -> dict[str, jax.Array]:
+  """The clients in slots of their cohort; the last fills those left over."""
+  members = {}
+  for cohort, ids in cohorts.items():
+    spare = layout.slots(len(ids)) - len(ids)
+    padded = np.concatenate([ids, np.repeat(ids[-1:], spare)])
+    members[cohort] = layout.place(jnp.asarray(padded, jnp.int32), DIVIDED)
+  return members

@@ -20,6 +20,9 @@ from quped_jax import checks
 STRATEGIES = ("auto", "vmap", "chunks", "dispatch")
 AXIS = "clients"
 
+# Specs of what is the same on all devices, and of what is divided over them.
+SAME, DIVIDED = P(), P(AXIS)
+
 # Each CPU device holds a copy of the server's state and of the public set.
 _MOST_CPU_DEVICES = 8
 
@@ -173,7 +176,7 @@ class Layout(NamedTuple):
       return filled
 
     whole = (self.devices * shape[0], *shape[1:])
-    sharding = NamedSharding(self.mesh, P(AXIS))
+    sharding = NamedSharding(self.mesh, DIVIDED)
     return jax.make_array_from_callback(whole, sharding, part)
 
   def sum(self, tree: Any) -> Any:

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from quped_jax.data.federation import SPLITS, Federation, Pool, Split
-from quped_jax.simulation.layout import AXIS, Layout
+from quped_jax.simulation.layout import DIVIDED, SAME, Layout
 
 
 def place(
@@ -30,10 +29,9 @@ def place(
     and offsets are those of the client's own device, and clients in no group
     have no samples. A process reads the samples of its own devices only.
   """
-  same, divided = P(), P(AXIS)
   pool = federation.source
   if groups is None or layout.mesh is None or not isinstance(pool, Pool):
-    return layout.place(federation, same), same
+    return layout.place(federation, SAME), SAME
   tables = {
     name: [_rows_of(getattr(federation, name), ids) for ids in groups]
     for name in SPLITS
@@ -56,19 +54,19 @@ def place(
   parts["source"] = Pool(
     join(lambda i: pool.inputs[held[i]], pool.inputs),
     join(lambda i: pool.labels[held[i]], pool.labels),
-    layout.place(pool.mean, same),
-    layout.place(pool.std, same),
+    layout.place(pool.mean, SAME),
+    layout.place(pool.std, SAME),
   )
   placed = dataclasses.replace(
-    federation, **parts, public=layout.place(federation.public, same)
+    federation, **parts, public=layout.place(federation.public, SAME)
   )
-  specs = jax.tree.map(lambda _: same, placed)
+  specs = jax.tree.map(lambda _: SAME, placed)
   parts = {
-    name: dataclasses.replace(getattr(specs, name), rows=divided)
+    name: dataclasses.replace(getattr(specs, name), rows=DIVIDED)
     for name in SPLITS
   }
   parts["source"] = dataclasses.replace(
-    specs.source, inputs=divided, labels=divided
+    specs.source, inputs=DIVIDED, labels=DIVIDED
   )
   return placed, dataclasses.replace(specs, **parts)
 
@@ -105,7 +103,7 @@ def _divide(part: Split, groups, tables, held, layout) -> Split:
     rows.append(found.astype(np.int32))
   return Split(
     layout.join(lambda i: rows[i], (_padded_length(rows),), np.int32),
-    layout.place(offset, P()),
-    layout.place(count, P()),
+    layout.place(offset, SAME),
+    layout.place(count, SAME),
     part.max_count,
   )

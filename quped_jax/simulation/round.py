@@ -2,12 +2,12 @@
 
 All randomness comes from the state's key: that of client i in round r is
 `fold_in(fold_in(key, r), i)`, whatever runs beside it and in whatever order.
-`quped_jax.simulation.programs` compiles these functions and calls them.
+Backends (`quped_jax.simulation.programs`) compile these functions and call
+them.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,82 +15,15 @@ import jax.numpy as jnp
 from quped_jax import random_keys
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
-from quped_jax.quantization.alternating import Rates
 from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import divergence as divergence_lib
-from quped_jax.simulation import evaluate as evaluate_lib
 from quped_jax.simulation.layout import Layout
-from quped_jax.simulation.participation import Participation
 from quped_jax.simulation.schedule import Schedule
-
-
-class Population(NamedTuple):
-  """What the clients bring, arrays `[clients]`.
-
-  Attributes:
-    spec: ClientSpec of arrays.
-    rates: Rates of arrays, at round 0.
-    shared_learning_rate: float32 `[]`, step size of downloaded models.
-    participation: who takes part when.
-  """
-
-  spec: api.ClientSpec
-  rates: Rates
-  shared_learning_rate: Any
-  participation: Participation = Participation()
-
-  def first(self, num_clients: int) -> "Population":
-    """The same for the first clients alone; only these take part in rounds."""
-    spec, rates = jax.tree.map(
-      lambda x: x[:num_clients], (self.spec, self.rates)
-    )
-    return self._replace(spec=spec, rates=rates)
-
-  def of_client(self, client_id) -> tuple[api.ClientSpec, Rates]:
-    """One client's spec and rates."""
-    return jax.tree.map(lambda x: x[client_id], (self.spec, self.rates))
-
-
-class SimulationState(NamedTuple):
-  """All that a federation is at the end of a round.
-
-  Attributes:
-    server: the server's state.
-    clients: {cohort: state of its clients, stacked `[slots, ...]`}. There are
-      as many slots as clients, or a few more, so that devices divide them.
-    members: {cohort: int32 `[slots]`, which client is in each slot; -1 for
-      none}.
-    round: int32 `[]`, the number of rounds that are done.
-    key: the root of all randomness.
-    divergence: {cohort: DivergenceRecord of its clients, stacked}.
-    monitor: what the server knows of that.
-  """
-
-  server: Any
-  clients: dict[str, Any]
-  members: dict[str, jax.Array]
-  round: jax.Array
-  key: jax.Array
-  divergence: dict[str, Any]
-  monitor: Any
-
-
-class Heard(NamedTuple):
-  """What is summed over the clients of a round.
-
-  Attributes:
-    aggregate: what the server received.
-    metrics: sums of what the clients report.
-    tally: how many they are, and how many there were whose round is undone.
-  """
-
-  aggregate: api.Aggregate
-  metrics: Any
-  tally: divergence_lib.Tally
+from quped_jax.simulation.state import Heard, Population, SimulationState
 
 
 def _counted(tally: divergence_lib.Tally) -> dict[str, jax.Array]:
-  """The metrics that all methods have."""
+  """The metrics that every method reports."""
   return {"participants": tally.heard, "diverged": tally.diverged}
 
 
@@ -98,31 +31,27 @@ def _counted(tally: divergence_lib.Tally) -> dict[str, jax.Array]:
 class Engine:
   """The computations of a federation; every method is a pure function.
 
-  A client's slot is `(state, part, records)`: its state, what is kept of its
-  message alone, which is nothing for most methods, and its DivergenceRecord.
-  A cohort's `carry` is `(heard, parts)`: the Heard so far, and the parts of all
-  slots.
+  A client's slot is `(state, part, record)`: its state; what the method
+  collects of its single message, which is nothing for most methods; and its
+  DivergenceRecord. A cohort's carry is `(heard, parts)`: the Heard so far, and
+  the parts of all slots.
 
   Attributes:
     method: what clients and server do.
     schedule: of the rates.
     sizes: {cohort: number of its clients}.
     layout: how clients are run.
-    splits: that are evaluated.
-    evaluated_at_once: samples of a client that are evaluated at once.
-    slots_are_participants: whether a state holds only those who take part in
-      the round, or are evaluated.
-    max_message_norm: beyond which a client has diverged; 0 to compare with the
-      norms of earlier rounds.
-    calibrate: whether the first round is run for its norms first.
+    slots_are_participants: whether a state holds only the clients that take
+      part in the round, or are evaluated.
+    max_message_norm: a client whose message is longer has diverged; 0 to
+      compare with the norms of earlier rounds.
+    calibrate: whether the first round is first run for its norms alone.
   """
 
   method: api.FederatedMethod
   schedule: Schedule
   sizes: Mapping[str, int]
   layout: Layout
-  splits: tuple[str, ...] = ("test",)
-  evaluated_at_once: int = 512
   slots_are_participants: bool = False
   max_message_norm: float = 0.0
   calibrate: bool = False
@@ -131,8 +60,8 @@ class Engine:
   def num_clients(self) -> int:
     return sum(self.sizes.values())
 
-  def _context(self, population, public, key, round_, client_id):
-    """What a client knows when a round begins, but for its steps."""
+  def client_context(self, population, public, key, round_, client_id):
+    """What a client knows when a round begins, except its number of steps."""
     spec, base = population.of_client(client_id)
     rates, shared_rate = self.schedule.rates(
       base, population.shared_learning_rate, round_
@@ -195,8 +124,8 @@ class Engine:
     )
 
   def _update(self, state, federation, population, cohort, client_id, client):
-    """A client's round: what it receives, and what comes of it."""
-    context = self._context(
+    """A client's round: what it downloads, and its ClientResult."""
+    context = self.client_context(
       population, federation.public, state.key, state.round, client_id
     )
     num_steps = population.participation.num_steps(context.key)
@@ -210,7 +139,7 @@ class Engine:
     )
 
   def _collect(self, message, weight, sent):
-    """What is kept of one message apart: nothing, for most methods."""
+    """What the method collects of a single message: mostly nothing."""
     if self.method.collect is None:
       return ()
     weight = jnp.asarray(weight, jnp.float32)
@@ -218,14 +147,17 @@ class Engine:
     return divergence_lib.keep(sent, kept, jax.tree.map(jnp.zeros_like, kept))
 
   def client_step(self, state, federation, population, cohort):
-    """A client's round, for `run_clients`: its slot and what is summed.
+    """A client's round, as a step for `run_clients`.
 
-    The round of one that diverges is undone, as if it had been absent.
+    The round of a client that diverges is undone, as if it had been absent.
+
+    Returns:
+      `(client_id, slot) -> (slot, Heard)`.
     """
     at_server = self._server_context(state, federation.public)
 
     def step(client_id, slot):
-      client, _, records = slot
+      client, _, record = slot
       _, result = self._update(
         state, federation, population, cohort, client_id, client
       )
@@ -235,18 +167,18 @@ class Engine:
         state.server, result.message, result.weight, at_server, cohort
       )
       part = self._collect(result.message, result.weight, counts)
-      said = aggregate, result.metrics
-      nothing = jax.tree.map(jnp.zeros_like, said)
-      aggregate, metrics = divergence_lib.keep(counts, said, nothing)
+      sent = aggregate, result.metrics
+      nothing = jax.tree.map(jnp.zeros_like, sent)
+      aggregate, metrics = divergence_lib.keep(counts, sent, nothing)
       heard = Heard(aggregate, metrics, tally)
       client = divergence_lib.keep(counts, result.client, client)
-      records = divergence_lib.recorded(records, tally, state.round)
-      return (client, part, records), heard
+      record = divergence_lib.recorded(record, tally, state.round)
+      return (client, part, record), heard
 
     return step
 
   def slots(self, state, federation, population, cohort):
-    """The clients' slots, with room for what is kept apart."""
+    """The clients' slots, with room for what is collected of each message."""
     clients, members = state.clients[cohort], state.members[cohort]
     records = state.divergence[cohort]
     if self.method.collect is None:
@@ -274,7 +206,7 @@ class Engine:
     )
 
   def traffic(self, state, federation, population, cohort):
-    """A client's state, what it receives and what it sends, by shapes."""
+    """A client's state, what it downloads and what it sends; for shapes."""
     client = jax.tree.map(lambda x: x[0], state.clients[cohort])
     download, result = self._update(
       state, federation, population, cohort, jnp.int32(0), client
@@ -286,7 +218,7 @@ class Engine:
     return population.participation.present(key, round_, self.num_clients)
 
   def _choose(self, state, population, cohort):
-    """Who of this device's clients takes part; None for all of its slots."""
+    """Which of this device's clients take part; None for all of its slots."""
     members = state.members[cohort]
     slots, participation = members.shape[0], population.participation
     if self.slots_are_participants:
@@ -299,7 +231,7 @@ class Engine:
     return clients_lib.choose((members >= 0) & takes_part[members], most)
 
   def _close(self, state, carries, public):
-    """The server's step, from what each device summed up and collected."""
+    """The server's step, from what each device summed and collected."""
     heard = self.layout.sum({name: carry[0] for name, carry in carries.items()})
     aggregates = {
       cohort: summed.aggregate._replace(
@@ -360,7 +292,7 @@ class Engine:
   def rounds(self, state, rounds, federation, population):
     """Several rounds, at least one: (state, metrics of the last).
 
-    And before the first of all, one that is for norms alone.
+    Before the very first, one more is run for its norms alone.
     """
     zeros = self.zeros(state, federation, population)
 
@@ -384,8 +316,8 @@ class Engine:
     """Begins a round.
 
     Returns:
-      {cohort: carry of nobody}; and {cohort: who takes part}: each device's
-      positions and their number, or None for everyone.
+      {cohort: carry before anyone was heard}; and {cohort: who takes part}:
+      each device's positions and their number, or None for everyone.
     """
     orders = {}
     for cohort in self.sizes:
@@ -424,10 +356,11 @@ class Engine:
     return state._replace(clients=clients, divergence=records), (heard, parts)
 
   def block(self, moved, state, carries, federation, population):
-    """A block of participants, whose states are moved: (moved, carries).
+    """Runs a block of participants, whose states are moved: (moved, carries).
 
-    For a state that holds them alone; what is kept of single messages would
-    have to be kept elsewhere. `moved` are their states and Watches.
+    The state holds these clients alone, and `moved` are their states and
+    DivergenceRecords. What a method collects of single messages is lost between
+    blocks, so such methods cannot be run in blocks.
     """
     state = state._replace(clients=moved[0], divergence=moved[1])
     zeros = self.zeros(state, federation, population)
@@ -446,68 +379,9 @@ class Engine:
       public,
     )
 
-  def _variants(self, state, federation, population, cohort, client_id, client):
-    """A client's models after the round that is done, and its data."""
-    key = jax.random.fold_in(state.key, random_keys.EVALUATION)
-    context = self._context(
-      population, federation.public, key, state.round, client_id
-    )
-    data = federation.client(client_id)
-    variants = self.method.variants(state.server, client, data, context, cohort)
-    return variants, data
-
-  def evaluate(self, state, federation, population):
-    """{cohort: {split: {variant: accuracy [slots]}}}."""
-
-    def of_cohort(cohort):
-      def one(client_id, client):
-        variants, data = self._variants(
-          state, federation, population, cohort, client_id, client
-        )
-        return evaluate_lib.accuracies(
-          variants, data, self.splits, self.evaluated_at_once
-        )
-
-      return clients_lib.map_clients(
-        one,
-        state.members[cohort],
-        state.clients[cohort],
-        chunk_size=self.layout.chunk_size,
-      )
-
-    results = {cohort: of_cohort(cohort) for cohort in self.sizes}
-    # A process can read what is on devices of its own alone.
-    return self.layout.gather(results) if self.layout.across else results
-
-  def primary_models(self, state, index, federation, population, cohort, size):
-    """What `size` clients of each device would use, the `index`-th so many.
-
-    Returns:
-      Who they are, int32 `[size]`, -1 for nobody; and (params, stats) of their
-      primary variants, stacked `[size, ...]`.
-    """
-    members = state.members[cohort]
-    place = index * size + jnp.arange(size)
-    rows = jnp.minimum(place, members.shape[0] - 1)
-
-    def one(client_id, client):
-      variants, _ = self._variants(
-        state, federation, population, cohort, client_id, client
-      )
-      return variants[self.method.primary_variant][:2]
-
-    models = clients_lib.map_clients(
-      one,
-      members[rows],
-      jax.tree.map(lambda x: x[rows], state.clients[cohort]),
-      chunk_size=self.layout.chunk_size,
-    )
-    results = jnp.where(place < members.shape[0], members[rows], -1), models
-    return self.layout.gather(results) if self.layout.across else results
-
 
 def _on_devices(carries):
-  """Each device's sums, as its entry of an axis over devices."""
+  """Gives each device's sums a leading axis over devices."""
   return {
     name: (jax.tree.map(lambda x: x[None], heard), parts)
     for name, (heard, parts) in carries.items()

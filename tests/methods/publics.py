@@ -12,7 +12,7 @@ from quped_jax import methods
 from quped_jax.data.federation import make_public
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
-from quped_jax.simulation.programs import Simulation
+from quped_jax.simulation.simulation import Simulation
 from tests import tiny
 
 # Not a multiple of the batch size.

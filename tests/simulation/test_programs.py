@@ -10,7 +10,8 @@ from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
 from quped_jax.simulation import placement
 from quped_jax.simulation.participation import Participation
-from quped_jax.simulation.programs import Population, make_simulation
+from quped_jax.simulation.simulation import make_simulation
+from quped_jax.simulation.state import Population
 from tests import tiny
 
 COHORT = tiny.COHORT

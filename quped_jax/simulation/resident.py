@@ -1,0 +1,100 @@
+"""All clients' states on the devices, which run rounds without the host."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from quped_jax.simulation.layout import DIVIDED, SAME
+from quped_jax.simulation.programs import STATE, Backend, Blueprint
+from quped_jax.simulation.state import SimulationState
+
+
+class Resident(Backend):
+  """Keeps the states of all clients on the devices."""
+
+  streams = False
+
+  def __init__(self, blueprint: Blueprint):
+    engine, ids = blueprint.engine, blueprint.ids
+    slots = {c: engine.layout.slots(len(m)) for c, m in ids.items()}
+    super().__init__(blueprint, slots, engine.layout.groups(ids.values()))
+    data = self.data_specs
+    self._most = blueprint.population.participation.most(engine.num_clients)
+    self._whole = self.shard(
+      engine.rounds, (STATE, SAME, *data), (STATE, SAME), donate=(0,)
+    )
+    self._open = self.shard(engine.open, (STATE, *data), DIVIDED)
+    self._chunks = {
+      cohort: self.shard(
+        functools.partial(engine.chunk, cohort=cohort),
+        (STATE, DIVIDED, DIVIDED, SAME, *data),
+        (STATE, DIVIDED),
+        donate=(0, 1),
+      )
+      for cohort in ids
+    }
+    self.main = self._whole
+    if self.layout.on_host:
+      self.main = next(iter(self._chunks.values()))
+
+  def init(self, seed: int) -> SimulationState:
+    members = {name: self.members(m, name) for name, m in self.ids.items()}
+    return self.initialize(self.root_key(seed), members, *self.data)
+
+  def _place(self, state: SimulationState) -> SimulationState:
+    """Moves a state that was made elsewhere, as on more devices, to ours."""
+    members, clients = dict(state.members), dict(state.clients)
+    records = dict(state.divergence)
+    for cohort, ids in self.ids.items():
+      slots = self.slots[cohort]
+      if members[cohort].shape[0] == slots:
+        continue
+      members[cohort] = self.members(ids, cohort)
+      source = np.minimum(np.arange(slots), len(ids) - 1)
+      clients[cohort], records[cohort] = jax.tree.map(
+        lambda x, source=source: x[source], (clients[cohort], records[cohort])
+      )
+    state = state._replace(members=members, clients=clients, divergence=records)
+    if self.layout.mesh is None:
+      if len(jnp.asarray(state.round).devices()) > 1:
+        return jax.device_put(state, jax.local_devices()[0])
+      return state
+    parts = zip(state, STATE, strict=True)
+    return SimulationState(*(self.layout.place(*part) for part in parts))
+
+  def run_rounds(self, state: SimulationState, rounds: int):
+    state = self._place(state)
+    if not self.layout.on_host:
+      count = self.layout.place(jnp.int32(rounds), SAME)
+      return self._whole(state, count, *self.data)
+    metrics = None
+    for _ in range(rounds + (not state.monitor.calibrated)):
+      state, metrics = self._round_on_host(state)
+    return state, metrics
+
+  def restore(self, state: SimulationState) -> SimulationState:
+    state = state._replace(key=jax.random.wrap_key_data(state.key))
+    return self._place(jax.device_put(state))
+
+  def _round_on_host(self, state):
+    """A round whose loop over chunks of clients is the host's."""
+    carries, orders = self._open(state, *self.data)
+    for cohort, slots in self.slots.items():
+      most = min(self._most, slots // self.layout.devices)
+      for index in range(-(-most // min(self.layout.chunk_size, most))):
+        place = self.layout.place(jnp.int32(index), SAME)
+        state, carries[cohort] = self._chunks[cohort](
+          state, carries[cohort], orders[cohort], place, *self.data
+        )
+    return self.close(state, carries, self.data[0].public)
+
+  def parts(self, state: SimulationState):
+    yield self.ids, self._place(state)
+
+  def begin_finetune(self, state: SimulationState) -> SimulationState:
+    self.check_finetuning()
+    state = self._place(state)
+    clients = {name: self.freeze(c) for name, c in state.clients.items()}
+    return state._replace(clients=clients)

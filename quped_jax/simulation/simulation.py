@@ -1,0 +1,253 @@
+"""A simulation: the compiled programs of a federation, and how it is made."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from quped_jax import checks
+from quped_jax.data.federation import Federation
+from quped_jax.methods import api
+from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.simulation import layout as layout_lib
+from quped_jax.simulation import sizes as sizes_lib
+from quped_jax.simulation import store as store_lib
+from quped_jax.simulation.evaluate import Evaluation
+from quped_jax.simulation.layout import Layout
+from quped_jax.simulation.program import Program
+from quped_jax.simulation.programs import Backend, Blueprint, ClientModel
+from quped_jax.simulation.resident import Resident
+from quped_jax.simulation.round import Engine
+from quped_jax.simulation.schedule import Schedule
+from quped_jax.simulation.sizes import Sizes, StepBytes
+from quped_jax.simulation.state import Population, SimulationState
+from quped_jax.simulation.store import Store
+from quped_jax.simulation.streamed import Streamed
+
+# By where clients' states are kept.
+BACKENDS: dict[str, Any] = {
+  "device": Resident,
+  "host": Streamed,
+  "disk": Streamed,
+}
+
+# Samples of all clients together that are evaluated at once.
+_EVALUATED_AT_ONCE = 512
+
+
+class Simulation(NamedTuple):
+  """The compiled programs of one federation.
+
+  Attributes:
+    init: `seed -> SimulationState`.
+    run_rounds: `(state, rounds) -> (state, metrics of the last)`, at least
+      one round; takes the state's buffers over. The rounds go in one dispatch,
+      whatever their number, unless the host loops over chunks of clients, or
+      moves them. Among the metrics are `participants`, the number of clients
+      that were heard, and `diverged`, the number of those whose round was
+      undone; the others are means over the participants, NaN if there are none.
+      The very first round is first run once for the norms of messages alone.
+    run_round: `state -> (state, metrics)`, one round.
+    evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
+      client has no such variant or no such samples.
+    primary_models: `state -> iterator of ClientModel`, in no particular order;
+      few models are computed at a time. With several processes, each has to
+      exhaust it.
+    begin_finetune: `state -> state`, begins the fine-tuning phase; takes over
+      the buffers of the clients.
+    export: `state -> state` of numpy arrays, with as many slots as clients in
+      each cohort and in their order, and the key as numbers: the same however
+      and wherever clients are run.
+    restore: `state -> state`, the inverse; takes over the arrays.
+    shapes: `finetuning -> state` of shapes and types: those of an export.
+    bytes_down: bytes that a client receives per round, on average.
+    bytes_up: bytes that a client sends per round, likewise.
+    gradients: gradient evaluations of a client per round, see
+      `FederatedMethod`.
+    memory: bytes that a round takes on each device, by the formula of
+      `quped_jax.simulation.memory`.
+    program: the compiled rounds, or a chunk or block of their clients, with its
+      costs.
+    compile_seconds: `() -> float`, spent on compiling all programs so far.
+    layout: how clients are run.
+    primary_variant: the variant that comparisons report.
+    state_bytes: of the state of all clients.
+    data_bytes: of samples and tables on each device.
+  """
+
+  init: Callable[[int], SimulationState]
+  run_rounds: Callable[[SimulationState, int], tuple[SimulationState, Any]]
+  run_round: Callable[[SimulationState], tuple[SimulationState, Any]]
+  evaluate: Callable[[SimulationState], dict[str, dict[str, np.ndarray]]]
+  primary_models: Callable[[SimulationState], Iterator[ClientModel]]
+  begin_finetune: Callable[[SimulationState], SimulationState]
+  export: Callable[[SimulationState], SimulationState]
+  restore: Callable[[SimulationState], SimulationState]
+  shapes: Callable[[bool], SimulationState]
+  bytes_down: float
+  bytes_up: float
+  gradients: float | None
+  memory: int
+  program: Program
+  compile_seconds: Callable[[], float]
+  layout: Layout
+  primary_variant: str
+  state_bytes: int
+  data_bytes: int
+
+
+def _check(ids, federation, population, method, store) -> None:
+  checks.choice("client_state", store.where, store_lib.PLACES)
+  num_clients = federation.num_clients
+  everyone = np.sort(np.concatenate(list(ids.values())))
+  if not np.array_equal(everyone, np.arange(num_clients)):
+    raise ValueError(
+      f"cohorts: must hold each of the {num_clients} clients once; got "
+      f"{ {name: len(m) for name, m in ids.items()} }"
+    )
+  count = population.participation.count
+  if count is not None and not 1 <= count <= num_clients:
+    raise ValueError(
+      f"clients_per_round={count}: must be from 1 to {num_clients}"
+    )
+  if store.where != "device" and jax.process_count() > 1:
+    raise ValueError(
+      f"client_state={store.where!r}: must be 'device' with "
+      f"{jax.process_count()} processes"
+    )
+  if store.where != "device" and method.collect is not None:
+    raise ValueError(
+      f"client_state={store.where!r}: must be 'device' with a method whose "
+      "server looks at single messages"
+    )
+
+
+def make_simulation(
+  method: api.FederatedMethod,
+  federation: Federation,
+  population: Population,
+  cohorts: Mapping[str, np.ndarray],
+  *,
+  schedule: Schedule | None = None,
+  strategy: str = "auto",
+  chunk_size: int = 1,
+  devices: int = 1,
+  step_bytes: Mapping[str, StepBytes] | None = None,
+  store: Store | None = None,
+  max_message_norm: float = 0.0,
+) -> Simulation:
+  """Makes the programs that simulate a federation.
+
+  Args:
+    method: what clients and server do.
+    federation: who holds which samples.
+    population: what the clients bring, and who takes part when.
+    cohorts: {name: ids of its clients}; each client is in one.
+    schedule: of the rates; by default they are constant, except that the
+      strength increases from round to round.
+    strategy: "auto", "vmap", "chunks" or "dispatch", see `resolve_layout`.
+    chunk_size: of "chunks" and "dispatch".
+    devices: over how many devices the clients are divided; 0 for all.
+    step_bytes: by cohort, how many bytes a client's local step needs, given
+      `own` and `download`, see `memory.step_bytes`; None for 0.
+    store: where the clients' states are kept; on the devices if None.
+    max_message_norm: a client whose message is longer has diverged; 0 for 100
+      times the median of earlier rounds, see `quped_jax.simulation.divergence`.
+
+  Returns:
+    The simulation; nothing is compiled yet.
+
+  Raises:
+    ValueError: cohorts that do not hold every client once, or an argument out
+      of range.
+  """
+  schedule, store = schedule or Schedule(), store or Store()
+  ids = {name: np.asarray(m, np.int32) for name, m in cohorts.items()}
+  _check(ids, federation, population, method, store)
+  backend = BACKENDS[store.where]
+  engine = Engine(
+    method,
+    schedule,
+    {name: len(members) for name, members in ids.items()},
+    Layout(None, 1),
+    slots_are_participants=backend.streams,
+    max_message_norm=max_message_norm,
+  )
+  sizes = sizes_lib.measure(engine, ids, federation, population, step_bytes)
+  participants = population.participation.most(federation.num_clients)
+  at_once = (
+    store.block_clients(participants) if backend.streams else participants
+  )
+  layout = layout_lib.resolve_layout(
+    strategy,
+    chunk_size,
+    at_once,
+    devices=devices,
+    room_for=sizes_lib.room_for(
+      sizes.estimate,
+      at_once if backend.streams else federation.num_clients,
+      min(devices, at_once),
+    ),
+    client_bytes=_client_bytes(sizes, population) if step_bytes else None,
+  )
+  engine = dataclasses.replace(
+    engine,
+    layout=layout,
+    calibrate=not max_message_norm and sizes.up > 0,
+  )
+  evaluation = _evaluation(engine, federation)
+  programs = backend(
+    Blueprint(engine, evaluation, ids, federation, population, store)
+  )
+  return _simulation(programs, sizes)
+
+
+def _client_bytes(sizes: Sizes, population: Population) -> int | None:
+  """What each further client takes that runs at the same time, if that helps.
+
+  A batched soft quantizer gains nothing: its loops run for all if for one.
+  """
+  full = np.asarray(population.spec.bits) >= codebook_lib.FULL_PRECISION
+  return sizes.estimate.client if np.all(full) else None
+
+
+def _evaluation(engine: Engine, federation: Federation) -> Evaluation:
+  return Evaluation(
+    engine,
+    splits=(
+      ("validation", "test") if federation.validation.max_count else ("test",)
+    ),
+    # What evaluation holds at once does not grow with the clients.
+    samples_at_once=max(_EVALUATED_AT_ONCE // engine.layout.chunk_size, 16),
+  )
+
+
+def _simulation(programs: Backend, sizes: Sizes) -> Simulation:
+  """The public face of a backend."""
+  layout, method = programs.layout, programs.engine.method
+  data_bytes = programs.data_bytes()
+  estimate = sizes.estimate._replace(data=data_bytes)
+  slots = sum(programs.slots.values()) // layout.devices
+  return Simulation(
+    init=programs.init,
+    run_rounds=programs.run_rounds,
+    run_round=lambda state: programs.run_rounds(state, 1),
+    evaluate=programs.evaluate,
+    primary_models=programs.primary_models,
+    begin_finetune=programs.begin_finetune,
+    export=programs.export,
+    restore=programs.restore,
+    shapes=programs.shapes,
+    bytes_down=sizes.down,
+    bytes_up=sizes.up,
+    gradients=method.gradients,
+    memory=estimate.total(slots, layout.chunk_size),
+    program=programs.main,
+    compile_seconds=programs.compile_seconds,
+    layout=layout,
+    primary_variant=method.primary_variant,
+    state_bytes=sizes.state,
+    data_bytes=data_bytes,
+  )

@@ -1,0 +1,132 @@
+"""How large clients' states and messages are, before anything is compiled."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from quped_jax.data.federation import Federation
+from quped_jax.simulation import memory as memory_lib
+from quped_jax.simulation.round import Engine
+from quped_jax.simulation.state import Population
+
+# Bytes of a local step, given a client's `own` state and its `download`.
+StepBytes = Callable[..., int]
+
+# The rest is left to the programs themselves, and to fragmentation.
+_USABLE_MEMORY = 0.85
+
+
+class Sizes(NamedTuple):
+  """Bytes of what a client has, receives and sends.
+
+  Attributes:
+    estimate: the terms of a round's memory.
+    state: of the states of all clients.
+    down: that a client receives in a round, on average over clients.
+    up: that it sends, likewise.
+  """
+
+  estimate: memory_lib.Estimate
+  state: int
+  down: float
+  up: float
+
+
+def measure(
+  engine: Engine,
+  ids: Mapping[str, np.ndarray],
+  federation: Federation,
+  population: Population,
+  step_bytes: Mapping[str, StepBytes] | None,
+) -> Sizes:
+  """Measures what clients have, receive and send, by shapes alone.
+
+  Args:
+    engine: the computations, whatever their layout.
+    ids: {cohort: ids of its clients}.
+    federation: the samples.
+    population: what the clients bring.
+    step_bytes: by cohort, see `make_simulation`.
+  """
+  abstract = _abstract_state(engine, ids, federation, population)
+  sizes = {
+    cohort: _client_sizes(engine, abstract, federation, population, cohort)
+    for cohort in ids
+  }
+  weights = [len(members) for members in ids.values()]
+  own, down, up = np.average(list(sizes.values()), axis=0, weights=weights)
+  most = np.max(list(sizes.values()), axis=0).astype(int)
+  collected = _collected_bytes(engine, abstract, federation, population)
+  steps = [
+    step_bytes[cohort](own=int(size[0]), download=int(size[1]))
+    for cohort, size in sizes.items()
+    if step_bytes
+  ]
+  estimate = memory_lib.Estimate(
+    data=memory_lib.nbytes((federation, population)),
+    # What is collected of single messages is there twice: on the devices that
+    # computed it, and gathered.
+    server=memory_lib.nbytes(abstract.server) + 2 * collected,
+    own=int(most[0]),
+    download=int(most[1]),
+    message=int(most[2]),
+    step=max(steps, default=0),
+    kept=int(own),
+  )
+  return Sizes(estimate, int(own * sum(weights)), float(down), float(up))
+
+
+def _abstract_state(engine: Engine, ids, federation, population) -> Any:
+  """The shapes of a state of all clients."""
+  members = {name: jnp.asarray(m) for name, m in ids.items()}
+  return jax.eval_shape(
+    engine.init, jax.random.key(0), members, federation, population
+  )
+
+
+def _client_sizes(
+  engine: Engine, abstract, federation, population, cohort
+) -> np.ndarray:
+  """Bytes of a client's state, download and message, `[3]`."""
+  shapes = jax.eval_shape(
+    lambda s, f, p: engine.traffic(s, f, p, cohort),
+    abstract,
+    federation,
+    population,
+  )
+  return np.array([memory_lib.nbytes(tree) for tree in shapes])
+
+
+def _collected_bytes(engine: Engine, abstract, federation, population) -> int:
+  """Bytes of what a method collects of all single messages."""
+  return memory_lib.nbytes(
+    jax.eval_shape(
+      lambda s, f, p: [engine.slots(s, f, p, c)[1] for c in engine.sizes],
+      abstract,
+      federation,
+      population,
+    )
+  )
+
+
+def room_for(
+  estimate: memory_lib.Estimate, num_clients: int, devices: int
+) -> int | None:
+  """How many clients a device has room to run at once.
+
+  Args:
+    estimate: the terms of a round's memory.
+    num_clients: clients whose states are on the devices.
+    devices: over how many these are divided; 0 for all of this process.
+
+  Returns:
+    The number; None if the device does not say how much memory it has.
+  """
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "bytes_limit" not in stats:
+    return None
+  slots = -(-num_clients // (devices or len(jax.local_devices())))
+  return estimate.room_for(slots, int(_USABLE_MEMORY * stats["bytes_limit"]))

@@ -1,0 +1,76 @@
+"""What goes through rounds: clients' properties, the state, and its sums."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from quped_jax.methods import api
+from quped_jax.quantization.alternating import Rates
+from quped_jax.simulation.divergence import Tally
+from quped_jax.simulation.participation import Participation
+
+
+class Population(NamedTuple):
+  """What the clients bring, arrays `[clients]`.
+
+  Attributes:
+    spec: ClientSpec of arrays.
+    rates: Rates of arrays, at round 0.
+    shared_learning_rate: float32 `[]`, step size of downloaded models.
+    participation: who takes part in which round.
+  """
+
+  spec: api.ClientSpec
+  rates: Rates
+  shared_learning_rate: Any
+  participation: Participation = Participation()
+
+  def first(self, num_clients: int) -> "Population":
+    """The same for the first clients alone; only these take part in rounds."""
+    spec, rates = jax.tree.map(
+      lambda x: x[:num_clients], (self.spec, self.rates)
+    )
+    return self._replace(spec=spec, rates=rates)
+
+  def of_client(self, client_id) -> tuple[api.ClientSpec, Rates]:
+    """One client's spec and rates."""
+    return jax.tree.map(lambda x: x[client_id], (self.spec, self.rates))
+
+
+class SimulationState(NamedTuple):
+  """The state of a federation at the end of a round.
+
+  Attributes:
+    server: the server's state.
+    clients: {cohort: state of its clients, stacked `[slots, ...]`}. There are
+      as many slots as clients, or a few more, so that every device has equally
+      many.
+    members: {cohort: int32 `[slots]`, which client is in each slot; -1 for
+      none}.
+    round: int32 `[]`, the number of completed rounds.
+    key: the root of all randomness.
+    divergence: {cohort: DivergenceRecord of its clients, stacked}.
+    monitor: the server's DivergenceMonitor.
+  """
+
+  server: Any
+  clients: dict[str, Any]
+  members: dict[str, jax.Array]
+  round: jax.Array
+  key: jax.Array
+  divergence: dict[str, Any]
+  monitor: Any
+
+
+class Heard(NamedTuple):
+  """What is summed over the clients of a round.
+
+  Attributes:
+    aggregate: what the server received.
+    metrics: sums of what the clients report.
+    tally: how many they are, and of how many the round is undone.
+  """
+
+  aggregate: api.Aggregate
+  metrics: Any
+  tally: Tally
