@@ -200,7 +200,7 @@ def undistilled():
 
 def test_without_distillation_it_is_local_quantized_training(undistilled):
   own = undistilled.play(1)
-  local = tiny.tiny("local").play(1)
+  local = tiny.tiny("local", bits=tiny.BITS).play(1)
   mine, theirs = own.clients[COHORT], local.clients[COHORT]
   assert tiny.largest_difference(mine, theirs) < 1e-6
   start = undistilled.state()
