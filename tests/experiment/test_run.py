@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
-from quped_jax.experiment.dispatch import next_stop, rounds_at_once
-from quped_jax.experiment.resume import Progress
 from tests import tiny
 
 QUIET = qj.Display(quiet=True)
@@ -142,31 +139,6 @@ def test_the_best_round_is_chosen_on_validation_data(finished):
   assert summary["oracle_best"]["round"] == oracle["round"]
   mean = summary["oracle_best"]["accuracy"]["quantized"]["mean"]
   assert math.isclose(mean, oracle["test/quantized"], rel_tol=1e-6)
-
-
-def test_validation_decides_even_where_test_disagrees():
-  def accuracy(validation, test):
-    def table(value):
-      return {"quantized": np.array([value, value])}
-
-    return {"validation": table(validation), "test": table(test)}
-
-  def best_of(evaluated):
-    progress = Progress()
-    for round_, table in zip((2, 4, 6), evaluated, strict=True):
-      progress.look({"round": round_}, table, "quantized")
-    return progress.best_rounds()
-
-  evaluated = [accuracy(0.5, 0.9), accuracy(0.7, 0.6), accuracy(0.6, 0.8)]
-  best = best_of(evaluated)
-  assert best["best_round"] == 4
-  assert best["accuracy_best_round"]["quantized"]["mean"] == 0.6
-  assert best["oracle_best"]["round"] == 2
-  for tables in evaluated:
-    del tables["validation"]
-  best = best_of(evaluated)
-  assert best["best_round"] is None and best["accuracy_best_round"] is None
-  assert best["oracle_best"]["accuracy"]["quantized"]["mean"] == 0.9
 
 
 def test_a_run_is_the_same_again_and_another_with_another_seed(finished):
@@ -320,27 +292,6 @@ def test_rounds_in_one_dispatch_change_nothing():
     strict=True,
   ):
     np.testing.assert_array_equal(x, y)
-
-
-@pytest.mark.parametrize(
-  ("done", "at_once", "stop"),
-  [(0, 100, 4), (3, 100, 4), (4, 100, 6), (6, 100, 8), (8, 100, 10), (0, 3, 3)],
-)
-def test_a_dispatch_ends_where_something_happens(done, at_once, stop):
-  given = qj.Settings(rounds=10, eval_every=4, finetune_at=6)
-  assert next_stop(given, done, at_once) == stop
-
-
-def test_how_many_rounds_go_at_once_follows_from_the_settings():
-  federation = tiny.make_federation(tiny.COUNTS[:3])
-
-  def count(**changes):
-    given = tiny.make_settings("local", 3, hidden=(), **changes)
-    return rounds_at_once(assemble(given, federation=federation))
-
-  assert count(rounds_per_dispatch=7) == 7
-  few, many = count(steps=10**5), count(steps=10**4)
-  assert 1 <= few < many
 
 
 def test_computing_in_bfloat16_trains_parameters_of_float32():

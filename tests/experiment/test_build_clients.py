@@ -1,0 +1,98 @@
+"""The second step of assembly: networks, and what each client brings."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.experiment.build_clients import (
+  build_clients,
+  build_population,
+  check_networks,
+)
+from tests import tiny
+
+FEDERATION = tiny.make_federation(tiny.COUNTS)
+
+
+def settings(**changes):
+  values = {"clients": 5, "model": "mlp", "hidden": (8, 8), "steps": 4}
+  return qj.Settings(**{**values, **changes})
+
+
+def test_clients_of_one_network_are_the_cohort_of_clients():
+  clients = build_clients(settings(bits=(1, 32)), FEDERATION)
+  assert list(clients.models.clients) == ["clients"]
+  assert clients.model is clients.models.shared
+  assert clients.assignment.bits.tolist() == [1, 32, 1, 32, 1]
+
+
+def test_clients_of_several_networks_are_cohorts_by_their_names():
+  clients = build_clients(
+    settings(client_types="2*mlp(8,8)@1, 3*mlp(4,4)@32"), FEDERATION
+  )
+  assert list(clients.models.clients) == ["mlp(8,8)", "mlp(4,4)"]
+  # The cohort of full precision quantizes nothing.
+  quantized, full = clients.models.clients.values()
+  assert quantized.is_quantized("hidden_1/kernel")
+  assert not full.is_quantized("hidden_1/kernel")
+
+
+def test_a_given_model_is_that_of_all_clients():
+  model = qj.create_model("mlp", tiny.CLASSES, features=(4, 4))
+  clients = build_clients(settings(), FEDERATION, model)
+  assert clients.models.clients == {"clients": model}
+  assert clients.models.shared is model
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"client_types": "5*nope@1"}, "client_types='nope': must be one of"),
+    (
+      {"client_types": "5*cnn1(8)@1"},
+      r"client_types='cnn1\(8\)': must have no widths",
+    ),
+  ],
+)
+def test_an_unknown_network_is_an_error_before_there_are_data(changes, message):
+  with pytest.raises(ValueError, match=message):
+    check_networks(settings(**changes))
+
+
+def test_client_types_do_not_go_with_a_given_model():
+  model = qj.create_model("mlp", tiny.CLASSES)
+  with pytest.raises(ValueError, match="client_types: must not be set with a"):
+    check_networks(settings(client_types="5*mlp@1"), model)
+
+
+def test_quantized_clients_need_something_to_quantize():
+  with pytest.raises(ValueError, match=r"bits=\(1,\): must be 32 for a model"):
+    build_clients(settings(hidden=(8,), bits=(1,)), FEDERATION)
+
+
+def test_clients_bring_their_precision_and_its_step_sizes():
+  given = settings(
+    clients=3, held_out_clients=2, bits=(1, 32), learning_rate=(0.1, 0.2)
+  )
+  population = build_population(given)
+  assert np.asarray(population.spec.bits).tolist() == [1, 32, 1, 32, 1]
+  np.testing.assert_allclose(
+    population.rates.learning_rate, [0.1, 0.2, 0.1, 0.2, 0.1]
+  )
+  np.testing.assert_allclose(population.rates.strength, given.strength)
+
+
+def test_chances_are_given_to_the_clients_that_train_in_turn():
+  given = settings(participation=(0.5, 1.0), stragglers=0.25)
+  participation = build_population(given).participation
+  assert participation.probability is not None
+  np.testing.assert_allclose(
+    participation.probability, [0.5, 1.0, 0.5, 1.0, 0.5]
+  )
+  assert float(participation.stragglers) == 0.25
+  assert participation.dropout is None and participation.count is None
+  assert participation.steps == 4
+  everyone = build_population(dataclasses.replace(given, participation=()))
+  assert everyone.participation.probability is None
