@@ -283,11 +283,11 @@ def test_client_types_of_one_network_are_one_cohort():
       pytest.param(how, marks=pytest.mark.slow)
       for how in (
         {"strategy": "vmap"},
-        {"strategy": "dispatch"},
+        {"devices": 2},
         {"client_state": "host", "clients_per_block": 2},
       )
     ),
-    {"devices": 2},
+    {"strategy": "dispatch"},
   ],
 )
 def test_some_of_several_client_types_take_part_however_they_are_run(how):

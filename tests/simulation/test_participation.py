@@ -133,8 +133,9 @@ def test_what_cannot_be_is_an_error(changes, message):
 # In a federation.
 
 
-def play(rounds=1, method="quped", clients=5, **changes):
-  made = tiny.assemble(tiny.make_settings(method, clients, **changes))
+def play(rounds=1, method="quped", clients=5, bits=tiny.FEW, **changes):
+  settings = tiny.make_settings(method, clients, bits=bits, **changes)
+  made = tiny.assemble(settings)
   with tiny.quick_compilation():
     state, metrics = made.simulation.init(0), {}
     start = tiny.to_host(state)
@@ -156,7 +157,15 @@ def changed(start, end):
 
 
 @pytest.mark.parametrize(
-  "how", [{}, {"strategy": "vmap"}, {"devices": 2}, {"strategy": "dispatch"}]
+  "how",
+  [
+    {},
+    {"strategy": "dispatch"},
+    *(
+      pytest.param(how, marks=pytest.mark.slow)
+      for how in ({"strategy": "vmap"}, {"devices": 2})
+    ),
+  ],
 )
 def test_a_traces_clients_alone_take_part(tmp_path, how):
   path = write_trace(tmp_path, "0,1", "0,4")
@@ -168,7 +177,7 @@ def test_a_traces_clients_alone_take_part(tmp_path, how):
 def test_a_round_without_anyone_changes_nothing(tmp_path):
   path = write_trace(tmp_path, "1,2")
   settings = tiny.make_settings(
-    "quped", 5, participation_trace=str(path), rounds=3
+    "quped", 5, participation_trace=str(path), rounds=3, bits=tiny.FEW
   )
   made = tiny.assemble(settings)
   with tiny.quick_compilation():
