@@ -1,21 +1,21 @@
 """Clients that diverge are found in the round in which it happens.
 
 A client's round counts if its loss is finite and at most `LARGEST_LOSS`, all of
-its new state is finite, and its message is not too long: its norm, over all
-arrays of floating point, is at most a given limit, or else `TIMES_MEDIAN` times
-the median of those of earlier rounds. SGD with too large a step often stays
-finite for a while, with weights of 1e26; the norm tells. Where a client teaches
-a copy of the global model (QuPeD), its message can be short all the same: then
-the loss tells, which must not be above `LARGE_LOSS` and a thousand times the
-median either.
+its new state is finite, and its message is not too long: the norm over all of
+its floating-point arrays is at most a given limit or, without one,
+`TIMES_MEDIAN` times the median norm of earlier rounds. SGD with too large a
+step size often stays finite for a while, with weights of 1e26; the norm shows
+that. A client that teaches a copy of the global model (QuPeD) may diverge and
+still send a short message; the loss shows that: it must not exceed both
+`LARGE_LOSS` and a thousand times the median loss.
 
-Only sums cross between clients and devices. A median is therefore that of a
-histogram of all values so far, four bins to an octave, and exact to the width
-of a bin. Before the first round there is none: the first round is run once
-more, beforehand, for norms and losses alone.
+Only sums cross between clients and devices. A median is therefore taken from a
+histogram of all values so far, with four bins to an octave, and is exact to the
+width of a bin. Before the first round there is no histogram, so the first round
+is first run once for its norms and losses alone.
 
-Where a limit of norms is given nothing is compared with other clients; what
-differential privacy promises depends on that.
+If a limit on norms is given, nothing is compared with other clients; the
+promises of differential privacy depend on that.
 """
 
 from typing import Any, NamedTuple
@@ -27,18 +27,18 @@ import optax
 
 LARGEST_LOSS = 1e6
 TIMES_MEDIAN = 100.0
-# Below it a loss is never too large, between the two if it is so many times the
-# median: clients that are new to others' well-trained model have large ones.
+# A loss below LARGE_LOSS is never too large; one between the two is if it is so
+# many times the median. Clients that join a well-trained model have large ones.
 LARGE_LOSS = 1e3
 _TIMES_MEDIAN_LOSS = 1e3
 
 # Rounds in a row after which a client is reported, or a run is given up.
 IN_A_ROW = 3
-# And so many clients in a row, of which nobody was heard. Where few take part
-# in a round, it may be the same that diverges a few times in a row.
+# A run is given up only if, besides, so many clients in a row have diverged:
+# where few take part in a round, they may be the same few each time.
 _LOST_CLIENTS = 30
 
-# Counts of values are halved beyond, so as not to overflow.
+# Beyond this total, counts are halved, so that they do not overflow.
 _MOST_COUNTS = 2**30
 
 _PER_OCTAVE = 4
@@ -47,11 +47,11 @@ _MIDDLE = _BINS // 2  # The bin of 1.
 
 
 class DivergenceRecord(NamedTuple):
-  """What is known of clients that diverged, int32 `[slots]`.
+  """What is known of clients' divergence, int32 `[slots]`.
 
   Attributes:
     undone: how many of a client's rounds were undone.
-    streak: how many of these in a row, up to the last that it took part in.
+    streak: how many in a row, up to the last round that it took part in.
     longest: the longest streak.
     last: the last round that was undone; -1 for none.
   """
@@ -63,19 +63,20 @@ class DivergenceRecord(NamedTuple):
 
 
 class DivergenceMonitor(NamedTuple):
-  """What the server knows of it.
+  """What the server knows of clients' divergence.
 
   Attributes:
     norms: int32 `[bins]`, how many messages had norms in each bin.
     losses: int32 `[bins]`, how many clients had losses in each bin.
     calibrated: bool `[]`, whether the first round may begin.
-    undone: int32 `[]`, rounds of clients that were undone, of all clients.
-    lost: int32 `[]`, for how many rounds in a row everyone diverged who took
-      part; rounds without anybody do not count.
-    lost_clients: int32 `[]`, how many clients that were, counted each round.
+    undone: int32 `[]`, how many rounds were undone, summed over all clients.
+    lost: int32 `[]`, for how many rounds in a row every participant diverged;
+      rounds without participants do not count.
+    lost_clients: int32 `[]`, how many clients diverged in these rounds, counted
+      once per round.
     over: bool `[]`, whether that was ever enough to give up.
     failed: int32 `[]`, the first round after which the server's state would not
-      have been finite, and was left as it was; -1 for none.
+      have been finite, and was therefore left as it was; -1 for none.
   """
 
   norms: Any
@@ -92,10 +93,10 @@ class Tally(NamedTuple):
   """What is counted of a client's round, and summed over clients.
 
   Attributes:
-    heard: float32 `[]`, whose state is kept and whose message counts.
-    diverged: float32 `[]`, whose round is undone.
-    norms: int32 `[bins]`, of the messages that there are.
-    losses: int32 `[bins]`, of these clients.
+    heard: float32 `[]`, clients whose state is kept and whose message counts.
+    diverged: float32 `[]`, clients whose round is undone.
+    norms: int32 `[bins]`, histogram of the norms of messages.
+    losses: int32 `[bins]`, histogram of the clients' losses.
   """
 
   heard: Any
@@ -105,16 +106,16 @@ class Tally(NamedTuple):
 
 
 def new_records(slots: int) -> DivergenceRecord:
-  """Nobody has diverged yet."""
+  """The records before any client has diverged."""
   nothing = jnp.zeros(slots, jnp.int32)
   return DivergenceRecord(nothing, nothing, nothing, nothing - 1)
 
 
 def new_monitor(calibrated: bool) -> DivergenceMonitor:
-  """No message was heard yet.
+  """The monitor before any message was heard.
 
   Args:
-    calibrated: whether the first round needs no norms.
+    calibrated: whether the first round needs no norms beforehand.
   """
   nothing = jnp.int32(0)
   return DivergenceMonitor(
@@ -143,7 +144,7 @@ def _norm(tree: Any) -> jax.Array:
 
 
 def _bin(value: jax.Array) -> jax.Array:
-  """One in the bin of a value; nothing for zero and what is not finite."""
+  """A histogram of one value; empty if it is zero or not finite."""
   known = jnp.isfinite(value) & (value > 0)
   place = jnp.floor(_PER_OCTAVE * jnp.log2(jnp.where(known, value, 1.0)))
   place = jnp.clip(place.astype(jnp.int32) + _MIDDLE, 0, _BINS - 1)
@@ -151,13 +152,13 @@ def _bin(value: jax.Array) -> jax.Array:
 
 
 def median(counts: jax.Array) -> jax.Array:
-  """The median of the values of a histogram: the upper end of its bin.
+  """The median of a histogram, as the upper end of the bin that it is in.
 
   Args:
     counts: int32 `[bins]`.
 
   Returns:
-    float32 `[]`; infinite if there are none.
+    float32 `[]`; infinite for an empty histogram.
   """
   below = jnp.cumsum(counts)
   place = jnp.argmax(below >= below[-1] - below)
@@ -166,11 +167,11 @@ def median(counts: jax.Array) -> jax.Array:
 
 
 def limit_of(monitor: DivergenceMonitor, max_norm: float) -> jax.Array:
-  """The norm that messages of a round may have, float32 `[]`.
+  """The largest norm that a message of a round may have, float32 `[]`.
 
   Args:
     monitor: before the round.
-    max_norm: a limit that was given; 0 for none.
+    max_norm: the given limit; 0 for none.
   """
   if max_norm:
     return jnp.float32(max_norm)
@@ -178,7 +179,7 @@ def limit_of(monitor: DivergenceMonitor, max_norm: float) -> jax.Array:
 
 
 def loss_limit_of(monitor: DivergenceMonitor, max_norm: float) -> jax.Array:
-  """The loss that clients may have in a round, float32 `[]`; see `limit_of`."""
+  """The largest loss that a client may have; see `limit_of`."""
   if max_norm:
     return jnp.float32(LARGEST_LOSS)
   large = _TIMES_MEDIAN_LOSS * median(monitor.losses)
@@ -186,7 +187,7 @@ def loss_limit_of(monitor: DivergenceMonitor, max_norm: float) -> jax.Array:
 
 
 def finite(tree: Any) -> jax.Array:
-  """Whether all of its floating-point numbers are finite, bool `[]`."""
+  """Whether all floating-point numbers of a tree are finite, bool `[]`."""
   found = [jnp.all(jnp.isfinite(x)) for x in _floats(tree)]
   return jnp.all(jnp.stack(found)) if found else jnp.bool_(True)
 
@@ -195,9 +196,9 @@ def judge(result: Any, monitor: DivergenceMonitor, max_norm: float) -> Tally:
   """Whether a client's round counts.
 
   Args:
-    result: its ClientResult; its loss is among the metrics, if it has one.
+    result: the client's ClientResult, whose metrics may hold a loss.
     monitor: before the round.
-    max_norm: of a message; 0 for the running median's.
+    max_norm: limit on a message's norm; 0 to go by the running median.
   """
   norm = _norm(result.message)
   fine = norm <= limit_of(monitor, max_norm)  # False for NaN, and infinity:
@@ -219,7 +220,7 @@ def judge(result: Any, monitor: DivergenceMonitor, max_norm: float) -> Tally:
 
 
 def keep(condition: jax.Array, new: Any, old: Any) -> Any:
-  """The new tree where the condition holds, and else the old one."""
+  """The new tree if the condition holds, else the old one."""
   return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
@@ -245,18 +246,18 @@ def _added(counts, more) -> jax.Array:
 def after_round(
   monitor: DivergenceMonitor, tally: Tally, num_clients: int, failed, round_
 ) -> DivergenceMonitor:
-  """The server's after a round, or after the one that is for norms alone.
+  """The monitor after a round, or after the one that is run for norms alone.
 
   Args:
-    monitor: before.
-    tally: of all clients.
+    monitor: before the round.
+    tally: the sum over all clients.
     num_clients: of the federation.
     failed: whether the server's new state is not finite.
-    round_: the round.
+    round_: the round's number.
   """
   alone = (tally.heard == 0) & (tally.diverged > 0)
   lost = jnp.where(tally.heard > 0, 0, monitor.lost + alone)
-  # Not beyond what is asked for, which cannot overflow.
+  # Counted only as far as needed, so that it cannot overflow.
   enough = IN_A_ROW * min(num_clients, _LOST_CLIENTS // IN_A_ROW)
   lost_clients = jnp.minimum(monitor.lost_clients + tally.diverged, enough)
   lost_clients = jnp.where(tally.heard > 0, 0, lost_clients)
@@ -284,7 +285,7 @@ class DivergenceReport(NamedTuple):
 
 
 def divergence_reports(members: Any, record: Any) -> list[DivergenceReport]:
-  """All clients of which rounds were undone, in order.
+  """Reports of all clients of which rounds were undone, by client.
 
   Args:
     members: {cohort: `[slots]`}, which client is in each slot.

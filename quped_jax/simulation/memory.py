@@ -10,20 +10,21 @@ Per device, in bytes,
 - states: of all clients of the device, one copy, updated in place;
 - messages: the sum of what clients sent, if they run in chunks;
 - at_once: how many clients run at once on the device;
-- own: the state of one client, a copy of which is trained: the one before is
+- own: the state of one client, of which a copy is trained: the former state is
   kept in case the client diverges;
-- download: of one client, a copy that is trained; messages are added up as they
-  are computed, and never lie in memory by themselves;
+- download: what one client downloads, of which a copy is trained; messages are
+  added up as they are computed, and are never in memory by themselves;
 - step: what one local step needs. For a network with parameters of P bytes, a
   forward pass that keeps R bytes for the backward pass and whose products and
   convolutions give A bytes: P (gradients) + max(R, 2 A), and R more for each
   further network that is trained beside it (QuPeD's global model). Quantizing
   Q bytes of weights adds `QUANTIZED_COPIES` * Q.
 
-The formula counts shapes and knows nothing of what a compiler shares or keeps
-longer. Tests hold it to 25 % of what XLA says that compiled rounds take, at 1
-to 4 bits and 32, with all clients taking part. Measured beyond: at 8 bits under
-vmap it says a third too little, with few participants half too much.
+The formula counts shapes, and knows nothing of buffers that a compiler shares
+or keeps longer. Tests hold it to within 25 % of what XLA reports for compiled
+rounds, at 1 to 4 bits and at 32, with all clients taking part. Measured beyond
+that, it is a third too low at 8 bits under vmap, and half too high with few
+participants.
 """
 
 import math
@@ -31,22 +32,22 @@ from typing import Any, NamedTuple
 
 import jax
 
-# What computes an array that is written to memory; the rest is fused into
-# these or shares their buffers.
+# Operations whose results are written to memory; all others are fused into
+# these or share their buffers.
 _WRITERS = ("dot_general", "conv_general_dilated", "custom_vjp_call")
 
-# Arrays as large as the quantized weights that a step holds beside them.
+# How many arrays as large as the quantized weights a step holds besides them.
 QUANTIZED_COPIES = 5
 
 
 def nbytes(tree: Any) -> int:
-  """Bytes of the arrays of a tree, or of their shapes; numbers are none."""
+  """Bytes of a tree's arrays, or of its shapes; plain numbers count as 0."""
   arrays = [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
 
 
 def _written(jaxpr: Any) -> int:
-  """Bytes of what the products and convolutions of a function give."""
+  """Bytes of the results of a function's products and convolutions."""
   total = 0
   for equation in jaxpr.eqns:
     if equation.primitive.name in _WRITERS:
@@ -62,14 +63,14 @@ def _written(jaxpr: Any) -> int:
 def step_bytes(
   model: Any, inputs: Any, *, own: int, download: int, quantized: bool
 ) -> int:
-  """Bytes that a local step needs beside what it updates.
+  """Bytes that a local step needs besides what it updates.
 
   Args:
     model: a `quped_jax.Model`.
     inputs: a batch `[batch, ...]`, or its shape and type.
-    own: bytes of a client's own state: a network, if they are as many as the
-      model's.
-    download: bytes of what it receives, likewise.
+    own: bytes of a client's own state; it holds a network if they are at least
+      as many as the model's.
+    download: bytes of what the client receives, likewise.
     quantized: whether the kernels that the model names are quantized.
 
   Returns:
@@ -82,7 +83,7 @@ def step_bytes(
     return model.apply(params, stats, inputs, True)[0]
 
   def kept(params, stats, inputs):
-    # In the inputs too: so that what is kept holds every kernel once.
+    # By the inputs too, so that what is kept holds every kernel once.
     return jax.vjp(lambda p, x: forward(p, stats, x), params, inputs)[1]
 
   held = nbytes(jax.eval_shape(kept, params, stats, inputs)) - nbytes(params)
@@ -109,12 +110,11 @@ class Estimate(NamedTuple):
   Attributes:
     data: samples and tables.
     server: the server's state, and what it collects, twice.
-    own: state of one client.
-    download: of one client.
-    message: of one client.
+    own: the state of one client, the largest.
+    download: of one client, the largest.
+    message: of one client, the largest.
     step: what a client's local step needs.
-    kept: state of one client, on average; `own` where it differs is that of
-      the largest.
+    kept: the state of one client, on average.
   """
 
   data: int
@@ -127,18 +127,18 @@ class Estimate(NamedTuple):
 
   @property
   def client(self) -> int:
-    """Bytes that one more client takes that runs at the same time."""
+    """Bytes that each further client takes that runs at the same time."""
     return self.own + self.download + self.step
 
   def total(self, slots: int, at_once: int) -> int:
-    """Bytes on a device with so many clients, so many of them at once."""
+    """Bytes on a device that has `slots` clients and runs `at_once` at once."""
     fixed = self.data + self.server + slots * self.kept
     if at_once < slots:
       return fixed + self.message + at_once * self.client
     return fixed + at_once * self.client
 
   def room_for(self, slots: int, limit: int) -> int:
-    """How many clients can run at once in so many bytes; 0 if not one."""
+    """How many of `slots` clients can run at once in `limit` bytes; maybe 0."""
     if self.total(slots, slots) <= limit:
       return slots
     left = limit - self.total(slots, 0)

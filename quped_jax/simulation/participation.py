@@ -1,7 +1,7 @@
 """Who takes part in a round: drawn, by chance, or as a trace says.
 
-All of it is data of the compiled round: another draw, other chances or another
-trace of the same length compile nothing.
+All of this is data of the compiled round: another draw, other probabilities or
+another trace of the same length compile nothing.
 """
 
 import csv
@@ -19,10 +19,10 @@ from quped_jax import random_keys
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trace:
-  """Who is there in each round, as it was recorded.
+  """Who is present in each round, as it was recorded.
 
   Attributes:
-    clients: int32 `[entries]`, by round.
+    clients: int32 `[entries]`, sorted by round.
     offsets: int32 `[rounds + 1]`, where the entries of each round begin.
     most: the largest number of clients in a round, static.
   """
@@ -33,11 +33,11 @@ class Trace:
 
   @property
   def rounds(self) -> int:
-    """The number of rounds that it covers."""
+    """The number of rounds that the trace covers."""
     return self.offsets.shape[0] - 1
 
   def present(self, round_: Any, num_clients: int) -> jax.Array:
-    """Bool `[clients]`: who is there in a round."""
+    """Who is present in a round, bool `[clients]`."""
     begin, end = self.offsets[round_], self.offsets[round_ + 1]
     entry = begin + jnp.arange(self.most)
     who = self.clients.at[entry].get(mode="clip")
@@ -54,15 +54,16 @@ class Participation:
   At most one of `count`, `probability` and `trace`; with none, everyone does.
 
   Attributes:
-    probability: float32 `[clients]`, each client's chance to take part, of
-      each client and round by itself.
-    trace: who is there when.
-    dropout: float32 `[]`, the chance that a participant does not get through
-      the round: it keeps its state and sends nothing, as if it had not been
-      there. None for 0.
-    stragglers: float32 `[]`, the chance that a participant takes fewer local
-      steps than the others: 1 to `steps - 1`, all equally likely. None for 0.
-    count: so many clients, drawn uniformly, static.
+    probability: float32 `[clients]`, each client's probability to take part,
+      independently of other clients and rounds.
+    trace: who is present in which round.
+    dropout: float32 `[]`, the probability that a participant does not complete
+      the round: it keeps its state and sends nothing, as if it had been absent.
+      None for 0.
+    stragglers: float32 `[]`, the probability that a participant takes fewer
+      local steps than the others: 1 to `steps - 1`, all equally likely. None
+      for 0.
+    count: how many clients are drawn, uniformly, static.
     steps: the local steps of a client that does not straggle, static.
   """
 
@@ -74,19 +75,19 @@ class Participation:
   steps: int = dataclasses.field(default=1, metadata={"static": True})
 
   def is_everyone(self, num_clients: int) -> bool:
-    """Whether all clients take part in all rounds, for sure."""
+    """Whether it is certain that all clients take part in all rounds."""
     drawn = self.count is not None and self.count < num_clients
     given = (self.probability, self.trace, self.dropout)
     return not drawn and all(x is None for x in given)
 
   def most(self, num_clients: int) -> int:
-    """The largest number of clients that there can be in a round, static."""
+    """The largest possible number of clients in a round, static."""
     if self.trace is not None:
       return min(self.trace.most, num_clients)
     return num_clients if self.count is None else min(self.count, num_clients)
 
   def mean(self, num_clients: int) -> float:
-    """How many take part in a round on average, drop-outs among them."""
+    """How many take part in a round on average, including drop-outs."""
     if self.trace is not None:
       return self.trace.clients.shape[0] / self.trace.rounds
     if self.probability is not None:
@@ -94,7 +95,7 @@ class Participation:
     return num_clients if self.count is None else min(self.count, num_clients)
 
   def present(self, key: jax.Array, round_: Any, num_clients: int) -> jax.Array:
-    """Who gets through a round.
+    """Who completes a round.
 
     Args:
       key: the root of all randomness.
@@ -148,7 +149,7 @@ def _whole(field: str, text: Any, line: int, limit: int, what: str) -> int:
 
 
 def load_trace(path: str | os.PathLike, num_clients: int, rounds: int) -> Trace:
-  """Reads who is there when.
+  """Reads a trace of who is present in which round.
 
   Args:
     path: a CSV file with the columns `round` and `client`, both from 0, in any

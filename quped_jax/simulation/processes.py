@@ -1,7 +1,7 @@
 """Several processes, on one machine or many, that simulate one federation.
 
-They share JAX's distributed runtime: the mesh of devices is that of all of
-them, and every process runs the same program on its part.
+They share JAX's distributed runtime: the mesh has the devices of all of them,
+and every process runs the same program on its part.
 """
 
 import json
@@ -50,7 +50,7 @@ def join(
     )
   if num_processes == 1:
     return
-  # JAX ends the process if another one does not come; we say who is missing.
+  # If a process is missing, JAX would end the others; we say which is missing.
   deadline = time.monotonic() + timeout
   if process_id == 0:
     _gather(coordinator, int(port), num_processes, deadline, timeout)
@@ -60,7 +60,7 @@ def join(
 
 
 def _gather(coordinator, port, num_processes, deadline, timeout) -> None:
-  """Process 0: waits until all others have reported, and tells them."""
+  """In process 0: waits until all others have reported, then answers them."""
   waiting: dict[int, socket.socket] = {}
   try:
     server = socket.create_server(("", port), reuse_port=False)
@@ -84,7 +84,7 @@ def _gather(coordinator, port, num_processes, deadline, timeout) -> None:
           f"coordinator={coordinator!r}; num_processes={num_processes}"
         ) from None
       except (ValueError, OSError):
-        continue  # Somebody else's connection.
+        continue  # A connection that is not from a process of the run.
       mistake = _mistake(told, num_processes, waiting)
       if mistake:
         _answer([connection], mistake)
@@ -119,7 +119,7 @@ def _answer(connections, text: str) -> None:
 
 
 def _report(coordinator, address, num_processes, process_id, deadline) -> None:
-  """The others: report to process 0, and wait until all have."""
+  """In all others: reports to process 0, and waits until all have."""
   report = {"process_id": process_id, "processes": num_processes}
   while True:
     left = deadline - time.monotonic()

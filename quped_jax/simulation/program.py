@@ -10,9 +10,9 @@ import jax
 
 from quped_jax.data.cache import default_cache_dir
 
-# XLA's default on CPU hands convolutions to a library that takes 1.5 to 2
-# times as long with them as XLA's own code (jaxlib 0.10.2: 7 ms against 4 ms
-# for a 5x5 convolution's gradient). Only sums are left to it.
+# By default, XLA on CPU hands convolutions to a library that takes 1.5 to 2
+# times as long as XLA's own code (jaxlib 0.10.2: 7 ms against 4 ms for the
+# gradient of a 5x5 convolution). Only sums are left to the library.
 _CPU_OPTIONS: dict[str, str | bool] = {
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"
 }
@@ -21,8 +21,8 @@ _CPU_OPTIONS: dict[str, str | bool] = {
 def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
   """Compiles what `jax.jit(f).lower(...)` returned, with our options.
 
-  They are those of the default backend; a jaxlib that does not know them
-  compiles without.
+  The options are those for the default backend; a jaxlib that does not know
+  them compiles without.
   """
   if jax.default_backend() != "cpu":
     return lowered.compile()
@@ -37,12 +37,12 @@ def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 def use_compilation_cache(folder: str | os.PathLike | None = None) -> None:
   """Keeps compiled programs on disk, so that a later run need not compile.
 
-  The commands in `experiments` call this. It changes nothing where a cache is
-  set already, as by the environment variable JAX_COMPILATION_CACHE_DIR. Of
-  files beyond 2 GiB those that were not used for longest are deleted.
+  The commands in `experiments` call this. It changes nothing if a cache is set
+  already, as by the environment variable JAX_COMPILATION_CACHE_DIR. If the
+  files exceed 2 GiB, the least recently used are deleted.
 
   Args:
-    folder: where; None for `jax` in the user's cache folder, see
+    folder: of the cache; None for `jax` in the user's cache folder, see
       `QUPED_CACHE_DIR` in docs/data.md.
   """
   config: Any = jax.config  # Whose fields type checkers do not know.

@@ -18,10 +18,10 @@ class Schedule:
       downloaded models.
     learning_rate_drops: rounds at which these are multiplied, once each, by
       `learning_rate_drop_factor`.
-    learning_rate_drop_factor: see above.
+    learning_rate_drop_factor: the factor at each of `learning_rate_drops`.
     centers_drops: rounds at which the levels' step size is multiplied by
       `centers_drop_factor`.
-    centers_drop_factor: see above.
+    centers_drop_factor: the factor at each of `centers_drops`.
     strength_ramp: whether the strength is multiplied by round + 1.
     strength_drop_factor: factor on the strength at each of
       `learning_rate_drops`.

@@ -1,10 +1,10 @@
 """Clients' states in host memory or in files, for more clients than fit.
 
-Stacked as on a device, arrays `[clients, ...]`, of which a round moves only
-the participants, a block at a time. Files are mapped into memory: what is not
-used is not loaded, and all of their space is taken when they are made, for the
-first phase and once more for the second, so that a disk that fills up later
-cannot stop a run in the middle of a write.
+States are stacked as on a device, as arrays `[clients, ...]`; a round moves
+only the participants, a block at a time. Files are mapped into memory, so that
+what is not used is not loaded. All of their space is taken when they are made,
+and once more when the fine-tuning phase begins, so that a disk that fills up
+later cannot stop a run in the middle of a write.
 """
 
 import os
@@ -17,7 +17,7 @@ import numpy as np
 
 PLACES = ("device", "host", "disk")
 
-# Clients that are moved at once, if nothing else is said.
+# Clients that are moved at once, by default.
 _BLOCK = 256
 
 
@@ -28,8 +28,7 @@ class Store(NamedTuple):
     where: "device", on the devices that train them; "host", in host memory;
       "disk", in files that are mapped into memory.
     folder: of the files.
-    block: how many clients are moved at once; 0 for a number that does for
-      most.
+    block: how many clients are moved at once; 0 for 256.
   """
 
   where: str = "device"
@@ -41,18 +40,18 @@ class Store(NamedTuple):
     return min(self.block or _BLOCK, participants)
 
   def allocate(self, shapes: Any, clients: int, name: str) -> Any:
-    """Room for the states of so many clients; what it holds is undefined.
+    """Allocates room for clients' states; its content is undefined.
 
     Args:
       shapes: of one client's state.
-      clients: how many there are.
-      name: of the folder of this cohort's files.
+      clients: the number of clients.
+      name: of the folder for this cohort's files.
 
     Returns:
       A tree like `shapes` of numpy arrays `[clients, ...]`.
 
     Raises:
-      ValueError: no room; no file is left.
+      ValueError: no room, in which case no file remains.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     if self.where != "disk":
@@ -82,10 +81,10 @@ class Store(NamedTuple):
     return jax.tree.unflatten(structure, arrays)
 
   def remove(self, name: str = ".") -> None:
-    """Deletes the files of a cohort; those still in use vanish with that.
+    """Deletes files of states; those still in use vanish when that ends.
 
     Args:
-      name: of its folder; those of all by default.
+      name: of the cohort's folder; by default, those of all cohorts.
     """
     if self.where == "disk" and self.folder is not None:
       shutil.rmtree(pathlib.Path(self.folder) / name, ignore_errors=True)
@@ -95,8 +94,8 @@ def _make_file(path: pathlib.Path, shape, dtype) -> np.ndarray:
   """A new .npy file, mapped into memory, whose space on the disk is taken."""
   path.unlink(missing_ok=True)
   array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-  # What is mapped was only promised so far: running out of it while writing
-  # to memory would end the process with a signal.
+  # So far the space is only promised. If the disk ran out of it while mapped
+  # memory is written to, a signal would end the process.
   size = path.stat().st_size
   with open(path, "r+b") as file:
     if hasattr(os, "posix_fallocate"):
