@@ -9,7 +9,6 @@ from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import (
   Interrupted,
   Result,
-  client_state,
   run,
 )
 from quped_jax.experiment.settings import Settings
@@ -58,7 +57,7 @@ from quped_jax.quantization.transforms import (
 from quped_jax.simulation.layout import use_cores
 from quped_jax.simulation.program import use_compilation_cache
 from quped_jax.simulation.simulation import Simulation, make_simulation
-from quped_jax.simulation.state import SimulationState
+from quped_jax.simulation.state import SimulationState, client_state
 from quped_jax.version import __version__
 
 __all__ = [

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from quped_jax.methods import api
 from quped_jax.quantization.alternating import Rates
@@ -74,3 +75,17 @@ class Heard(NamedTuple):
   aggregate: api.Aggregate
   metrics: Any
   tally: Tally
+
+
+def client_state(state: SimulationState, client_id: int) -> Any:
+  """One client's own state, taken from the stacked state of all.
+
+  Raises:
+    ValueError: no such client.
+  """
+  for cohort, members in state.members.items():
+    (place,) = np.nonzero(np.asarray(members) == client_id)
+    if client_id >= 0 and place.size:
+      return jax.tree.map(lambda x, at=place[0]: x[at], state.clients[cohort])
+  largest = max(int(np.max(members)) for members in state.members.values())
+  raise ValueError(f"client_id={client_id}: must be from 0 to {largest}")

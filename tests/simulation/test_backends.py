@@ -76,6 +76,7 @@ def pair():
     patch.setitem(simulation_lib.BACKENDS, "device", Shelved)
     settings = tiny.make_settings("quped", len(tiny.COUNTS))
     shelved = tiny.assemble(settings).simulation
+  assert isinstance(getattr(shelved.run_rounds, "__self__", None), Shelved)
   return expected, shelved
 
 
