@@ -308,6 +308,11 @@ def test_a_description_that_cannot_be_is_an_error(changes, message):
     dataclasses.replace(info_of(), **changes)
 
 
+def test_the_largest_sample_may_be_described():
+  info = dataclasses.replace(info_of(), input_shape=(2**20, 2**11))
+  assert info.input_shape == (2**20, 2**11)
+
+
 def test_a_description_makes_its_network_once():
   assert info_of().create() is info_of(bits=1, client=3).create()
   assert info_of(options={"features": (8,)}).create() is not info_of().create()
@@ -527,6 +532,26 @@ def test_what_metadata_claims_is_checked(changes, message, files, tmp_path):
   assert about["bits"] == 2 and about["model"] == "mlp"
   path.write_bytes(build(header, {**about, **changes}, tensors))
   refused(path, message)
+
+
+def test_no_width_exceeds_the_bits_of_its_file(files, tmp_path):
+  path = tmp_path / "model.safetensors"
+  header, about, tensors = parts(files[0][1][0])
+  path.write_bytes(build(header, {**about, "num_classes": 10**9}, tensors))
+  refused(path, f"1000000000: must be at most {8 * path.stat().st_size} in")
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_metadata_without_a_json_form_is_not_written(number, tmp_path):
+  qj.register_model(
+    "sloped",
+    lambda classes, slope, **_: qj.create_model("mlp", classes),
+  )
+  info = info_of("sloped", options={"slope": number})
+  path = tmp_path / "model.safetensors"
+  with pytest.raises(ValueError, match="not JSON compliant"):
+    qj.save_packed(path, *variables_of(info), info)
+  assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from quped_jax.quantization.codebook import (
   init_codebook,
   nearest,
 )
-from quped_jax.quantization.soft_quantizer import soft_quantize
+from quped_jax.quantization.soft_quantizer import soft_quantize, steepness
 from tests.levels import (
   gap_of,
   loss_and_gradients,
@@ -173,6 +173,18 @@ def test_the_unit_of_the_default_sharpness_is_the_mean_gap():
   np.testing.assert_allclose(soft(x, codebook), want, atol=1e-5)
   absolute = soft(x, codebook, 30 / 7, unit="absolute")
   np.testing.assert_allclose(absolute, want, atol=1e-5)
+
+
+def test_the_steepness_has_no_gradient():
+  """P is a constant of a step: levels are not moved to change it."""
+  codebook = make_codebook([-3.0, 0.0, 0.5, 4.0])
+
+  def slope(centers):
+    return steepness(dataclasses.replace(codebook, centers=centers), 10.0)
+
+  value, gradient = jax.value_and_grad(slope)(codebook.centers)
+  assert float(value) == pytest.approx(10 / (7 / 3))
+  assert not np.any(gradient)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,12 @@ def test_what_cannot_be_is_an_error(changes, message):
     qj.Settings(**changes)
 
 
+def test_stragglers_of_two_steps_take_one():
+  assert qj.Settings(stragglers=0.5, steps=2).steps == 2
+  participation = Participation(stragglers=jnp.float32(1.0), steps=2)
+  assert participation.num_steps(jax.random.key(0)) == 1
+
+
 # In a federation.
 
 
