@@ -1,5 +1,7 @@
 """Checks of what a user gives, in one dialect: "FIELD=VALUE: must be ..."."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 # Of positive numbers that float32 holds in full.
@@ -30,7 +32,7 @@ def not_negative(field: str, value: float) -> None:
     raise ValueError(f"{field}={value}: must be at least 0")
 
 
-def choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
+def choice(field: str, value: str, allowed: Sequence[str]) -> None:
   """Raises a ValueError unless the value is one of those allowed."""
   if value not in allowed:
     raise ValueError(f"{field}={value!r}: must be one of {', '.join(allowed)}")

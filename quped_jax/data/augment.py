@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from quped_jax import checks
+
 _PADDING = 4
 
 
@@ -45,10 +47,7 @@ AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 def check_augment(name: str, shape: tuple[int, ...]) -> None:
   """Raises a ValueError unless the augmentation exists and fits the inputs."""
-  if name not in AUGMENTATIONS:
-    raise ValueError(
-      f"augment={name!r}: must be one of {', '.join(AUGMENTATIONS)}"
-    )
+  checks.choice("augment", name, AUGMENTATIONS)
   if name == "crop_flip" and len(shape) != 3:
     raise ValueError(
       f"augment={name!r}: must be 'none' for inputs of shape {shape}; it "

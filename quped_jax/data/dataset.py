@@ -7,6 +7,8 @@ import os
 
 import numpy as np
 
+from quped_jax import checks
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
@@ -43,8 +45,7 @@ class Dataset:
     self._check_column("labels", self.labels, np.int32)
     self._check_column("is_test", self.is_test, np.bool_)
     self._check_column("groups", self.groups, np.int32)
-    if self.num_classes < 2:
-      raise ValueError(f"num_classes={self.num_classes}: must be at least 2")
+    checks.at_least("num_classes", self.num_classes, 2)
     _check_labels(self.labels, self.num_classes)
     if self.groups is not None and self.groups.min() < 0:
       raise ValueError(f"groups={self.groups.min()}: must not be negative")

@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from quped_jax import checks
 from quped_jax.data.dataset import Dataset
 from quped_jax.data.schemes import NOBODY, SCHEMES, Pool
 
@@ -89,8 +90,7 @@ def partition(
     ValueError: If an option is missing or impossible, or a client would be left
       without training or test data.
   """
-  if scheme not in SCHEMES:
-    raise ValueError(f"partition={scheme!r}: must be one of {sorted(SCHEMES)}")
+  checks.choice("partition", scheme, sorted(SCHEMES))
   if not 0 < train_fraction < 1:
     raise ValueError(f"train_fraction={train_fraction}: must be in (0, 1)")
   if not 0 <= validation_fraction < 1:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from quped_jax import checks
 from quped_jax.data import leaf, text, tfds_source
 from quped_jax.data.cache import (
   Arrays,
@@ -76,10 +77,7 @@ def load_dataset(
     FileNotFoundError: If the data can be neither found nor downloaded.
     ImportError: If an optional dependency is missing.
   """
-  if name not in _LOADERS:
-    raise ValueError(
-      f"dataset={name!r}: must be one of {', '.join(sorted(_LOADERS))}"
-    )
+  checks.choice("dataset", name, sorted(_LOADERS))
   if data_dir is None:
     data_dir = os.environ.get("QUPED_DATA_DIR") or "~/tensorflow_datasets"
   if cache_dir is None:

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from quped_jax import random_keys
+from quped_jax import checks, random_keys
 
 
 @jax.tree_util.register_dataclass
@@ -49,8 +49,7 @@ class SyntheticSource:
   def __post_init__(self):
     if isinstance(self.seed, int) and not 0 <= self.seed < 2**31:
       raise ValueError(f"seed={self.seed}: must be between 0 and 2**31 - 1")
-    if self.num_classes < 2:
-      raise ValueError(f"num_classes={self.num_classes}: must be at least 2")
+    checks.at_least("num_classes", self.num_classes, 2)
     if not self.shape or min(self.shape) < 1:
       raise ValueError(f"shape={self.shape}: must be positive sizes")
     if not 0 <= self.noise < float("inf"):
@@ -62,8 +61,7 @@ class SyntheticSource:
         f"{self.num_classes}, the number of classes"
       )
     for field in ("train_samples", "test_samples"):
-      if getattr(self, field) < 1:
-        raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+      checks.at_least(field, getattr(self, field), 1)
 
   def class_means(self) -> jax.Array:
     """Returns the mean of each class, `[num_classes, *shape]` float32."""

@@ -7,6 +7,7 @@ outside the package, with `register_method`.
 import inspect
 from typing import Any, NamedTuple, Protocol
 
+from quped_jax import checks
 from quped_jax.data.federation import Federation
 from quped_jax.methods.apfl import ApflOptions, make_apfl
 from quped_jax.methods.api import FederatedMethod, Models
@@ -146,10 +147,7 @@ def get_method(name: str) -> Entry:
   Raises:
     ValueError: there is none.
   """
-  if name not in METHODS:
-    raise ValueError(
-      f"method={name!r}: must be one of {', '.join(sorted(METHODS))}"
-    )
+  checks.choice("method", name, sorted(METHODS))
   return METHODS[name]
 
 

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from quped_jax import checks
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import codebook_tree, soft_quantizer, transforms
 
@@ -196,10 +197,7 @@ def make_alternating(
   Raises:
     ValueError: unknown estimator, unit, norm or center_prox.
   """
-  if estimator not in ESTIMATORS:
-    raise ValueError(
-      f"estimator={estimator!r}: must be one of {', '.join(ESTIMATORS)}"
-    )
+  checks.choice("estimator", estimator, ESTIMATORS)
   soft_quantizer.check_sharpness(sharpness, sharpness_unit)
   optimizer = optax.with_extra_args_support(optimizer)
   centers_optimizer = optax.with_extra_args_support(centers_optimizer)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from quped_jax import checks
 from quped_jax.quantization import level_sums
 
 FULL_PRECISION = 32
@@ -195,10 +196,7 @@ def init_codebook(
   Raises:
     ValueError: bits, max_levels or granularity out of range.
   """
-  if granularity not in GRANULARITIES:
-    raise ValueError(
-      f"granularity={granularity!r}: must be 'tensor' or 'channel'"
-    )
+  checks.choice("granularity", granularity, GRANULARITIES)
   if not is_traced(bits):
     check_bits(bits)
     needed = max_levels_for(bits)

@@ -2,6 +2,7 @@
 
 import optax
 
+from quped_jax import checks
 from quped_jax.quantization import transforms
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
@@ -29,10 +30,7 @@ def base_optimizer(
     "adam": optax.scale_by_adam,
     "adamw": optax.scale_by_adam,
   }
-  if name not in kinds:
-    raise ValueError(
-      f"optimizer={name!r}: must be one of {', '.join(OPTIMIZERS)}"
-    )
+  checks.choice("optimizer", name, OPTIMIZERS)
   parts = [kinds[name]()]
   if weight_decay:
     decay = optax.add_decayed_weights(weight_decay)

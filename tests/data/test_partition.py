@@ -268,7 +268,7 @@ def test_one_training_sample_is_not_given_to_validation():
 @pytest.mark.parametrize(
   ("scheme", "num_clients", "options", "message"),
   [
-    ("random", 5, {}, "partition='random': must be one of .*'shards'"),
+    ("random", 5, {}, "partition='random': must be one of .*shards"),
     ("iid", 0, {}, "clients=0: must be between 1 and 600"),
     ("iid", 601, {}, "clients=601: must be between 1 and 600"),
     ("iid", 5, {"train_fraction": 1.0}, r"train_fraction=1.0: .*\(0, 1\)"),

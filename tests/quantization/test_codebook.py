@@ -337,7 +337,7 @@ X = jnp.arange(4.0)
     ),
     (
       lambda: init_codebook(X, 1, granularity="row"),
-      r"granularity='row': must be 'tensor' or 'channel'",
+      r"granularity='row': must be one of tensor, channel",
     ),
     (
       lambda: soft_quantize(X, init_codebook(X, 1), unit="gaps"),

@@ -20,7 +20,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from quped_jax import methods
+from quped_jax import checks, methods
 from quped_jax.experiment.settings import Settings
 from quped_jax.quantization import codebook
 
@@ -169,8 +169,7 @@ def make_rows(config: Mapping[str, Any]) -> list[Row]:
   variants = [name for name, own in overrides.items() if "method" in own]
   allowed = sorted({*methods.METHODS, *variants})
   for name in names:
-    if name not in allowed:
-      raise ValueError(f"methods={name!r}: must be one of {', '.join(allowed)}")
+    checks.choice("methods", name, allowed)
   _check_overrides(overrides, allowed)
   rows = []
   for name in names:

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from quped_jax import checks
+
 TEMPERATURE_ON = ("both", "teacher")
 
 
@@ -52,11 +54,7 @@ def kl_divergence(
   Raises:
     ValueError: unknown temperature_on.
   """
-  if temperature_on not in TEMPERATURE_ON:
-    raise ValueError(
-      f"temperature_on={temperature_on!r}: must be one of "
-      f"{', '.join(TEMPERATURE_ON)}"
-    )
+  checks.choice("temperature_on", temperature_on, TEMPERATURE_ON)
   log_p = jax.nn.log_softmax(first / temperature)
   softened = second / temperature if temperature_on == "both" else second
   log_q = jax.nn.log_softmax(softened)
