@@ -50,7 +50,7 @@ class ApflOptions:
   Attributes:
     alpha: initial weight of the personal model in the mixture, in [0, 1].
     alpha_learning_rate: step size of that weight; 0 keeps it.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   alpha: float = 0.5
@@ -88,12 +88,12 @@ def make_apfl(
   """Makes APFL.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture, or quantized clients.
+    ValueError: a cohort with another architecture, or quantized clients.
   """
   requirements.check_same_model("apfl", models)
   requirements.check_full_precision(

@@ -33,7 +33,7 @@ from quped_jax.methods.blocks.training import Training
 
 @dataclasses.dataclass(frozen=True)
 class CfdOptions(soft_labels.SoftLabelOptions):
-  """Settings of CFD, beside those of `SoftLabelOptions`.
+  """Settings of CFD, in addition to those of `SoftLabelOptions`.
 
   Attributes:
     bits_up: of each entry of a soft label that clients send, 1 to 8, or 32.
@@ -60,13 +60,13 @@ def make_cfd(
   """Makes CFD.
 
   Args:
-    models: of each cohort and of the server.
+    models: the networks of the cohorts and of the server.
     training: how clients train.
     options: the method's own settings.
     federation: has the public set.
 
   Raises:
-    ValueError: no public set, or one smaller than the samples of a round.
+    ValueError: no public set, or one smaller than `public_samples`.
   """
   return soft_labels.soft_label_method(
     models,

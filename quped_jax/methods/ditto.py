@@ -37,7 +37,7 @@ class DittoOptions:
 
   Attributes:
     lambda_p: weight of the penalty that ties v_i to w_t, at least 0.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   lambda_p: float = 1.0
@@ -56,12 +56,12 @@ def make_ditto(
   """Makes Ditto.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   requirements.check_same_model("ditto", models)
 

@@ -34,7 +34,7 @@ from quped_jax.methods.blocks.training import Training
 
 @dataclasses.dataclass(frozen=True)
 class DsFlOptions(soft_labels.SoftLabelOptions):
-  """Settings of DS-FL, beside those of `SoftLabelOptions`.
+  """Settings of DS-FL, in addition to those of `SoftLabelOptions`.
 
   Attributes:
     temperature: T of the sharpening.
@@ -58,13 +58,13 @@ def make_ds_fl(
   """Makes DS-FL.
 
   Args:
-    models: of each cohort and of the server.
+    models: the networks of the cohorts and of the server.
     training: how clients train.
     options: the method's own settings.
     federation: has the public set.
 
   Raises:
-    ValueError: no public set, or one smaller than the samples of a round.
+    ValueError: no public set, or one smaller than `public_samples`.
   """
   return soft_labels.soft_label_method(
     models,

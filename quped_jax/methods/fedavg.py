@@ -35,7 +35,7 @@ class FedavgOptions:
     server_optimizer: "sgd", "momentum", "adam" or "adamw".
     server_learning_rate: its step size; 1 with "sgd" is the plain mean.
     server_momentum: decay of "momentum".
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   server_optimizer: str = "sgd"
@@ -72,12 +72,12 @@ def make_fedavg(
   """Makes FedAvg.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   method = averaging.averaging_method(
     "fedavg", models, training, weighting=options.weighting

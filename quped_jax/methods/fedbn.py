@@ -33,7 +33,7 @@ class FedbnOptions:
   """Settings of FedBN.
 
   Attributes:
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   weighting: str = "samples"
@@ -63,12 +63,12 @@ def make_fedbn(
   """Makes FedBN.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture; when the parameters' shapes
+    ValueError: a cohort with another architecture; when the parameters' shapes
       are first seen, a model without normalisation.
   """
 

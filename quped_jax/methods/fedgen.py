@@ -64,7 +64,7 @@ class FedgenOptions:
       size each.
     generator_learning_rate: their step size.
     generator_optimizer: "sgd", "momentum", "adam" or "adamw".
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   alpha: float = 1.0
@@ -128,13 +128,13 @@ def make_fedgen(
   """Makes FedGen.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
     federation: of whose samples the model is.
 
   Raises:
-    ValueError: a cohort of another architecture, or one without a last layer
+    ValueError: a cohort with another architecture, or one without a last layer
       that classifies features.
   """
   method = averaging.averaging_method(

@@ -32,7 +32,7 @@ class FedgkdOptions:
   Attributes:
     gamma: weight of distillation (halved in the loss), at least 0.
     models: M, how many global models the teacher is the mean of, at least 1.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   gamma: float = 0.2
@@ -65,12 +65,12 @@ def make_fedgkd(
   """Makes FedGKD.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   model = models.shared
   one = options.models == 1

@@ -45,7 +45,7 @@ class FedgkdVoteOptions:
     gamma: weight of distillation (halved in the loss), at least 0.
     models: M, how many global models teach, from 1 to 100.
     temperature: T, of the teachers' weights; small for the best one alone.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   gamma: float = 0.2
@@ -125,12 +125,12 @@ def make_fedgkd_vote(
   """Makes FedGKD-VOTE.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   model = models.shared
 

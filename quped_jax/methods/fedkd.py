@@ -46,7 +46,7 @@ class FedkdOptions:
   """Settings of FedKD.
 
   Attributes:
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   weighting: str = "samples"

@@ -42,7 +42,7 @@ DIGEST_LOSSES: dict[str, public_lib.TargetLoss] = {
 
 @dataclasses.dataclass(frozen=True)
 class FedmdOptions(public_lib.ExchangeOptions):
-  """Settings of FedMD, beside those of `ExchangeOptions`.
+  """Settings of FedMD, in addition to those of `ExchangeOptions`.
 
   Attributes:
     digest_loss: "mae" or "mse" of the scores, or "kl" of their softmax.

@@ -31,7 +31,7 @@ class FedntdOptions:
   Attributes:
     beta: weight of distillation, at least 0; 0 is FedAvg.
     temperature: T, by which logits are divided.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   beta: float = 1.0
@@ -52,12 +52,12 @@ def make_fedntd(
   """Makes FedNTD.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   model = models.shared
 

@@ -28,7 +28,7 @@ class FedproxOptions:
 
   Attributes:
     mu: weight of the proximal term, at least 0; 0 is FedAvg.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   mu: float = 0.1
@@ -47,12 +47,12 @@ def make_fedprox(
   """Makes FedProx.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
 
   def local_loss(download, batch, context):

@@ -34,7 +34,7 @@ class FedrepOptions:
   Attributes:
     head_steps: how many of the local steps train the head, less than all; 0
       for half of them.
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   head_steps: int = 0
@@ -67,12 +67,12 @@ def make_fedrep(
   """Makes FedRep.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture, or not enough local steps;
+    ValueError: a cohort with another architecture, or not enough local steps;
       when the parameters' shapes are first seen, a model without a last layer
       or without a body.
   """

@@ -37,7 +37,7 @@ class FmlOptions:
       of the shared model's teaching.
     beta: weight of the labels for the shared model, likewise.
     temperature: T, by which logits are divided.
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   alpha: float = 0.5

@@ -47,7 +47,7 @@ class PerFedavgOptions:
     variant: of the meta-gradient, "first_order" or "hessian_free".
     alpha: size of the step that adapts, at least 0.
     delta: of the difference in "hessian_free".
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   variant: str = "first_order"
@@ -121,12 +121,12 @@ def make_per_fedavg(
   """Makes Per-FedAvg.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   model = models.shared
   hessian_free = options.variant == "hessian_free"

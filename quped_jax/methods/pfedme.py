@@ -55,7 +55,7 @@ class PfedmeOptions:
     inner_steps: K, steps of theta on each batch, at least 1.
     eta: step size of w_i; its product with lambda_p must be below 1.
     beta: weight of the mean against the old global model, positive.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   lambda_p: float = 15.0
@@ -85,12 +85,12 @@ def make_pfedme(
   """Makes pFedMe.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   requirements.check_same_model("pfedme", models)
   lambda_p, eta = options.lambda_p, options.eta

@@ -50,7 +50,7 @@ class QupedOptions:
     temperature_on: "both" logits, or only the "teacher"'s (the released code).
     global_loss: "distill" (the paper), or "distill+labels", which adds the
       labels' loss, with weight 1, to that of w_i.
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   lambda_p: float = 0.5

@@ -38,7 +38,7 @@ class QupelOptions:
 
   Attributes:
     lambda_p: weight of the penalty, at least 0.
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   lambda_p: float = 0.5
@@ -57,12 +57,12 @@ def make_qupel(
   """Makes QuPeL.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   requirements.check_same_model("qupel", models)
   model = models.shared

@@ -1,7 +1,7 @@
-"""Federated methods, by name.
+"""Federated methods by name.
 
-To add one: write a file like `local.py`, and register it here or, from
-outside the package, with `register_method`.
+To add one, write a file like `local.py` and register it here or, from outside
+the package, with `register_method`.
 """
 
 import inspect
@@ -37,12 +37,12 @@ from quped_jax.methods.scaffold import ScaffoldOptions, make_scaffold
 
 
 class Make(Protocol):
-  """Makes a method of its own options."""
+  """Makes a method from its own options."""
 
   def __call__(
     self, models: Models, training: Training, options: Any, /
   ) -> FederatedMethod:
-    """Makes it.
+    """Makes the method.
 
     Args:
       models: the network of each cohort, and the global one.
@@ -50,13 +50,13 @@ class Make(Protocol):
       options: the method's own settings.
 
     Raises:
-      ValueError: they do not go together.
+      ValueError: the arguments do not go together.
     """
     ...
 
 
 class MakeForData(Protocol):
-  """Makes a method that has to know the data: the number of clients, say."""
+  """Makes a method that must know the data (the number of clients, say)."""
 
   def __call__(
     self,
@@ -66,7 +66,7 @@ class MakeForData(Protocol):
     /,
     federation: Federation,
   ) -> FederatedMethod:
-    """Makes it.
+    """Makes the method.
 
     Args:
       models: the network of each cohort, and the global one.
@@ -75,7 +75,7 @@ class MakeForData(Protocol):
       federation: the data.
 
     Raises:
-      ValueError: they do not go together.
+      ValueError: the arguments do not go together.
     """
     ...
 
@@ -84,7 +84,7 @@ class Entry(NamedTuple):
   """A registered method.
 
   Attributes:
-    make: makes it.
+    make: the function that makes it.
     options: the frozen dataclass of the method's own settings.
     takes_federation: whether `make` has an argument `federation`.
   """
@@ -100,7 +100,7 @@ class Entry(NamedTuple):
     options: Any,
     federation: Federation | None,
   ) -> FederatedMethod:
-    """Makes the method, which is given the federation if it takes it."""
+    """Makes the method; `make` gets the federation if it takes one."""
     make: Any = self.make
     if self.takes_federation:
       return make(models, training, options, federation=federation)
@@ -141,10 +141,10 @@ METHODS: dict[str, Entry] = {
 
 
 def get_method(name: str) -> Entry:
-  """The method of that name.
+  """The method with that name.
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is no such method.
   """
   if name not in METHODS:
     raise ValueError(
@@ -157,9 +157,9 @@ def register_method(name: str, make: Make | MakeForData, options: type) -> None:
   """Adds a method, or replaces one.
 
   Args:
-    name: by which settings choose it.
-    make: `(models, training, options) -> FederatedMethod`, see `Make`; with a
-      further argument of the name `federation` it is given the data too.
+    name: the name by which settings choose it.
+    make: `(models, training, options) -> FederatedMethod`, see `Make`; if it
+      has a further argument named `federation`, it gets the data too.
     options: a frozen dataclass; its fields become the settings
       `NAME.FIELD`.
   """

@@ -94,13 +94,13 @@ def make_scaffold(
   """Makes SCAFFOLD.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train, with plain SGD.
     options: the method's own settings.
     federation: has `num_clients`, N.
 
   Raises:
-    ValueError: a cohort of another architecture, or another optimizer.
+    ValueError: a cohort with another architecture, or another optimizer.
   """
   if not training.plain_sgd:
     raise ValueError(
