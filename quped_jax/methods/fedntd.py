@@ -1,11 +1,11 @@
-r"""FedNTD: clients keep what the global model knows of the other classes.
+r"""FedNTD: clients preserve what the global model knows of wrong classes.
 
 .. math:: \mathrm{CE} + \beta T^2 \, \mathrm{KL}(\tilde p \,\|\, \tilde q)
 
 with p and q the predictions of the received global model and of the student,
-both renormalised without the true class: labels teach that class alone, the
-global model the order of the others. It predicts with its running batch-norm
-statistics.
+both renormalised without the true class: the labels teach only that class, and
+the global model teaches the order of the others. It predicts with its running
+batch-norm statistics.
 
 Down: the global model. Up: the difference after the local steps. The server
 takes the weighted mean. Quantized clients minimise this at x and at Q(x), with

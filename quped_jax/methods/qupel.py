@@ -7,8 +7,8 @@ its copy w_i of the global model, so all architectures must be equal.
   f_i(x) + f_i(\\tilde Q_c(x)) + \\lambda R(x, c)
     + \\tfrac{\\lambda_p}{2} \\|\\tilde Q_c(x) - w\\|^2
 
-Down: the global model w. Up: w_i, as a difference. A client of full precision
-is tied at x itself, where Q is the identity.
+Down: the global model w. Up: w_i, as a difference. For a client with full
+precision, Q is the identity and the penalty ties x itself.
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeL: Quantized Personalization with
@@ -37,7 +37,8 @@ class QupelOptions:
   """Settings of QuPeL.
 
   Attributes:
-    lambda_p: weight of the penalty, at least 0.
+    lambda_p: weight of the penalty that ties the quantized weights to w_i, at
+      least 0.
     weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
@@ -104,7 +105,7 @@ def make_qupel(
     (client, shared, _), metrics = local_steps.run(
       step, carry, data, context, training
     )
-    # w_i never sees data: its statistics are those of the quantized model.
+    # w_i never sees data, so it takes the statistics of the quantized model.
     stats = training.alternating.views(client)[-1].stats
     message = trees.difference(api.GlobalModel(shared, stats), download)
     weight = messages.client_weight(options.weighting, data)
