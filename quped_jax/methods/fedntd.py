@@ -1,4 +1,4 @@
-r"""FedNTD: clients preserve what the global model knows of wrong classes.
+r"""FedNTD: clients preserve the global model's knowledge of not-true classes.
 
 .. math:: \mathrm{CE} + \beta T^2 \, \mathrm{KL}(\tilde p \,\|\, \tilde q)
 

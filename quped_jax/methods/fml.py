@@ -34,10 +34,10 @@ class FmlOptions:
   """Settings of FML.
 
   Attributes:
-    alpha: weight of the loss on labels for a client's own model, in [0, 1]; 1 -
-      alpha is the weight of distillation from the shared model.
-    beta: weight of the loss on labels for the shared model, in [0, 1]; 1 - beta
-      is the weight of distillation from the client's own model.
+    alpha: weight of the loss on labels for a client's own model, in [0, 1];
+      distillation from the shared model has weight 1 - alpha.
+    beta: weight of the loss on labels for the shared model, in [0, 1];
+      distillation from the client's own model has weight 1 - beta.
     temperature: T, by which logits are divided.
     weighting: weights of the clients in the mean: "uniform" or by "samples".
   """

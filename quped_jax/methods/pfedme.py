@@ -54,8 +54,8 @@ class PfedmeOptions:
     lambda_p: lambda, weight of the penalty that ties theta to w_i, positive.
     inner_steps: K, the number of steps of theta on each batch, at least 1.
     eta: step size of w_i; its product with lambda_p must be below 1.
-    beta: weight of the clients' mean in the new global model, positive; 1 -
-      beta is the weight of the old one.
+    beta: weight of the clients' mean in the new global model, positive; the old
+      global model has weight 1 - beta.
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 

@@ -45,8 +45,8 @@ class QupedOptions:
   """Settings of QuPeD.
 
   Attributes:
-    lambda_p: weight of distillation, in [0, 1]; 1 - lambda_p is the weight of
-      the loss on labels.
+    lambda_p: weight of distillation, in [0, 1]; for the personalized model the
+      loss on labels has weight 1 - lambda_p.
     temperature: T, by which logits are divided.
     temperature_on: whose logits are divided: "both", or only the "teacher"'s
       (as in the released code).

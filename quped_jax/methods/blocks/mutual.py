@@ -30,7 +30,7 @@ def mutual_method(
 ) -> api.FederatedMethod:
   """A method in which clients' own models and the global one teach each other.
 
-  Down: the global model. Up: the difference of the client's copy, which is of
+  Down: the global model. Up: the difference of the client's copy, which has
   full precision.
 
   Args:

@@ -86,7 +86,7 @@ def soft_label_method(
     options: the method's settings.
     federation: has the public set, and the number of classes.
     dual: whether clients receive the soft labels of the server's model instead
-      of their mean.
+      of the clients' mean.
     temperature: T, which sharpens the mean; None does not.
     bits_up: bits per entry of the soft labels that clients send.
     bits_down: bits per entry of the soft labels that they receive.

@@ -1,16 +1,16 @@
 """Differential privacy of the model that clients train together.
 
-What a client sends, including batch-norm statistics, is clipped to an L2 norm
-of C. The server sums the messages with weight 1 each, adds Gaussian noise of
+What a client sends, including batch-norm statistics, is clipped to L2 norm
+C. The server sums the messages with weight 1 each, adds Gaussian noise of
 standard deviation sigma C once to every coordinate of the sum, and divides by
 the expected number of clients, no matter how many took part:
 
   w <- server_update(w, (sum_i clip(m_i, C) + sigma C N(0, I)) / sum_i q_i)
 
-Client i takes part in a round independently with probability q_i. A round
-without any client adds noise too. So each round is a Gaussian mechanism under
-Poisson sampling; the accountant of Google's dp-accounting composes their
-privacy losses over all rounds, with the largest q_i for all clients.
+Client i takes part in a round independently with probability q_i. Rounds in
+which no client takes part add noise too. So each round is a Gaussian mechanism
+under Poisson sampling; the accountant of Google's dp-accounting composes the
+privacy losses of all rounds, with the largest q_i for all clients.
 
 The guarantee: to an observer of the server's models in all rounds, who knows
 all other clients, the presence of a client is (epsilon, delta)-private.
@@ -199,7 +199,7 @@ def keep_variances(difference: Any, stats: Any) -> Any:
 
 
 def check_installed() -> None:
-  """Raises an ImportError, with what to install, without dp-accounting."""
+  """Raises an ImportError that says how to get dp-accounting, if missing."""
   try:
     import dp_accounting  # noqa: F401
   except ImportError as error:

@@ -78,7 +78,7 @@ def _mean_of_ranks(messages: Any, sent: jax.Array, low: Any, high: Any) -> Any:
 
 
 def median(messages: Any, sent: jax.Array) -> Any:
-  """The median of each coordinate, over the clients that sent a message.
+  """The median of each coordinate, over the senders.
 
   Args:
     messages: tree of arrays `[slots, ...]`.
@@ -92,7 +92,7 @@ def median(messages: Any, sent: jax.Array) -> Any:
 
 
 def trimmed_mean(messages: Any, sent: jax.Array, trim: float) -> Any:
-  """The mean of each coordinate without its extremes, over those that sent.
+  """The mean of each coordinate without its extremes, over the senders.
 
   Args:
     messages: tree of arrays `[slots, ...]`.
