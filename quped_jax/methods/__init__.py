@@ -1,4 +1,4 @@
-"""Federated methods: what they are, what they share, and the table of them."""
+"""Federated methods: their interface, what they share, and their registry."""
 
 from quped_jax.methods import api
 from quped_jax.methods.registry import (

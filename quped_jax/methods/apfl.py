@@ -4,8 +4,8 @@ A client evaluates the mixture
 
 .. math:: \bar v = \alpha v + (1 - \alpha) w
 
-of its personal model v and the global model, in proportions of its own. Each
-local step takes one batch for all three updates, at the same v, w and alpha:
+of its personal model v and the global model, with its own alpha. Each local
+step uses one batch for all three updates, at the same v, w and alpha:
 
 .. math::
   w &\leftarrow w - \eta \nabla f(w) \\
@@ -14,14 +14,14 @@ local step takes one batch for all three updates, at the same v, w and alpha:
   \alpha &\leftarrow \mathrm{clip}(\alpha - \eta_\alpha
     \langle \nabla f(\bar v), v - w \rangle, 0, 1)
 
-alpha = 1 is local training beside FedAvg, alpha = 0 is FedAvg. The paper's
-update of alpha is that of every step, with the step size of the weights; its
-released code takes it once per round, in the first step.
+alpha = 1 is local training alongside FedAvg, alpha = 0 is FedAvg. The paper
+updates alpha in every step, with the step size of the weights; its released
+code does so once per round, in the first step.
 
 Down: the global model w. Up: the difference of the client's copy of it. v and
-alpha stay; the personalized model is the mixture of v and the server's current
-w. All clients have full precision: the mixture of a quantized and another
-model is not quantized.
+alpha stay with the client; the personalized model is the mixture of v and the
+server's current w. All clients have full precision: a mixture of a quantized
+model and another one is not quantized.
 
 References:
   Deng, Kamani, Mahdavi, Adaptive Personalized Federated Learning, 2020.
@@ -49,8 +49,8 @@ class ApflOptions:
 
   Attributes:
     alpha: initial weight of the personal model in the mixture, in [0, 1].
-    alpha_learning_rate: step size of that weight; 0 keeps it.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    alpha_learning_rate: step size of alpha; 0 keeps alpha fixed.
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   alpha: float = 0.5
@@ -67,7 +67,7 @@ class ApflClient(NamedTuple):
   """State of a client.
 
   Attributes:
-    learner: v; its batch-norm statistics are those of the mixture.
+    learner: v, with the batch-norm statistics of the mixture.
     alpha: weight of v in the mixture, float `[]`.
   """
 
@@ -88,12 +88,12 @@ def make_apfl(
   """Makes APFL.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture, or quantized clients.
+    ValueError: a cohort with another architecture, or quantized clients.
   """
   requirements.check_same_model("apfl", models)
   requirements.check_full_precision(
@@ -117,7 +117,7 @@ def make_apfl(
       slope = sum(jax.tree.leaves(slopes))
       learner, _ = training.alternating.step(
         learner,
-        lambda params, _: (loss, stats),  # A constant, with the gradient:
+        lambda params, _: (loss, stats),  # Constant; the gradient is below.
         context.rates,
         correction=jax.tree.map(lambda g: alpha * g, grads),
       )
@@ -135,7 +135,7 @@ def make_apfl(
     models,
     training,
     client_update,
-    # Of the mixture, and of the copy.
+    # One of the mixture and one of the copy.
     gradients=2 * training.steps,
   )
 

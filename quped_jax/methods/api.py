@@ -1,8 +1,8 @@
 """What a federated method is.
 
 A method is written for ONE client; the engine adds the client axis. It is a
-tuple of pure functions that close over what is static. What methods have in
-common is in `blocks`.
+tuple of pure functions that close over everything static. Code that methods
+share is in `blocks`.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Models(NamedTuple):
 
   Attributes:
     shared: the architecture of the global model.
-    clients: that of each cohort's clients, by name of the cohort.
+    clients: the architecture of each cohort's clients, by cohort name.
   """
 
   shared: Model
@@ -30,11 +30,11 @@ class Models(NamedTuple):
 
 
 class GlobalModel(NamedTuple):
-  """A model that travels: the server's state, or its difference.
+  """A model that travels: the server's, or a difference from it.
 
   Attributes:
     params: w.
-    stats: its batch-norm statistics.
+    stats: the batch-norm statistics.
   """
 
   params: Any
@@ -42,30 +42,31 @@ class GlobalModel(NamedTuple):
 
 
 class ClientSpec(NamedTuple):
-  """What a client brings that does not change, scalars (arrays when stacked).
+  """Fixed properties of a client: scalars (arrays when stacked).
 
   Attributes:
-    bits: int32, 1 to 8 or 32.
+    bits: its precision, int32, 1 to 8 or 32.
   """
 
   bits: Any
 
 
 class Context(NamedTuple):
-  """What a client, or the server, knows in one round.
+  """What a client or the server knows in one round.
 
   Attributes:
     round: int32 `[]`, from 0.
-    key: the client's key of this round, or the server's.
+    key: the client's or the server's random key for this round.
     client_id: int32 `[]`; -1 at the server.
     spec: the client's ClientSpec; None at the server.
-    rates: this round's step sizes and strength for the client; None at the
-      server.
-    shared_learning_rate: this round's step size of downloaded models; None at
-      the server.
-    num_steps: int32 `[]`, how many local steps count, for a straggler; None if
-      all do.
-    public: the server's PublicSet, which clients know too; None without one.
+    rates: the client's step sizes and regularization strength in this round;
+      None at the server.
+    shared_learning_rate: the step size for downloaded models in this round;
+      None at the server.
+    num_steps: int32 `[]`, how many local steps count (fewer for a straggler);
+      None if all count.
+    public: the PublicSet, known to the server and all clients; None without
+      one.
   """
 
   round: Any
@@ -79,11 +80,11 @@ class Context(NamedTuple):
 
 
 class ClientResult(NamedTuple):
-  """What a client's round ends with.
+  """The result of a client's round.
 
   Attributes:
     client: its new state.
-    message: what it sends; a model travels as the difference to the download.
+    message: what it sends; a model travels as the difference from the download.
     weight: its weight in the average, float32 `[]`.
     metrics: scalars to report.
   """
@@ -95,11 +96,11 @@ class ClientResult(NamedTuple):
 
 
 class Collected(NamedTuple):
-  """What the server keeps of every message of a cohort, apart.
+  """The parts of a cohort's messages that the server keeps one by one.
 
   Attributes:
-    clients: int32 `[slots]`, who sent it; -1 where nobody did.
-    parts: tree of arrays `[slots, ...]`, zero where nobody did.
+    clients: int32 `[slots]`, the senders; -1 in an empty slot.
+    parts: tree of arrays `[slots, ...]`, zero in an empty slot.
     weights: float32 `[slots]`, likewise.
   """
 
@@ -114,8 +115,8 @@ class Aggregate(NamedTuple):
   Attributes:
     total: sum of weight times message.
     weight: sum of the weights, float32 `[]`.
-    collected: the Collected parts of single messages; None unless the method
-      asks for them.
+    collected: the Collected parts of the individual messages; None unless the
+      method has `collect`.
   """
 
   total: Any
@@ -123,7 +124,7 @@ class Aggregate(NamedTuple):
   collected: Any = None
 
 
-# (params, stats, network): what predictions are made with.
+# (params, stats, network): all that a prediction needs.
 Predictor = tuple[Any, Any, Model]
 
 
@@ -131,11 +132,11 @@ class InitServer(Protocol):
   """The server's state before the first round."""
 
   def __call__(self, key: jax.Array, inputs: jax.Array, /) -> Any:
-    """Makes it.
+    """Makes the state.
 
     Args:
-      key: of the run's initial weights.
-      inputs: `[1, ...]`, a sample, of which only the shape and type matter.
+      key: the random key of the run's initial weights.
+      inputs: `[1, ...]`, a sample; only its shape and type matter.
     """
     ...
 
@@ -153,7 +154,7 @@ class InitClient(Protocol):
     cohort: str,
     /,
   ) -> Any:
-    """Makes it.
+    """Makes the state.
 
     Args:
       key: the same for all clients and the server, so that all start from the
@@ -161,8 +162,8 @@ class InitClient(Protocol):
       inputs: as in `InitServer`.
       server: the server's initial state.
       client_id: int32 `[]`.
-      spec: the client's.
-      cohort: its name.
+      spec: the client's ClientSpec.
+      cohort: the name of its cohort.
     """
     ...
 
@@ -187,46 +188,46 @@ class ClientUpdate(Protocol):
     cohort: str,
     /,
   ) -> ClientResult:
-    """Trains."""
+    """Trains the client."""
     ...
 
 
 class Receive(Protocol):
-  """What the server makes of one message; summed over clients as it goes."""
+  """What one message adds to the server's running sum over clients."""
 
   def __call__(
     self, server: Any, message: Any, weight: Any, context: Any, cohort: str, /
   ) -> Aggregate:
-    """Returns the message's share of the sum; the context is the server's."""
+    """Returns the message's summand; the context is the server's."""
     ...
 
 
 class Collect(Protocol):
-  """The part of a message that `ServerUpdate` sees apart from the others."""
+  """The part of each message that `ServerUpdate` sees individually."""
 
   def __call__(self, message: Any, /) -> Any:
-    """Returns it; it takes its memory times the number of clients."""
+    """Returns that part; the server holds one per client in memory."""
     ...
 
 
 class ServerUpdate(Protocol):
   """The server's state after a round.
 
-  If the weights add up to zero, nobody sent anything, and the state stays as
-  it is.
+  If the weights add up to zero, nobody sent anything, and the state must not
+  change.
   """
 
   def __call__(
     self, server: Any, aggregates: dict[str, Aggregate], context: Context, /
   ) -> Any:
-    """Returns it, given the cohorts' aggregates by name."""
+    """Returns the new state, given the aggregates by cohort name."""
     ...
 
 
 class Variants(Protocol):
-  """The models by which a client is evaluated.
+  """The models on which a client is evaluated.
 
-  Of "personalized", "quantized" and "global" those that exist.
+  Those of "personalized", "quantized" and "global" that the method has.
   """
 
   def __call__(
@@ -238,7 +239,7 @@ class Variants(Protocol):
     cohort: str,
     /,
   ) -> dict[str, Predictor]:
-    """Returns them by name."""
+    """Returns the models by name."""
     ...
 
 
@@ -246,7 +247,7 @@ class GlobalModelOf(Protocol):
   """The model from which a new client of a cohort would start."""
 
   def __call__(self, server: Any, cohort: str, /) -> Predictor:
-    """Returns it."""
+    """Returns the model."""
     ...
 
 
@@ -264,7 +265,7 @@ class BeginFinetune(Protocol):
 def weighted_sum(
   server: Any, message: Any, weight: Any, context: Context | None, cohort: str
 ) -> Aggregate:
-  """The default `receive`: weight times message, and the weight."""
+  """The default `receive`: weight times message, with the weight."""
   del server, context, cohort
   weight = jnp.asarray(weight, jnp.float32)
   total = jax.tree.map(lambda m: (weight * m).astype(m.dtype), message)
@@ -301,15 +302,17 @@ class FederatedMethod(NamedTuple):
     variants: `(server, client, data, context, cohort) -> {name: (params,
       stats, model)}`.
     primary_variant: the variant that comparisons report.
-    gradients: gradient evaluations of a client per round: a forward and a
-      backward pass of one network on one batch each. None if that is not
-      known, for a method without a budget of gradients.
+    gradients: gradient evaluations of a client per round, each a forward and a
+      backward pass of one network on one batch. Every additional local step
+      must add the same number; a constant on top is allowed (for digesting,
+      say): `budget="gradients"` extrapolates from two numbers of steps. None
+      if the number is unknown; the method then cannot run with that budget.
     receive: `(server, message, weight, context, cohort) -> Aggregate`.
     collect: `message -> part`, which `server_update` finds in
-      `Aggregate.collected`; None for nothing.
-    averages: whether messages are differences of one model, a GlobalModel or
-      a part of one, of which the server takes the `mean_message` over all
-      cohorts and nothing else: then it can take another average.
+      `Aggregate.collected`; None to collect nothing.
+    averages: whether messages are differences of one model (a GlobalModel or
+      a part of one) of which the server uses only the `mean_message` over all
+      cohorts, so that another average can replace the mean.
     global_model: `(server, cohort) -> (params, stats, model)`; None if there
       is no such model.
     begin_finetune: `client -> client`; None if the method has no fine-tuning
@@ -331,5 +334,5 @@ class FederatedMethod(NamedTuple):
   begin_finetune: BeginFinetune | None = None
 
   def replace(self, **changes: Unpack[Changes]) -> "FederatedMethod":
-    """The method with other fields; as `_replace`, with types."""
+    """The method with some fields replaced: a typed `_replace`."""
     return self._replace(**changes)

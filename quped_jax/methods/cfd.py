@@ -1,21 +1,20 @@
 """CFD: compressed federated distillation with quantized soft labels.
 
-As in ds_fl the clients' mean softmax output on a public set without labels
-teaches a server, but it is not sharpened; what goes down are the server
-model's own soft labels after that (dual distillation), and in both directions
-soft labels travel with b bits per entry: integers that sum to 2^b - 1 for every
-sample, by largest remainder. At 1 bit that is one-hot, the label of the largest
-entry.
+As in ds_fl, the clients' mean softmax output on a public set without labels
+teaches a server model, but it is not sharpened. Clients then receive that
+model's own soft labels (dual distillation). In both directions soft labels
+travel with b bits per entry: integers that sum to 2^b - 1 for every sample, by
+largest remainder. At 1 bit that is the one-hot label of the largest entry.
 
-Down: the server's soft labels of the round before, packed, and which public
-samples they and this round's are of. Up: the softmax outputs on this round's
-samples, packed. No model travels, so architectures may differ. Quantized
-clients distil and train by the alternating steps; their outputs are those of
-the weights in training.
+Down: the server's soft labels of the previous round, packed, with the indices
+of their public samples and of this round's. Up: the softmax outputs on this
+round's samples, packed. No model travels, so architectures may differ.
+Quantized clients distil and train by the alternating steps; their outputs are
+those of the weights in training.
 
 Left out: delta coding, which sends only the labels that changed since the last
-round and needs messages whose size depends on their values; a one-hot label
-takes 1 bit for each class here, not the entropy of the label.
+round and needs messages whose size depends on their values. Here a one-hot
+label takes 1 bit per class, not its entropy.
 
 References:
   Sattler, Marban, Rischke, Samek, CFD: Communication-Efficient Federated
@@ -33,11 +32,11 @@ from quped_jax.methods.blocks.training import Training
 
 @dataclasses.dataclass(frozen=True)
 class CfdOptions(soft_labels.SoftLabelOptions):
-  """Settings of CFD, beside those of `SoftLabelOptions`.
+  """Settings of CFD, in addition to those of `SoftLabelOptions`.
 
   Attributes:
-    bits_up: of each entry of a soft label that clients send, 1 to 8, or 32.
-    bits_down: of those that they receive.
+    bits_up: bits per entry of the soft labels that clients send, 1 to 8 or 32.
+    bits_down: bits per entry of those that they receive, 1 to 8 or 32.
   """
 
   method: ClassVar[str] = "cfd"
@@ -60,13 +59,13 @@ def make_cfd(
   """Makes CFD.
 
   Args:
-    models: of each cohort and of the server.
+    models: the networks of the cohorts and of the server.
     training: how clients train.
     options: the method's own settings.
     federation: has the public set.
 
   Raises:
-    ValueError: no public set, or one smaller than the samples of a round.
+    ValueError: no public set, or one smaller than `public_samples`.
   """
   return soft_labels.soft_label_method(
     models,

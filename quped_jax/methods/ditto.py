@@ -1,17 +1,17 @@
-r"""Ditto: FedAvg, and beside it personal models that are tied to its model.
+r"""Ditto: FedAvg, and alongside it personal models tied to the global model.
 
-Each local step takes one batch for both: a step of the client's copy of the
-global model, exactly as in FedAvg, and one of its personal model
+Each local step uses one batch for two steps: one of the client's copy of the
+global model, exactly as in FedAvg, and one of its personal model,
 
 .. math::
   v_i \leftarrow v_i - \eta (\nabla f_i(v_i) + \lambda (v_i - w_t)),
 
-with w_t the global model as it was received. lambda = 0 is local training
-beside FedAvg; a large lambda ties v_i to w_t.
+with w_t the global model as received. lambda = 0 is local training alongside
+FedAvg; a large lambda ties v_i to w_t.
 
-Down: the global model w. Up: the difference of the copy. The copy is of full
-precision. v_i may be quantized: its steps are alternating ones, in which the
-penalty pulls the weights x, and the levels follow the loss.
+Down: the global model w. Up: the difference of the copy. The copy has full
+precision. v_i may be quantized: it then takes alternating steps, in which the
+penalty pulls the weights x and the levels follow the loss.
 
 References:
   Li, Hu, Beirami, Smith, Ditto: Fair and Robust Federated Learning Through
@@ -37,7 +37,7 @@ class DittoOptions:
 
   Attributes:
     lambda_p: weight of the penalty that ties v_i to w_t, at least 0.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   lambda_p: float = 1.0
@@ -56,12 +56,12 @@ def make_ditto(
   """Makes Ditto.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   requirements.check_same_model("ditto", models)
 
@@ -92,6 +92,6 @@ def make_ditto(
     models,
     training,
     client_update,
-    # Of v_i, and of the copy.
+    # Those of v_i and one of the copy.
     gradients=training.steps * (training.gradients_per_step + 1),
   )

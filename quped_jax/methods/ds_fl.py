@@ -1,20 +1,19 @@
 r"""DS-FL: federated distillation with sharpened means of soft labels.
 
 Clients and server teach each other on a public set without labels. The clients'
-mean softmax output p is sharpened, which the paper calls entropy reduction
-aggregation,
+mean softmax output p is sharpened (the paper's entropy reduction aggregation),
 
 .. math:: \hat p = \mathrm{softmax}(p / T),
 
-and clients and server distil it: cross entropy to p-hat. Non-IID clients,
-whose mean is close to uniform, still learn from it.
+and clients and server distil it: cross entropy to p-hat. Sharpening lets even
+non-IID clients, whose mean is close to uniform, learn from it.
 
-Down: p-hat of the round before, and which public samples they and this
-round's are of. Up: the softmax outputs on this round's samples. No model
-travels, so architectures may differ. Quantized clients distil and train by the
+Down: p-hat of the previous round, with the indices of its public samples and of
+this round's. Up: the softmax outputs on this round's samples. No model travels,
+so architectures may differ. Quantized clients distil and train by the
 alternating steps; their outputs are those of the weights in training.
 
-Left out: the aggregation by plain mean (see cfd).
+Left out: aggregation by the plain mean (see cfd).
 
 References:
   Itahara, Nishio, Koda, Morikura, Yamamoto, Distillation-Based Semi-Supervised
@@ -34,10 +33,10 @@ from quped_jax.methods.blocks.training import Training
 
 @dataclasses.dataclass(frozen=True)
 class DsFlOptions(soft_labels.SoftLabelOptions):
-  """Settings of DS-FL, beside those of `SoftLabelOptions`.
+  """Settings of DS-FL, in addition to those of `SoftLabelOptions`.
 
   Attributes:
-    temperature: T of the sharpening.
+    temperature: T, which sharpens the mean soft labels; smaller is sharper.
   """
 
   method: ClassVar[str] = "ds_fl"
@@ -58,13 +57,13 @@ def make_ds_fl(
   """Makes DS-FL.
 
   Args:
-    models: of each cohort and of the server.
+    models: the networks of the cohorts and of the server.
     training: how clients train.
     options: the method's own settings.
     federation: has the public set.
 
   Raises:
-    ValueError: no public set, or one smaller than the samples of a round.
+    ValueError: no public set, or one smaller than `public_samples`.
   """
   return soft_labels.soft_label_method(
     models,

@@ -1,22 +1,23 @@
 r"""FD, federated distillation: clients exchange mean outputs per label.
 
-No model travels. While a client trains it sums up the softmax outputs of its
-model for every label of its samples. From what all *others* summed up in the
-last round it has their mean output g_y for each label y, and learns
+No model travels. While a client trains, it sums the softmax outputs of its
+model by the labels of its samples. The sums of all *other* clients from the
+last round give it their mean output g_y for each label y, and it minimises
 
 .. math:: CE(y, p) + \gamma \, CE(g_y, p).
 
-A label that nobody else holds gets no such term, nor does any in the first
-round.
+The second term is dropped for a label that no other client holds, and for all
+labels in the first round.
 
-Down: the sums and counts of all who took part in the last round, and its
-number. Up: the client's own. It keeps what it sent, and subtracts that from
-the next download if it is in there; so the server needs to know of no client
-in particular. The mean over the others weighs samples equally.
+Down: the sums and counts over all clients that took part in the last round, and
+the number of that round. Up: the client's own sums and counts. It keeps what it
+sent and subtracts it from the next download if it is included there, so the
+server need not treat clients individually. In the mean over the others all
+samples have equal weight.
 
-As in the paper the outputs are those of the local steps as they come, each
-before its step. A quantized client learns by alternating steps, and its
-outputs are those of its model at x (in the fine-tuning phase, at its levels).
+As in the paper, the outputs are collected during the local steps, each before
+its step. A quantized client learns by alternating steps, and its outputs are
+those of its model at x (in the fine-tuning phase, at its levels).
 
 References:
   Jeong, Oh, Kim, Park, Bennis, Kim, Communication-Efficient On-Device Machine
@@ -49,7 +50,8 @@ class FdOptions:
   """Settings of FD.
 
   Attributes:
-    gamma: weight of the others' outputs against labels, at least 0.
+    gamma: weight of the loss on the others' outputs, at least 0; the loss on
+      labels has weight 1.
   """
 
   gamma: float = 0.1
@@ -62,8 +64,8 @@ class FdServer(NamedTuple):
   """State of the server, and what it sends.
 
   Attributes:
-    outputs: of all who took part in the last round.
-    round: int32 `[]`, which round that was; -1 for none.
+    outputs: sums over all clients that took part in the last round.
+    round: int32 `[]`, the number of that round; -1 for none.
   """
 
   outputs: Outputs
@@ -76,7 +78,7 @@ class FdClient(NamedTuple):
   Attributes:
     learner: its model.
     sent: the outputs that it sent last.
-    round: int32 `[]`, in which round that was; -1 for none.
+    round: int32 `[]`, the round in which it sent them; -1 for none.
   """
 
   learner: Learner
@@ -85,7 +87,7 @@ class FdClient(NamedTuple):
 
 
 def others(download: FdServer, client: FdClient) -> Outputs:
-  """What all other clients sent in the last round."""
+  """The sum of what all other clients sent in the last round."""
   is_in = client.round == download.round
   return jax.tree.map(
     lambda total, own: total - jnp.where(is_in, own, 0),
@@ -102,7 +104,8 @@ def make_fd(
   """Makes FD.
 
   Args:
-    models: of each cohort, of any architectures with the same classes.
+    models: the networks of the cohorts, of any architectures with the same
+      classes.
     training: how clients train.
     options: the method's own settings.
   """

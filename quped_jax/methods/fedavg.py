@@ -1,8 +1,8 @@
-"""FedAvg: the server averages what clients make of its model.
+"""FedAvg: the server averages the models that clients train from its own.
 
 Down: the global model w. Up: the difference after the local steps. The server
-takes the mean weighted by samples and hands it to an optimizer of its own
-(plain SGD with step size 1 is FedAvg; momentum FedAvgM, Adam FedAdam).
+takes the mean weighted by samples and passes it to its own optimizer (plain SGD
+with step size 1 is FedAvg, momentum is FedAvgM, Adam is FedAdam).
 
 Quantized clients train w by the alternating steps, with levels of their own
 that stay with them; their quantized model is the global one at these levels.
@@ -32,10 +32,11 @@ class FedavgOptions:
   """Settings of FedAvg.
 
   Attributes:
-    server_optimizer: "sgd", "momentum", "adam" or "adamw".
+    server_optimizer: the server's optimizer: "sgd", "momentum", "adam" or
+      "adamw".
     server_learning_rate: its step size; 1 with "sgd" is the plain mean.
-    server_momentum: decay of "momentum".
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    server_momentum: decay rate of "momentum".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   server_optimizer: str = "sgd"
@@ -57,7 +58,7 @@ class FedavgServer(NamedTuple):
 
   Attributes:
     model: the GlobalModel.
-    opt_state: of the server's optimizer.
+    opt_state: state of the server's optimizer.
   """
 
   model: api.GlobalModel
@@ -72,12 +73,12 @@ def make_fedavg(
   """Makes FedAvg.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   method = averaging.averaging_method(
     "fedavg", models, training, weighting=options.weighting
@@ -106,7 +107,7 @@ def make_fedavg(
       ),
       opt_state,
     )
-    # A server with momentum moves even on a mean of zero.
+    # With momentum, the server would move even if the mean is zero.
     return messages.if_heard(aggregates, new, server)
 
   return method.replace(init_server=init_server, server_update=server_update)

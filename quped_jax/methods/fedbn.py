@@ -1,15 +1,15 @@
-"""FedBN: everything is averaged but normalisation.
+"""FedBN: everything but the normalisation layers is averaged.
 
-Scales, offsets and running statistics of normalisation layers follow each
-client's own features; the rest is FedAvg. A layer with a parameter `scale` is
-normalisation. Its parameters stay with the client and do not travel, nor do
-any batch-norm statistics. Down: the rest of the global model. Up: the
-difference after the local steps. The server takes the weighted mean.
+Scales, offsets and running statistics of normalisation layers adapt to each
+client's own features; the rest is FedAvg. A normalisation layer is one with a
+parameter `scale`. Its parameters stay with the client, as do all batch-norm
+statistics. Down: the rest of the global model. Up: the difference after the
+local steps. The server takes the weighted mean.
 
 Quantized clients train by the alternating steps, with levels of their own that
 stay with them. A held-out client starts from the server's initial
-normalisation. No global model is evaluated, since the server has none that was
-trained.
+normalisation. No global model is evaluated, since the server's normalisation is
+never trained.
 
 References:
   Li, Jiang, Zhang, Kamp, Dou, FedBN: Federated Learning on Non-IID Features via
@@ -33,7 +33,7 @@ class FedbnOptions:
   """Settings of FedBN.
 
   Attributes:
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   weighting: str = "samples"
@@ -63,13 +63,13 @@ def make_fedbn(
   """Makes FedBN.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture; when the parameters' shapes
-      are first seen, a model without normalisation.
+    ValueError: a cohort with another architecture; once the parameters' shapes
+      are known, also a model without normalisation.
   """
 
   def predicate_of(params):
@@ -79,7 +79,7 @@ def make_fedbn(
         f"model={models.shared.name!r}: must have normalisation layers (with a "
         "parameter 'scale') with method='fedbn', which leaves them to clients"
       )
-    # Statistics lie under the paths of their layers too.
+    # Statistics are also under the paths of their layers.
     return lambda path: _layer(path) in layers
 
   return partial.partial_method(

@@ -1,24 +1,24 @@
 r"""FedDF: FedAvg, then distillation of the ensemble at the server.
 
-The server averages the clients' models as FedAvg does, and then teaches the
-mean w, on a public set without labels, what the clients' models k say together,
+The server averages the clients' models as FedAvg does. On a public set without
+labels it then distils the ensemble of the clients' models k into the mean w,
 
 .. math::
   \min_w \; T^2 \, \mathrm{KL}\Big(
     \mathrm{softmax}\big(\tfrac1{TK} \sum_k g_k(u)\big) \,\Big\|\,
     \mathrm{softmax}(g_w(u) / T) \Big),
 
-where g are logits and u public samples. Clients of several architectures make
-one student each, all taught by all clients. The logits weigh the same for all
-clients, whatever `weighting` says of the parameters.
+where g are logits and u public samples. Each architecture has a student of its
+own, taught by the clients of all architectures. In the ensemble all clients
+have equal weight; `weighting` is for the parameters only.
 
 Down: w of the client's architecture. Up: the difference after the local steps;
-the server computes the logits, one pass over the public set per client.
-Quantized clients are those of FedAvg: the teacher's logits are those of the
+the server computes the logits, in one pass over the public set per client.
+Quantized clients train as in FedAvg: the teacher's logits are those of the
 weights in training, which travel.
 
 Left out: early stopping of the distillation on validation data, its cosine
-schedule, and dropping clients worse than chance.
+schedule, and dropping clients that are worse than chance.
 
 References:
   Lin, Kong, Stich, Jaggi, Ensemble Distillation for Robust Model Fusion in
@@ -52,13 +52,14 @@ class FeddfOptions:
   """Settings of FedDF.
 
   Attributes:
-    distill_steps: of the server per round, one batch of the clients' batch
-      size each; 0 is FedAvg.
-    distill_learning_rate: their step size.
-    distill_optimizer: "sgd", "momentum", "adam" or "adamw", fresh each round.
+    distill_steps: distillation steps of the server per round, each on a batch
+      of the clients' batch size; 0 is FedAvg.
+    distill_learning_rate: step size of these steps.
+    distill_optimizer: their optimizer, "sgd", "momentum", "adam" or "adamw"; it
+      starts afresh each round.
     temperature: T, by which logits are divided.
-    weighting: of the clients in the mean of the parameters, by "samples" or
-      "uniform".
+    weighting: weights of the clients in the mean of the parameters: by
+      "samples" or "uniform".
   """
 
   distill_steps: int = 100
@@ -84,12 +85,12 @@ class FeddfServer(NamedTuple):
 
 
 class Heard(NamedTuple):
-  """What the server sums up over the clients of a cohort.
+  """What the server sums over the clients of a cohort.
 
   Attributes:
     difference: weight times the difference of the models.
-    logits: on the public set, `[public, classes]`.
-    count: of the clients, float32 `[]`.
+    logits: logits on the public set, `[public, classes]`.
+    count: number of clients, float32 `[]`.
   """
 
   difference: api.GlobalModel
@@ -106,18 +107,19 @@ def make_feddf(
   """Makes FedDF.
 
   Args:
-    models: of each cohort; if there is only one, the global model's.
+    models: the networks; a single cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
     federation: has the public set.
 
   Raises:
-    ValueError: no public set; one cohort of another architecture.
+    ValueError: no public set; a single cohort with another architecture than
+      the global one.
   """
   requirements.check_public("feddf", federation, labelled=False)
   if len(models.clients) == 1:
     requirements.check_same_model("feddf", models)
-  # FedAvg of every architecture by itself.
+  # FedAvg for each architecture separately.
   parts = {
     cohort: averaging.averaging_method(
       "feddf",

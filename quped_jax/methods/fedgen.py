@@ -1,27 +1,29 @@
 r"""FedGen: FedAvg with a generator of features, which the server learns.
 
-The server learns a generator G that makes features z = G(e, y), what enters a
-classifier's last layer, of noise e and a label y. It knows no samples: the
-clients' last layers h_k, weighted by how many samples of y they have, must
-recognise what it makes,
+From noise e and a label y, the server's generator G makes features
+z = G(e, y), the input of a classifier's last layer. The server sees no samples:
+the clients' last layers h_k, weighted by their numbers of samples of y, must
+recognise the label of the generated features,
 
 .. math::
   \min_G \; \mathrm{CE}\Big(\sum_k \tfrac{n_k(y)}{\sum_j n_j(y)}\, h_k(z),\;
     y\Big) + \delta \exp\Big(-\operatorname{mean}_{i,j}
     |z_i - z_j| \, \|e_i - e_j\|\Big),
 
-where the last term keeps the features diverse, and y is drawn as often as the
-clients have it. A client adds alpha CE(h(G(e, y)), y) to its loss, y uniform,
-so that its last layer still knows the classes that it has no samples of.
+where the last term keeps the features diverse, and y is drawn with its
+frequency among the clients. A client adds alpha CE(h(G(e, y)), y) to its loss,
+with uniform y, so that its last layer does not forget the classes of which it
+has no samples.
 
 Down: the model and the generator. Up: the difference of the model, and the
-number of samples per label. Quantized clients take all of this by alternating
-steps; their last layer has full precision, which is what the server sees. The
-additional passes through the last layer are not among the `gradients`.
+number of samples per label. Quantized clients do all this by alternating steps;
+their last layer, which the server uses, has full precision. `gradients` does
+not count the additional passes through the last layer.
 
 Left out: the term of the released code that pulls a sample's outputs towards
-those of generated features of its label, and the decay of alpha. Clients draw
-labels uniformly, the paper as often as all clients together have them.
+those for generated features of its label, and the decay of alpha. Clients draw
+labels uniformly; in the paper they draw them with their frequency over all
+clients.
 
 References:
   Zhu, Hong, Zhou, Data-Free Knowledge Distillation for Heterogeneous Federated
@@ -56,15 +58,15 @@ class FedgenOptions:
   """Settings of FedGen.
 
   Attributes:
-    alpha: weight of the loss on generated features at the clients.
-    diversity: delta, weight of the diversity of generated features.
-    noise_size: entries of the noise.
+    alpha: weight of the clients' loss on generated features.
+    diversity: delta, weight of the term that keeps generated features diverse.
+    noise_size: number of entries of the noise.
     hidden: widths of the generator's hidden layers.
-    generator_steps: of the server per round, one batch of the clients' batch
-      size each.
-    generator_learning_rate: their step size.
-    generator_optimizer: "sgd", "momentum", "adam" or "adamw".
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    generator_steps: steps of the generator per round, at the server, each on a
+      batch of the clients' batch size.
+    generator_learning_rate: step size of these steps.
+    generator_optimizer: their optimizer: "sgd", "momentum", "adam" or "adamw".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   alpha: float = 1.0
@@ -92,7 +94,7 @@ class FedgenServer(NamedTuple):
   Attributes:
     model: the GlobalModel.
     generator: parameters of G.
-    opt_state: of their optimizer.
+    opt_state: state of their optimizer.
   """
 
   model: api.GlobalModel
@@ -112,7 +114,7 @@ class FedgenMessage(NamedTuple):
 
   Attributes:
     model: the difference.
-    counts: of its samples per label, float32 `[classes]`.
+    counts: its number of samples per label, float32 `[classes]`.
   """
 
   model: api.GlobalModel
@@ -128,14 +130,14 @@ def make_fedgen(
   """Makes FedGen.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
-    federation: of whose samples the model is.
+    federation: has the samples.
 
   Raises:
-    ValueError: a cohort of another architecture, or one without a last layer
-      that classifies features.
+    ValueError: a cohort with another architecture, or a model without a last
+      layer that classifies features.
   """
   method = averaging.averaging_method(
     "fedgen", models, training, weighting=options.weighting
@@ -172,7 +174,7 @@ def make_fedgen(
         loss, stats = on_samples(params, stats)
         logits = head(params, features)
         generated = jnp.mean(optax.softmax_cross_entropy(logits, labels))
-        # The generator of the first round has learned nothing yet.
+        # In the first round the generator is untrained.
         known = context.round > 0
         return loss + jnp.where(known, options.alpha * generated, 0.0), stats
 

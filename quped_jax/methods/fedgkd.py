@@ -1,13 +1,13 @@
-r"""FedGKD: clients learn from the mean of the last global models too.
+r"""FedGKD: clients also learn from the mean of the last global models.
 
 .. math:: \mathrm{CE} + \tfrac{\gamma}{2} \, \mathrm{KL}(\bar w \,\|\, w)
 
-of a student w, with the teacher's parameters the mean of those of the last M
-global models (of all of them in the first rounds). The teacher predicts with
-its running batch-norm statistics, averaged alike.
+for a student w and a teacher whose parameters are the mean of those of the last
+M global models (of all so far in the first rounds). The teacher predicts with
+its running batch-norm statistics, which are averaged likewise.
 
-Down: the global model and, if M > 1, the teacher; with M = 1 they are one. Up:
-the difference after the local steps. The server takes the weighted mean.
+Down: the global model and, if M > 1, the teacher; with M = 1 they are the same.
+Up: the difference after the local steps. The server takes the weighted mean.
 Quantized clients minimise this at x and at Q(x), with levels of their own that
 stay with them; the teacher has full precision.
 
@@ -31,8 +31,9 @@ class FedgkdOptions:
 
   Attributes:
     gamma: weight of distillation (halved in the loss), at least 0.
-    models: M, how many global models the teacher is the mean of, at least 1.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    models: M, the number of global models that the teacher averages, at least
+      1.
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   gamma: float = 0.2
@@ -46,11 +47,11 @@ class FedgkdOptions:
 
 
 class FedgkdDownload(NamedTuple):
-  """What travels down if the teacher is not the global model itself.
+  """What a client receives if the teacher is not the global model itself.
 
   Attributes:
     model: the global model.
-    teacher: the mean of the last ones.
+    teacher: the mean of the last global models.
   """
 
   model: api.GlobalModel
@@ -65,12 +66,12 @@ def make_fedgkd(
   """Makes FedGKD.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   model = models.shared
   one = options.models == 1

@@ -4,14 +4,14 @@ r"""FedGKD-VOTE: clients learn from each of the last global models.
   \mathrm{CE} + \tfrac{\gamma}{2} \sum_m a_m \mathrm{KL}(w_m \,\|\, w), \quad
   a = \mathrm{softmax}(-L / T)
 
-with L_m the loss of the m-th of the last M global models (of all of them in
-the first rounds) at the client: the mean over its validation samples, or over
-training samples if it has none, as many as the validation samples of the
-client that has most of them, or all if no client has any. That is one more
+with L_m the loss of the m-th of the last M global models (of all so far in the
+first rounds) at the client: its mean over the client's validation samples. A
+client without validation samples uses training samples: at most as many as the
+largest validation set has, or all if no client has one. This takes one more
 forward pass of each model over these samples per round. Teachers predict with
 their running batch-norm statistics.
 
-Down: the M models, of which the newest is the global one, and their number.
+Down: the M models, the newest of which is the global one, and their number.
 Up: the difference after the local steps. The server takes the weighted mean.
 Quantized clients minimise this at x and at Q(x), with levels of their own that
 stay with them; the teachers have full precision.
@@ -43,9 +43,10 @@ class FedgkdVoteOptions:
 
   Attributes:
     gamma: weight of distillation (halved in the loss), at least 0.
-    models: M, how many global models teach, from 1 to 100.
-    temperature: T, of the teachers' weights; small for the best one alone.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    models: M, the number of global models that teach, from 1 to 100.
+    temperature: T, of the softmax that gives the teachers' weights; if it is
+      small, only the best teacher counts.
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   gamma: float = 0.2
@@ -66,11 +67,11 @@ class FedgkdVoteOptions:
 
 
 class Voted(NamedTuple):
-  """What a client makes of what it receives.
+  """The client's download, with its weights of the teachers.
 
   Attributes:
     model: the global model.
-    teachers: the last M of them.
+    teachers: the last M global models.
     shares: a, float32 `[M]`.
   """
 
@@ -85,7 +86,7 @@ def held_out_losses(
   teachers: list[api.GlobalModel],
   data: ClientData,
 ) -> jax.Array:
-  """Mean loss of each model on samples of a client, see above, `[models]`."""
+  """Each model's mean loss `[models]` on a client's samples, see above."""
   train, validation = data.train, data.validation
   length = validation.max_count or train.max_count
   own = validation.count > 0
@@ -125,12 +126,12 @@ def make_fedgkd_vote(
   """Makes FedGKD-VOTE.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   model = models.shared
 

@@ -1,8 +1,8 @@
 r"""FedGKT: small clients and one large network at the server teach each other.
 
-A client has a small network: an extractor of features and a head. The server
-has a large network over features. Both learn from labels and from each other's
-logits: with u those of the client, v those of the server,
+A client has a small network: a feature extractor and a head. The server has a
+large network that takes features. Both learn from labels and from each other's
+logits: with u the client's logits and v the server's,
 
 .. math::
   \text{client:} \; \mathrm{CE}(u, y)
@@ -10,18 +10,19 @@ logits: with u those of the client, v those of the server,
   \text{server:} \; \mathrm{CE}(v, y)
     + \beta T^2 \mathrm{KL}(\sigma(u / T) \| \sigma(v / T)).
 
-Down: the server's logits of the client's own training samples. Up: features,
+Down: the server's logits for the client's own training samples. Up: features,
 logits and labels of all its training samples. All of them travel padded to the
-largest client's number of samples, and are counted so. The server trains on
-what it received in the round and keeps the logits of those that were absent.
+largest client's number of samples, and the padding counts as traffic. The
+server trains on what it received in the round; absent clients keep the logits
+that they had.
 
-The model of a client is its extractor and then the server's network. Quantized
-clients train by the alternating steps; they send what the weights in training
-make, while "quantized" is the server's network on the quantized extractor's
-features.
+A client's model is its extractor followed by the server's network. Quantized
+clients train by the alternating steps. They send the features and logits of the
+weights in training, while "quantized" is the server's network on the features
+of the quantized extractor.
 
-Left out: the server's convolutions on maps of features. Here the network is
-of dense layers on what enters the client's last layer.
+Left out: the server's convolutions on feature maps. Here its network has dense
+layers, on the input of the client's last layer.
 
 References:
   He, Annavaram, Avestimehr, Group Knowledge Transfer: Federated Learning of
@@ -56,13 +57,14 @@ class FedgktOptions:
   """Settings of FedGKT.
 
   Attributes:
-    weight: beta, of the other side's logits against the labels.
+    weight: beta, weight of the divergence from the other side's logits; the
+      loss on labels has weight 1.
     temperature: T, by which logits are divided.
     hidden: widths of the server's hidden layers.
-    server_steps: of the server per round, one batch of the clients' batch size
-      each.
-    server_learning_rate: their step size.
-    server_optimizer: "sgd", "momentum", "adam" or "adamw".
+    server_steps: steps of the server per round, each on a batch of the clients'
+      batch size.
+    server_learning_rate: step size of these steps.
+    server_optimizer: their optimizer: "sgd", "momentum", "adam" or "adamw".
   """
 
   weight: float = 1.0
@@ -85,9 +87,9 @@ class FedgktServer(NamedTuple):
 
   Attributes:
     network: parameters of the server's network.
-    opt_state: of their optimizer.
-    logits: its logits of all clients' training samples, `[clients, max_count,
-      classes]`; all zero for a client that it has not heard of yet.
+    opt_state: state of their optimizer.
+    logits: its logits for all clients' training samples, `[clients, max_count,
+      classes]`; all zero for a client that it has not heard from yet.
   """
 
   network: Any
@@ -96,13 +98,13 @@ class FedgktServer(NamedTuple):
 
 
 class FedgktMessage(NamedTuple):
-  """What a client sends of its training samples.
+  """What a client sends about its training samples.
 
   Attributes:
-    features: `[max_count, width]`; those past the count are to be ignored.
+    features: `[max_count, width]`; rows from `count` on are padding.
     logits: `[max_count, classes]`, likewise.
     labels: int32 `[max_count]`, likewise.
-    count: int32 `[]`.
+    count: int32 `[]`, its number of samples.
   """
 
   features: jax.Array
@@ -120,13 +122,13 @@ def make_fedgkt(
   """Makes FedGKT.
 
   Args:
-    models: of each cohort, all with as many features.
+    models: the networks of the cohorts, all with the same number of features.
     training: how clients train.
     options: the method's own settings.
-    federation: has the number of clients, and of their training samples.
+    federation: has the number of clients and of their training samples.
 
   Raises:
-    ValueError: a cohort whose model has no features, or not as many as others.
+    ValueError: a cohort's model has no features, or not as many as the others.
   """
   num_clients, most = federation.num_clients, federation.train.max_count
   width, classes = divided.check_alike("fedgkt", models.clients, federation)
@@ -138,7 +140,7 @@ def make_fedgkt(
   }
 
   def teach(loss, teacher, logits):
-    """Adds what the other side teaches, unless it has said nothing yet."""
+    """Adds the loss of distillation, unless there is no teacher yet."""
     kl = distill.kl_divergence(teacher, logits, options.temperature)
     return loss + jnp.where(jnp.any(teacher != 0), options.weight * kl, 0.0)
 
@@ -183,7 +185,7 @@ def make_fedgkt(
     return api.ClientResult(learner, message, 1.0, metrics)
 
   def receive(server, message, weight, context, cohort):
-    # All is in what is collected; there is nothing to sum.
+    # Everything is collected; there is nothing to sum.
     return api.weighted_sum(server, (), weight, context, cohort)
 
   def server_update(server, aggregates, context):
@@ -209,7 +211,7 @@ def make_fedgkt(
       ),
     )
     logits = predictions.predict(network, params, {}, received.everything)
-    # An empty slot writes past the end of the table, which drops it.
+    # An empty slot writes past the end of the table, so it is dropped.
     target = jnp.where(counts > 0, clients, num_clients)
     table = server.logits.at[target].set(
       logits.reshape(-1, most, classes), mode="drop"

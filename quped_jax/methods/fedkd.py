@@ -1,7 +1,7 @@
 r"""FedKD: a large mentor stays with the client, a small mentee travels.
 
 Mentor and mentee learn from the labels and, adaptively, from each other: the
-less either knows, the less their divergence counts,
+larger their losses on the labels, the less their divergence counts,
 
 .. math::
   L_{mentor} &= CE_{mentor}
@@ -9,18 +9,18 @@ less either knows, the less their divergence counts,
   L_{mentee} &= CE_{mentee}
     + \frac{KL(mentor \,\|\, mentee)}{CE_{mentor} + CE_{mentee}}.
 
-Each loss is differentiated in its own model alone; the other's logits and the
-divisor are held constant, so that the divisor is a weight and no reward for
-large losses. (The released code differentiates the sum of both losses in
-everything.)
+Each loss is differentiated with respect to its own model only; the other's
+logits and the divisor are held constant, so that the divisor is a mere weight
+and large losses are not rewarded. (The released code differentiates the sum of
+both losses with respect to both models.)
 
-Down: the mentee, the global model. Up: its difference. The mentor may be
-quantized: it then learns by alternating steps, each view with a divisor of its
-own, and teaches in its quantized form. The mentee is of full precision.
+Down: the mentee, which is the global model. Up: its difference. The mentor may
+be quantized: it then learns by alternating steps, with a divisor of its own for
+each view, and teaches in its quantized form. The mentee has full precision.
 
 Left out: the loss on hidden states and attentions, which needs matching layers
-of both, and the compression of the mentee's updates by truncated singular
-value decompositions.
+in both models, and the compression of the mentee's updates by truncated
+singular value decomposition.
 
 References:
   Wu, Wu, Lyu, Huang, Xie, Communication-Efficient Federated Learning via
@@ -37,7 +37,7 @@ from quped_jax.methods import api
 from quped_jax.methods.blocks import distill, mutual
 from quped_jax.methods.blocks.training import Training
 
-# Both models may have learned a batch by heart.
+# Both losses are near zero if both models have memorized a batch.
 _SMALLEST_DIVISOR = 1e-6
 
 
@@ -46,7 +46,7 @@ class FedkdOptions:
   """Settings of FedKD.
 
   Attributes:
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   weighting: str = "samples"
@@ -63,8 +63,8 @@ def make_fedkd(
   """Makes FedKD.
 
   Args:
-    models: `shared` is the mentee's, `clients` are the mentors', of any
-      architecture.
+    models: `shared` is the mentee's network, `clients` are the mentors', of
+      any architectures.
     training: how clients train.
     options: the method's own settings.
   """

@@ -1,18 +1,18 @@
 """FedMD: clients of any architecture fit the mean of their class scores.
 
 Before its first round a client learns the labels of the public set (transfer
-learning). Then in every round it fits its class scores, the logits, on a random
-subset of the public set to the mean of all clients' of the round before
-(digest), trains on its own data (revisit), and sends its scores on the next
-subset. The paper takes the absolute difference of scores to the mean.
+learning). In every round it fits its class scores (logits) on a random subset
+of the public set to the clients' mean scores from the previous round (digest),
+trains on its own data (revisit), and sends its scores on the next subset. The
+paper minimises the absolute difference between scores and mean.
 
-Down: the mean scores, and which public samples they and this round's are of.
-Up: the scores on this round's samples. There is no global model. Quantized
-clients take all these steps by alternating steps; their scores are those of
+Down: the mean scores, with the indices of their public samples and of this
+round's. Up: the scores on this round's samples. There is no global model.
+Quantized clients do all this by alternating steps; their scores are those of
 the weights in training.
 
-The cost of the transfer learning falls on a client's first round, and on those
-clients that run at the same time; `gradients` does not count it.
+The transfer learning costs time in a client's first round, also for the clients
+that run at the same time; `gradients` does not count it.
 
 References:
   Li, Wang, FedMD: Heterogenous Federated Learning via Model Distillation, 2019.
@@ -32,7 +32,7 @@ from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
 
-# Of (scores, consensus), both `[batch, classes]`.
+# `(scores, mean scores) -> loss`, both `[batch, classes]`.
 DIGEST_LOSSES: dict[str, public_lib.TargetLoss] = {
   "mae": lambda scores, mean: jnp.mean(jnp.abs(scores - mean)),
   "mse": lambda scores, mean: jnp.mean(jnp.square(scores - mean)),
@@ -42,11 +42,13 @@ DIGEST_LOSSES: dict[str, public_lib.TargetLoss] = {
 
 @dataclasses.dataclass(frozen=True)
 class FedmdOptions(public_lib.ExchangeOptions):
-  """Settings of FedMD, beside those of `ExchangeOptions`.
+  """Settings of FedMD, in addition to those of `ExchangeOptions`.
 
   Attributes:
-    digest_loss: "mae" or "mse" of the scores, or "kl" of their softmax.
-    pretrain_steps: of a client on the public labels, before its first round.
+    digest_loss: distance to the mean scores: "mae" or "mse" of the scores, or
+      "kl" of their softmax.
+    pretrain_steps: steps of a client on the public labels, before its first
+      round.
   """
 
   method: ClassVar[str] = "fedmd"
@@ -81,14 +83,14 @@ def make_fedmd(
   """Makes FedMD.
 
   Args:
-    models: of each cohort, of any architectures.
+    models: the networks of the cohorts, of any architectures.
     training: how clients train.
     options: the method's own settings.
     federation: has the public set, and the number of classes.
 
   Raises:
-    ValueError: no public set, one without labels, or one smaller than the
-      samples of a round.
+    ValueError: no public set, one without labels, or one smaller than
+      `public_samples`.
   """
   size, samples = public_lib.sizes(options, federation, labelled=True)
 

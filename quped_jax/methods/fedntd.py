@@ -1,11 +1,11 @@
-r"""FedNTD: clients keep what the global model knows of the other classes.
+r"""FedNTD: clients preserve the global model's knowledge of not-true classes.
 
 .. math:: \mathrm{CE} + \beta T^2 \, \mathrm{KL}(\tilde p \,\|\, \tilde q)
 
 with p and q the predictions of the received global model and of the student,
-both renormalised without the true class: labels teach that class alone, the
-global model the order of the others. It predicts with its running batch-norm
-statistics.
+both renormalised without the true class: the labels teach only that class, and
+the global model teaches the order of the others. It predicts with its running
+batch-norm statistics.
 
 Down: the global model. Up: the difference after the local steps. The server
 takes the weighted mean. Quantized clients minimise this at x and at Q(x), with
@@ -31,7 +31,7 @@ class FedntdOptions:
   Attributes:
     beta: weight of distillation, at least 0; 0 is FedAvg.
     temperature: T, by which logits are divided.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   beta: float = 1.0
@@ -52,12 +52,12 @@ def make_fedntd(
   """Makes FedNTD.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   model = models.shared
 

@@ -1,4 +1,4 @@
-r"""FedProx: FedAvg whose clients are held near the global model.
+r"""FedProx: FedAvg with clients that stay close to the global model.
 
 .. math:: \min_w f_i(w) + \tfrac{\mu}{2} \|w - w_t\|^2
 
@@ -6,8 +6,8 @@ Down: the global model w_t. Up: the difference after the local steps. The
 server takes the weighted mean.
 
 Quantized clients minimise this at x and at Q(x), with levels of their own that
-stay with them. The paper's inexact local solver is the common number of local
-steps here.
+stay with them. In place of the paper's inexact local solver, clients take the
+usual local steps.
 
 References:
   Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, Federated Optimization in
@@ -28,7 +28,7 @@ class FedproxOptions:
 
   Attributes:
     mu: weight of the proximal term, at least 0; 0 is FedAvg.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   mu: float = 0.1
@@ -47,12 +47,12 @@ def make_fedprox(
   """Makes FedProx.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
 
   def local_loss(download, batch, context):

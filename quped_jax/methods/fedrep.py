@@ -1,14 +1,15 @@
-"""FedRep: a shared body, and a head of each client's own.
+"""FedRep: a shared body, and each client's own head.
 
-In each round a client first takes some local steps on its head alone, on top
-of the body that it received, then the rest of them on the body alone. The head
-is the last layer; it stays with the client and does not travel. Down: the
-body. Up: its difference after the local steps. The server takes the mean.
+In each round a client first takes some of its local steps on its head alone, on
+top of the body that it received, and then the rest on the body alone. The head
+is the last layer; it stays with the client. Down: the body. Up: its difference
+after the local steps. The server takes the mean. The optimizer starts afresh
+with the steps on the body.
 
 Quantized clients train by the alternating steps, with levels of their own that
 stay with them; the levels train with the body. A held-out client starts from
-the server's initial head. No global model is evaluated, since the server has no
-head that was trained. The optimizer starts afresh with the body.
+the server's initial head. No global model is evaluated, since the server's head
+is never trained.
 
 References:
   Collins, Hassani, Mokhtari, Shakkottai, Exploiting Shared Representations for
@@ -32,9 +33,9 @@ class FedrepOptions:
   """Settings of FedRep.
 
   Attributes:
-    head_steps: how many of the local steps train the head, less than all; 0
-      for half of them.
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    head_steps: how many of the local steps train the head; must be fewer than
+      all, since the rest train the body. 0 for half of them.
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   head_steps: int = 0
@@ -67,13 +68,13 @@ def make_fedrep(
   """Makes FedRep.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture, or not enough local steps;
-      when the parameters' shapes are first seen, a model without a last layer
+    ValueError: a cohort with another architecture, or not enough local steps;
+      once the parameters' shapes are known, also a model without a last layer
       or without a body.
   """
 
@@ -90,7 +91,7 @@ def make_fedrep(
   head_steps = _head_steps(training, options)
 
   def keep(new, old, head):
-    """The parameters of head, or of body, from `new`; the rest from `old`."""
+    """Takes the head (or else the body) from `new`, the rest from `old`."""
     return partial.merge(
       partial.prune(new, is_head, head), partial.prune(old, is_head, not head)
     )

@@ -1,18 +1,19 @@
 r"""FML, federated mutual learning: own models and copies of a shared one.
 
-Every client has a model of its own, of any architecture, and a copy of the
-shared model; on every batch each learns from the labels and from the other,
+Every client has its own model, of any architecture, and a copy of the shared
+model; on every batch each learns from the labels and from the other,
 
 .. math::
   L_{own} &= \alpha \, CE + (1 - \alpha) \, T^2 KL(shared \,\|\, own) \\
   L_{shared} &= \beta \, CE + (1 - \beta) \, T^2 KL(own \,\|\, shared),
 
-the other's logits held constant. alpha = beta = 1 is local training beside
-FedAvg.
+with the other's logits held constant. alpha = beta = 1 is local training
+alongside FedAvg.
 
-Down: the shared model. Up: the difference of the copy, which is of full
-precision. The server takes the mean, uniform as in the paper. A quantized own
-model learns by alternating steps, and teaches in its quantized form.
+Down: the shared model. Up: the difference of the copy, which has full
+precision. The server takes the mean, by default uniform as in the paper. A
+quantized own model learns by alternating steps and teaches in its quantized
+form.
 
 References:
   Shen, Zhang, Jia, Zhang, Huang, Zhou, Kuang, Wu, Wu, Federated Mutual
@@ -33,11 +34,12 @@ class FmlOptions:
   """Settings of FML.
 
   Attributes:
-    alpha: weight of the labels for the own model, in [0, 1]; the rest is that
-      of the shared model's teaching.
-    beta: weight of the labels for the shared model, likewise.
+    alpha: weight of the loss on labels for a client's own model, in [0, 1];
+      distillation from the shared model has weight 1 - alpha.
+    beta: weight of the loss on labels for the shared model, in [0, 1];
+      distillation from the client's own model has weight 1 - beta.
     temperature: T, by which logits are divided.
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   alpha: float = 0.5
@@ -60,7 +62,8 @@ def make_fml(
   """Makes FML.
 
   Args:
-    models: of the shared model and of each cohort, of any architecture.
+    models: the networks of the shared model and of each cohort, of any
+      architectures.
     training: how clients train.
     options: the method's own settings.
   """

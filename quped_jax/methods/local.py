@@ -1,7 +1,7 @@
-"""Local training: every client alone, without communication.
+"""Local training: every client trains alone, without communication.
 
-The baseline that personalization has to beat. With quantized clients it is
-the quantized training of Algorithm 1 on each client's data. Nothing travels.
+This is the baseline that personalization has to beat. With quantized clients it
+is the quantized training of Algorithm 1 on each client's data. Nothing travels.
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -28,7 +28,7 @@ def make_local(
   """Makes local training.
 
   Args:
-    models: of each cohort.
+    models: the networks of the cohorts.
     training: how clients train.
     options: none.
   """

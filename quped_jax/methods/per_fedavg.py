@@ -1,6 +1,6 @@
-r"""Per-FedAvg: an initial model that one gradient step makes personal.
+r"""Per-FedAvg: an initial model that one gradient step personalizes.
 
-FedAvg on what a step of size alpha from w achieves, the loss of
+FedAvg on the loss after a step of size alpha from w, that of
 w' = w - alpha grad f(w; B1) on a batch B2. The gradient of a local step is
 
 .. math::
@@ -9,14 +9,15 @@ w' = w - alpha grad f(w; B1) on a batch B2. The gradient of a local step is
     \nabla f(w + \delta v; B_3) - \nabla f(w - \delta v; B_3) \big)
     \quad \text{("hessian\_free")}
 
-whose second form replaces the Hessian times v by a difference. The size beta
-of the local steps is the clients' learning rate; each draws its two or three
-batches. Down: the global model w. Up: the difference after the local steps.
+where the second form replaces the product of the Hessian and v by a finite
+difference. The size beta of the local steps is the clients' learning rate; each
+step draws two or three batches. Down: the global model w. Up: the difference
+after the local steps.
 
-Every client is evaluated after one step of size alpha on a batch of its
-training data. Quantized clients take the meta-gradient at x and at Q(x), with
-levels of their own that stay with them; their quantized model is the adapted
-one at these levels. The exact Hessian of the paper is left out.
+A client's personalized model is w after one step of size alpha on a batch of
+its training data. Quantized clients take the meta-gradient at x and at Q(x),
+with levels of their own that stay with them; their quantized model is the
+personalized one at these levels. The paper's exact Hessian is left out.
 
 References:
   Fallah, Mokhtari, Ozdaglar, Personalized Federated Learning with Theoretical
@@ -44,10 +45,10 @@ class PerFedavgOptions:
   """Settings of Per-FedAvg.
 
   Attributes:
-    variant: of the meta-gradient, "first_order" or "hessian_free".
-    alpha: size of the step that adapts, at least 0.
-    delta: of the difference in "hessian_free".
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    variant: form of the meta-gradient: "first_order" or "hessian_free".
+    alpha: step size of the adaptation, at least 0.
+    delta: step of the finite difference in "hessian_free".
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   variant: str = "first_order"
@@ -69,7 +70,7 @@ def _move(params: Any, direction: Any, size: float) -> Any:
 def adapt(
   objective: Objective, params: Any, stats: Any, alpha: float
 ) -> tuple[Any, Any]:
-  """One step of size alpha: (params, stats)."""
+  """The model after one step of size alpha: (params, stats)."""
   grads, stats = jax.grad(objective, has_aux=True)(params, stats)
   return _move(params, grads, -alpha), stats
 
@@ -77,13 +78,13 @@ def adapt(
 def meta_objective(
   objectives: list[Objective], alpha: float, delta: float
 ) -> Objective:
-  """The loss after one step of size alpha, with the meta-gradient as gradient.
+  """The loss after one step of size alpha, whose gradient is the meta-gradient.
 
   Args:
-    objectives: of the batches B1 and B2, "first_order"; or of B1, B2 and B3,
-      "hessian_free".
+    objectives: those of the batches B1 and B2 for "first_order", or of B1, B2
+      and B3 for "hessian_free".
     alpha: size of the step.
-    delta: of the difference.
+    delta: step of the finite difference.
   """
   inner, outer, *curvature = objectives
 
@@ -91,7 +92,7 @@ def meta_objective(
     return jax.grad(objective, has_aux=True)(params, stats)[0]
 
   def meta(params, stats):
-    # The gradient is made here: nothing of this is differentiated again.
+    # The gradient is computed here; nothing is differentiated through this.
     here = jax.lax.stop_gradient(params)
     adapted, new_stats = adapt(inner, here, stats, alpha)
     (loss, new_stats), meta_gradient = jax.value_and_grad(outer, has_aux=True)(
@@ -104,7 +105,7 @@ def meta_objective(
         gradient(objective, ahead, stats), gradient(objective, behind, stats)
       )
       meta_gradient = _move(meta_gradient, change, -alpha / (2 * delta))
-    # Zero, with this slope.
+    # Zero, with the meta-gradient as gradient.
     terms = jax.tree.map(
       lambda g, p, p0: jnp.sum(g * (p - p0)), meta_gradient, params, here
     )
@@ -121,12 +122,12 @@ def make_per_fedavg(
   """Makes Per-FedAvg.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   model = models.shared
   hessian_free = options.variant == "hessian_free"
@@ -169,7 +170,7 @@ def make_per_fedavg(
       )
     return result
 
-  # At w and w', and on both sides of w.
+  # At w and at w', and for "hessian_free" on both sides of w.
   evaluations = 4 if hessian_free else 2
   return method.replace(
     variants=variants,

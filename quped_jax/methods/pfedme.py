@@ -8,18 +8,18 @@ model,
   \qquad \nabla F_i(w) = \lambda (w - \theta^*(w)),
 
 and keeps theta, its personal model. Each local step draws one batch, on which
-theta takes K steps of its own; then w_i moves towards it. Theta goes on from
-step to step, and starts each round from w.
+theta takes K steps; then w_i moves towards theta. Theta continues from one
+local step to the next, and starts each round from w.
 
 Down: the global model w. Up: w_i, as a difference. The server mixes:
 w <- (1 - beta) w + beta * mean of w_i.
 
-Theta may be quantized: its steps are alternating ones. The penalty then pulls
-the weights x, once and not also at Q(x), where it would count twice for what
-is not quantized; w_i follows x; the levels, which stay with the client, follow
-the loss. In the fine-tuning phase, where theta's weights sit at their levels,
-it does not start from w again. The step size of theta is `learning_rate`; with
-plain SGD its product with lambda must be below 2.
+Theta may be quantized: it then takes alternating steps. The penalty pulls the
+weights x only, not also Q(x), where it would count twice for what is not
+quantized; w_i follows x; the levels, which stay with the client, follow the
+loss. In the fine-tuning phase a quantized theta, whose weights sit at their
+levels, no longer restarts from w. The step size of theta is `learning_rate`;
+with plain SGD its product with lambda must be below 2.
 
 References:
   Dinh, Tran, Nguyen, Personalized Federated Learning with Moreau Envelopes,
@@ -51,11 +51,12 @@ class PfedmeOptions:
   """Settings of pFedMe.
 
   Attributes:
-    lambda_p: weight of the penalty that ties theta to w_i, positive.
-    inner_steps: K, steps of theta on each batch, at least 1.
+    lambda_p: lambda, weight of the penalty that ties theta to w_i, positive.
+    inner_steps: K, the number of steps of theta on each batch, at least 1.
     eta: step size of w_i; its product with lambda_p must be below 1.
-    beta: weight of the mean against the old global model, positive.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    beta: weight of the clients' mean in the new global model, positive; the old
+      global model has weight 1 - beta.
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   lambda_p: float = 15.0
@@ -85,18 +86,18 @@ def make_pfedme(
   """Makes pFedMe.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   requirements.check_same_model("pfedme", models)
   lambda_p, eta = options.lambda_p, options.eta
 
   def start(learner, shared):
-    """Theta at w, with its own levels and states of optimizers."""
+    """Theta at w, with its own levels and optimizer states."""
     new = learner._replace(
       params=shared.params,
       stats=shared.stats,
@@ -131,7 +132,7 @@ def make_pfedme(
 
     carry = (start(client, download), download.params)
     (theta, w), metrics = local_steps.run(step, carry, data, context, training)
-    # w_i never sees data: its statistics are those of theta.
+    # w_i never sees data, so it takes the statistics of theta.
     _, stats = alternating.current(theta)
     message = trees.difference(api.GlobalModel(w, stats), download)
     weight = messages.client_weight(options.weighting, data)
@@ -140,7 +141,8 @@ def make_pfedme(
   def server_update(server, aggregates, context):
     del context
     mean = messages.mean_message(aggregates, server)
-    # Statistics are averaged: beyond their mean, variances could be negative.
+    # Statistics take the plain mean: with beta > 1 a variance could turn
+    # negative.
     mixed = jax.tree.map(lambda d: options.beta * d, mean.params)
     return optax.apply_updates(server, mean._replace(params=mixed))
 

@@ -1,7 +1,7 @@
 """QuPeD: quantized personalization via distillation.
 
-Every client trains its own quantized model x_i, c_i of its own precision and
-architecture, and its copy w_i of the global model; the two teach each other
+Every client trains its own quantized model (x_i, c_i), with its own precision
+and architecture, and its copy w_i of the global model; the two teach each other
 by distillation on the client's data. Down: the global model w. Up: w_i, as a
 difference. The server takes the mean.
 
@@ -13,8 +13,8 @@ Network passes of a local step, in forward-equivalents (a backward pass is two):
     c. w_i         new x and new Q(x), forward                   2
                    back through w_i's one forward pass           2
 
-14 in all. With full precision, when no client of a cohort is quantized, 7: 1
-for w_i, 3 for x, 1 for the new x, 2 back through w_i. Plain SGD takes 3.
+14 in all. With full precision, when no client of the federation is quantized,
+7: 1 for w_i, 3 for x, 1 for the new x, 2 back through w_i. Plain SGD takes 3.
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -45,12 +45,14 @@ class QupedOptions:
   """Settings of QuPeD.
 
   Attributes:
-    lambda_p: weight of distillation against labels, in [0, 1].
+    lambda_p: weight of distillation, in [0, 1]; for the personalized model the
+      loss on labels has weight 1 - lambda_p.
     temperature: T, by which logits are divided.
-    temperature_on: "both" logits, or only the "teacher"'s (the released code).
-    global_loss: "distill" (the paper), or "distill+labels", which adds the
-      labels' loss, with weight 1, to that of w_i.
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    temperature_on: whose logits are divided: "both", or only the "teacher"'s
+      (as in the released code).
+    global_loss: loss of w_i: "distill" (the paper), or "distill+labels", which
+      adds the loss on labels with weight 1.
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   lambda_p: float = 0.5
@@ -77,7 +79,7 @@ def make_quped(
   """Makes QuPeD.
 
   Args:
-    models: of the global model and of each cohort.
+    models: the networks of the global model and of each cohort.
     training: how clients train.
     options: the method's own settings.
   """
@@ -95,7 +97,7 @@ def make_quped(
     def step(carry, batch):
       learner, shared, opt_state = carry
 
-      # One pass of w_i serves as teacher here and as student in c.
+      # One forward pass of w_i serves as teacher here and as student in c.
       def forward(params):
         return models.shared.apply(params, shared.stats, batch.inputs, True)
 
@@ -147,6 +149,6 @@ def make_quped(
     models,
     training,
     client_update,
-    # Of the views for the weights, of the levels, and of w_i.
+    # Those of the views (for weights), of the levels, and of w_i.
     gradients=training.steps * (training.gradients_per_step + 1),
   )

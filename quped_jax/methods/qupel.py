@@ -7,8 +7,8 @@ its copy w_i of the global model, so all architectures must be equal.
   f_i(x) + f_i(\\tilde Q_c(x)) + \\lambda R(x, c)
     + \\tfrac{\\lambda_p}{2} \\|\\tilde Q_c(x) - w\\|^2
 
-Down: the global model w. Up: w_i, as a difference. A client of full precision
-is tied at x itself, where Q is the identity.
+Down: the global model w. Up: w_i, as a difference. For a client with full
+precision, Q is the identity and the penalty ties x itself.
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeL: Quantized Personalization with
@@ -37,8 +37,9 @@ class QupelOptions:
   """Settings of QuPeL.
 
   Attributes:
-    lambda_p: weight of the penalty, at least 0.
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    lambda_p: weight of the penalty that ties the quantized weights to w_i, at
+      least 0.
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   lambda_p: float = 0.5
@@ -57,12 +58,12 @@ def make_qupel(
   """Makes QuPeL.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   requirements.check_same_model("qupel", models)
   model = models.shared
@@ -104,7 +105,7 @@ def make_qupel(
     (client, shared, _), metrics = local_steps.run(
       step, carry, data, context, training
     )
-    # w_i never sees data: its statistics are those of the quantized model.
+    # w_i never sees data, so it takes the statistics of the quantized model.
     stats = training.alternating.views(client)[-1].stats
     message = trees.difference(api.GlobalModel(shared, stats), download)
     weight = messages.client_weight(options.weighting, data)

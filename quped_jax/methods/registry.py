@@ -1,7 +1,7 @@
-"""Federated methods, by name.
+"""Federated methods by name.
 
-To add one: write a file like `local.py`, and register it here or, from
-outside the package, with `register_method`.
+To add one, write a file like `local.py` and register it here or, from outside
+the package, with `register_method`.
 """
 
 import inspect
@@ -38,12 +38,12 @@ from quped_jax.methods.scaffold import ScaffoldOptions, make_scaffold
 
 
 class Make(Protocol):
-  """Makes a method of its own options."""
+  """Makes a method from its own options."""
 
   def __call__(
     self, models: Models, training: Training, options: Any, /
   ) -> FederatedMethod:
-    """Makes it.
+    """Makes the method.
 
     Args:
       models: the network of each cohort, and the global one.
@@ -51,13 +51,13 @@ class Make(Protocol):
       options: the method's own settings.
 
     Raises:
-      ValueError: they do not go together.
+      ValueError: the arguments do not go together.
     """
     ...
 
 
 class MakeForData(Protocol):
-  """Makes a method that has to know the data: the number of clients, say."""
+  """Makes a method that must know the data (the number of clients, say)."""
 
   def __call__(
     self,
@@ -67,7 +67,7 @@ class MakeForData(Protocol):
     /,
     federation: Federation,
   ) -> FederatedMethod:
-    """Makes it.
+    """Makes the method.
 
     Args:
       models: the network of each cohort, and the global one.
@@ -76,7 +76,7 @@ class MakeForData(Protocol):
       federation: the data.
 
     Raises:
-      ValueError: they do not go together.
+      ValueError: the arguments do not go together.
     """
     ...
 
@@ -85,7 +85,7 @@ class Entry(NamedTuple):
   """A registered method.
 
   Attributes:
-    make: makes it.
+    make: the function that makes it.
     options: the frozen dataclass of the method's own settings.
     takes_federation: whether `make` has an argument `federation`.
   """
@@ -101,7 +101,7 @@ class Entry(NamedTuple):
     options: Any,
     federation: Federation | None,
   ) -> FederatedMethod:
-    """Makes the method, which is given the federation if it takes it."""
+    """Makes the method; `make` gets the federation if it takes one."""
     make: Any = self.make
     if self.takes_federation:
       return make(models, training, options, federation=federation)
@@ -142,10 +142,10 @@ METHODS: dict[str, Entry] = {
 
 
 def get_method(name: str) -> Entry:
-  """The method of that name.
+  """The method with that name.
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is no such method.
   """
   checks.choice("method", name, sorted(METHODS))
   return METHODS[name]
@@ -155,9 +155,9 @@ def register_method(name: str, make: Make | MakeForData, options: type) -> None:
   """Adds a method, or replaces one.
 
   Args:
-    name: by which settings choose it.
-    make: `(models, training, options) -> FederatedMethod`, see `Make`; with a
-      further argument of the name `federation` it is given the data too.
+    name: the name by which settings choose it.
+    make: `(models, training, options) -> FederatedMethod`, see `Make`; if it
+      has a further argument named `federation`, it gets the data too.
     options: a frozen dataclass; its fields become the settings
       `NAME.FIELD`.
   """

@@ -1,7 +1,8 @@
-r"""SCAFFOLD: control variates against the drift of clients.
+r"""SCAFFOLD: control variates against client drift.
 
-Every client keeps an estimate c_i of its own gradient, the server one, c, of
-the gradient of all; local steps are corrected by their difference:
+Every client keeps an estimate c_i of its own gradient, the server an estimate c
+of the mean gradient of all clients; local steps are corrected by their
+difference:
 
 .. math::
   y_i &\leftarrow y_i - \eta (\nabla f_i(y_i) - c_i + c)
@@ -10,13 +11,13 @@ the gradient of all; local steps are corrected by their difference:
   w &\leftarrow w + \eta_g \, \mathrm{mean}_{i \in S} (y_i - w), \quad
   c \leftarrow c + \tfrac1N \sum_{i \in S} (c_i^+ - c_i)
 
-with S the clients that took part, of N. Down: w and c. Up: the differences of
-y_i and of c_i.
+with S the clients that took part, out of N. Down: w and c. Up: the differences
+of y_i and of c_i.
 
-The division by the step size takes the clients' optimizer to be plain SGD:
-with momentum, Adam or weight decay c_i is no estimate of a gradient. Quantized
-clients correct the gradient of their weights x alone; c_i then also holds the
-mean pull of the proximal map, and their levels stay with them.
+The division by the step size assumes that clients use plain SGD: with momentum,
+Adam or weight decay c_i is no estimate of a gradient. Quantized clients correct
+only the gradient of their weights x; c_i then includes the mean pull of the
+proximal map, and their levels stay with them.
 
 References:
   Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, SCAFFOLD: Stochastic
@@ -49,8 +50,8 @@ class ScaffoldOptions:
 
   Attributes:
     server_learning_rate: eta_g, the server's step size.
-    weighting: of the clients in the mean of models, "uniform" or by
-      "samples"; that of the controls is uniform.
+    weighting: weights of the clients in the mean of models: "uniform" or by
+      "samples"; in the mean of control variates they are always uniform.
   """
 
   server_learning_rate: float = 1.0
@@ -62,11 +63,11 @@ class ScaffoldOptions:
 
 
 class Controlled(NamedTuple):
-  """The server's state, what it sends, and (as differences) what comes back.
+  """The server's state, its download, and (as differences) a message.
 
   Attributes:
     model: the GlobalModel.
-    control: tree over its parameters: c, or the difference of c_i.
+    control: a tree over the parameters: c, or the difference of c_i.
   """
 
   model: api.GlobalModel
@@ -77,7 +78,7 @@ class ScaffoldClient(NamedTuple):
   """What stays with a client.
 
   Attributes:
-    levels: of its quantized model.
+    levels: the levels of its quantized model.
     control: c_i, a tree over the parameters.
   """
 
@@ -94,13 +95,14 @@ def make_scaffold(
   """Makes SCAFFOLD.
 
   Args:
-    models: of each cohort, all of the global model's architecture.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train, with plain SGD.
     options: the method's own settings.
     federation: has `num_clients`, N.
 
   Raises:
-    ValueError: a cohort of another architecture, or another optimizer.
+    ValueError: a cohort with another architecture, or an optimizer other than
+      plain SGD.
   """
   if not training.plain_sgd:
     raise ValueError(
@@ -134,7 +136,7 @@ def make_scaffold(
       steps = jnp.minimum(steps, context.num_steps)
     scale = steps * context.rates.learning_rate
     stepped = scale > 0
-    # K eta gradients made the move; without a step there is nothing to learn.
+    # The move is eta times K gradients; without a step, nothing is learned.
     update = jax.tree.map(
       lambda c, d: jnp.where(
         stepped, -c - d / jnp.where(stepped, scale, 1.0), 0.0

@@ -1,1 +1,1 @@
-"""What federated methods share."""
+"""Building blocks that federated methods share."""

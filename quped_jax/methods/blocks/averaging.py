@@ -3,8 +3,8 @@
 Down: w. Up: the difference after the local steps. Quantized clients train w by
 the alternating steps, with levels of their own that stay with them; their
 quantized model is the global one at these levels. Levels are fitted when the
-federation begins: those of a client that has not taken part for long belong to
-a model of long ago.
+federation begins; those of a client that has not taken part for many rounds
+still belong to the old model.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class Levels(NamedTuple):
 
   Attributes:
     codebooks: its levels.
-    centers_opt_state: of their optimizer.
+    centers_opt_state: state of their optimizer.
     quantized_stats: batch-norm statistics of its quantized model.
   """
 
@@ -42,7 +42,7 @@ LocalLoss = Callable[[Any, Batch, api.Context], Objective]
 
 
 def keep(learner: Learner) -> Levels:
-  """What stays with the client of a learner of the shared model."""
+  """What stays with the client of its learner of the shared model."""
   return Levels(
     learner.codebooks, learner.centers_opt_state, learner.quantized_stats
   )
@@ -62,10 +62,10 @@ def resume(
 
 
 def own_stats(client: Levels | Learner, stats: Any) -> Any:
-  """Statistics of a quantized model that is to start from a shared one.
+  """Statistics of a quantized model that starts from a shared one.
 
   They are the client's own; at full precision, where the quantized model is
-  the model itself, they are those given.
+  the model itself, they are the given `stats`.
   """
   if client.quantized_stats is None:
     return None
@@ -76,7 +76,7 @@ def own_stats(client: Levels | Learner, stats: Any) -> Any:
 
 
 def difference(learner: Learner, shared: api.GlobalModel) -> api.GlobalModel:
-  """What a learner made of the shared model."""
+  """How far a learner has moved from the shared model."""
   return trees.difference(
     api.GlobalModel(learner.params, learner.stats), shared
   )
@@ -88,13 +88,13 @@ def with_term(
   batch: Batch,
   term: Callable[[jax.Array], jax.Array],
 ) -> Objective:
-  """The loss of a model on a batch's labels, and a further term.
+  """The loss of a model on a batch's labels, plus a further term.
 
   Args:
-    training: whose loss it is.
+    training: has the loss.
     model: the network.
     batch: the samples.
-    term: of the logits `[batch, classes]`, a scalar.
+    term: `logits [batch, classes] -> scalar`.
   """
 
   def objective(params, stats):
@@ -105,7 +105,7 @@ def with_term(
 
 
 def predict(model: Model, teacher: api.GlobalModel, batch: Batch) -> jax.Array:
-  """Logits of a model that teaches, by its running batch-norm statistics."""
+  """Logits of a teacher, with its running batch-norm statistics."""
   params, stats = teacher
   return model.apply(params, stats, batch.inputs, False)[0]
 
@@ -119,22 +119,22 @@ def averaging_method(
   local_loss: LocalLoss | None = None,
   batches: int = 1,
 ) -> api.FederatedMethod:
-  """FedAvg, with a loss of one's own at the clients.
+  """FedAvg, with a loss at the clients that the method may choose.
 
-  What a method does differently beside that it replaces. The server's state,
-  and what it sends, may be a NamedTuple with a field `model`.
+  A method replaces whatever else it does differently. The server's state and
+  its download may be a NamedTuple with a field `model`.
 
   Args:
-    name: of the method, for errors.
-    models: of each cohort, all of the global model's architecture.
+    name: the method's name, for errors.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
-    weighting: of the clients in the mean, by "samples" or "uniform".
-    local_loss: `(download, batch, context) -> Objective`; that of the labels
-      by default.
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
+    local_loss: `(download, batch, context) -> Objective`; by default the loss
+      on the labels.
     batches: how many batches a local step gets, see `local_steps.run`.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   requirements.check_same_model(name, models)
   model = models.shared

@@ -1,7 +1,7 @@
 """Losses on logits: cross entropy, and the divergences of distillation.
 
 All take logits `[batch, classes]` and return a scalar, the mean over the
-batch. None looks at more than its arguments, so any method can use them.
+batch. They depend on their arguments alone, so any method can use them.
 
 References:
   Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015.
@@ -19,7 +19,7 @@ TEMPERATURE_ON = ("both", "teacher")
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Mean cross entropy.
+  """Mean cross entropy to labels.
 
   Args:
     logits: `[batch, classes]`.
@@ -36,14 +36,14 @@ def kl_divergence(
   *,
   temperature_on: str = "both",
 ) -> jax.Array:
-  r"""Softened divergence of two sets of logits.
+  r"""Softened divergence between two sets of logits.
 
   .. math::
     T^2 \, \frac1B \sum_b
       \mathrm{KL}(\mathrm{softmax}(u_b / T) \,\|\, \mathrm{softmax}(v_b / T))
 
-  Differentiable in both arguments: a student that learns from u differentiates
-  in v, while a global model that learns from v differentiates in u.
+  Differentiable in both arguments: a student that learns from u takes the
+  gradient in v, a global model that learns from v takes it in u.
 
   Args:
     first: u, logits `[batch, classes]`; the teacher, in distillation.
@@ -68,15 +68,15 @@ def not_true_divergence(
   labels: jax.Array,
   temperature: float = 1.0,
 ) -> jax.Array:
-  r"""Softened divergence of two sets of logits over the wrong classes alone.
+  r"""Softened divergence between two sets of logits, over wrong classes only.
 
   .. math::
     T^2 \, \frac1B \sum_b \mathrm{KL}(\tilde p_b \,\|\, \tilde q_b), \quad
     \tilde p_{bk} = \frac{\exp(u_{bk} / T)}
       {\sum_{j \ne y_b} \exp(u_{bj} / T)}, \; k \ne y_b
 
-  and likewise q of v: both renormalised without the true class y, whose logit
-  therefore gets no gradient.
+  and likewise q from v: both are renormalised without the true class y, whose
+  logit therefore gets no gradient.
 
   Args:
     first: u, logits `[batch, classes]`; the teacher, in distillation.
@@ -88,7 +88,7 @@ def not_true_divergence(
 
   def log_shares(logits):
     softened = jnp.where(wrong, logits / temperature, -jnp.inf)
-    # No infinities where a difference is taken: they would make NaNs.
+    # No infinities: their difference would be NaN.
     return jnp.where(wrong, jax.nn.log_softmax(softened), 0.0)
 
   log_p, log_q = log_shares(first), log_shares(second)

@@ -1,4 +1,4 @@
-"""Building block of methods that divide a model at its last layer."""
+"""Building block of methods that split a model at its last layer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +11,19 @@ from quped_jax.models import Model, is_head
 def check_divided(
   method: str, model: Model, federation: Any
 ) -> tuple[int, int]:
-  """Checks that a model is features and a head that classifies them.
+  """Checks that a model consists of features and a head that classifies them.
 
   Args:
-    method: that divides it.
+    method: name of the method that splits it, for errors.
     model: the network.
-    federation: whose samples it takes.
+    federation: has the samples that are its inputs.
 
   Returns:
-    The number of features, and that of classes.
+    The number of features and the number of classes.
 
   Raises:
-    ValueError: it is not divided, its features are not `[batch, width]`, or
-      its logits not `[batch, classes]` of at least two classes.
+    ValueError: the model is not split, its features are not `[batch, width]`,
+      or its logits are not `[batch, classes]` with at least two classes.
   """
 
   def error(what):
@@ -54,25 +54,25 @@ def check_divided(
 
 
 def head_params(params: Any) -> dict[str, Any]:
-  """The parameters of the last layer alone, which `Model.head` takes."""
+  """The parameters of the last layer only, as `Model.head` takes them."""
   return {name: params[name] for name in params if is_head(name)}
 
 
 def check_alike(
   method: str, models: Mapping[str, Model], federation: Any
 ) -> tuple[int, int]:
-  """Checks that the models of all cohorts have as many features.
+  """Checks that the models of all cohorts have equally many features.
 
   Args:
-    method: that divides them.
-    models: by name of the cohort.
-    federation: whose samples they take.
+    method: name of the method that splits them, for errors.
+    models: the networks by cohort name.
+    federation: has the samples that are their inputs.
 
   Returns:
-    The number of features, and that of classes.
+    The number of features and the number of classes.
 
   Raises:
-    ValueError: a model that is not divided, or one of another number.
+    ValueError: a model is not split, or its number of features differs.
   """
   sizes = {c: check_divided(method, m, federation) for c, m in models.items()}
   (first, size), *others = sizes.items()
@@ -87,15 +87,15 @@ def check_alike(
 
 
 def stack(model: Model, network: Model) -> Model:
-  """A model's features, and then another network in place of its head.
+  """A model's features, followed by another network in place of its head.
 
   Args:
-    model: a divided one, which keeps all of its parameters.
-    network: from features to logits, without statistics.
+    model: a split model; all of its parameters are kept.
+    network: maps features to logits; it has no statistics.
 
   Returns:
-    A model over the parameters {"client": of the model, "server": of the
-    network}, and the statistics of the model.
+    A model with the parameters {"client": the model's, "server": the
+    network's} and the model's statistics.
   """
   divide: Any = model.features
   own = "client/"

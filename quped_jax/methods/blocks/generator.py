@@ -1,4 +1,4 @@
-"""A generator of features by label, and the loss by which it is trained."""
+"""A generator of features given a label, and the loss that trains it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ class Generator(NamedTuple):
 
   Attributes:
     init: `key -> params`.
-    draw: `(key, params, frequencies) -> (noise, labels, features)` of a batch,
-      with frequencies of the labels `[classes]`, and labels one-hot.
+    draw: `(key, params, frequencies) -> (noise, labels, features)`, a batch;
+      `frequencies [classes]` are those of the labels, which are one-hot.
   """
 
   init: Callable[[jax.Array], Any]
@@ -31,12 +31,12 @@ def make_generator(
   hidden: tuple[int, ...],
   batch_size: int,
 ) -> Generator:
-  """Makes a generator: dense layers over noise and the one-hot label.
+  """Makes a generator: dense layers on noise and a one-hot label.
 
   Args:
     width: number of features.
     classes: number of labels.
-    noise_size: entries of the noise, normal ones.
+    noise_size: number of entries of the noise, which is Gaussian.
     hidden: widths of the hidden layers.
     batch_size: how many features are drawn at once.
   """
@@ -67,11 +67,11 @@ def label_counts(data: ClientData, classes: int) -> jax.Array:
 
 
 def diversity_loss(noise: jax.Array, features: jax.Array) -> jax.Array:
-  """In (0, 1]: the smaller, the further features of different noise are apart.
+  """In (0, 1]: smaller, the more features of different noise differ.
 
   Args:
     noise: `[batch, n]`.
-    features: `[batch, width]`, made of it.
+    features: `[batch, width]`, generated from the noise.
   """
   distances = jnp.mean(jnp.abs(features[:, None] - features), axis=-1)
   apart = jnp.linalg.norm(noise[:, None] - noise, axis=-1)
@@ -81,7 +81,9 @@ def diversity_loss(noise: jax.Array, features: jax.Array) -> jax.Array:
 def ensemble_loss(
   logits: jax.Array, counts: jax.Array, labels: jax.Array
 ) -> jax.Array:
-  """Cross entropy of the clients' mean logits, by their samples of the label.
+  """Cross entropy of the clients' mean logits.
+
+  A client's weight is its number of samples of the label.
 
   Args:
     logits: `[clients, batch, classes]`.
@@ -103,17 +105,17 @@ def generator_loss(
   key: jax.Array,
   diversity: float,
 ) -> jax.Array:
-  """What a server minimises, on a batch of generated features.
+  """The generator's loss at the server, on a batch of generated features.
 
   Args:
-    generator: the functions.
+    generator: the generator's functions.
     head: `(head parameters, features) -> logits`.
-    params: of the generator.
+    params: parameters of the generator.
     heads: the clients' head parameters, `[clients, ...]`.
-    counts: their samples per label, `[clients, classes]`; labels are drawn as
-      often as all clients together have them.
-    key: of noise and labels.
-    diversity: weight of the diversity.
+    counts: their samples per label, `[clients, classes]`; labels are drawn with
+      the frequencies that they have among these clients.
+    key: random key for noise and labels.
+    diversity: weight of the diversity loss.
   """
   noise, labels, features = generator.draw(key, params, jnp.sum(counts, axis=0))
   logits = jax.vmap(lambda own: head(own, features))(heads)

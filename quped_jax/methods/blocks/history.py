@@ -14,8 +14,8 @@ class History(NamedTuple):
 
   Attributes:
     models: GlobalModel of arrays `[M, ...]`, the newest first.
-    count: int32 `[]`, how many of them there have been, from 1 to M; the rest
-      repeats the initial one.
+    count: int32 `[]`, how many of them exist so far, from 1 to M; the rest
+      repeat the initial one.
   """
 
   models: api.GlobalModel
@@ -23,17 +23,17 @@ class History(NamedTuple):
 
   @property
   def model(self) -> api.GlobalModel:
-    """The newest."""
+    """The newest model."""
     return nth(self.models, 0)
 
 
 def nth(models: api.GlobalModel, index: int) -> api.GlobalModel:
-  """One of the models."""
+  """The model at an index."""
   return jax.tree.map(lambda x: x[index], models)
 
 
 def begin(model: api.GlobalModel, length: int) -> History:
-  """The history of an initial model, with room for so many."""
+  """The history of an initial model, with room for `length` models."""
   models = jax.tree.map(
     lambda x: jnp.broadcast_to(x, (length, *x.shape)), model
   )
@@ -41,13 +41,13 @@ def begin(model: api.GlobalModel, length: int) -> History:
 
 
 def remembered(history: History) -> jax.Array:
-  """Which of the models there have been, bool `[M]`."""
+  """Which of the models exist so far, bool `[M]`."""
   length = jax.tree.leaves(history.models)[0].shape[0]
   return jnp.arange(length) < history.count
 
 
 def mean(history: History) -> api.GlobalModel:
-  """The model whose parameters and statistics are the models' means."""
+  """The mean of the models that exist: of parameters and of statistics."""
   counts = remembered(history)
 
   def one(x):
@@ -61,7 +61,7 @@ def mean(history: History) -> api.GlobalModel:
 def add_mean(
   server: History, aggregates: dict[str, api.Aggregate], context: api.Context
 ) -> History:
-  """The `server_update` that remembers the model before it."""
+  """`personal.add_mean`, which also remembers the model before it."""
   model = personal.add_mean(server.model, aggregates, context)
   models = jax.tree.map(
     lambda new, old: jnp.concatenate([new[None], old[:-1]]),

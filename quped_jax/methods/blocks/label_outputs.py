@@ -1,4 +1,4 @@
-"""Softmax outputs summed up by label, and learning from their means."""
+"""Softmax outputs summed by label, and learning from their means."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 
 class Outputs(NamedTuple):
-  """Softmax outputs, summed up by label.
+  """Softmax outputs, summed by label.
 
   Attributes:
-    sums: float `[classes, classes]`, by label and then output.
-    counts: float `[classes]`, of how many samples.
+    sums: float `[classes, classes]`, indexed by label, then output.
+    counts: float `[classes]`, the number of samples of each label.
   """
 
   sums: jax.Array
@@ -19,7 +19,7 @@ class Outputs(NamedTuple):
 
 
 def collect(logits: jax.Array, labels: jax.Array) -> Outputs:
-  """The outputs of a batch, from logits `[batch, classes]`, by its labels."""
+  """The outputs of a batch, given its logits `[batch, classes]` and labels."""
   probabilities = jax.nn.softmax(logits)
   chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
   sums = jnp.matmul(chosen.T, probabilities, precision="highest")
@@ -34,7 +34,8 @@ def taught_loss(
   Args:
     logits: `[batch, classes]`.
     labels: int `[batch]`.
-    outputs: that teach; a sample whose label has none counts as zero.
+    outputs: the teaching outputs; a sample whose label has none contributes
+      zero.
   """
   held = outputs.counts > 0
   means = outputs.sums / jnp.where(held, outputs.counts, 1)[:, None]

@@ -23,21 +23,21 @@ def run(
   beside: Any = None,
   batches: int = 1,
 ) -> tuple[Any, dict[str, jax.Array]]:
-  """Runs a client's local steps of one round, each on a batch of its own.
+  """Runs a client's local steps of one round, each on a new batch.
 
   Args:
     step: `(carry, batch) -> (carry, metrics)`, or `(carry, batch, beside)`.
     carry: what the steps update.
     data: the client's samples.
-    context: its key, and how many steps count.
-    training: number of steps and size of the batches.
-    steps: another number of steps than that.
-    beside: what is known of the client's training samples beside their labels,
-      arrays `[max_count, ...]`; the step is given those of its batch.
-    batches: how many batches a step gets, one after the other in one Batch.
+    context: has the client's key, and how many steps count.
+    training: has the number of steps and the batch size.
+    steps: a number of steps other than `training.steps`.
+    beside: what is known of the client's training samples besides their labels,
+      arrays `[max_count, ...]`; a step gets the rows of its batch.
+    batches: how many batches a step gets, concatenated into one Batch.
 
   Returns:
-    The carry after the last step, and the metrics' means over the steps.
+    The carry after the last step, and the means of the metrics over the steps.
   """
   steps = training.steps if steps is None else steps
   draw_key, augment_key = jax.random.split(context.key)
@@ -71,19 +71,19 @@ def train(
   correction: Any = None,
   batches: int = 1,
 ) -> tuple[Learner, dict[str, jax.Array]]:
-  """Trains a learner: each local step is an alternating one.
+  """Trains a learner; each local step is an alternating step.
 
   Args:
     training: how clients train.
     learner: where it starts.
-    objective: of a batch.
+    objective: `batch -> Objective`.
     data: the client's samples.
-    context: its rates and key.
+    context: has the client's rates and key.
     correction: added to the gradient of the weights, see `Alternating.step`.
     batches: how many batches a step gets, see `run`.
 
   Returns:
-    The learner, and the metrics' means.
+    The learner, and the means of the metrics.
   """
 
   def step(learner, batch):

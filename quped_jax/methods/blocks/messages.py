@@ -1,4 +1,4 @@
-"""What the clients' messages weigh, and what the server makes of them."""
+"""Weights and means of the clients' messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ def client_weight(weighting: str, data: ClientData) -> Any:
 
 
 def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
-  """Weighted mean of the messages of all cohorts; zero if nobody sent one.
+  """Weighted mean of the messages of all cohorts; zero if there are none.
 
   Args:
     aggregates: the sums that the server received, by cohort.
@@ -37,15 +37,15 @@ def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
 
 
 def if_heard(aggregates: Mapping[str, Aggregate], new: Any, old: Any) -> Any:
-  """The new server where a message has weight, the old one otherwise."""
+  """The new server state if any message has weight, else the old one."""
   heard = sum(a.weight for a in aggregates.values()) > 0
   return jax.tree.map(lambda a, b: jnp.where(heard, a, b), new, old)
 
 
 def clip(message: Any, bound: float) -> Any:
-  """A message whose L2 norm, of all its arrays together, is at most a bound.
+  """A message scaled so that its total L2 norm is at most a bound.
 
-  One that is not finite becomes zero.
+  A message that is not finite becomes zero.
   """
   norm = optax.tree.norm(message)
   scale = bound / jnp.maximum(norm, bound)

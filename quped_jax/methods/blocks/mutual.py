@@ -1,12 +1,11 @@
 """Building block of methods in which two models teach each other.
 
-A client's own model, perhaps quantized and of an architecture of its own, and
-its copy of the global model take a step each on every batch. Each learns from
-the labels and from the other's logits as they were before the step, which are
-held constant.
+A client's own model, perhaps quantized and of its own architecture, and its
+copy of the global model each take a step on every batch. Each learns from the
+labels and from the other's logits before the step, which are held constant.
 
-Where the own model is quantized, its quantized form teaches: that is the model
-which the client deploys. At full precision the two are the same.
+If a client's own model is quantized, its quantized form teaches, since that is
+the model the client deploys. At full precision the two are the same.
 """
 
 from collections.abc import Callable
@@ -29,17 +28,18 @@ def mutual_method(
   *,
   weighting: str,
 ) -> api.FederatedMethod:
-  """A method in which own models and the global one teach each other.
+  """A method in which clients' own models and the global one teach each other.
 
-  Down: the global model. Up: the difference of the client's copy, which is of
+  Down: the global model. Up: the difference of the client's copy, which has
   full precision.
 
   Args:
-    models: of the global model and of each cohort, of any architecture.
+    models: the networks of the global model and of each cohort, of any
+      architectures.
     training: how clients train.
-    own_loss: of a client's own model; the other's logits are the copy's.
-    shared_loss: of the copy; the other's logits are the own model's.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    own_loss: loss of a client's own model; the other logits are the copy's.
+    shared_loss: loss of the copy; the other logits are the own model's.
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
   def client_update(download, client, data, context, cohort):
@@ -79,6 +79,6 @@ def mutual_method(
     models,
     training,
     client_update,
-    # The first passes of the teachers are those of their own steps.
+    # The teachers' forward passes are those of their own steps.
     gradients=training.steps * (training.gradients_per_step + 1),
   )

@@ -1,9 +1,9 @@
-"""Building blocks of methods that share a part of the model alone.
+"""Building blocks of methods that share only a part of the model.
 
 The rest, chosen by the paths of parameters and batch-norm statistics, is the
-client's own: it starts as the server's initial model has it and never travels.
+client's own: it starts as in the server's initial model and never travels.
 Down: the shared part. Up: its difference after the local steps. A client's
-model is the server's shared part with the client's own.
+model is the server's shared part together with the client's own part.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
 from quped_jax.quantization.codebook_tree import path_name
 
-# Whether the parameter, or the statistic, at a path is the client's own.
+# Whether the parameter or statistic at a path is the client's own.
 Predicate = Callable[[str], bool]
 # `(learner, data, context) -> (learner, metrics)`
 Train = Callable[
@@ -33,7 +33,7 @@ class PartialClient(NamedTuple):
 
   Attributes:
     own: its part of the model, `optax.MaskedNode()` where the model is shared.
-    levels: of its quantized model.
+    levels: the levels of its quantized model.
   """
 
   own: api.GlobalModel
@@ -41,12 +41,12 @@ class PartialClient(NamedTuple):
 
 
 def is_masked(node: Any) -> bool:
-  """Whether a node stands for an array that is in the other part."""
+  """Whether a node stands in for an array of the other part."""
   return isinstance(node, optax.MaskedNode)
 
 
 def prune(tree: Any, predicate: Predicate, keep: bool = True) -> Any:
-  """Masks all leaves but those whose path's predicate is `keep`."""
+  """Masks all leaves except those for whose path `predicate` is `keep`."""
   return jax.tree_util.tree_map_with_path(
     lambda path, x: (
       x if predicate(path_name(path)) == keep else optax.MaskedNode()
@@ -58,7 +58,7 @@ def prune(tree: Any, predicate: Predicate, keep: bool = True) -> Any:
 def divide(
   model: api.GlobalModel, predicate: Predicate
 ) -> tuple[api.GlobalModel, api.GlobalModel]:
-  """A model's parts: what is shared, and the client's own."""
+  """The two parts of a model: the shared one, and the client's own."""
   shared, own = (
     api.GlobalModel(*(prune(tree, predicate, keep) for tree in model))
     for keep in (False, True)
@@ -67,7 +67,7 @@ def divide(
 
 
 def merge(first: Any, second: Any) -> Any:
-  """The tree of which two trees are the parts."""
+  """The tree that consists of two parts."""
   return jax.tree.map(
     lambda a, b: b if is_masked(a) else a, first, second, is_leaf=is_masked
   )
@@ -85,16 +85,18 @@ def partial_method(
   """FedAvg of a part of the model.
 
   Args:
-    name: of the method, for errors.
-    models: of each cohort, all of the global model's architecture.
+    name: the method's name, for errors.
+    models: the networks; every cohort must use the global architecture.
     training: how clients train.
-    predicate_of: `params -> predicate` that tells what is the client's own; it
-      sees the shapes of the parameters first, before anything is compiled.
-    weighting: of the clients in the mean, by "samples" or "uniform".
-    train: a client's local steps; on the labels of all of the model by default.
+    predicate_of: `params -> predicate` of what is the client's own. It is
+      first called with the shapes of the parameters, before anything is
+      compiled.
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
+    train: a client's local steps; by default they train the whole model on the
+      labels.
 
   Raises:
-    ValueError: a cohort of another architecture.
+    ValueError: a cohort with another architecture.
   """
   base = averaging.averaging_method(name, models, training)
   model = models.shared

@@ -1,8 +1,8 @@
 """Building blocks of methods in which every client keeps a model of its own.
 
 A client's state is a `Learner`, or a NamedTuple with a field `learner`. The
-server's is a `GlobalModel`, a NamedTuple with a field `model`, or anything
-else where no model is shared.
+server's state is a `GlobalModel`, a NamedTuple with a field `model`, or, if no
+model is shared, anything else.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def freeze(client: Any) -> Any:
 
 
 def model_of(server: Any) -> api.GlobalModel:
-  """The model in the server's state, or in what it sends."""
+  """The model in the server's state or in its download."""
   return server if isinstance(server, api.GlobalModel) else server.model
 
 
@@ -45,7 +45,7 @@ def with_model(server: Any, model: api.GlobalModel) -> Any:
 
 
 def send(server: Any, client_id: Any, cohort: str) -> Any:
-  """The `broadcast` of all that the server has."""
+  """The `broadcast` of the server's whole state."""
   del client_id, cohort
   return server
 
@@ -71,9 +71,9 @@ def shared_step(
   """A gradient step of a downloaded model, in full precision.
 
   Args:
-    training: whose `shared_optimizer` takes it.
+    training: has the `shared_optimizer` that takes the step.
     shared: the model.
-    opt_state: of that optimizer.
+    opt_state: state of that optimizer.
     objective: `(params, stats) -> (loss, stats)`.
     context: has the step size.
 
@@ -106,17 +106,17 @@ def train_beside_copy(
 
   Args:
     step: `((client, copy, opt_state), batch) -> (the same three, metrics)`, a
-      local step of the client's state, of the copy, and of the state of the
+      local step; it updates the client's state, the copy, and the state of the
       copy's optimizer.
     download: the global model, from which the copy starts.
     client: the client's state.
-    data: its samples.
-    context: its context.
+    data: the client's samples.
+    context: the client's context.
     training: how clients train.
-    weighting: of the clients in the mean, by "samples" or "uniform".
+    weighting: weights of the clients in the mean: by "samples" or "uniform".
 
   Returns:
-    The client's new state, and what the copy has become as a difference.
+    The client's result; its message is the difference of the copy.
   """
   opt_state = training.shared_optimizer.init(download.params)
   carry = (client, download, opt_state)
@@ -136,18 +136,18 @@ def personal_method(
   gradients: float,
   shares_model: bool = True,
 ) -> api.FederatedMethod:
-  """A method of personal learners, perhaps beside a model that all share.
+  """A method of personal learners, perhaps alongside a model that all share.
 
   The clients start from the same fresh weights, each with its own levels. The
-  server sends its model, adds the mean of what comes back, and starts from
-  fresh weights too. What a method does differently it replaces.
+  server also starts from fresh weights, sends its model, and adds the mean of
+  what comes back. A method replaces whatever it does differently.
 
   Args:
-    models: of each cohort, and the global one.
+    models: the networks of the cohorts, and the global one.
     training: how clients train.
     client_update: see `FederatedMethod`.
-    gradients: likewise.
-    shares_model: whether the server has a model; if not it has no state at
+    gradients: see `FederatedMethod`.
+    shares_model: whether the server has a model; if not, it has no state at
       all.
   """
 

@@ -16,15 +16,15 @@ def map_batches(
   positions: jax.Array | None = None,
   batch_size: int = 500,
 ) -> Any:
-  """Applies a function to training samples, some at a time.
+  """Applies a function to training samples, a batch at a time.
 
   Args:
-    fn: of a batch, to a tree of arrays `[batch, ...]`.
-    data: the samples, those of a public set say.
-    positions: int32 `[count]`, which of them, at least one; None for
-      `data.train.max_count` of them from the first, where those past the end
-      are the last one again.
-    batch_size: samples seen at once; memory, not result, depends on it.
+    fn: `batch -> tree of arrays [batch, ...]`.
+    data: the samples, for instance those of a public set.
+    positions: int32 `[count]`, the positions of the samples to use, at least
+      one; None for the first `data.train.max_count`, where the last sample
+      fills the positions past the end.
+    batch_size: samples seen at once; it affects memory, not the result.
 
   Returns:
     The function's results, a tree of arrays `[count, ...]`.
@@ -56,9 +56,9 @@ def predict(
   Args:
     model: the network.
     params: its parameters.
-    stats: its running statistics, which are used as they are.
+    stats: its running statistics, which are not updated.
     data: the samples; those of a public set are `PublicSet.data()`.
-    positions: int32 `[count]`, which of them; None for all.
+    positions: int32 `[count]`, the positions of the samples; None for all.
     batch_size: samples seen at once.
 
   Returns:

@@ -1,7 +1,7 @@
 """Building blocks of distillation on the public set.
 
-Clients digest soft targets by alternating steps, so that quantized clients do
-too; the server distils them into a model by an optimizer of its own.
+Clients digest soft targets by alternating steps, so quantized clients can too;
+the server distils them into a model with an optimizer of its own.
 """
 
 import dataclasses
@@ -32,13 +32,14 @@ TargetLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class ExchangeOptions:
-  """Settings of methods whose clients say what they make of public samples.
+  """Settings of methods whose clients exchange outputs on public samples.
 
   Attributes:
     method: the method's name, for errors.
-    public_samples: drawn from the public set for each round; 0 for all.
-    digest_steps: of a client on what all said in the round before, per round.
-    weighting: of the clients in the mean, "uniform" or by "samples".
+    public_samples: how many public samples are drawn each round; 0 for all.
+    digest_steps: steps per round in which a client distils what all clients
+      said in the previous round.
+    weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   method: ClassVar[str]
@@ -54,12 +55,13 @@ class ExchangeOptions:
 
 
 class Download(NamedTuple):
-  """What the server knows of the public samples, and asks next.
+  """The server's targets on public samples, and the samples to answer next.
 
   Attributes:
-    targets: `[samples, classes]`, of the round before; all zero for none.
-    rows: int32 `[samples]`, the public samples that they are of; None for all.
-    next_rows: those of this round; None for all.
+    targets: `[samples, classes]`, from the previous round; all zero if there
+      are none.
+    rows: int32 `[samples]`, the public samples of the targets; None for all.
+    next_rows: the public samples of this round; None for all.
   """
 
   targets: jax.Array
@@ -71,9 +73,9 @@ def draw_rows(key: jax.Array, size: int, samples: int) -> jax.Array | None:
   """Draws a random subset of the public set.
 
   Args:
-    key: of the server or of a round, whose own part this takes.
-    size: of the public set.
-    samples: how many; 0 for all.
+    key: the key of the server or of a round; a subkey of it is used.
+    size: size of the public set.
+    samples: how many to draw; 0 for all.
 
   Returns:
     int32 `[samples]`, all different; None for all samples in order.
@@ -98,13 +100,13 @@ def sizes(
   """The size of the public set, and how many samples of it a round draws.
 
   Args:
-    options: of the method; 0 samples are all.
-    federation: whose public set it is.
+    options: the method's settings; 0 samples means all.
+    federation: has the public set.
     labelled: whether the method needs labels.
 
   Raises:
-    ValueError: no public set, one without the labels, or one smaller than
-      the samples of a round.
+    ValueError: no public set, one without the required labels, or one smaller
+      than `public_samples`.
   """
   public = requirements.check_public(
     options.method, federation, labelled=labelled
@@ -122,7 +124,7 @@ def with_targets(
   Args:
     public: the public set.
     targets: `[rows, classes]`.
-    rows: int32 `[rows]`, whose targets they are; None for all samples.
+    rows: int32 `[rows]`, the samples of the targets; None for all.
   """
   if rows is not None:
     everyone = jnp.zeros((public.size, *targets.shape[1:]), targets.dtype)
@@ -131,7 +133,7 @@ def with_targets(
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Mean cross entropy to probabilities, both `[batch, classes]`."""
+  """Mean cross entropy of logits to probabilities, both `[batch, classes]`."""
   return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
 
@@ -150,19 +152,19 @@ def digest(
   """A client's alternating steps on public samples.
 
   Args:
-    training: whose batch size and step they are.
+    training: has the batch size and the alternating step.
     model: the learner's network.
-    learner: where they start.
+    learner: the learner before the steps.
     data: public samples with their targets.
-    context: the client's, for its rates.
-    key: of the batches.
-    loss: of logits and targets.
-    steps: how many, static.
-    counts: bool `[]`; if False nothing is digested, and no time spent either
+    context: the client's context, for its rates.
+    key: random key for the batches.
+    loss: loss of logits and targets.
+    steps: number of steps, static.
+    counts: bool `[]`; if False, nothing is digested, and no time is spent
       unless another client that runs at the same time digests.
 
   Returns:
-    The learner.
+    The learner after the steps.
   """
   if not steps:
     return learner
@@ -191,21 +193,22 @@ def client_round(
   loss: TargetLoss,
   digest_steps: int,
 ) -> tuple[Learner, jax.Array, dict[str, jax.Array]]:
-  """A client's round: it digests, trains, and says what it then knows.
+  """A client's round: it digests, trains, and predicts the public samples.
 
   Args:
     training: how it trains.
     model: the learner's network.
-    learner: where it starts.
+    learner: the learner before the round.
     download: the targets, and the public samples of this round.
     data: the client's own samples.
     context: its context.
-    loss: of logits and targets.
-    digest_steps: on the targets, unless they are all zero, which is none.
+    loss: loss of logits and targets.
+    digest_steps: steps on the targets; skipped if these are all zero, which
+      means that there are none yet.
 
   Returns:
-    The learner, the logits of its weights in training on this round's public
-    samples, `[samples, classes]`, and the metrics of the training.
+    The learner, the logits `[samples, classes]` of its weights in training on
+    this round's public samples, and the metrics of the training.
   """
   learner = digest(
     training,
@@ -244,13 +247,13 @@ def distill(
   """The server's distillation of soft targets into a model.
 
   Args:
-    model: its network.
-    shared: where it starts.
+    model: the network.
+    shared: the model before the steps.
     data: public samples with their targets.
-    key: of the batches.
-    options: of a method, with the fields distill_steps, distill_optimizer
-      and distill_learning_rate; the optimizer starts afresh.
-    loss: of logits and targets.
+    key: random key for the batches.
+    options: a method's settings, with the fields distill_steps,
+      distill_optimizer and distill_learning_rate; the optimizer starts afresh.
+    loss: loss of logits and targets.
     batch_size: samples per step.
 
   Returns:

@@ -1,8 +1,8 @@
-"""Soft labels of few bits: probabilities as small integers.
+"""Soft labels with few bits: probabilities as small integers.
 
-With b bits every probability becomes an integer in `[0, 2^b - 1]`, those of a
-sample sum to `2^b - 1`, and the integers of all samples lie in one stream of
-bits. At 1 bit a soft label is the one-hot label of its largest entry.
+With b bits every probability becomes an integer in `[0, 2^b - 1]`, the integers
+of a sample sum to `2^b - 1`, and those of all samples form one stream of bits.
+At 1 bit a soft label is the one-hot label of its largest entry.
 """
 
 import jax
@@ -20,13 +20,13 @@ def check_bits(field: str, bits: int) -> None:
 
 
 def apportion(probabilities: jax.Array, total: int) -> jax.Array:
-  """Integers of a given sum in proportion to probabilities.
+  """Integers with a given sum, in proportion to probabilities.
 
-  By largest remainder: all are rounded down, and what is then missing goes, one
-  each, to those that lost most; of equal ones to the first.
+  By largest remainder: all are rounded down, and those that lost most get 1
+  each until the sum is reached; in a tie, the first.
 
   Args:
-    probabilities: `[..., classes]`, not negative, of sum 1.
+    probabilities: `[..., classes]`, not negative, with sum 1.
     total: the sum of the integers over the classes.
 
   Returns:
@@ -41,7 +41,7 @@ def apportion(probabilities: jax.Array, total: int) -> jax.Array:
 
 
 def to_bits(integers: jax.Array, bits: int) -> jax.Array:
-  """Writes integers of b bits one after the other, as bytes.
+  """Packs integers of b bits, one after the other, into bytes.
 
   Args:
     integers: of any shape, in `[0, 2^b - 1]`.
@@ -68,11 +68,11 @@ def from_bits(
 
 
 def encode(probabilities: jax.Array, bits: int) -> jax.Array:
-  """Soft labels `[samples, classes]` as they travel.
+  """Encodes soft labels `[samples, classes]` for a message.
 
   Args:
-    probabilities: of sum 1 over the classes.
-    bits: 1 to 8, or 32, at which they travel as they are.
+    probabilities: the soft labels, with sum 1 over the classes.
+    bits: 1 to 8, or 32, which leaves them unchanged.
   """
   if bits == FULL:
     return probabilities
@@ -80,7 +80,7 @@ def encode(probabilities: jax.Array, bits: int) -> jax.Array:
 
 
 def decode(encoded: jax.Array, bits: int, shape: tuple[int, ...]) -> jax.Array:
-  """Soft labels of the given shape from what `encode` made of them."""
+  """Decodes soft labels of the given shape from the output of `encode`."""
   if bits == FULL:
     return encoded
   integers = from_bits(encoded, bits, shape)
@@ -88,7 +88,7 @@ def decode(encoded: jax.Array, bits: int, shape: tuple[int, ...]) -> jax.Array:
 
 
 def nothing(bits: int, shape: tuple[int, ...]) -> jax.Array:
-  """Encoded soft labels that are all zero: none are known yet."""
+  """Encoded soft labels that are all zero: there are none yet."""
   if bits == FULL:
     return jnp.zeros(shape)
   return to_bits(jnp.zeros(shape, jnp.int32), bits)

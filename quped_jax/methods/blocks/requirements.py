@@ -9,15 +9,15 @@ from quped_jax.quantization import codebook as codebook_lib
 def check_public(
   method: str, federation: Federation | None, *, labelled: bool
 ) -> PublicSet:
-  """The public set, with labels if need be.
+  """The public set, with labels if the method needs them.
 
   Args:
-    method: that needs it.
-    federation: whose `public` it is; None is none.
+    method: name of the method that needs it, for errors.
+    federation: has the public set as `public`; None for no federation.
     labelled: whether the method needs labels.
 
   Raises:
-    ValueError: there is none, or one without labels.
+    ValueError: there is no public set, or it lacks the required labels.
   """
   public = None if federation is None else federation.public
   if public is None:

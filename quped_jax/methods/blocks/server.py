@@ -20,11 +20,11 @@ def check_steps(
   """Raises a ValueError for wrong options of the server's steps.
 
   Args:
-    method: whose options they are.
-    options: with the fields PREFIX_steps, PREFIX_learning_rate and
-      PREFIX_optimizer.
-    prefix: of the fields.
-    smallest: allowed number of steps.
+    method: the method's name.
+    options: its settings, with the fields PREFIX_steps, PREFIX_learning_rate
+      and PREFIX_optimizer.
+    prefix: the prefix of these fields.
+    smallest: the smallest number of steps that is allowed.
   """
   steps, rate, optimizer = (
     f"{prefix}_{name}" for name in ("steps", "learning_rate", "optimizer")
@@ -49,12 +49,12 @@ def descend(
   """Gradient steps of a server's model, one after the other.
 
   Args:
-    optimizer: whose `update` takes `learning_rate`.
+    optimizer: an optimizer whose `update` takes `learning_rate`.
     learning_rate: the step size.
     loss: `(params, stats, x) -> (loss, stats)`.
-    model: where they start.
-    opt_state: of the optimizer.
-    xs: what the steps see, a tree of arrays `[steps, ...]`.
+    model: the model before the steps.
+    opt_state: state of the optimizer.
+    xs: the x of every step, a tree of arrays `[steps, ...]`.
 
   Returns:
     The model and the optimizer's state after the last step.
@@ -73,7 +73,7 @@ def descend(
 
 
 def all_collected(aggregates: Mapping[str, api.Aggregate]) -> api.Collected:
-  """What was collected from all cohorts, one after the other."""
+  """What was collected from all cohorts, concatenated."""
   collected = [aggregate.collected for aggregate in aggregates.values()]
   return jax.tree.map(lambda *x: jnp.concatenate(x), *collected)
 
@@ -82,10 +82,10 @@ class Received(NamedTuple):
   """Samples that clients sent, as training data.
 
   Attributes:
-    everything: padding too, in the order of clients and samples.
+    everything: all samples and the padding, ordered by client and sample.
     real: the samples without the padding.
-    rows: int32 `[clients * max_count]`, at which of everything they are, in
-      the order of their positions; the padding is last.
+    rows: int32 `[clients * max_count]`, the row of `everything` at which each
+      sample of `real` is; the padding comes last.
   """
 
   everything: ClientData
@@ -96,12 +96,12 @@ class Received(NamedTuple):
 def receive_samples(
   inputs: jax.Array, labels: jax.Array, counts: jax.Array
 ) -> Received:
-  """Makes training data of what clients sent, padded to equal numbers.
+  """Makes training data from what clients sent, padded to equal numbers.
 
   Args:
     inputs: `[clients, max_count, ...]`.
     labels: int32 `[clients, max_count]`.
-    counts: int32 `[clients]`, how many there are, the first ones.
+    counts: int32 `[clients]`, how many samples each has; padding follows them.
   """
   padding = jnp.arange(labels.shape[1]) >= counts[:, None]
   rows = jnp.argsort(padding.reshape(-1), stable=True).astype(jnp.int32)

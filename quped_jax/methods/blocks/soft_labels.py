@@ -1,12 +1,13 @@
 """Building block of methods that exchange soft labels of public samples.
 
 No model travels. In every round a client distils the server's soft labels of
-the round before, trains on its own data, and sends its softmax outputs on this
-round's public samples; the server takes their mean p, perhaps sharpens it to
-softmax(p / T), and distils it into a model of its own. What goes down is that
-mean or, with dual distillation, what the server's model says after it.
+the previous round, trains on its own data, and sends its softmax outputs on
+this round's public samples; the server takes their mean p, perhaps sharpens it
+to softmax(p / T), and distils it into a model of its own. It then sends that
+mean down or, with dual distillation, the outputs of its distilled model.
 
-Soft labels that are all zero are none: nothing is distilled in a first round.
+Soft labels that are all zero mean that there are none: in the first round
+nothing is distilled.
 """
 
 import dataclasses
@@ -32,10 +33,11 @@ class SoftLabelOptions(public_lib.ExchangeOptions):
   """Settings of all methods that exchange soft labels.
 
   Attributes:
-    distill_steps: of the server per round, one batch of the clients' batch
-      size each.
-    distill_learning_rate: their step size.
-    distill_optimizer: "sgd", "momentum", "adam" or "adamw", fresh each round.
+    distill_steps: distillation steps of the server per round, each on a batch
+      of the clients' batch size.
+    distill_learning_rate: step size of these steps.
+    distill_optimizer: their optimizer, "sgd", "momentum", "adam" or "adamw"; it
+      starts afresh each round.
   """
 
   distill_steps: int = 50
@@ -51,8 +53,8 @@ class SoftLabelServer(NamedTuple):
   """State of the server.
 
   Attributes:
-    model: the server's GlobalModel, which stays there.
-    download: what goes down, its targets encoded.
+    model: the server's GlobalModel, which does not travel.
+    download: what clients receive, with encoded targets.
   """
 
   model: api.GlobalModel
@@ -60,7 +62,7 @@ class SoftLabelServer(NamedTuple):
 
 
 def sharpen(probabilities: jax.Array, temperature: float) -> jax.Array:
-  """softmax(p / T): of less entropy the smaller T, one-hot as T goes to 0."""
+  """softmax(p / T): less entropy for smaller T, one-hot as T goes to 0."""
   return jax.nn.softmax(probabilities / temperature)
 
 
@@ -78,17 +80,19 @@ def soft_label_method(
   """Makes a method that exchanges soft labels.
 
   Args:
-    models: of each cohort and of the server, of any architectures.
+    models: the networks of the cohorts and of the server, of any
+      architectures.
     training: how clients train.
     options: the method's settings.
     federation: has the public set, and the number of classes.
-    dual: whether the server's model's own soft labels go down.
-    temperature: T, by which the mean is sharpened; None leaves it as it is.
-    bits_up: of each entry of the soft labels that clients send.
-    bits_down: of those that they receive.
+    dual: whether clients receive the soft labels of the server's model instead
+      of the clients' mean.
+    temperature: T, which sharpens the mean; None does not.
+    bits_up: bits per entry of the soft labels that clients send.
+    bits_down: bits per entry of the soft labels that they receive.
 
   Raises:
-    ValueError: no public set, or one smaller than the samples of a round.
+    ValueError: no public set, or one smaller than `public_samples`.
   """
   size, samples = public_lib.sizes(options, federation, labelled=False)
   shape = (samples or size, federation.num_classes)

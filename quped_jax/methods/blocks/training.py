@@ -1,4 +1,4 @@
-"""How clients train: the static part, common to all methods."""
+"""How clients train: the static part that all methods have in common."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,22 +16,22 @@ from quped_jax.quantization.alternating import Alternating, Learner, Objective
 
 
 class Training(NamedTuple):
-  """How clients train, common to all methods and static.
+  """How clients train; static, and the same for all methods.
 
   Attributes:
     steps: local steps per round, one batch each.
     batch_size: samples per batch.
     alternating: the step for weights and levels.
-    shared_optimizer: of downloaded models; its state starts afresh each
-      round, and `update` takes `learning_rate`.
+    shared_optimizer: the optimizer of downloaded models; its state starts
+      afresh each round, and `update` takes `learning_rate`.
     max_levels: length of codebooks; None if no client is quantized.
-    granularity: of codebooks, "tensor" or "channel".
+    granularity: granularity of codebooks, "tensor" or "channel".
     outer_level: as in `init_codebook`.
-    recalibration_batches: on how many training batches the quantized model's
-      batch-norm statistics are estimated again before it is evaluated.
+    recalibration_batches: number of training batches on which the quantized
+      model's batch-norm statistics are re-estimated before it is evaluated.
     loss: `(logits, labels) -> scalar`.
     plain_sgd: whether the clients' optimizer is SGD without momentum, weight
-      decay and clipping.
+      decay or clipping.
   """
 
   steps: int
@@ -53,13 +53,13 @@ class Training(NamedTuple):
   def learner(
     self, model: Model, params: Any, stats: Any, bits: Any
   ) -> Learner:
-    """A learner that starts from a model, its codebooks fitted to it."""
+    """A learner that starts from a model, with codebooks fitted to it."""
     return self.alternating.init(
       params, stats, self.codebooks(model, params, bits)
     )
 
   def codebooks(self, model: Model, params: Any, bits: Any) -> Any:
-    """Codebooks fitted to a model's parameters; none if nobody quantizes it."""
+    """Codebooks fitted to a model; none if nothing in it is quantized."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     names = [codebook_tree.path_name(path) for path, _ in leaves]
     if self.max_levels is None or not any(map(model.is_quantized, names)):
@@ -85,7 +85,7 @@ class Training(NamedTuple):
   def quantized_variant(
     self, model: Model, learner: Learner, data: ClientData, context: Context
   ) -> Predictor:
-    """The hard-quantized model, its statistics estimated again on its own."""
+    """The hard-quantized model, with its own re-estimated statistics."""
     params, stats = alternating.deployed(learner)
     quantized = alternating.has_codebooks(learner.codebooks)
     if quantized and jax.tree.leaves(stats) and self.recalibration_batches:
@@ -101,10 +101,11 @@ class Training(NamedTuple):
 
 
 def _batch_statistics(model, params, like, data, positions) -> Any:
-  """Running statistics as the given batches alone make them.
+  """Running statistics from the given batches alone.
 
-  A running average that starts from zero is too small by 1 - m^k after k
-  batches, m its momentum: the share that a start from one keeps of itself.
+  After k batches a running average that started from zero is too small by the
+  factor 1 - m^k. Its momentum m is the share of the old value that one update
+  keeps.
   """
   zero = jax.tree.map(jnp.zeros_like, like)
   one = jax.tree.map(jnp.ones_like, like)

@@ -1,4 +1,4 @@
-"""Arithmetic of models: trees of arrays."""
+"""Arithmetic on models, as trees of arrays."""
 
 from typing import Any
 

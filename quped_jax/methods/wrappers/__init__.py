@@ -1,1 +1,1 @@
-"""Wrappers, which turn a method into another: robust averages, privacy."""
+"""Wrappers of methods: robust averages, privacy, and Byzantine clients."""

@@ -1,4 +1,4 @@
-"""Byzantine clients, which send something else than they should."""
+"""Byzantine clients, which send false messages."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ ATTACKS = ("random", "sign_flip")
 
 
 def check_attack(byzantine_clients: int, clients: int) -> None:
-  """Raises a ValueError unless so many can send false messages."""
+  """Raises a ValueError unless this number of clients can be Byzantine."""
   if not 0 <= byzantine_clients < clients:
     raise ValueError(
       f"byzantine_clients={byzantine_clients}: must be at least 0 and less "
@@ -41,16 +41,16 @@ _FALSE: Mapping[str, Callable[..., Any]] = {
 def with_byzantine_clients(
   method: api.FederatedMethod, first: int, attack: str, scale: float
 ) -> api.FederatedMethod:
-  """The method where some clients send something else than they should.
+  """The method with some clients that send false messages.
 
-  They train, and are evaluated, as the others are.
+  These clients are trained and evaluated like the others.
 
   Args:
-    method: any, with messages of floats.
-    first: the clients of this number and above do it.
-    attack: one of `ATTACKS`: "sign_flip" is minus `scale` times the message,
-      "random" Gaussian noise of standard deviation `scale`.
-    scale: see there.
+    method: any method whose messages are floats.
+    first: clients whose id is this or higher are Byzantine.
+    attack: one of `ATTACKS`: "sign_flip" sends minus `scale` times the message,
+      "random" sends Gaussian noise with standard deviation `scale`.
+    scale: see `attack`.
   """
 
   def client_update(download, client, data, context, cohort):

@@ -1,36 +1,36 @@
 """Differential privacy of the model that clients train together.
 
-What a client sends, batch-norm statistics too, is clipped to an L2 norm C; the
-server sums it up, each client with weight 1, adds Gaussian noise of standard
-deviation sigma C to every coordinate of the sum, once, and divides by the
-number of clients that it expects, whatever came:
+What a client sends, including batch-norm statistics, is clipped to L2 norm
+C. The server sums the messages with weight 1 each, adds Gaussian noise of
+standard deviation sigma C once to every coordinate of the sum, and divides by
+the expected number of clients, no matter how many took part:
 
   w <- server_update(w, (sum_i clip(m_i, C) + sigma C N(0, I)) / sum_i q_i)
 
-Client i takes part in a round with the chance q_i, by itself. Rounds in which
-nobody does add noise too. So each round is a Gaussian mechanism under Poisson
-sampling, whose privacy loss over all rounds the accountant of Google's
-dp-accounting adds up, with the largest q_i for all.
+Client i takes part in a round independently with probability q_i. Rounds in
+which no client takes part add noise too. So each round is a Gaussian mechanism
+under Poisson sampling; the accountant of Google's dp-accounting composes the
+privacy losses of all rounds, with the largest q_i for all clients.
 
-What is promised: whoever sees the server's models of all rounds, and knows all
-other clients, can tell by no more than (epsilon, delta) whether a client was
-there at all: neighbours differ by one client, all its samples, added or
-removed. The expected number of clients counts as known.
+The guarantee: to an observer of the server's models in all rounds, who knows
+all other clients, the presence of a client is (epsilon, delta)-private.
+Neighbours differ by one client, added or removed with all its samples. The
+expected number of clients counts as known.
 
-Stragglers and drop-outs are covered: how a client comes by its message does not
-matter, and one that drops out takes part more rarely than q_i, for which
-nothing is deducted.
+Stragglers and drop-outs are covered: how a client arrives at its message does
+not matter, and one that drops out takes part less often than q_i, for which
+epsilon takes no credit.
 
-What is not:
+Not covered:
 
-* Models and levels that stay with clients, and what they compute.
-* What clients and the server report: the number of participants, losses and
-  accuracies, in `metrics.jsonl`, `clients.csv` and `summary.json`; a choice of
-  rounds or settings by them, as by tuning.
+* Models and levels that stay with clients, and what is computed from them.
+* What clients and the server report (the number of participants, losses and
+  accuracies in `metrics.jsonl`, `clients.csv` and `summary.json`), and choosing
+  rounds or settings by it, as tuning does.
 * The numbers of clients and of their samples, the public set, a warm start.
-* The clients' messages on their way: the server is trusted with them.
-* The noise itself: it follows from `seed`, which `config.json` holds, by a
-  generator that is not cryptographic. Who knows the seed can take it off.
+* The clients' messages in transit and at the server, which is trusted.
+* The noise itself: it follows from `seed`, which `config.json` holds, and its
+  generator is not cryptographic. Whoever knows the seed can remove the noise.
 * The rounding of floating-point numbers.
 
 References:
@@ -53,15 +53,15 @@ from quped_jax.methods.blocks.messages import clip, instead_of_mean
 from quped_jax.methods.blocks.personal import model_of
 from quped_jax.quantization.codebook_tree import path_name
 
-# With less, one round of one client has an epsilon of over 80 (at 1e-5).
+# Below it, one round with one client has an epsilon above 80 (delta 1e-5).
 SMALLEST_NOISE = 0.1
 
-# Beyond it the tighter bound takes more time and memory than it is worth.
+# Above it, the tighter bound takes more time and memory than it is worth.
 _MOST_EPSILON = 100.0
 
 
 def check_delta(field: str, value: float) -> None:
-  """Raises a ValueError unless there is such a delta."""
+  """Raises a ValueError unless delta is between 0 and 1."""
   if not 0 < value < 1:
     raise ValueError(f"{field}={value}: must be from 0 to 1, both excluded")
 
@@ -96,16 +96,16 @@ def check_privacy(
   aggregation: str,
   epochs: int,
 ) -> None:
-  """Raises a ValueError unless there can be such a guarantee; see `Settings`.
+  """Raises a ValueError unless the settings allow a guarantee; see `Settings`.
 
   Args:
     dp_clip: C; 0 for no privacy.
     dp_delta: delta.
-    clients: their number.
-    participation: their chances to take part.
-    weighting: of the clients in the mean.
-    method: whose setting that is.
-    aggregation: of the messages.
+    clients: the number of clients.
+    participation: their probabilities of taking part.
+    weighting: weights of the clients in the mean.
+    method: the method that has this setting.
+    aggregation: how messages are averaged.
     epochs: local epochs.
   """
   if not dp_clip:
@@ -140,7 +140,7 @@ def check_privacy(
 
 
 def chances(participation: tuple[float, ...], clients: int) -> list[float]:
-  """Each client's chance to take part: these in turn."""
+  """Each client's probability of taking part: the given ones in turn."""
   return [participation[i % len(participation)] for i in range(clients)]
 
 
@@ -150,11 +150,11 @@ def with_privacy(
   """The method with clipped messages, and noise on their sum.
 
   Args:
-    method: one that `averages`; its weights are not looked at.
-    bound: C, the L2 norm that a message has at most.
+    method: a method that `averages`; its weights are ignored.
+    bound: C, the largest L2 norm of a message.
     noise: sigma; the noise on the sum has standard deviation sigma C.
-    expected: by what the sum is divided, how many clients take part in a round
-      on average.
+    expected: the expected number of clients in a round, by which the sum is
+      divided.
   """
 
   def receive(server, message, weight, context, cohort):
@@ -174,7 +174,7 @@ def with_privacy(
     cohort = next(iter(aggregates))
     model = model_of(method.broadcast(server, jnp.int32(-1), cohort))
     mean = mean._replace(stats=keep_variances(mean.stats, model.stats))
-    # Whether anybody sent something is nobody's business.
+    # Weight 1 always: whether anybody sent a message must stay private.
     new = instead_of_mean(aggregates, mean, 1.0)
     return method.server_update(server, new, context)
 
@@ -182,13 +182,13 @@ def with_privacy(
 
 
 def keep_variances(difference: Any, stats: Any) -> Any:
-  """The difference of statistics after which no variance is negative.
+  """Limits a difference of statistics so that no variance becomes negative.
 
-  Noise might make one so; looking after that afterwards costs no privacy.
+  Noise could make one negative; post-processing costs no privacy.
 
   Args:
-    difference: to be added to the statistics.
-    stats: batch-norm statistics; variances are called `var`, as by flax.
+    difference: the difference, which is to be added to the statistics.
+    stats: batch-norm statistics; variances are named `var`, as in flax.
   """
 
   def keep(path, d, s):
@@ -199,7 +199,7 @@ def keep_variances(difference: Any, stats: Any) -> Any:
 
 
 def check_installed() -> None:
-  """Raises an ImportError that says what to install, if need be."""
+  """Raises an ImportError that says how to get dp-accounting, if missing."""
   try:
     import dp_accounting  # noqa: F401
   except ImportError as error:
@@ -211,13 +211,13 @@ def check_installed() -> None:
 
 @functools.lru_cache
 def epsilon(noise: float, chance: float, rounds: int, delta: float) -> float:
-  """What rounds of the Gaussian mechanism under Poisson sampling add up to.
+  """Epsilon of all rounds: Gaussian mechanisms under Poisson sampling.
 
   Args:
     noise: sigma.
-    chance: that a client takes part in a round.
-    rounds: how many there are.
-    delta: of the guarantee.
+    chance: the probability that a client takes part in a round.
+    rounds: the number of rounds.
+    delta: delta of the guarantee.
 
   Returns:
     Epsilon, an upper bound.
@@ -235,12 +235,12 @@ def epsilon(noise: float, chance: float, rounds: int, delta: float) -> float:
     ),
     rounds,
   )
-  # Renyi divergences of whole orders: a bound that costs nothing.
+  # Renyi divergences of integer orders: a cheap bound.
   orders = [*range(2, 64), 80, 96, 128, 192, 256, 512, 1024]
   bound = rdp.RdpAccountant(orders).compose(event).get_epsilon(delta)
   if bound > _MOST_EPSILON:
     return float(bound)
-  # The distribution of the privacy loss: closer, but work grows with epsilon.
+  # The privacy loss distribution: tighter, but the work grows with epsilon.
   closer = pld.PLDAccountant().compose(event).get_epsilon(delta)
   return float(min(bound, closer))
 
@@ -254,7 +254,7 @@ def guarantee(
   participation: tuple[float, ...],
   rounds: int,
 ) -> dict[str, Any] | None:
-  """What a run promises, for its summary; None without privacy.
+  """A run's guarantee, for its summary; None without privacy.
 
   Raises:
     ImportError: dp-accounting is not installed.

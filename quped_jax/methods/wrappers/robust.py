@@ -1,16 +1,16 @@
-"""Averages that tolerate some false messages.
+"""Averages that tolerate a few false messages.
 
-Each is a wrapper of a method whose server takes the mean of what clients send
-(`FederatedMethod.averages`), of all cohorts together:
+Each wraps a method whose server takes the mean of the clients' messages
+(`FederatedMethod.averages`) over all cohorts:
 
-  median             of each coordinate, over those who sent
+  median             of each coordinate, over the clients that sent a message
   trimmed mean       of each coordinate, without its smallest and largest values
-  norm-clipped mean  of messages none of which is longer than a bound
+  norm-clipped mean  of messages that are scaled down to at most a given norm
 
-Median and trimmed mean weigh all clients alike, since a client that lies about
-its model may lie about its number of samples too; clients of weight 0 are left
-out. They take the memory of all messages at once. The norm-clipped mean has the
-method's own weights.
+Median and trimmed mean give all clients equal weight, since a client that lies
+about its model may also lie about its number of samples; clients with weight 0
+are left out. They hold all messages in memory at once. The norm-clipped mean
+uses the method's own weights.
 
 References:
   Yin, Chen, Ramchandran, Bartlett, Byzantine-Robust Distributed Learning:
@@ -33,7 +33,7 @@ AGGREGATIONS = ("mean", "median", "trimmed_mean", "norm_clipped_mean")
 
 
 def check_aggregation(aggregation: str, client_state: str) -> None:
-  """Raises a ValueError unless messages can be averaged so; see `Settings`."""
+  """Raises a ValueError if the average cannot be taken; see `Settings`."""
   if aggregation in ("median", "trimmed_mean") and client_state != "device":
     raise ValueError(
       f"client_state={client_state!r}: must be 'device' with aggregation="
@@ -44,13 +44,13 @@ def check_aggregation(aggregation: str, client_state: str) -> None:
 def check_averages(
   method: api.FederatedMethod, name: str, field: str, allowed: str
 ) -> None:
-  """Raises a ValueError unless a method's server takes the mean and no more.
+  """Raises a ValueError unless a method's server uses the mean alone.
 
   Args:
-    method: to be wrapped.
-    name: of the method.
-    field: the setting and its value that need it.
-    allowed: what the setting must be otherwise.
+    method: the method to wrap.
+    name: the method's name.
+    field: the setting that needs this, with its value.
+    allowed: the only value of the setting for other methods.
   """
   plain = method.receive is api.weighted_sum and method.collect is None
   if not (method.averages and plain):
@@ -61,14 +61,14 @@ def check_averages(
 
 
 def _mean_of_ranks(messages: Any, sent: jax.Array, low: Any, high: Any) -> Any:
-  """The mean of values that are of rank low to high - 1 in their coordinate.
+  """The mean over the values with ranks low to high - 1 in each coordinate.
 
-  Values that are no numbers have the highest ranks.
+  NaNs have the highest ranks.
   """
 
   def mean(x):
     along = (-1, *(1,) * (x.ndim - 1))
-    # Those of the absent come last.
+    # Values of absent clients come last.
     ranked = jnp.sort(jnp.where(sent.reshape(along), x, jnp.nan), axis=0)
     rank = jnp.arange(x.shape[0]).reshape(along)
     kept = (rank >= low) & (rank < high)
@@ -78,35 +78,35 @@ def _mean_of_ranks(messages: Any, sent: jax.Array, low: Any, high: Any) -> Any:
 
 
 def median(messages: Any, sent: jax.Array) -> Any:
-  """The median of each coordinate, over those who sent.
+  """The median of each coordinate, over the senders.
 
   Args:
     messages: tree of arrays `[slots, ...]`.
-    sent: bool `[slots]`. If nobody did, the result means nothing.
+    sent: bool `[slots]`. If all are False, the result is meaningless.
 
   Returns:
-    Tree of arrays `[...]`; of an even number, the mean of the middle two.
+    Tree of arrays `[...]`; for an even number, the mean of the middle two.
   """
   count = jnp.sum(sent)
   return _mean_of_ranks(messages, sent, (count - 1) // 2, count // 2 + 1)
 
 
 def trimmed_mean(messages: Any, sent: jax.Array, trim: float) -> Any:
-  """The mean of each coordinate without its extremes, over those who sent.
+  """The mean of each coordinate without its extremes, over the senders.
 
   Args:
     messages: tree of arrays `[slots, ...]`.
-    sent: bool `[slots]`. If nobody did, the result means nothing.
-    trim: share of the values that is left out at either end, rounded down, in
-      [0, 0.5).
+    sent: bool `[slots]`. If all are False, the result is meaningless.
+    trim: share of the values to leave out at either end, in [0, 0.5); their
+      number is rounded down.
 
   Returns:
     Tree of arrays `[...]`.
   """
   counts = np.arange(sent.shape[0] + 1)
-  # 0.29 times 100 is 29.
+  # The small term makes 0.29 times 100 come to 29.
   cuts = np.floor(trim * counts + 1e-9).astype(np.int32)
-  # Nor is anything below a half that half.
+  # It must not turn a share just below a half into a half.
   cuts = np.minimum(cuts, np.maximum(counts - 1, 0) // 2)
   count = jnp.sum(sent)
   cut = jnp.asarray(cuts)[count]
@@ -120,13 +120,13 @@ def with_aggregation(
   trim: float = 0.1,
   clip_norm: float = 1.0,
 ) -> api.FederatedMethod:
-  """The method with another average than the mean.
+  """The method with an average other than the mean.
 
   Args:
-    method: one that `averages`.
+    method: a method that `averages`.
     aggregation: one of `AGGREGATIONS`; "mean" is the method itself.
-    trim: of "trimmed_mean", see there.
-    clip_norm: of "norm_clipped_mean", the L2 norm that a message has at most.
+    trim: for "trimmed_mean", see `trimmed_mean`.
+    clip_norm: for "norm_clipped_mean", the largest L2 norm of a message.
   """
   if aggregation == "mean":
     return method
