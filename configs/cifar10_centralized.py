@@ -3,9 +3,10 @@
 configs/cifar10_centralized.py        SGD with momentum
 configs/cifar10_centralized.py:adam   Adam, levels from -1 to 1
 
-ResNet-32 is --config.model=resnet32. For ResNet-8 take --config.strength=1e-5,
-for a small CNN 1e-6. A warm start is --config.warm_start=FILE, with the
-model.safetensors of a run with --config.bits=32.
+Use --config.model=resnet32 for ResNet-32; set --config.strength=1e-5 for
+ResNet-8, and 1e-6 for a small CNN. For a warm start set
+--config.warm_start=FILE, with the model.safetensors of a run with
+--config.bits=32.
 """
 
 from experiments import common

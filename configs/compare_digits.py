@@ -33,7 +33,7 @@ _METHODS = (
   "qupel",
 )  # fedbn needs a network with normalisation, as in cifar10's
 
-# Those that run with quantized clients too.
+# Those that also run with quantized clients.
 _QUANTIZED = (
   "quped",
   "qupel",
@@ -56,18 +56,18 @@ def _base():
     rounds=30,
     eval_every=5,
   )
-  # They are those of the comparison.
+  # Set by the comparison, not here.
   for field in ("method", "bits", "seed"):
     del config[field]
   return config
 
 
-# Step sizes of clients' own models, and of those that travel beside them.
+# Step sizes of clients' own models, and of the shared ones beside them.
 _RATES = {"learning_rate": (0.02, 0.05, 0.1, 0.2)}
 _BOTH_RATES = {**_RATES, "shared_learning_rate": (0.02, 0.05, 0.1, 0.2)}
 _DIGEST = {"digest_steps": (2, 5, 10)}
 
-# What trials are drawn from: step sizes, and what a method's paper tunes.
+# Trials are drawn from these: step sizes, and what a method's paper tunes.
 _SPACES = {
   "quped": {**_BOTH_RATES, "quped": {"lambda_p": (0.25, 0.5, 0.75)}},
   "qupel": {**_BOTH_RATES, "qupel": {"lambda_p": (0.1, 0.5, 2.0)}},
@@ -191,13 +191,14 @@ def get_config():
   config: Any = ml_collections.ConfigDict()
   config.base = _base()
   config.methods = _METHODS
-  # Each is a precision of all clients, or of clients in turn: "1,2,3,4,32".
+  # Each is one precision for all clients, or several, assigned to clients in
+  # turn: "1,2,3,4,32".
   config.bits = ("32", "1")
   config.seeds = (0, 1, 2)
   # {method, or method_bits: settings}, such as
   # {"fedavg": {"learning_rate": 0.1, "fedavg": {"weighting": "uniform"}}}.
-  # "bits" are those of a method that takes not all; "method" makes a variant
-  # of one under a name of its own.
+  # "bits" restricts a method to some of the precisions; "method" makes the
+  # entry a variant of that method, under a name of its own.
   config.overrides = ml_collections.ConfigDict(
     {
       **{n: {"bits": ("32",)} for n in _METHODS if n not in _QUANTIZED},
@@ -206,7 +207,7 @@ def get_config():
   )
   config.tune = ml_collections.ConfigDict(
     {
-      "trials": 6,  # of every method and precision
+      "trials": 6,  # for every method and precision
       "seeds": (0,),
       "rounds": 20,
       "validation_fraction": 0.25,  # of each client's training samples

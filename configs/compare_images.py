@@ -46,7 +46,7 @@ def get_config(dataset="mnist"):
 
 
 def _slower(spaces):
-  """Smaller step sizes, for deeper networks; the options are the same."""
+  """Smaller step sizes, for deeper networks; the options stay the same."""
   rates = (0.003, 0.01, 0.03, 0.1, 0.2, 0.3)
   return {
     name: {

@@ -1,4 +1,4 @@
-"""FEMNIST by writer, 3 writers a client, CNN1."""
+"""FEMNIST by writer, 3 writers per client, CNN1."""
 
 from configs import mnist
 

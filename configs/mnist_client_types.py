@@ -1,6 +1,6 @@
 """MNIST over 50 clients of two networks and three precisions, 10 at a time.
 
-Each client has some 240 training samples, of classes in shares of its own.
+Each client has some 240 training samples, with class proportions of its own.
 """
 
 from configs import mnist

@@ -1,1 +1,1 @@
-"""Command lines over quped_jax; run from the checkout as modules."""
+"""The commands of quped_jax; run them as modules, from the checkout."""

@@ -1,4 +1,4 @@
-"""Measures how fast the library is, beside other ways to do the same.
+"""Measures how fast the library is, alongside other ways to do the same.
 
 python -m experiments.benchmark \
   --suite=conv,step,clients,precision,methods,uneven --output=results/benchmark
@@ -6,18 +6,18 @@ python -m experiments.benchmark \
 | suite | compared |
 | --- | --- |
 | conv | CNN1 under SGD and single convolutions: ours, native, PyTorch |
-| step | QuPeD's step with SGD's; network passes; work on the weights |
-| clients | rounds of 16 to 4096 clients with Python and PyTorch loops; memory |
-| precision | bfloat16 with float32 |
-| methods | rounds of all methods; mixed with uniform bits |
-| uneven | several networks with each alone; states on the host |
+| step | QuPeD's step and SGD's; network passes; work on the weights |
+| clients | rounds of 16 to 4096 clients, Python and PyTorch loops; memory |
+| precision | bfloat16 and float32 |
+| methods | rounds of all methods; mixed and uniform bits |
+| uneven | several networks together and alone; states on the host |
 
 Each suite in `experiments/benchmarks` says exactly what it measures. A suite
 prints tables and leaves `SUITE_DEVICE.json`: versions, the machine with the
 rates at which it multiplies matrices and copies, and a row per contestant with
 the seconds that one unit of work takes. The contestants of a group take turns,
-and only ratios within a group mean much. `--quick` makes everything tiny, to
-see that it works.
+and only ratios within a group are meaningful. `--quick` makes everything tiny,
+to check that it works.
 
 The PyTorch baseline needs the extra `bench` (see setup.cfg).
 """
@@ -58,7 +58,7 @@ _REPETITIONS = flags.DEFINE_integer(
   lower_bound=1,
 )
 _QUICK = flags.DEFINE_bool(
-  "quick", False, "Tiny sizes and two repetitions, to see that all runs."
+  "quick", False, "Tiny sizes and two repetitions, to check that all runs."
 )
 
 

@@ -3,9 +3,10 @@
 python -m experiments.centralized --config=configs/centralized.py:mnist \
   --workdir=/tmp/run --config.bits=2
 
-The dataset is that of a single client, who trains locally; a round is an epoch.
---config.bits=32 trains at full precision, and --config.warm_start=FILE starts a
-quantized run from the model.safetensors that such a run leaves.
+The whole dataset belongs to a single client, which trains locally; a round is
+an epoch. --config.bits=32 trains at full precision, and
+--config.warm_start=FILE starts a quantized run from the model.safetensors that
+such a run leaves.
 """
 
 import pathlib

@@ -16,12 +16,12 @@ from ml_collections import config_flags
 import quped_jax as qj
 from quped_jax.experiment import former_names
 
-# In characters, where tables are not printed on a terminal.
+# In characters, for tables that are not printed on a terminal.
 _WIDTH = 120
 
 
 def get_config(**overrides: Any) -> ml_collections.ConfigDict:
-  """A config of all settings, with defaults for those that are not given.
+  """A config of all settings, with defaults for those not given.
 
   Args:
     **overrides: settings; a method's name takes a dict of its options.
@@ -81,10 +81,9 @@ def _check_config_file(argv: Sequence[str]) -> None:
 
 
 def last_of_each(argv: Sequence[str]) -> list[str]:
-  """The arguments with the last value only of each config field.
+  """The arguments, with only the last value of each config field.
 
-  Where a field is a list, the config library would join the values that are
-  given for it.
+  For a field that is a list, the config library would join all values given.
 
   Args:
     argv: arguments; those of fields are `--config.NAME=VALUE`.
@@ -109,8 +108,8 @@ def define_config(default: str) -> flags.FlagHolder:
   """
   _check_config_file(sys.argv)
   _check_field_names(sys.argv)
-  # The library reads fields on the command line at this point if there is no
-  # --config, and else when flags are parsed.
+  # Without --config, the library reads the fields on the command line here;
+  # with it, when flags are parsed.
   with _field_errors():
     return config_flags.DEFINE_config_file(
       "config",

@@ -3,10 +3,10 @@
 python -m experiments.compare --config=configs/compare_digits.py \
   --workdir=results/compare --config.methods=local,quped --config.seeds=0,1
 
-Every method runs at every precision from every seed, each run in a folder of
-its own. What is done is not run again: after an interruption the same command
-goes on. `--tune` instead tries settings for every method, the same number for
-each, and chooses the best on validation data:
+Every method runs at every precision with every seed, each run in a folder of
+its own. Finished runs are not repeated: after an interruption the same command
+resumes. `--tune` instead tries the same number of settings for every method,
+and chooses the best on validation data:
 
 python -m experiments.compare --tune --workdir=results/tune
 python -m experiments.compare --overrides=results/tune/best.json

@@ -37,7 +37,7 @@ def _percent(value: float | None) -> str:
 
 
 def _table(results: dict[str, qj.Result]) -> rich.table.Table:
-  """A row per run: accuracy over clients, and what a round costs."""
+  """A row per run: accuracy over clients, and the cost of a round."""
   table = rich.table.Table(
     title="Accuracy on each client's own test data, mean over 40 clients, %",
     box=rich.box.SIMPLE_HEAD,
@@ -72,7 +72,7 @@ def _table(results: dict[str, qj.Result]) -> rich.table.Table:
 
 
 def _figure(results: dict[str, qj.Result], path: pathlib.Path) -> None:
-  """Plots accuracy over the rounds, of the model each method would deploy."""
+  """Plots accuracy against rounds, of the model each method would deploy."""
   figure = Figure(figsize=(6, 4), layout="constrained")
   axes = figure.subplots()
   for name, result in results.items():
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
         common.get_settings(config),
         folder / name,
         display=display,
-        resume=False,  # The demo is short, and begins anew.
+        resume=False,  # The demo is short, and always begins anew.
       )
     rich.console.Console().print(_table(results))
     _figure(results, folder / "accuracy.png")

@@ -7,8 +7,8 @@ On several machines, or in several processes on one, run the same command in
 each with --coordinator=HOST:PORT, --num_processes=N and a --process_id from 0
 to N - 1; on a cluster that JAX knows, such as Slurm, with --distributed alone.
 
-An interrupted run goes on from its last checkpoint if the same command is given
-again; --restart begins anew.
+The same command resumes an interrupted run from its last checkpoint; --restart
+begins anew.
 """
 
 from absl import app, flags
@@ -25,14 +25,14 @@ _RESTART = flags.DEFINE_bool(
   "restart", False, "Begin anew, even if the folder holds checkpoints."
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, if there are several."
+  "coordinator", None, "HOST:PORT of process 0, if there are several processes."
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
   "num_processes", 1, "Number of processes."
 )
 _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Number of this process.")
 _DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "Join processes as the cluster's environment says."
+  "distributed", False, "Join processes as told by the cluster's environment."
 )
 _TIMEOUT = flags.DEFINE_float(
   "process_timeout", 300.0, "Seconds to wait for the other processes."

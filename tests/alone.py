@@ -1,7 +1,7 @@
 """One client of a method, played by the method's own functions.
 
-And what several tests of methods do by hand: losses, steps of descent, and a
-short run of a tiny federation.
+Also what several tests of methods compute by hand: losses, gradient steps, and
+a short run of a tiny federation.
 """
 
 from typing import Any, NamedTuple
@@ -24,20 +24,21 @@ COUNT = 23
 
 
 class Alone(NamedTuple):
-  """A method and the data of its one client, who has `COUNT` samples."""
+  """A method and the data of its one client, which has `COUNT` samples."""
 
   method: api.FederatedMethod
   models: api.Models
   training: Training
   data: ClientData
   context: api.Context
-  # Compiled once: `key -> (server, download, client)`, and a client's round.
+  # Compiled once each: `key -> (server, download, client)`, and a client's
+  # round.
   init: Any
   update: Any
 
 
 class Played(NamedTuple):
-  """A client's round: what came before, what came of it, its batches."""
+  """A client's round: the state before, the result, and its batches."""
 
   start: Any
   download: Any
@@ -120,10 +121,10 @@ def play(
 
   Args:
     made: the method and its data.
-    client: who plays; None for a fresh one.
+    client: the client that plays; None for a fresh one.
     download: what it receives; None for that of a fresh server, whose weights
       are not the client's.
-    seed: of that server.
+    seed: the seed of that server.
   """
   client = start(made) if client is None else client
   with tiny.quick_compilation():
@@ -146,7 +147,7 @@ def sent(played: Played) -> Any:
 
 
 def quickly(fn: Any, *args: Any) -> Any:
-  """What a function returns, compiled for this once."""
+  """What a function returns, compiled for this one call."""
   with tiny.quick_compilation():
     return jax.jit(fn)(*args)
 
@@ -174,7 +175,7 @@ def descend(params: Any, grads: Any, rate: Any) -> Any:
 
 
 def check_learning(name: str, bits=(1, 2, 32), rounds: int = 12, **options):
-  """A few clients learn: the loss falls, models are finite and good."""
+  """A few clients learn: the loss falls, models are finite and accurate."""
   settings = tiny.make_settings(
     name, 3, bits=bits, method_options={name: options}
   )

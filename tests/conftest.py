@@ -1,8 +1,8 @@
 """Compiles quickly, keeps programs between runs, and simulates 8 devices.
 
-Most of the time of the tests is XLA's. They compile with few optimizations, of
-which results do not depend; what a test starts as a process of its own
-compiles as it does for users.
+XLA's compilation takes most of the tests' time. They compile with few
+optimizations, on which no result depends; processes that a test starts compile
+as they do for users.
 
 JAX writes the entries of its compilation cache in place, so two processes
 that share a folder can read half an entry. Each process (a second run of the
@@ -43,8 +43,8 @@ def _claim_cache() -> pathlib.Path:
 # Before JAX is first used. Only tests that ask for devices use more than one.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
-# XLA's former emitters take half the time of the present ones. It ends the
-# process at a flag it does not know, so it is given to versions that know it.
+# XLA's old emitters take half the time of the new ones. XLA ends the process at
+# a flag it does not know, so only versions that know this one get it.
 _XLA_FLAGS = os.environ.get("XLA_FLAGS")
 if importlib.metadata.version("jaxlib").startswith("0.10."):
   os.environ["XLA_FLAGS"] = (
@@ -66,15 +66,15 @@ jax.config.update("jax_disable_most_optimizations", True)
 # Tests may share a busy machine.
 wait_for_devices()
 
-# XLA has read its flags; those of processes that tests start are the user's.
+# XLA has read its flags; processes that tests start get the user's.
 jax.block_until_ready(jax.jit(lambda: 0)())
 if _XLA_FLAGS is None:
   os.environ.pop("XLA_FLAGS", None)
 else:
   os.environ["XLA_FLAGS"] = _XLA_FLAGS
 
-# A short run draws the same examples every time, so that it judges a change
-# and not its luck; a long one looks for new ones.
+# A short run draws the same examples every time, so that a failure is due to a
+# change and not to chance; a long one looks for new examples.
 if os.environ.get("QUPED_LONG_TESTS") != "1":
   hypothesis.settings.register_profile("short", derandomize=True)
   hypothesis.settings.load_profile("short")
@@ -83,7 +83,7 @@ if os.environ.get("QUPED_LONG_TESTS") != "1":
 class _Scheduling(LoadScopeScheduling):
   """The tests of a file run on one worker, where they share what is compiled.
 
-  In a file of what all methods promise, those of a method do.
+  In a file of tests over all methods, those of one method do.
   """
 
   def _split_scope(self, nodeid: str) -> str:
@@ -99,7 +99,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-  """Of what all methods promise, the tests of a method follow each other."""
+  """Among the tests over all methods, those of one method run in sequence."""
 
   def place(item):
     order = paths.setdefault(item.path, len(paths))
@@ -110,14 +110,14 @@ def pytest_collection_modifyitems(items):
   items.sort(key=place)
 
 
-# Half of the pieces of memory that Linux allows a process. Every program maps
+# Half of the memory maps that Linux allows a process. Every program takes
 # several; past the limit XLA crashes.
 _MOST_MAPS = 65530 // 2
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _free_programs():
-  """Frees what JAX compiled for a file's tests, once it has come to be much."""
+  """Frees what JAX compiled for a file's tests, once it is a lot."""
   yield
   maps = pathlib.Path("/proc/self/maps")
   if not maps.exists() or maps.read_bytes().count(b"\n") > _MOST_MAPS:

@@ -1,4 +1,4 @@
-"""Checks of what a user gives: what they let through, and what they say."""
+"""Checks of user input: what they accept, and what their errors say."""
 
 import jax.numpy as jnp
 import numpy as np

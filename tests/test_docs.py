@@ -1,4 +1,4 @@
-"""What README.md and docs/ say is true: code runs, names exist."""
+"""README.md and docs/ are right: code runs, names exist."""
 
 import ast
 import dataclasses
@@ -39,7 +39,7 @@ def blocks(text: str, language: str) -> list[str]:
   return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.M)
 
 
-# Those that are not slow; what registers something runs as a process.
+# Blocks that are not slow. One that registers something runs as a process.
 FAST = ("README.md-1",)
 PYTHON = [
   pytest.param(
@@ -87,7 +87,7 @@ def test_python_of_the_pages_runs(block, tmp_path, monkeypatch):
   if "register_" not in block:
     exec(compile(block, "block", "exec"), {"__name__": "block"})
     return
-  # What it registers is not to be there for other tests.
+  # Other tests must not see what it registers.
   (tmp_path / "block.py").write_text(block)
   done = subprocess.run(
     [sys.executable, "block.py"],
@@ -138,7 +138,7 @@ def test_commands_name_modules_and_targets_that_exist(page):
 @pytest.mark.parametrize("page", TEXT)
 def test_settings_in_commands_exist(page):
   fields = {field.name for field in dataclasses.fields(qj.Settings)}
-  # Those of a comparison's own config.
+  # Fields of a comparison's own config.
   fields |= {"methods", "seeds", "NAME"}
   for name in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
     method, _, option = name.partition(".")
@@ -175,7 +175,7 @@ def test_public_names_exist(page):
 
 
 def anchors(text: str) -> set[str]:
-  """What a heading of the text can be linked by, as GitHub names it."""
+  """The anchors of the text's headings, as GitHub names them."""
   titles = re.findall(r"^#+ (.*)$", prose(text), re.M)
   return {
     re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
@@ -211,7 +211,7 @@ def test_prose_is_wrapped_at_80_columns(page):
 
 
 def library() -> set[str]:
-  """The files of the library, but for those that only make a package."""
+  """The files of the library, except those that only make a package."""
   package = ROOT / "quped_jax"
   return {
     str(path.relative_to(package))

@@ -104,7 +104,7 @@ def soft(x, codebook, cotangent):
 
 
 def flushed(x):
-  """In double precision, with denormal numbers as zero."""
+  """The values in double precision, with denormal numbers set to zero."""
   x = np.asarray(x, np.float64)
   return np.where(abs(x) < TINY, 0.0, x)
 
@@ -145,7 +145,7 @@ def test_quantizing_takes_a_nearest_level_and_is_idempotent(drawn):
   assert np.isin(flushed(q), own).all()
   np.testing.assert_array_equal(flushed(hard(q, codebook)), flushed(q))
   distance = abs(flushed(x)[:, None] - own).min(axis=1)
-  # A border between levels is as good as float32 makes it.
+  # A border between levels is only as exact as float32 allows.
   slack = 2 * EPS * abs(own).max() + TINY
   assert np.all(abs(flushed(x) - flushed(q)) <= distance + slack)
 
@@ -172,7 +172,7 @@ def test_a_weight_between_two_levels_goes_to_the_lower(
   np.testing.assert_array_equal(hard(x, codebook), own[index])
 
 
-# Many weights are treated another way.
+# Many weights take another code path.
 @pytest.mark.parametrize("copies", [1, 500])
 def test_soft_values_lie_between_the_levels_and_gradients_are_finite(copies):
   @given(weights_and_levels(), tensors(LENGTH, st.just(1.0)))
@@ -216,7 +216,7 @@ def test_weights_move_towards_their_level_and_never_beyond(norm):
   [("l1", "exact"), ("l1", "subgradient"), ("l2", "exact")],
 )
 def test_levels_move_towards_their_weights_and_others_stay(norm, method):
-  # What the weights of a level pull together must be finite.
+  # The total pull of a level's weights must be finite.
   most = LARGE / LENGTH
 
   @given(weights_and_levels(), tensors(LEVELS), thresholds)
@@ -313,8 +313,8 @@ def test_batches_are_of_own_samples_for_any_number_of_them(batch_size):
   check()
 
 
-# One sample; one class, less than a batch; one class, a batch and no
-# remainder; two batches and none; one sample more than a batch, all the same.
+# One sample; less than a batch, of one class; exactly one batch, of one class;
+# exactly two batches; one sample more than a batch, with constant inputs.
 COUNTS = (1, 5, tiny.BATCH, 2 * tiny.BATCH, tiny.BATCH + 1)
 OF_ONE_CLASS, CONSTANT = (1, 2), 4
 
@@ -331,7 +331,7 @@ def edge_federation():
   return dataclasses.replace(federation, source=source)
 
 
-# Those that count labels, hold samples out, or normalise; all if there is time.
+# Methods that count labels, hold samples out, or normalise; all in long runs.
 CHOSEN = ("fd", "fedbn", "fedgen", "quped")
 
 

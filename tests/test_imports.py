@@ -68,7 +68,7 @@ def imports(name: str) -> frozenset[str]:
 
 
 def own(name: str) -> set[str]:
-  """The imports from this package, but for `quped_jax` as a whole."""
+  """The imports from this package, except `quped_jax` as a whole."""
   return {x for x in imports(name) if x.startswith("quped_jax.")}
 
 
@@ -120,7 +120,7 @@ def test_no_imports_go_round():
     if name in done:
       return
     for other in sorted(own(name)):
-      # A package's own file gathers what its modules have.
+      # A package's `__init__.py` gathers what its modules have.
       if not name.startswith(f"{other}."):
         visit(other, (*path, name))
     done.add(name)

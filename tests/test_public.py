@@ -1,4 +1,4 @@
-"""The public set: who holds it, and how methods reach it."""
+"""The public set: where it is kept, and how methods reach it."""
 
 import dataclasses
 
@@ -96,7 +96,7 @@ def test_settings_can_name_another_dataset():
   qj.data.register_dataset("shifted", lambda folder: other)
   other = qj.load_dataset("digits")
   federation = build_federation(settings(public_dataset="shifted"))
-  # Nothing is held out of the clients' own.
+  # Nothing is held out from the clients' own dataset.
   assert (
     sum(np.asarray(federation.train.count))
     + sum(np.asarray(federation.test.count))

@@ -7,7 +7,7 @@ from quped_jax import random_keys
 
 PACKAGE = pathlib.Path(random_keys.__file__).parent
 
-# By the key that they are folded into. A number that changes changes results.
+# Grouped by the key they are folded into. Changing a number changes results.
 ROOT = {
   "INITIALIZATION": 2**31 - 1,
   "EVALUATION": 2**31 - 3,
@@ -47,7 +47,8 @@ def test_the_register_is_what_it_was():
 def test_numbers_that_meet_in_one_key_differ():
   for numbers in (ROOT, ROUND, SYNTHETIC):
     assert len(set(numbers.values())) == len(numbers)
-  # Of methods, no two of which run together, but with any wrapper.
+  # Numbers of methods: no two methods run together, but each runs with any
+  # wrapper.
   groups = (
     ("PUBLIC_DISTILLATION", "PUBLIC_ROWS", "FEDMD_PRETRAINING"),
     ("FEDGEN_GENERATOR", "FEDGEN_SERVER", "FEDGEN_SAMPLES"),

@@ -19,8 +19,8 @@ from quped_jax.methods import api
 from quped_jax.simulation.state import Population
 
 BITS = (1, 2, 3, 4, 32)
-# With up to four levels programs are a third as long, and compile so: one
-# method has all precisions, the others these.
+# With up to four levels, programs are a third as long and compile as much
+# faster: one method has all precisions, the others these.
 FEW = (1, 2, 1, 2, 32)
 # The first client has less than one batch.
 COUNTS = (5, 23, 40, 64, 17)
@@ -34,11 +34,11 @@ class Case(NamedTuple):
   """How the tests over all methods run one of them.
 
   Attributes:
-    options: of the method, other than its defaults.
-    bits: of the clients, in turn, five.
+    options: the method's options that are not defaults.
+    bits: precisions of the five clients, in turn.
     model: "mlp", or "normed", the same with batch normalisation.
-    loss: what the metric "loss" falls to at most, of where it began, in 12
-      rounds of the tiny federation.
+    loss: upper bound of the metric "loss" after 12 rounds of the tiny
+      federation, as a share of its first value.
   """
 
   options: tuple[tuple[str, Any], ...] = ()
@@ -99,7 +99,7 @@ class Counter:
 @contextlib.contextmanager
 def quick_compilation():
   """Compiles with few optimizations, in half the time."""
-  config: Any = jax.config  # Whose fields type checkers do not know.
+  config: Any = jax.config  # Type checkers do not know its fields.
   before = config.read("jax_disable_most_optimizations")
   config.update("jax_disable_most_optimizations", True)
   try:
@@ -156,7 +156,7 @@ def from_host(state):
 
 
 def in_slots(state, slots: int):
-  """A host state with so many slots: fewer, or more that hold nobody."""
+  """A host state with this many slots: fewer, or more, with empty ones."""
 
   def fit(x):
     x = x[:slots]
@@ -171,7 +171,7 @@ def in_slots(state, slots: int):
 
 
 def change_codebooks(state, change):
-  """Applies a function to every codebook, stacked, of the clients."""
+  """Applies a function to every stacked codebook of the clients."""
 
   def visit(node):
     return change(node) if isinstance(node, qj.Codebook) else node
@@ -183,7 +183,7 @@ def change_codebooks(state, change):
 
 
 def full_precision(state):
-  """The state in which every client has full precision."""
+  """The state, with every client at full precision."""
   return change_codebooks(
     state, lambda books: jax.tree.map(jnp.zeros_like, books)
   )
@@ -194,7 +194,7 @@ def client(tree: Any, index: int) -> Any:
 
 
 def largest_difference(a: Any, b: Any) -> float:
-  """Over all float arrays of two trees alike, and NaN if there is one."""
+  """Over all float arrays of two matching trees; NaN if either has a NaN."""
 
   def distance(x, y):
     x, y = np.asarray(x), np.asarray(y)
@@ -214,8 +214,8 @@ def largest_difference(a: Any, b: Any) -> float:
 def make_federation(counts=COUNTS, seed: int = 0) -> qj.Federation:
   """Gaussian classes; client i has `counts[i]` training rows, 20 of test.
 
-  The first clients of a longer tuple of counts have the same samples. The
-  public set, with labels, is of the same classes.
+  With more counts, the first clients keep the same samples. The public set,
+  with labels, is of the same classes.
   """
   means = 2 * np.random.default_rng(99).normal(size=(CLASSES, 6))
   inputs, labels, train, test = [], [], [], []
@@ -325,7 +325,7 @@ def method_of(name: str) -> api.FederatedMethod:
 
 
 def silence(made: Tiny, server: Any) -> api.Aggregate:
-  """What a server has heard when nobody sent anything."""
+  """What a server has received when no client sent anything."""
   client = jax.tree.map(lambda x: x[0], made.state().clients[COHORT])
 
   def hear(server, client, federation, population):
@@ -373,7 +373,7 @@ def tiny(
   **changes,
 ) -> Tiny:
   """The simulation of a method, compiled once for all tests of a worker."""
-  # Whether a default is given or not, it is the same simulation.
+  # With a default given or not, it is the same simulation.
   bits = bits or CASES[method].bits
   return _tiny(method, num_clients, bits, options, **changes)
 

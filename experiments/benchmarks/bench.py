@@ -22,10 +22,10 @@ class Bench:
   Attributes:
     suite: name of the suite.
     machine: what `machine.describe` returned; its matrix rates grow.
-    quick: whether sizes are tiny, for tests; nothing it measures means much.
+    quick: whether sizes are tiny, for tests; its measurements mean little.
     folder: where files go.
     rows: all rows so far.
-    derived: what follows from them, such as shares and memory.
+    derived: numbers other than times, such as shares and memory.
   """
 
   def __init__(
@@ -65,11 +65,11 @@ class Bench:
 
     Args:
       group: what is compared.
-      unit: of work, of which times are reported.
-      contestants: who is compared.
-      sizes: of the work.
-      reference: name of the contestant whose time is 1; the first if there is
-        none of that name.
+      unit: the unit of work for which times are reported.
+      contestants: what competes.
+      sizes: sizes of the work.
+      reference: name of the contestant whose time counts as 1; the first if
+        there is none of that name.
 
     Returns:
       The rows, by name of the contestant.
@@ -106,7 +106,7 @@ class Bench:
     return rows
 
   def _update_matrix_rates(self) -> None:
-    """Measures the machine's rates beside every group, and keeps the best."""
+    """Measures the machine's rates along with every group; keeps the best."""
     best = self.machine["matrix_gflops"]
     for dtype, rate in machine.matrix_rates(self.quick).items():
       best[dtype] = max(best[dtype], rate)
@@ -115,7 +115,7 @@ class Bench:
     return None if rate is None else rate / self.machine["matrix_gflops"][dtype]
 
   def derive(self, group: str, values: dict[str, dict[str, Any]]) -> None:
-    """Keeps and prints numbers that are no times of a contestant.
+    """Keeps and prints numbers that are not a contestant's times.
 
     Args:
       group: what they are.
@@ -136,7 +136,7 @@ class Bench:
 
   def write(self) -> pathlib.Path:
     """Writes `SUITE_DEVICE.json`."""
-    # Of the best rates of all groups.
+    # Fractions are of the best rates over all groups.
     for row in self.rows:
       fraction = self._fraction(row["gflops"], row["dtype"])
       row["matrix_rate_fraction"] = fraction

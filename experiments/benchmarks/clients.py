@@ -1,11 +1,11 @@
-"""Suite `clients`: seconds per round over the number of clients, and memory.
+"""Suite `clients`: seconds per round against number of clients; memory.
 
 1. Memory of the compiled round over 1000 clients of an MLP 784-200-100-10,
-   local training, without the data, in copies of all clients' state.
+   local training, without the data, as a multiple of all clients' state.
 2. Rounds of 16 to 4096 clients of the digits' MLP (64-64-64-10, batch 16, 10
    steps) on random data, local training and QuPeD at 1 bit: the engine on one
-   device and on all, and, for local training of few clients, a Python loop
-   over clients of one compiled client round and a PyTorch loop.
+   device and on all, and, for local training of few clients, a Python loop that
+   calls one compiled client round per client, and a PyTorch loop.
 3. The digits' MLP with 200 clients and the MLP 784-200-100-10 with 50 clients
    (batch 32, 10 steps), local training: the engine's strategies against the
    Python loop and the PyTorch loop.
@@ -31,7 +31,7 @@ _LOOP = "Python loop, jitted rounds"
 _CLIENTS = (16, 64, 256, 1024, 4096)
 _LOOP_CLIENTS = (16, 64, 256)
 _TORCH_CLIENTS = (16, 64, 200)
-# Time per client is compared with that of so many.
+# Time per client is compared with that at this number of clients.
 _FLAT_FROM = 64
 _MEMORY_CLIENTS = 1000
 
@@ -101,7 +101,7 @@ def run(bench: Bench) -> None:
   """Measures the suite."""
   digits, mnist = (_TINY, _TINY) if bench.quick else (_DIGITS, _MNIST)
   groups = [(digits, 12)] if bench.quick else [(digits, 200), (mnist, 50)]
-  # First: what the allocator counts at its peak is that of the process.
+  # First, since the allocator's peak is that of the whole process.
   _memory(bench, mnist, 8 if bench.quick else _MEMORY_CLIENTS)
   for method, bits in (("local", 32), ("quped", 1)):
     _scaling(bench, digits, method, bits)
@@ -113,14 +113,14 @@ def run(bench: Bench) -> None:
 
 
 def _device_forms() -> list[tuple[str, int]]:
-  """Names, and numbers of devices of which 0 is all."""
+  """Names, and numbers of devices (0 for all)."""
   if jax.local_device_count() == 1:
     return [(_ONE, 1)]
   return [(_ALL, 0), (_ONE, 1)]
 
 
 def _bytes_without_data(rounds: engine.Rounds, data: int) -> int:
-  """Of the compiled round, on all devices, each of which holds the data."""
+  """Memory of the compiled round, summed over devices, without the data."""
   return rounds.round_bytes - data * rounds.simulation.layout.devices
 
 
@@ -229,7 +229,7 @@ def _strategies(bench: Bench, task: _Task, clients: int) -> None:
 
 
 def _figure(bench: Bench) -> None:
-  """Seconds per round of local training over the number of clients."""
+  """Plots seconds per round of local training against number of clients."""
   series: dict[str, list[tuple[int, float]]] = {}
   for row in bench.rows:
     name, clients = row["sizes"].get("series"), row["sizes"].get("clients")

@@ -1,16 +1,16 @@
 """Suite `conv`: CNN1 under SGD, and its single convolutions.
 
-A step of SGD of CNN1 with 28x28x1 and 32x32x3 images, 8 clients with weights
-and data of their own, 2 local steps each. Compared, per client step, are the
-engine in its own form (canonical convolution, one client after the other in a
-compiled loop) and in others, with XLA's native convolution as one would write
-it in plain JAX (under vmap, in a compiled loop, one dispatch per client step),
-and with a PyTorch loop over clients. The engine also draws its batches; the
-others find theirs prepared.
+SGD on CNN1 with 28x28x1 and 32x32x3 images, 8 clients with weights and data of
+their own, 2 local steps each. Compared, per client step, are the engine in its
+own form (canonical convolution, one client after the other in a compiled loop)
+and in other forms; XLA's native convolution as one would write it in plain JAX
+(under vmap, in a compiled loop, one dispatch per client step); and a PyTorch
+loop over clients. The engine also draws its batches; the others find theirs
+prepared.
 
-Then each convolution alone, outside of any loop: canonical, shifted, native
-and PyTorch's, forward and gradient (in the kernel, and in the inputs too where
-those are not the images).
+Then each convolution alone, outside of any loop: canonical, shifted, native and
+PyTorch's, forward and gradient (with respect to the kernel, and to the inputs
+too unless they are the images).
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from quped_jax.models import resolve_conv
 from quped_jax.simulation.program import compile_lowered
 
 _WINDOW = 5
-# Of clients, in the native loop: it takes seconds per step.
+# Number of clients in the native loop, which takes seconds per step.
 _FEW = 2
 
 
@@ -197,9 +197,9 @@ def _single(
 
 
 def _jax_convolution(name, images, kernel, cotangent, kernel_only):
-  """What runs a convolution and its gradient, as models would call it.
+  """Functions that run a convolution and its gradient as models would.
 
-  Native ones are compiled with JAX's own options, ours with ours.
+  Native convolutions are compiled with JAX's options, ours with our own.
   """
   function = resolve_conv(name)
 

@@ -20,7 +20,7 @@ def random_federation(
     clients: how many.
     shape: of one input.
     samples: training samples of each client; one more is for testing.
-    seed: of the samples.
+    seed: seed of the samples.
   """
   rng = np.random.default_rng(seed)
   total = clients * (samples + 1)
@@ -57,14 +57,15 @@ class Rounds:
 
   @property
   def client_bytes(self) -> int:
-    """Of one copy of the state of all clients."""
+    """Bytes of one copy of the state of all clients."""
     return tree_bytes(self.state.clients)
 
   @property
   def round_bytes(self) -> int:
-    """That the compiled round takes, on all devices together.
+    """Memory that the compiled round takes, on all devices together.
 
-    Arguments, outputs and temporaries, buffers that are both once.
+    Arguments, outputs and temporaries; a buffer that is both argument and
+    output counts once.
     """
     program = self.simulation.program
     return program.memory * self.simulation.layout.devices
@@ -82,7 +83,7 @@ def rounds(
 
   Args:
     federation: the data.
-    model: instead of the one that the settings name.
+    model: takes the place of the one that the settings name.
     **settings: fields of `quped_jax.Settings`.
   """
   # Random labels: larger steps would only let the weights run away.

@@ -52,7 +52,7 @@ def sgd_flops(model: qj.Model, shape: tuple[int, ...]) -> int:
   """Operations of the network in one step of SGD.
 
   A layer's backward pass is two products as large as the forward pass, except
-  that nobody asks for the gradient of the first layer's inputs.
+  that the gradient of the first layer's inputs is not needed.
 
   Args:
     model: with native convolutions, or none.

@@ -26,7 +26,7 @@ def cores() -> int:
 
 
 def device_name() -> str:
-  """`cpu2` for two CPU cores; otherwise say `nvidia-h200`."""
+  """`cpu2` for two CPU cores; for others a name such as `nvidia-h200`."""
   if jax.default_backend() == "cpu":
     return f"cpu{cores()}"
   return "-".join(jax.devices()[0].device_kind.lower().split())
@@ -60,7 +60,7 @@ def _fastest(run: Callable[[], Any], repetitions: int) -> float:
 
 
 def matrix_rates(quick: bool) -> dict[str, float]:
-  """GFLOP/s of `jnp.dot` of two square matrices of 2048, by their type.
+  """GFLOP/s of `jnp.dot` of two 2048 x 2048 matrices, by dtype.
 
   The fastest of a few repetitions on one device.
   """
@@ -94,7 +94,7 @@ def copy_rate(megabytes: int, repetitions: int) -> float:
 
 
 def describe(quick: bool) -> dict[str, Any]:
-  """The head of every file of results.
+  """The machine's entry at the head of every result file.
 
   Args:
     quick: measures its rates on small arrays.

@@ -1,10 +1,10 @@
 """Suite `methods`: a round of every method on the digits, as in the demo.
 
 The federation of `configs/digits.py`, 40 clients of 40 steps, on all devices.
-Every method at 32 bits and at 1 bit, as a ratio to FedAvg at 32 bits; and
-QuPeD with mixed bits beside the same with uniform ones. Each row also has the
-bytes that one client receives and sends per round. Methods that refuse this
-network or quantized clients are left out, and named with the reason.
+Every method at 32 bits and at 1 bit, relative to FedAvg at 32 bits; and QuPeD
+with mixed bits beside QuPeD with uniform bits. Each row also has the bytes that
+one client receives and sends per round. Methods that refuse this network or
+quantized clients are left out; a note names each with its reason.
 """
 
 import quped_jax as qj

@@ -1,8 +1,8 @@
 """Contestants in JAX without this library's engine: SGD as users write it.
 
-All are compiled with JAX's own options. Batches lie on the device beforehand,
-`[clients, steps, batch, ...]`; weights are taken over from run to run, and
-returned.
+All are compiled with JAX's own options. Batches are on the device beforehand,
+as `[clients, steps, batch, ...]`; each run starts from the weights that the
+last one returned, and reuses their buffers.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def make_work(
 
 
 def _copy(tree: Any) -> Any:
-  """Buffers that a program may take over."""
+  """Copies whose buffers a program may reuse."""
   return jax.tree.map(jnp.copy, tree)
 
 
@@ -70,7 +70,7 @@ def _each(tree: Any) -> list[Any]:
 
 
 def _repeat(jitted: Any, params: Any, *args: Any) -> Callable[[], Any]:
-  """Runs on its own results; compiled at once, with JAX's options."""
+  """Runs on its own last results; compiled when made, with JAX's options."""
   state = _copy(params)
   program = jitted.lower(state, *args).compile()
 
@@ -112,7 +112,7 @@ def mapped(work: Work, clients: int) -> Callable[[], Any]:
 
 
 def dispatched(work: Work) -> Callable[[], Any]:
-  """A Python loop over clients and steps of one compiled client step."""
+  """A Python loop over clients and steps, around one compiled client step."""
   step = jax.jit(lambda p, batch: work.step(p, batch)[0], donate_argnums=0)
   batches = [_each(of_client) for of_client in _each(work.batches)]
   state = _each(work.params)
@@ -127,9 +127,9 @@ def dispatched(work: Work) -> Callable[[], Any]:
 
 
 def looped(work: Work) -> Callable[[], Any]:
-  """A Python loop over clients of one compiled client round.
+  """A Python loop over clients, around one compiled client round.
 
-  How most frameworks simulate; the steps are in a scan.
+  This is how most frameworks simulate; the steps are in a scan.
   """
   program = jax.jit(_client_round(work), donate_argnums=0)
   batches = _each(work.batches)

@@ -1,9 +1,9 @@
 """Suite `precision`: computing in float32 and in bfloat16.
 
-A step of SGD in the engine (method `local`, 32 bits, parameters float32 in
-either) of an MLP 784-200-100-10, CNN1 and ResNet-8, and plain products of
+A step of SGD in the engine (method `local`, 32 bits, parameters always in
+float32) on an MLP 784-200-100-10, CNN1 and ResNet-8, and plain products of
 square matrices. The reference of each group is float32. Fractions are of the
-matrix rate of the same type.
+matrix rate of the same dtype.
 """
 
 from typing import Any

@@ -1,15 +1,15 @@
-"""Suite `step`: what a client step of QuPeD costs, and where it goes.
+"""Suite `step`: what a client step of QuPeD costs, and which part costs what.
 
-CNN1 on 28x28 images, batch 32, all of it rounds of the engine on all devices;
+CNN1 on 28x28 images, batch 32, always as rounds of the engine on all devices;
 times are per client step. The unit is a step of plain SGD (method `local` at 32
 bits), which takes 3 forward-equivalents of network passes. QuPeD takes 7 at
 full precision and 14 quantized.
 
-The network part of a quantized step is timed on its own: a method with the same
-passes and the same updates of x and w, in which plain sets of weights stand in
-for what the quantizer makes of x, so that no work on codebooks is left. The
-rest of the whole step is the work on the weights. Its floor is the memory
-traffic that it cannot do without, at the rate of a copy on all devices.
+The network part of a quantized step is timed on its own, by a method with the
+same passes and the same updates of x and w, in which plain sets of weights
+stand in for the quantized forms of x, so that no work on codebooks is left. The
+rest of the whole step is the work on the weights. Its floor is the least memory
+traffic it needs, at the rate of a copy on all devices.
 """
 
 import functools
@@ -92,7 +92,7 @@ def _quantized_bytes(model: qj.Model, federation: qj.Federation) -> int:
 
 
 def _derive(bench: Bench, rows: dict[str, Any], quantized_bytes: int) -> None:
-  """Network passes against their count, and the work on the weights."""
+  """Compares network passes with their count; derives the other work."""
   sgd = rows[_SGD]["seconds_min"]
   passes = {}
   for name in ("QuPeD, 32 bits", _NETWORK):
@@ -126,7 +126,7 @@ def _derive(bench: Bench, rows: dict[str, Any], quantized_bytes: int) -> None:
 def _network_part(
   federation: qj.Federation, model: qj.Model, common: dict[str, Any]
 ) -> engine.Rounds:
-  """Rounds of a method that has QuPeD's passes and none of its quantizing."""
+  """Rounds of a method with QuPeD's passes but without its quantization."""
   settings = qj.Settings(
     clients=federation.num_clients,
     method="quped",
@@ -146,7 +146,7 @@ def _network_part(
 
 
 def make_passes(model: qj.Model, training: Training) -> api.FederatedMethod:
-  """The method: `quped_jax.methods.quped` with weights for quantized weights.
+  """`quped_jax.methods.quped` with plain weights in place of quantized ones.
 
   In place of the three soft quantizations of a step there are three sets of
   weights, made once per round. They differ, as those do, so that the compiler
@@ -166,7 +166,7 @@ def make_passes(model: qj.Model, training: Training) -> api.FederatedMethod:
     return jax.tree_util.tree_map_with_path(pick, params)
 
   def view(kernels, params):
-    """The kernels that are given, and params elsewhere."""
+    """The given kernels, and params elsewhere."""
     return jax.tree.map(
       lambda kernel, x: x if kernel is None else kernel,
       kernels,

@@ -1,9 +1,9 @@
 """Seconds of several contestants, measured side by side.
 
-A machine's speed drifts, and other work comes and goes, so that times of
-different minutes do not compare. Here all contestants of a group take turns,
-in an order that changes from one repetition to the next, and only their ratios
-within the group are read.
+A machine's speed drifts, and other work comes and goes, so times taken minutes
+apart cannot be compared. Here all contestants of a group take turns, in an
+order that changes from one repetition to the next, and only ratios within the
+group are used.
 """
 
 import gc
@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# A shorter run is repeated until it takes so many seconds, which is what one
-# repetition times.
+# One repetition takes at least this many seconds: a shorter run is repeated
+# within it.
 _AT_LEAST = 0.05
-# All repetitions of one contestant, in seconds; more than that, and it gets
-# fewer repetitions than others, at least one.
+# All repetitions of one contestant take at most this many seconds: a slow one
+# gets fewer repetitions than others, but at least one.
 _AT_MOST = 30.0
-# Threads of the contestant before, that wait for more work, go to sleep.
+# In this time, threads of the last contestant that wait for more work go to
+# sleep.
 _PAUSE = 0.005
 
 
@@ -29,14 +30,14 @@ class Contestant(NamedTuple):
   """One way of doing the work of a group.
 
   Attributes:
-    name: in its group.
+    name: name within its group.
     run: does the work once and waits for the result.
-    units: how many units of work that is, such as client steps.
+    units: how many units of work one run is, such as client steps.
     flops: floating-point operations of one unit; None if not counted.
-    dtype: of the matrix products, with whose rate flops are compared.
+    dtype: that of the matrix products with whose rate flops are compared.
     details: further fields of its row.
-    warm: whether its first run does not compile and may be timed, which is
-      for what takes many seconds.
+    warm: whether its first run compiles nothing and may be timed; for
+      contestants that take many seconds.
   """
 
   name: str
@@ -77,13 +78,13 @@ def measure(
   *,
   at_least: float = _AT_LEAST,
 ) -> dict[str, Times]:
-  """Times all contestants by turns.
+  """Times all contestants in turn.
 
   Args:
-    contestants: of different names. Each runs once untimed, which compiles it
-      if it is not warm, and once more to see how long it takes.
+    contestants: all with different names. Each runs once untimed, which
+      compiles it, unless it is warm; then once to see how long it takes.
     repetitions: how many times each is timed; fewer where it is slow.
-    at_least: seconds of one repetition.
+    at_least: minimum seconds of one repetition.
 
   Returns:
     Per contestant, the seconds of one unit of its work.
@@ -96,7 +97,7 @@ def measure(
     first = _seconds(run, 1)
     repeats[name] = max(math.ceil(at_least / max(first, 1e-7)), 1)
     turns[name] = max(min(repetitions, int(_AT_MOST / first)), 1)
-    # A second run of what takes this long would tell nothing more.
+    # A second run of a contestant this slow would tell nothing more.
     seconds[name] = [first] if first > _AT_MOST else []
   gc.collect()
   gc.disable()

@@ -1,9 +1,9 @@
 """The baseline in PyTorch: a loop over clients, each with a plain module.
 
-Ordinary code, on all cores (PyTorch's default) or on a GPU where PyTorch has
-one: zero_grad, cross entropy, backward and a step of SGD. Batches are tensors
-on the device beforehand. PyTorch is the extra `bench`; without it there is no
-such baseline.
+Ordinary code, on all cores (PyTorch's default) or on a GPU if PyTorch has one:
+zero_grad, cross entropy, backward and a step of SGD. Batches are on the device
+as tensors beforehand. PyTorch comes with the extra `bench`; without it this
+baseline is left out.
 """
 
 import importlib
@@ -38,7 +38,7 @@ def _wait() -> None:
 
 
 def mlp(inputs: int, hidden: Sequence[int]) -> Any:
-  """Dense layers with relu between them, as `quped_jax`'s "mlp"."""
+  """Dense layers with relu between them, like "mlp" in `quped_jax`."""
   nn = _torch().nn
   layers: list[Any] = [nn.Flatten()]
   for width in hidden:
@@ -50,7 +50,7 @@ def mlp(inputs: int, hidden: Sequence[int]) -> Any:
 def cnn(
   shape: tuple[int, int, int], convs: Sequence[int], dense: Sequence[int]
 ) -> Any:
-  """Convolutions of 5x5, each pooled, then dense layers: "cnn1".
+  """5x5 convolutions, each followed by pooling, then dense layers: "cnn1".
 
   Args:
     shape: height, width and channels of an image.
@@ -61,7 +61,7 @@ def cnn(
   height, width, channels = shape
   layers: list[Any] = []
   for features in convs:
-    # The order of ours, in which relu has a quarter of the work.
+    # In the order of ours, with which relu has a quarter of the work.
     layers += [
       nn.Conv2d(channels, features, 5, padding=2),
       nn.MaxPool2d(2),
@@ -85,7 +85,7 @@ def loop(
     clients: how many.
     steps: of each client.
     batch: samples per step.
-    shape: of one input; images have channels last, and are turned around.
+    shape: of one input; images have channels last here, and are transposed.
   """
   torch = _torch()
   torch.manual_seed(0)
@@ -97,7 +97,7 @@ def loop(
   loss_fn = torch.nn.CrossEntropyLoss()
   inputs = torch.randn(clients, steps, batch, *shape, device=device)
   labels = torch.randint(CLASSES, (clients, steps, batch), device=device)
-  # Indexing now, so that the loop does not.
+  # Indexed now, so that the loop need not.
   batches = [
     [(inputs[i, j], labels[i, j]) for j in range(steps)] for i in range(clients)
   ]
@@ -124,7 +124,7 @@ def convolution(
     kernel_only: whether the gradient is that of the kernel alone.
 
   Returns:
-    What runs the convolution, and what runs the gradient.
+    A function that runs the convolution, and one that runs the gradient.
   """
   torch = _torch()
   device = _device()

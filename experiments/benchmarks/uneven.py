@@ -1,10 +1,10 @@
-"""Suite `uneven`: clients of several networks, and more than fit.
+"""Suite `uneven`: clients of several networks; more clients than fit.
 
 1. A round of QuPeD over CNN1 at 1 bit, CNN1 at 2 bits and CNN2 at 32 bits, on
    random images, beside a round of each cohort alone.
 2. Rounds of QuPeD over the digits' MLP (64-64-64-10, batch 16, 10 steps) on
-   synthetic data, 1000 clients present in each: of 4000 clients whose states
-   are on the devices, and of 4000 and 100,000 with states on the host.
+   synthetic data, 1000 clients present in each: out of 4000 with states on the
+   devices, and out of 4000 and 100,000 with states on the host.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax.experiment.build_data import build_federation
 
-# Rounds in a call: what the next one needs is gathered during the last.
+# Rounds in a call: each round gathers what the next one needs.
 _ROUNDS = 3
 
 

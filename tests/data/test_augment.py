@@ -12,7 +12,7 @@ SHAPE = (5, 6, 2)
 
 @pytest.fixture(scope="module")
 def pair():
-  """Images without equal pixels, and what becomes of them."""
+  """Images without equal pixels, and their augmented copies."""
   images = 1 + np.arange(60 * np.prod(SHAPE), dtype=np.float32)
   images = images.reshape(60, *SHAPE)
   return images, np.asarray(

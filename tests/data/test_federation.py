@@ -61,8 +61,8 @@ def test_a_client_with_less_than_one_batch_draws_with_replacement():
   federation = from_parts([range(5), range(20, 60)])
   positions = drawn(federation, 0, 200, 8)
   assert positions.shape == (200, 8)
-  # 8 of 5 samples repeat in any case; without replacement in groups of five
-  # every batch would hold each sample once at least.
+  # A batch of 8 from 5 samples repeats some in any case; without replacement,
+  # in groups of five, every batch would hold each sample at least once.
   assert any(len(set(batch)) < 4 for batch in positions)
   times = np.bincount(positions.ravel(), minlength=5)
   assert len(times) == 5

@@ -10,7 +10,7 @@ def write(path, images_by_user, labels_by_user):
   path.parent.mkdir(parents=True, exist_ok=True)
   data = {
     user: {
-      # LEAF's files differ in how many digits they keep.
+      # LEAF's files vary in the number of digits they keep.
       "x": np.round(images.reshape(-1, 784) / 255, 4).tolist(),
       "y": labels_by_user[user],
     }

@@ -15,7 +15,7 @@ OPTIONS = {
   "natural": {"groups_per_client": 2},
 }
 
-# Written out, so that one that is lost is missed.
+# Written out, so that a lost one is noticed.
 NAMES = ["dirichlet", "iid", "natural", "pathological", "shards"]
 
 
@@ -169,8 +169,8 @@ def test_dirichlet_tightest_min_size_is_even():
 
 
 def test_dirichlet_moves_samples_of_any_class():
-  # Every class is one client's at first; then the larger client gives some of
-  # all of its classes to the smaller one.
+  # At first every class belongs to one client; then the larger client gives
+  # samples of all its classes to the smaller one.
   dataset = make_dataset(num_test=0)
   split = partition(dataset, "dirichlet", 2, alpha=1e-300, min_size=300, seed=0)
   held = counts(dataset, split.train)
@@ -208,7 +208,7 @@ def test_natural_keeps_groups_together(num_test):
     assert len(groups) == 3
     assert not groups & seen
     seen |= groups
-    # All that the groups have.
+    # All samples of the groups.
     mine = np.isin(dataset.groups, list(groups))
     assert mine.sum() == len(train) + len(test)
 

@@ -90,7 +90,7 @@ def test_prepares_raw_files_without_tensorflow(
   assert tfds_source.find_prepared(name, tmp_path) is not None
   assert "tensorflow" not in sys.modules
 
-  # The second time neither the raw files nor tensorflow-datasets are needed.
+  # The second time neither the raw files nor tensorflow-datasets is needed.
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
   again = load_dataset(name, tmp_path, tmp_path / "cache")
   np.testing.assert_array_equal(again.inputs, dataset.inputs)

@@ -26,8 +26,8 @@ def test_epochs_are_those_of_the_average_client():
 
 @pytest.mark.parametrize(
   ("bits", "steps", "expected"),
-  # Of local training's evaluations, 1 a step or 3 with levels, one of QuPeD's
-  # steps takes 2, or 4.
+  # In gradient evaluations: a step of local training takes 1, or 3 with levels;
+  # a step of QuPeD takes 2, or 4.
   [((32,), 8, 4), ((32,), 9, 4), ((32,), 1, 1), ((1,), 8, 6), ((1, 32), 4, 3)],
 )
 def test_a_budget_of_gradients_gives_fewer_steps(bits, steps, expected):
@@ -90,7 +90,7 @@ def test_methods_that_average_weights_refuse_another_network(method):
   federation = tiny.make_federation(tiny.COUNTS[:3])
   with pytest.raises(ValueError, match=f"shared_model=.*{method} averages"):
     qj.build(settings, federation=federation)
-  # The same network by its name is no other.
+  # Naming the same network again is allowed.
   same = dataclasses.replace(settings, shared_hidden=(8, 8))
   qj.build(same, federation=federation)
 

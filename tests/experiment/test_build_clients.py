@@ -1,4 +1,4 @@
-"""The second step of assembly: networks, and what each client brings."""
+"""The second step of assembly: networks, and each client's properties."""
 
 import dataclasses
 

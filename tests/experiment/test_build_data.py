@@ -11,7 +11,7 @@ from quped_jax.experiment.build_data import build_federation, check_clients
 SETTINGS = qj.Settings(
   clients=6, held_out_clients=2, validation_fraction=0.2, public_size=50
 )
-# Sample i is the number i.
+# Sample i has the value i.
 NUMBERS = qj.from_arrays(
   np.arange(800, dtype=np.float32)[:, None],
   np.arange(800) % 10,
@@ -20,7 +20,7 @@ NUMBERS = qj.from_arrays(
 
 
 def of_clients(federation):
-  """The numbers that each client has, in all splits together."""
+  """The samples of each client, over all its splits."""
   numbers = np.asarray(federation.source.inputs)[:, 0]
   result = [set() for _ in range(federation.num_clients)]
   for split in (federation.train, federation.validation, federation.test):

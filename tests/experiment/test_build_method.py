@@ -33,12 +33,12 @@ def test_affordable_steps_are_the_most_that_are_allowed(
     (name, bits)
     for name in tiny.METHODS
     for bits in (1, 32)
-    # It takes no quantized clients.
+    # APFL takes no quantized clients.
     if (name, bits) != ("apfl", 1)
   ],
 )
 def test_a_budget_of_gradients_buys_the_most_steps(name, bits):
-  """Of every method, found by trying all numbers of steps."""
+  """For every method, compared with trying all numbers of steps."""
   settings = tiny.make_settings(
     name, 3, steps=6, bits=(bits,), budget="gradients"
   )
@@ -66,7 +66,7 @@ def test_a_budget_of_gradients_buys_the_most_steps(name, bits):
 
 
 def test_a_budget_of_gradients_needs_no_round_of_few_steps():
-  """Which FedRep with most of its steps on the head has not."""
+  """FedRep with most of its steps on the head has no round of few steps."""
   settings = tiny.make_settings(
     "fedrep",
     3,

@@ -125,7 +125,7 @@ def test_a_budget_buys_the_largest_that_fits():
     ClientType(MLP, 32): 80,
     ClientType(CNN, 1): 40,
   }
-  sizes[ClientType(CNN, 2)] = 40  # Of the same size: more bits.
+  sizes[ClientType(CNN, 2)] = 40  # The same size as at 1 bit: more bits win.
   assignment = client_types.assign_by_budget(
     np.array([10, 39, 40, 79, 500]), sizes
   )
@@ -199,7 +199,7 @@ def play(settings, rounds=2):
 
 
 def bits_for(method):
-  """Client types that a method serves: some take no quantized clients."""
+  """Client types that a method takes: some take no quantized clients."""
   try:
     play_nothing = qj.build(
       settings_of(method), federation=tiny.make_federation()
@@ -258,7 +258,7 @@ def test_budgets_that_buy_full_precision_train_without_levels():
 
 
 def test_a_cohort_of_full_precision_has_no_levels():
-  """It pays for none of the passes that quantized cohorts need."""
+  """It makes none of the passes that quantized cohorts need."""
   _, state, _, _ = play(
     settings_of("quped", client_types="3*mlp(8,8)@1, 2*mlp(12,8)@32")
   )
@@ -344,7 +344,7 @@ def test_size_of_a_model():
     )
 
   assert size(32) == 4 * (rest + 63)
-  # 63 bits are 8 bytes, and 1 bit has two levels.
+  # 63 weights at 1 bit take 8 bytes, and there are two levels.
   assert size(1) == 4 * rest + 8 + 2 * 4
   assert size(3) == 4 * rest + 24 + 8 * 4
   assert size(2, channelwise=True) == 4 * rest + 16 + 7 * 4 * 4

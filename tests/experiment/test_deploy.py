@@ -86,7 +86,7 @@ def names_of(clients):
 
 
 def check_accuracy(result, federation, workdir):
-  """On their test samples the files are what the run says of them."""
+  """On test samples the files reach the accuracies that the run reports."""
   pool, test = federation.source, federation.test
   for row in result.clients:
     name = f"client_{row['client']:05d}.safetensors"
@@ -141,7 +141,7 @@ def test_statistics_and_levels_by_channel(tmp_path):
 
 
 def test_where_all_use_the_global_model_there_is_one_file(tmp_path):
-  """And a run makes way for none but its own."""
+  """And a run deletes only files that a run wrote."""
   (tmp_path / "models").mkdir()
   for name in ("client_00002.safetensors", "global_old.safetensors", "mine"):
     (tmp_path / "models" / name).touch()

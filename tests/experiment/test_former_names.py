@@ -13,8 +13,8 @@ import quped_jax as qj
 from quped_jax.experiment import former_names
 from quped_jax.experiment.comparison import plan, runs
 
-# What a run of `settings` left in the last version with former names: its
-# config, the content of its checkpoint of round 3, and its summary.
+# What a run of `settings` left in the last version that had the former names:
+# its config, the content of its checkpoint of round 3, and its summary.
 FORMER = json.loads(
   pathlib.Path(__file__).with_name("former_run.json").read_text()
 )
@@ -68,7 +68,7 @@ def test_a_former_name_is_an_error_that_gives_the_present_one(
 def test_a_config_of_former_names_is_one_of_the_same_settings():
   read = former_names.renamed(FORMER["config"], former_names.SETTINGS)
   again = qj.Settings.from_dict(read).to_dict()
-  # Settings that change no result were others.
+  # Settings that change no result may differ.
   again.update(keep_checkpoints=2)
   expected = dataclasses.replace(settings(), keep_checkpoints=2).to_dict()
   assert again == expected
@@ -118,7 +118,7 @@ def with_former_names(values, names):
 
 
 def rewrite(checkpoint: pathlib.Path) -> None:
-  """Gives a checkpoint former names, as if it had been written so."""
+  """Gives a checkpoint the former names, as if it had been written then."""
   path = checkpoint / "progress.json"
   content = json.loads(path.read_text())
   content["identity"] = with_former_names(

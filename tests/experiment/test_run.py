@@ -34,7 +34,7 @@ def settings(**changes):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-  """A run of five rounds, evaluated at every second and the last."""
+  """A run of five rounds, evaluated after every second and the last."""
   workdir = tmp_path_factory.mktemp("run")
   with tiny.quick_compilation():
     result = qj.run(settings(), workdir, display=QUIET)

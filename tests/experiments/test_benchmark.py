@@ -1,4 +1,4 @@
-"""The benchmark: its yardsticks, and every suite in its smallest form."""
+"""The benchmark: its yardsticks, and every suite at its smallest size."""
 
 import collections
 import json
@@ -64,7 +64,7 @@ def test_contestants_take_turns():
   ]
   times = timing.measure(contestants, 4, at_least=0.0)
   assert [t.repetitions for t in times.values()] == [4, 4, 4]
-  # After two runs each, every turn has everyone once.
+  # After two runs of each, every turn runs each contestant once.
   assert calls[:6] == ["a", "a", "b", "b", "c", "c"]
   turns = [calls[i : i + 3] for i in range(6, len(calls), 3)]
   assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
@@ -102,7 +102,7 @@ def test_flops_of_a_perceptron():
   model = qj.create_model("mlp", 10, features=(64, 32))
   layers = [2 * 16 * n for n in (784 * 64, 64 * 32, 32 * 10)]
   assert flops.layer_flops(model, (16, 28, 28, 1)) == layers
-  # No gradient of the images.
+  # Without the gradient of the images.
   total = 3 * sum(layers) - layers[0]
   assert flops.sgd_flops(model, (16, 28, 28, 1)) == total
 
@@ -161,7 +161,7 @@ def operations(method, federation, settings):
     data = federation.client(jnp.int32(0))
     return method.client_update(server, client, data, context, "clients")
 
-  # What nobody needs is gone, and what is the same is there once.
+  # XLA has removed unused operations and merged equal ones.
   lowered = jax.jit(client_round).lower(jax.random.key(0))
   text = lowered.compile().as_text() or ""
   found = re.findall(r"= (\S+?)(?:{\S*)? (dot|convolution)\(", text)
@@ -270,7 +270,7 @@ def test_suites_do_without_torch(bench, monkeypatch):
   with quick_compilation():
     benchmark.SUITES["conv"](bench)
   assert not [row for row in bench.rows if "PyTorch" in row["name"]]
-  # Ratios are to whoever comes first.
+  # Ratios are relative to the first contestant.
   assert all("PyTorch" not in row["reference"] for row in bench.rows)
 
 

@@ -1,4 +1,4 @@
-"""The command lines, run as a user runs them."""
+"""The commands, run as a user runs them."""
 
 import csv
 import importlib
@@ -184,7 +184,7 @@ def test_demo_prints_one_table_and_leaves_a_figure(tmp_path):
 
 @pytest.mark.slow
 def test_uneven_clients_by_flags(tmp_path):
-  """Budgets, chances and states on disk are settings like all others."""
+  """Budgets, participation and states on disk are settings like all others."""
   done = command(
     "federated",
     "--config=configs/digits.py",
@@ -241,7 +241,7 @@ def test_what_uneven_clients_cannot_be_is_one_line(flag, message, tmp_path):
 
 @pytest.fixture
 def packed(tmp_path):
-  """A model file and one of samples; class i where sample i is one."""
+  """A model file and a file of samples; the class is the index of the 1."""
   info = qj.ModelInfo("mlp", 3, (3,), options={"features": ()})
   params = {
     "last": {

@@ -1,4 +1,4 @@
-"""Runs go on after whatever ended them, to the results of one that did not."""
+"""Runs resume whatever ended them, with the results of uninterrupted runs."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ QUIET = qj.Display(quiet=True)
 COSTS = ("timing", "memory")
 FILES = ("metrics.jsonl", "clients.csv", "config.json")
 
-# Kills of one run; many more take an hour.
+# How often a run is killed; many more kills take an hour.
 KILLS = int(os.environ.get("QUPED_KILLS", "3"))
 
 STATE = {
@@ -59,7 +59,7 @@ def saved(folder, rounds=(5,), keep=2, values=None, **identity):
 
 
 def latest(found):
-  """The latest checkpoint, which is there."""
+  """The latest checkpoint, which must exist."""
   checkpoint = found.latest(shapes)
   assert checkpoint is not None
   return checkpoint
@@ -204,11 +204,11 @@ def test_federations_that_differ_have_other_fingerprints():
   assert checkpoint.fingerprint(fewer) != first
 
 
-# Runs that stop in the middle, in this process.
+# Runs that are stopped midway, in this process.
 
 
 class StopError(Exception):
-  """What ends a run in these tests."""
+  """Ends a run in these tests."""
 
 
 class StopsAfter(qj.Display):
@@ -345,7 +345,7 @@ def test_the_state_of_clients_that_all_diverged_is_saved(tmp_path):
 
 
 class StopsProcess(qj.Display):
-  """Sends itself a signal when a run is told to be at its last round."""
+  """Sends its own process a signal when a run reports its last round."""
 
   def show(self, label, rounds):
     del label
@@ -391,7 +391,7 @@ def test_another_trace_in_the_same_file_is_another_run(tmp_path):
 def test_a_run_that_divergence_ended_does_not_pass_when_called_again(
   tmp_path, rate
 ):
-  """Neither where all diverged nor where one may not; in its last round."""
+  """Neither if all diverge nor if none may and one does, in the last round."""
   alone = isinstance(rate, tuple)
   given = settings(
     "fedavg",
@@ -437,7 +437,7 @@ def start(workdir):
 
 
 def wait_for(process, workdir, lines):
-  """Until the run has so many lines of metrics, or is at its end."""
+  """Waits until the run has this many lines of metrics, or ends."""
   path = workdir / "metrics.jsonl"
   while process.poll() is None:
     if path.exists() and path.read_text().count("\n") >= lines:

@@ -1,4 +1,4 @@
-"""Packed model files: exact, small, and refused unless they are right."""
+"""Packed model files: exact, small, and refused unless they are correct."""
 
 import ast
 import contextlib
@@ -26,12 +26,12 @@ from tests import tiny  # Registers "normed", with batch normalisation.
 ROOT = pathlib.Path(__file__).parents[2]
 # Many more cases, for some twenty minutes.
 LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
-# What Python and NumPy may take to read a file of a few KB, or to refuse it.
+# Bytes that Python and NumPy may take to read or refuse a file of a few KB.
 MOST_MEMORY = 8 * 2**20
 
 
 def cases(few, many):
-  """How many cases a test draws; a machine may be busy and draw slowly."""
+  """Sets how many cases a test draws, slowly if the machine is busy."""
   return settings(
     max_examples=many if LONG else few,
     deadline=None,
@@ -46,7 +46,7 @@ def info_of(name="mlp", bits=2, shape=(6,), **changes):
 
 
 def variables_of(info, seed=0):
-  """Random parameters and statistics, with so many levels as there may be."""
+  """Random parameters and statistics, with as many levels as allowed."""
   rng = np.random.default_rng(seed)
   model = info.create()
   inputs = jax.ShapeDtypeStruct((1, *info.input_shape), jnp.float32)
@@ -409,7 +409,7 @@ def test_no_folder_is_an_error(tmp_path):
     qj.save_packed(path, *variables_of(info_of()), info_of())
 
 
-# Files that are damaged, or made to do harm.
+# Files that are damaged, or crafted to do harm.
 
 
 def refused(path, message=None):
@@ -420,21 +420,21 @@ def refused(path, message=None):
 
 
 def parts(data):
-  """A file's header, our text in it, and the bytes of its tensors."""
+  """A file's header, our metadata in it, and the bytes of its tensors."""
   end = 8 + int.from_bytes(data[:8], "little")
   header = json.loads(data[8:end])
   return header, json.loads(header["__metadata__"]["quped_jax"]), data[end:]
 
 
 def build(header, about, tensors):
-  """The reverse, with the right checksum; about may be any text."""
+  """The inverse of `parts`, with the right checksum; about may be any text."""
   if not isinstance(about, str):
     about = json.dumps({**about, "sha256": "0" * 64}, separators=(",", ":"))
   header = {**header, "__metadata__": {"quped_jax": about}}
   text = json.dumps(header, separators=(",", ":")).encode()
   text += b" " * (-len(text) % 8)
   data = bytearray(len(text).to_bytes(8, "little") + text + tensors)
-  # Without a place for a checksum there is none.
+  # A text without a place for a checksum gets none.
   with contextlib.suppress(ValueError):
     container.seal(data)
   return bytes(data)
@@ -442,7 +442,7 @@ def build(header, about, tensors):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-  """[(a good file's bytes, what it holds)], and where to put bad ones."""
+  """[(a good file's bytes, what it holds)], and a path for bad ones."""
   path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
   good = []
   for info in INFOS:
@@ -499,7 +499,7 @@ def test_another_format_is_named(files, tmp_path):
   header, about, tensors = parts(files[0][0][0])
   path.write_bytes(build(header, {**about, "format": 2}, tensors))
   refused(path, "its format is not 1")
-  # The library's version is for the reader.
+  # The library's version is only for human readers.
   path.write_bytes(build(header, {**about, "library": "9.9"}, tensors))
   qj.load_packed(path)
 
@@ -575,7 +575,7 @@ def test_metadata_that_is_no_json_of_ours_is_refused(text, files, tmp_path):
 
 
 def measured(path):
-  """What a file holds, or None if it is refused; within little memory."""
+  """What a file holds, or None if refused; checks that memory stays small."""
   tracemalloc.start()
   try:
     found = qj.load_packed(path)
@@ -593,7 +593,7 @@ def measured(path):
 
 @st.composite
 def damages(draw, data):
-  """A file that was cut, whose bits have flipped, or that is something else."""
+  """A file that was cut, that has flipped bits, or that is something else."""
   kind = draw(
     st.sampled_from(["cut", "flip", "length", "splice", "swap", "random"])
   )
@@ -724,7 +724,7 @@ def test_a_hostile_table_of_tensors_is_right_or_refused(files, data):
 @given(data=st.data())
 @cases(30, 1000)
 def test_other_numbers_are_another_model(files, data):
-  """What is consistent is a model, whatever its weights are."""
+  """A consistent file is a model, whatever its weights."""
   good, path = files
   header, about, tensors = parts(data.draw(st.sampled_from(good))[0])
   seed = data.draw(st.integers(0, 2**32))
@@ -756,7 +756,7 @@ def check_what_it_says(path) -> bool:
 
 
 def test_nothing_reads_pickles():
-  """No module that runs what it reads, and NumPy is told not to."""
+  """No module is imported that runs what it reads; NumPy is told not to."""
   runs_what_it_reads = {"pickle", "cloudpickle", "dill", "joblib", "marshal"}
   for folder in ("quped_jax", "experiments", "configs"):
     for path in (ROOT / folder).rglob("*.py"):

@@ -24,7 +24,7 @@ BITS = (1, 2, 32)
 def make_federation(
   counts=COUNTS, size: int = SIZE, *, labelled: bool = True
 ) -> qj.Federation:
-  """That of `tiny`, with a public set of samples of the same classes."""
+  """The federation of `tiny`, with a public set of the same classes."""
   federation = tiny.make_federation(counts)
   # The classes' means are those of any federation of `tiny`.
   other = tiny.make_federation((size,), seed=7).source
@@ -56,7 +56,7 @@ def make_model(hidden=(8, 8)) -> qj.Model:
 
 
 def make_context(federation: Any, client_id: int = 0, round_: int = 0):
-  """What a client of full precision knows."""
+  """The context of a client of full precision."""
   return api.Context(
     round=jnp.int32(round_),
     key=jax.random.key(3),
@@ -84,7 +84,7 @@ def simulate(
 
 
 def play(simulation: Simulation, rounds: int, seed: int = 0):
-  """(The state after some rounds, the loss of each)."""
+  """(The state after some rounds, the loss of each round)."""
   losses = []
   with tiny.quick_compilation():
     state = simulation.init(seed)

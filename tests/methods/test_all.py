@@ -20,7 +20,7 @@ CLIENTS = len(tiny.COUNTS)
 
 
 def over(names, fast=tiny.METHODS):
-  """Parametrizes a test by methods, of which it is slow for all but some."""
+  """Parametrizes a test by methods; marks it slow for all but a few."""
   return pytest.mark.parametrize(
     "name",
     [
@@ -31,8 +31,8 @@ def over(names, fast=tiny.METHODS):
 
 each = over(tiny.METHODS)
 
-# Written out, so that a method that is lost to one of them is not lost to its
-# test as well.
+# Written out, so that a method that loses this property does not drop out of
+# the test as well.
 PUBLIC = ("cfd", "ds_fl", "feddf", "fedmd")
 
 
@@ -41,7 +41,7 @@ def test_the_table_holds_every_method():
   assert len(tiny.METHODS) == 24
 
 
-# One at a time is how `tiny.tiny` runs anyway.
+# `tiny.tiny` runs one client at a time by default.
 VMAP: dict[str, Any] = {"strategy": "vmap"}
 ONE: dict[str, Any] = {}
 THREE: dict[str, Any] = {"chunk_size": 3}
@@ -80,7 +80,7 @@ def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   assert tiny.largest_difference(start.clients, reference.clients) > 1e-3
 
 
-# FedGKT's server looks at single messages; the others only add them up.
+# FedGKT's server looks at single messages; the others only sum them.
 IN_DOUBLE = ("quped", "qupel", "fedavg", "local", "fedgkt")
 
 
@@ -117,7 +117,7 @@ def test_other_clients_and_later_rounds_compile_nothing(name):
   traces, programs = made.traces.calls, made.simulation.program.compilations
   for _ in range(3):
     state, _ = made.simulation.run_round(state)
-  # Precisions lie in the state, as codebooks: the clients swap them.
+  # Precisions are part of the state, as codebooks: the clients swap them.
   state = tiny.change_codebooks(
     state, lambda book: jax.tree.map(lambda x: x[::-1], book)
   )
@@ -197,7 +197,7 @@ def test_the_loss_that_is_reported_falls(name):
     state, metrics = made.simulation.run_round(state)
     losses.append(float(metrics["loss"]))
   assert np.mean(losses[-3:]) < tiny.CASES[name].loss * losses[0]
-  # And nobody is taken for one that diverges.
+  # And no client is mistaken for a diverging one.
   assert int(state.monitor.undone) == 0
 
 
@@ -239,7 +239,7 @@ def test_digits_are_learned(name):
     )
   summary = result.summary
   accuracy = summary["accuracy"][summary["primary_variant"]]["mean"]
-  # Of four classes that a client holds, out of ten.
+  # A client holds four of the ten classes.
   assert accuracy > 0.55
   assert summary["bytes_up"] > 0 or name == "local"
   assert summary["gradients"] >= settings.steps
@@ -266,7 +266,7 @@ def distinct_values(params):
 
 
 def check_levels(made, state):
-  """Quantized models have at most 2^bits values per tensor; others not."""
+  """Quantized tensors have at most 2^bits values; other tensors have more."""
   assert made.method.primary_variant == "quantized"
   for i, bits in enumerate(made.settings.bits):
     data = made.federation.client(jnp.int32(i))
@@ -290,8 +290,8 @@ def check_levels(made, state):
     assert counts["first"] == 48 and counts["last"] == 32
 
 
-# All but APFL, whose clients have full precision, and FedBN, whose model here
-# is another.
+# All but APFL, whose clients have full precision, and FedBN, which has another
+# model here.
 QUANTIZED = (
   "cfd", "ditto", "ds_fl", "fd", "fedavg", "feddf", "fedgen", "fedgkd",
   "fedgkd_vote", "fedgkt", "fedkd", "fedmd", "fedntd", "fedprox", "fedrep",
@@ -307,7 +307,7 @@ def test_quantized_models_have_at_most_as_many_values_as_levels(name):
 
 @over(("fedavg", "scaffold", "pfedme", "ditto"), fast=("ditto",))
 def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
-  """Statistics too are those of the model, in any company and if absent."""
+  """Nor are its statistics, whoever else takes part, even if it is absent."""
   made = tiny.tiny(
     name, model="normed", hidden=(), bits=(1, 32), clients_per_round=2
   )
@@ -378,7 +378,7 @@ QUPED_FAMILY = over(FAMILY)
 
 @QUPED_FAMILY
 def test_weights_are_not_on_the_border_of_two_cells(name):
-  """Where rounding decides, ways to run could go apart."""
+  """At a border rounding would decide, and strategies could disagree."""
   for state in (tiny.tiny(name).state(), tiny.tiny(name).play(1)):
     client = state.clients[COHORT]
     params = client.params if name != "fedavg" else stacked(state.server)

@@ -13,7 +13,7 @@ SAME = {"bits": (32,), "shared_learning_rate": RATE}
 
 
 def play_fixed(alpha, rounds=2):
-  """Rounds of a federation with that alpha, which stays."""
+  """Rounds of a federation with that fixed alpha."""
   options = {"alpha": alpha, "alpha_learning_rate": 0.0}
   made = tiny.assemble(
     tiny.make_settings(

@@ -46,7 +46,7 @@ def test_what_goes_down_are_the_servers_own_labels(federation):
   sent = jax.nn.softmax(jax.random.normal(jax.random.key(1), SHAPE))
   message = quantized_labels.encode(sent, 3)
   total = made.receive(server, message, 2.0, context, COHORT)
-  # The server sums what the packed labels stand for.
+  # The server sums the decoded labels.
   np.testing.assert_allclose(
     total.total, 2 * quantized_labels.decode(message, 3, SHAPE), rtol=1e-6
   )

@@ -7,7 +7,7 @@ from tests import alone, tiny
 
 COHORT = tiny.COHORT
 RATE = 0.1
-# The step size of the copy that FedAvg's clients take.
+# The shared copy takes the step size of FedAvg's clients.
 SAME = {"bits": (32,), "shared_learning_rate": RATE}
 
 

@@ -63,7 +63,7 @@ def test_the_server_sharpens_the_mean_and_distils_it(federation):
     logits, _ = model.apply(state.model.params, {}, inputs, False)
     losses.append(-np.mean(np.sum(expected * jax.nn.log_softmax(logits), 1)))
   assert losses[1] < 0.95 * losses[0]
-  # A round in which nobody sends changes nothing.
+  # A round in which no client sends changes nothing.
   nobody = jax.tree.map(jnp.zeros_like, total)
   with tiny.quick_compilation():
     after = jax.jit(made.server_update)(new, {COHORT: nobody}, context)
@@ -80,7 +80,7 @@ def test_a_client_learns_from_labels_that_it_receives(federation):
     context.spec,
     COHORT,
   )
-  # The server insists on a class that the client never chooses alone.
+  # All of the server's targets are of one class, unlike the client's outputs.
   targets = jax.nn.one_hot(jnp.full(publics.SIZE, 2), tiny.CLASSES)
   download = made.broadcast(server, context.client_id, COHORT)
   still = context._replace(num_steps=jnp.int32(0))
@@ -93,7 +93,7 @@ def test_a_client_learns_from_labels_that_it_receives(federation):
   with tiny.quick_compilation():
     first = play(download)
     taught = play(download._replace(targets=targets))
-  # A first round has nothing to digest, and here no step of its own either.
+  # The first round has nothing to digest, and here no local steps either.
   assert tiny.largest_difference(first.client.params, start.params) == 0
   assert np.mean(np.argmax(taught.message, axis=1) == 2) > 0.95
   np.testing.assert_allclose(np.sum(taught.message, axis=1), 1, rtol=1e-5)

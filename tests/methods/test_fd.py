@@ -28,10 +28,10 @@ def assemble(*, steps=1, present=0, bits=(32,), **options):
 
 
 def run(made, rounds) -> list[Any]:
-  """The states after each round, and before the first."""
+  """The states before the first round and after each."""
   with tiny.quick_compilation():
     states = [made.simulation.init(0)]
-    # A round takes the buffers of the state over.
+    # A round reuses the state's buffers.
     history = [tiny.to_host(states[0])]
     for _ in range(rounds):
       states[0], _ = made.simulation.run_round(states[0])
@@ -49,7 +49,7 @@ def batch_of(made, state, client_id):
 
 
 def hand_outputs(made, state, client_id):
-  """Sums and counts by label, a sample at a time."""
+  """Sums and counts by label, computed sample by sample."""
   batch = batch_of(made, state, client_id)
   params = tiny.client(state.clients[COHORT].learner.params, client_id)
   logits = np.asarray(alone.logits(made.model, params, batch), np.float64)
@@ -67,7 +67,7 @@ def sum_up(parts):
 
 @pytest.fixture(scope="module")
 def rounds():
-  """Two rounds of one step each, of three clients, and what they sent."""
+  """Two rounds of one step each, by three clients, and what they sent."""
   made = assemble(gamma=0.7)
   states = run(made, 2)
   sent = [hand_outputs(made, states[0], i) for i in range(3)]
@@ -132,7 +132,7 @@ def test_who_was_not_in_the_last_round_subtracts_nothing():
       np.testing.assert_allclose(rest.sums, expected[0], atol=1e-5)
       np.testing.assert_array_equal(rest.counts, expected[1])
   assert absences == 4
-  # Some of them had sent something before.
+  # Some of the absent clients had sent something before.
   assert any(
     np.any((s.clients[COHORT].round >= 0) & (s.clients[COHORT].round < i))
     for i, s in enumerate(states[1:])
@@ -199,7 +199,7 @@ def test_outputs_are_collected_over_all_local_steps():
   np.testing.assert_allclose(
     result.message.sums.sum(axis=1), result.message.counts, rtol=1e-5
   )
-  # Steps that do not count, of a straggler, give none.
+  # Steps that a straggler does not take add no outputs.
   context = made.context._replace(num_steps=jnp.int32(1))
   _, download, client = made.init(jax.random.key(1))
   short = alone.quickly(

@@ -49,7 +49,7 @@ def make(**options):
 
 
 def aggregate(made, server, values, weights):
-  """What the server has heard: messages full of these values."""
+  """What the server has received: messages full of these values."""
   sums = [
     made.receive(
       server,
@@ -64,7 +64,7 @@ def aggregate(made, server, values, weights):
 
 
 def moved(made, server, values=(1.0, 3.0), weights=(3.0, 1.0)):
-  """By how much a server update moves every weight; the new server too."""
+  """How far a server update moves every weight, and the new server."""
   new = made.server_update(
     server, aggregate(made, server, values, weights), None
   )
@@ -225,7 +225,7 @@ def test_the_quantized_model_keeps_statistics_of_its_own(normed):
       )
       for i in range(2)
     ]
-    # The 1-bit client's differ; at full precision they are the same model's.
+    # The 1-bit client's differ; at full precision both are of one model.
     assert apart[0] > 1e-2 and apart[1] < 1e-6
 
 

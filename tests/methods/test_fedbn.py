@@ -59,7 +59,7 @@ def test_normalisation_stays_and_differs_among_clients(played):
 
 
 def test_the_rest_is_the_weighted_mean():
-  """A round of two clients of full precision, each alone and together."""
+  """A round of two clients of full precision: each alone, then both."""
   counts = (30, 40)
 
   def end(chosen):

@@ -20,7 +20,7 @@ def federation():
 
 
 def make(federation, **options):
-  """The method, its model, server, context there, and two messages."""
+  """The method, its model and server, the server's context, two messages."""
   model = publics.make_model()
   made = publics.make_method("feddf", federation, model=model, **options)
   server = made.init_server(jax.random.key(0), federation.example())
@@ -60,11 +60,11 @@ def test_the_teacher_is_the_mean_of_the_clients_logits(federation):
     for message in messages
   ]
   expected = sum(logits_of(federation, model, s) for s in sent) / 2
-  # Whatever their weights in the mean of the parameters.
+  # Logits count equally, whatever the weights in the mean of parameters.
   total = heard(made, server, messages, (3.0, 1.0), context).total
   np.testing.assert_allclose(total.count, 2)
   np.testing.assert_allclose(total.logits / 2, expected, atol=1e-5)
-  # A client of no weight has no say.
+  # A client of weight zero has no influence.
   total = heard(made, server, messages, (3.0, 0.0), context).total
   np.testing.assert_allclose(total.count, 1)
   first = logits_of(federation, model, sent[0])

@@ -36,7 +36,7 @@ def start(made, federation, server, context):
 
 
 def heard(made, messages, weights, server, context):
-  """What the engine makes of some messages."""
+  """What the server receives, as the engine aggregates some messages."""
   sums = [
     made.receive(server, m, w, context, COHORT)
     for m, w in zip(messages, weights, strict=True)
@@ -138,7 +138,7 @@ def test_a_client_of_no_weight_does_not_teach_the_generator(trained):
 
 
 def test_generated_features_reach_the_last_layer_alone(federation):
-  """A step on a known generator, against one in a first round."""
+  """A step with a known generator, against one in a first round."""
   made, _, server = make(federation, alpha=2.0)
   context = publics.make_context(federation)._replace(num_steps=jnp.int32(1))
   own = start(made, federation, server, context)

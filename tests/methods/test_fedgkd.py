@@ -46,7 +46,7 @@ def test_the_teacher_of_one_model_is_what_was_received():
 
 
 def shifted(server):
-  """A server whose teacher is another than its model."""
+  """A server whose teacher differs from its model."""
   models = jax.tree.map(lambda x: jnp.stack([x[0], -x[0] + 0.1]), server.models)
   return server._replace(models=models, count=jnp.int32(2))
 

@@ -33,7 +33,7 @@ def test_without_distillation_it_is_fedavg():
 
 
 def split_federation(validation):
-  """Clients with 11 training samples and so many for validation."""
+  """Clients with 11 training samples and this many for validation."""
   rng = np.random.default_rng(0)
   total = sum(15 + count for count in validation)
   dataset = qj.from_arrays(
@@ -76,7 +76,7 @@ def test_losses_are_means_over_validation_or_training_samples(validation):
 
 
 def two_of_three(server):
-  """A server that has had two models; the third must not count."""
+  """A server that has held two models; the third must not count."""
   models = jax.tree.map(
     lambda x: jnp.stack([x[0], -x[0] + 0.1, x[0] + 7]), server.models
   )
@@ -92,7 +92,7 @@ def test_local_steps_are_those_of_the_paper():
     jax.tree.map(lambda x, i=i: x[i], played.download.models.params)
     for i in range(2)
   )
-  # No validation samples: all 23 of training.
+  # Without validation samples, all 23 training samples are used.
   data = tiny.make_federation((23,)).client(jnp.int32(0))
   samples = data.batch(jnp.arange(23))
   scores = [

@@ -49,7 +49,7 @@ def play(made, federation, server, client_id, context=None, logits=None):
 
 
 def received(made, server, messages, ids):
-  """What the engine makes of the messages of some clients, -1 for nobody."""
+  """What the server receives of some clients' messages; -1 is an empty slot."""
   weights = [float(i >= 0) for i in ids]
   sums = [
     made.receive(server, m, w, None, COHORT)
@@ -84,7 +84,7 @@ def test_a_client_sends_features_and_logits_of_all_its_samples(federation):
 
 
 def test_a_client_learns_from_labels_and_the_servers_logits(federation):
-  """One step, written out; each sample has the logits of its own position."""
+  """One step, written out; each sample uses the logits of its position."""
   made, model, server = make(federation, weight=0.7, temperature=2.0)
   context = publics.make_context(federation, 2)
   context = context._replace(num_steps=jnp.int32(1))
@@ -125,7 +125,7 @@ def test_the_server_learns_what_it_received_and_keeps_the_rest(federation):
   context = publics.make_context(federation)
   messages = [play(made, federation, server, i)[1].message for i in (2, 0)]
   update = jax.jit(made.server_update)
-  # Slots in another order than the clients; nobody in the second.
+  # Slots in another order than the clients; the second is empty.
   heard = received(made, server, [messages[0], messages[1]], (2, -1))
   with tiny.quick_compilation():
     new = update(server, heard, context)
@@ -134,14 +134,14 @@ def test_the_server_learns_what_it_received_and_keeps_the_rest(federation):
   sent = messages[0]
   hits = np.argmax(new.logits[2], axis=1) == np.asarray(sent.labels)
   assert np.mean(hits[:17]) > 0.8
-  # The table holds what the network says of the features that were sent.
+  # The table holds the network's outputs for the features that were sent.
   x = np.asarray(sent.features)
   for name in ("first", "last"):
     layer = new.network[name]
     x = x @ layer["kernel"] + layer["bias"]
     x = x if name == "last" else np.maximum(x, 0)
   np.testing.assert_allclose(new.logits[2][:17], x[:17], atol=1e-4)
-  # The next round's client finds its logits; those who are away keep theirs.
+  # The next round's client gets its logits; absent clients keep theirs.
   np.testing.assert_array_equal(
     made.broadcast(new, jnp.int32(2), COHORT), new.logits[2]
   )

@@ -11,7 +11,7 @@ RATE = 0.1
 
 
 def hand_step(models, mentor, mentee, batch):
-  """Each in its own loss; the other and the divisor are held constant."""
+  """Each model has its own loss; the other and the divisor are constant."""
   labels = batch.labels
   old_mentor = alone.logits(models.clients[COHORT], mentor, batch)
   old_mentee = alone.logits(models.shared, mentee, batch)
@@ -74,7 +74,7 @@ def test_a_quantized_mentor_teaches_as_it_is_deployed():
 
 
 def test_two_that_agree_teach_each_other_nothing():
-  """One model twice, for one step: local training, beside FedAvg."""
+  """The same model twice, for one step: local training, and FedAvg."""
   made = alone.make("fedkd", steps=1)
   client, download = alone.start(made, seed=1), made.init(jax.random.key(1))[1]
   assert tiny.largest_difference(client.params, download.params) == 0
@@ -97,7 +97,7 @@ def test_only_the_small_mentee_travels():
 
 
 def test_losses_of_zero_divide_nothing_by_zero():
-  """Both models give every sample the probability of 1 for its label."""
+  """Both models give every sample's label the probability 1."""
 
   def init(key, inputs):
     return {"scale": jnp.float32(1e4)}, {}

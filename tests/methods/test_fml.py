@@ -24,7 +24,7 @@ def test_by_labels_alone_it_is_local_training_beside_fedavg():
 
 
 def hand_step(models, alpha, beta, own, shared, batch):
-  """Both learn from the other as it was, which is held constant."""
+  """Both learn from the other's model before the step, held constant."""
   model = models.clients[COHORT]
   taught_by = alone.logits(models.shared, shared, batch)
   teaches = alone.logits(model, own, batch)
@@ -75,7 +75,7 @@ def test_local_steps_are_those_of_the_paper(hidden):
 
 
 def test_a_model_that_only_teaches_is_not_moved_by_its_student():
-  """With alpha = 1 nothing but labels moves the own model, and likewise."""
+  """With alpha = 1 only labels move the own model; likewise beta = 1."""
 
   def play(alpha, beta):
     return alone.play(alone.make("fml", alpha=alpha, beta=beta))

@@ -67,7 +67,7 @@ def test_nothing_travels():
 
 @pytest.mark.slow
 def test_a_model_of_any_kind_can_be_trained():
-  """Ten lines to one's own model: plain functions, and no layers' names."""
+  """Ten lines make a model of one's own: plain functions, no layer names."""
   model = qj.Model(
     "linear",
     lambda key, inputs: ({"w": jnp.zeros((inputs.shape[1], 4))}, {}),

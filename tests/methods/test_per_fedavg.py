@@ -107,7 +107,7 @@ def test_the_gradient_flows_on_through_a_quantizer():
 
 @pytest.mark.parametrize("variant", ["first_order", "hessian_free"])
 def test_local_steps_draw_their_batches_apart(variant):
-  """On a single sample each, in the order in which they are drawn."""
+  """Each on a single sample, in the order in which they are drawn."""
   steps, alpha, delta = 2, 0.2, 0.05
   settings = tiny.make_settings(
     "per_fedavg", 1, bits=(32,), steps=steps, batch_size=3,

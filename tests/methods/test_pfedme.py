@@ -94,7 +94,7 @@ def test_in_the_fine_tuning_phase_theta_goes_on_from_its_levels():
   np.testing.assert_array_equal(
     new.params["hidden_1"]["kernel"], centers[index]
   )
-  # It is pulled towards w, from where it was: by 1.5 times the distance.
+  # From its old place it is pulled towards w, by 1.5 times the distance.
   for layer in ("first", "last"):
     before = played.start.params[layer]
     after, w = new.params[layer], played.download.params[layer]

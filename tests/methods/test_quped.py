@@ -13,7 +13,7 @@ from tests.methods import toy
 
 COHORT = tiny.COHORT
 STEPS, LEVELS = 2, 4
-# T, P in gaps, and the rates and strengths of the tests.
+# T, P (in gaps), and the rates and strength of the tests.
 TEMPERATURE, SHARPNESS = 2.0, 10.0
 LEARNING_RATE, CENTERS_RATE, SHARED_RATE, STRENGTH = 0.1, 0.02, 0.3, 0.05
 
@@ -65,7 +65,7 @@ def prox_l2(y, c, t):
 
 
 def prox_centers_l2(mu, old, x, t):
-  """The levels' one, assignments to the old levels held fixed."""
+  """The levels' proximal map, with assignments to the old levels fixed."""
   index = hand_nearest(x, old)
   sums = jnp.stack([jnp.sum(jnp.where(index == k, x, 0)) for k in range(4)])
   counts = jnp.stack([jnp.sum(index == k) for k in range(4)])

@@ -11,7 +11,7 @@ LAMBDA = 0.6
 
 
 def hand_step(x, c, w, batch):
-  """One local step of QuPeL, of the functions by hand in QuPeD's test."""
+  """One local step of QuPeL, from the functions by hand in QuPeD's test."""
   inputs, labels = batch
 
   def quantized(x, c):

@@ -59,7 +59,7 @@ def test_rounds_are_those_of_the_paper():
 
 
 def test_it_removes_the_bias_of_clients_that_drift():
-  """The same rounds take FedAvg to a point that is no optimum."""
+  """The same rounds take FedAvg to a point that is not the optimum."""
   distances = {}
   for name in ("scaffold", "fedavg"):
     made = toy.linear_method(name, STEPS)
@@ -76,7 +76,7 @@ def test_a_straggler_counts_the_steps_that_it_took():
   _, clients = toy.play(made, federation, 1, num_steps=jnp.int32(3))
   for client, control in zip(clients, hand_rounds(1, 3)[2], strict=True):
     np.testing.assert_allclose(client.control["w"], control, rtol=1e-4)
-  # More than there are do not count.
+  # Steps beyond those of a round do not count.
   _, clients = toy.play(made, federation, 1, num_steps=jnp.int32(99))
   for client, control in zip(clients, hand_rounds(1, STEPS)[2], strict=True):
     np.testing.assert_allclose(client.control["w"], control, rtol=1e-4)
@@ -109,7 +109,7 @@ def aggregate(made, server, values, weights):
 
 
 def test_the_server_counts_all_clients_for_its_control():
-  """Weights are of the models alone; who is absent sends no change of c."""
+  """Weights apply only to the models; absent clients send no change of c."""
   made = toy.linear_method("scaffold", 1, weighting="samples")
   server, _ = toy.begin(made, toy.linear_federation())
   new = made.server_update(

@@ -32,7 +32,7 @@ def change(models: Models, training: Training):
   fedavg = averaging_method("mine", models, training)
 """
 
-# Of each function of a method: right arguments, wrong ones, a result.
+# For each function of a method: right arguments, wrong ones, a result.
 FUNCTIONS = {
   "init_server": ("key, inputs", "key", "()"),
   "init_client": (
@@ -74,7 +74,7 @@ RESULTS = {
   "global_model": ("server, cohort", "'global'"),
 }
 
-# Of `make`: arguments, result, whether it may be registered so.
+# For `make`: arguments, result, whether it may be registered with them.
 MAKERS = (
   ("models, training, options", "FederatedMethod", True),
   ("models, training, options, federation", "FederatedMethod", True),
@@ -93,7 +93,7 @@ MAKERS = (
 
 
 def usage() -> tuple[str, set[int]]:
-  """A module that uses the types, and its lines that are wrong, from 0."""
+  """A module that uses the types, and its wrong lines, counted from 0."""
   lines: list[str] = []
   lines += USE.splitlines()
   wrong = set()
@@ -140,7 +140,7 @@ def test_a_wrong_signature_is_an_error(tmp_path):
     timeout=300,
   )
   found = json.loads(done.stdout)["generalDiagnostics"]
-  # That stubs return nothing is not what is looked for.
+  # Ignores that stubs return nothing.
   found = [x for x in found if x.get("rule") != "reportReturnType"]
   lines = {x["range"]["start"]["line"] for x in found}
   assert lines == wrong, found

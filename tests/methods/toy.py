@@ -45,7 +45,7 @@ def linear_gradient(client: int, w):
 
 
 def linear_optimum():
-  """Where the mean of the clients' losses is smallest."""
+  """The point at which the mean of the clients' losses is smallest."""
   X = np.concatenate([np.array(x) for x in INPUTS])
   return np.linalg.lstsq(X, np.concatenate(TARGETS), rcond=None)[0]
 
@@ -174,9 +174,9 @@ def run(
     name: of the method.
     rounds: how many.
     clients: how many of the tiny federation's.
-    model: another than the MLP.
+    model: takes the place of the MLP.
     bits: of the clients in turn.
-    evaluate: whether the last state is.
+    evaluate: whether the last state is evaluated.
     changes: to the settings, pairs of field and value.
     options: of the method.
   """
@@ -208,7 +208,7 @@ def check_learns(name: str, rounds: int = 15, **how) -> Played:
 
 
 class OneClient(NamedTuple):
-  """A client's round on a small MLP, and what it was made of.
+  """A client's round on a small MLP, and what went into it.
 
   Attributes:
     made: the method.

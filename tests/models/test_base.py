@@ -67,7 +67,7 @@ def test_from_linen_moves_statistics_in_training_only():
   np.testing.assert_allclose(
     in_train["BatchNorm_0"]["mean"], 0.1 * inputs.mean(axis=0), rtol=1e-6
   )
-  # The batch's own statistics normalise, so that shift and scale do not tell.
+  # The batch's own statistics normalise, so shift and scale have no effect.
   moved, _ = model.apply(params, stats, 5 * inputs + 3, True)
   np.testing.assert_allclose(logits, moved, atol=1e-4)
 

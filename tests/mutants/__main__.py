@@ -1,17 +1,17 @@
-"""Measures what the tests catch: changes code and looks whether they fail.
+"""Measures what the tests catch: changes code and checks whether they fail.
 
   python -m tests.mutants run --results whole.jsonl
   python -m tests.mutants run --results thin.jsonl --pytest_args='-m "not slow"'
   python -m tests.mutants report thin.jsonl whole.jsonl
 
 Each mutant of `frozen.json` is one small change; the tests that mirror the
-changed file should fail on it. A run that was interrupted goes on where it was.
+changed file should fail on it. An interrupted run resumes where it stopped.
 
 When code changes, `test_mutants.py` names the mutants that are no longer found.
-`moved.json` says how they read now: `renamed` maps old identifiers to new ones,
-in all mutants; `restated` maps the id of a mutant to those of its fields that
-changed otherwise. `equivalent.json` gives for mutants that no test could kill
-the reason. `choose` has written `frozen.json`, once and for all.
+`moved.json` says what became of them: `renamed` maps old identifiers to new
+ones, in all mutants; `restated` maps the id of a mutant to those of its fields
+that changed otherwise. `equivalent.json` gives the reason for mutants that no
+test could kill. `choose` wrote `frozen.json`, once and for all.
 """
 
 import argparse

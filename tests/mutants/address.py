@@ -2,9 +2,9 @@
 
 A mutant is one small change to one expression or statement of a function:
 
-- `package`: of the four whose tests it judges;
+- `package`: the one of four packages whose tests it judges;
 - `function`: the qualified name inside its module, as `Layout.slots`;
-- `statement`: the statement that is changed, of a compound one its header;
+- `statement`: the statement that is changed; for a compound one, its header;
 - `before`: the changed part of the statement;
 - `occurrence`: which of several such parts of the function, from 0;
 - `after`: what replaces it.
@@ -49,9 +49,9 @@ class Function(NamedTuple):
   Attributes:
     path: of its file.
     name: its qualified name inside the module.
-    statements: its own, not those of functions inside: by their text, in
-      order, the nodes that may be changed.
-    arguments: the names of those that it takes by position.
+    statements: its own, not those of inner functions: their text, and in order
+      the nodes that may be changed.
+    arguments: the names of its positional arguments.
   """
 
   path: pathlib.Path
@@ -87,9 +87,9 @@ def _simple_part(statement: ast.stmt) -> ast.stmt:
 
 
 def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-  """A node and those in it, in the order of the source.
+  """A node and those inside it, in source order.
 
-  Text and annotations are left out.
+  Strings and annotations are left out.
   """
   if hasattr(node, "lineno"):
     yield node
@@ -181,8 +181,9 @@ class Code:
   def find(self, mutant: Mutant) -> tuple[Mutant, Found] | None:
     """Looks for a mutant's place, which must be the only one.
 
-    In the function of its name; else in one whose name ends alike, as of a
-    function that moved into a class; else wherever its statement is.
+    First in the function of its name; then in one whose name ends in the same
+    way, such as a function that moved into a class; then wherever its statement
+    is.
 
     Returns:
       The mutant as it reads by now, and its place; None if it is lost.

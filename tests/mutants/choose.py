@@ -1,4 +1,4 @@
-"""Chooses the mutants, by a seed, from the code as it stands."""
+"""Chooses the mutants, by a seed, from the current code."""
 
 import ast
 import collections
@@ -75,9 +75,9 @@ _CALLED = {
 # How much more or less often a kind is drawn; 1 if it is not named. A function
 # that returns its argument mostly fails at once and tells little.
 _WEIGHTS = {"return": 0.2, "bool": 0.5}
-# The checkpoints' paths, with which a slash does not divide.
+# Checkpoint paths, where a slash is not a division.
 _PATHS = ("part", "path", "folder", "self._folder")
-# Replaced by their first argument.
+# Calls that are replaced by their first argument.
 _UNWRAPPED = ("abs", "clip", "sqrt", "stop_gradient", "square", "negative")
 
 
@@ -99,7 +99,7 @@ def _called(node: ast.Call) -> Iterator[tuple[str, str]]:
   fn = node.func
   attribute = isinstance(fn, ast.Attribute)
   name = fn.attr if attribute else getattr(fn, "id", "")
-  # The built-in sum has no mean beside it.
+  # The built-in sum has no mean to swap with.
   if name in _CALLED and (attribute or name not in ("sum", "mean")):
     other = _CALLED[name]
     new = _unlike(fn, **{"attr" if attribute else "id": other})
@@ -167,7 +167,7 @@ def candidates(
   for text, nodes in function.statements:
     if text.startswith(("raise", "assert", "import", "from")):
       continue
-    # Whether two lists are as long as each other is a check of our own code.
+    # `strict=True` in zip only checks our own code.
     strict = {
       id(node.value)
       for node in nodes
@@ -184,7 +184,8 @@ def candidates(
         if isinstance(node, ast.stmt)
         else _changes(node)
       )
-      # A condition, such as that of a check that raises, may be forgotten.
+      # A condition may have been forgotten, such as that of a check that
+      # raises.
       if node is nodes[0] and text.startswith("if "):
         changes.append(("condition", "False"))
       for kind, after in changes:
@@ -206,8 +207,9 @@ def _excluded(name: str) -> bool:
 def choose(tree: pathlib.Path, seed: int) -> list[address.Mutant]:
   """Draws the mutants of all packages.
 
-  Functions are drawn by the root of the number of their candidates, at most
-  three mutants of each, and within a function the kinds of changes alike.
+  Functions are drawn with weights that are the square root of the number of
+  their candidates, at most three mutants of each; within a function all kinds
+  of changes are equally likely.
 
   Args:
     tree: the checkout.
@@ -224,7 +226,7 @@ def choose(tree: pathlib.Path, seed: int) -> list[address.Mutant]:
         continue
       kinds = collections.defaultdict(list)
       for kind, mutant in candidates(function):
-        if code.find(mutant):  # Not where two are called and read alike.
+        if code.find(mutant):  # Not if two places read the same.
           kinds[kind].append(mutant)
       if kinds:
         pool[function.path, function.name] = kinds

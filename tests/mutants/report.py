@@ -11,7 +11,7 @@ _COLUMNS = ("killed", "survived", "equivalent", "lost", "not run")
 
 
 def outcomes(results: pathlib.Path) -> dict[str, str]:
-  """What became of each mutant; of those that survived, some may."""
+  """The outcome of each mutant; equivalent ones are allowed to survive."""
   records, equivalent = read(results), address.load("equivalent.json")
 
   def outcome(mutant):
@@ -27,7 +27,7 @@ def _row(cells: Sequence[object]) -> str:
 
 
 def table(results: pathlib.Path) -> str:
-  """The numbers by package, and the names of those that are not killed."""
+  """Numbers by package, and the names of mutants that were not killed."""
   found = outcomes(results)
   counts = collections.defaultdict(collections.Counter)
   for mutant in address.frozen():
@@ -52,7 +52,7 @@ def table(results: pathlib.Path) -> str:
 
 
 def comparison(one: pathlib.Path, other: pathlib.Path) -> str:
-  """How many of those that the other tests killed these kill too.
+  """How many of the mutants that the other tests killed these kill too.
 
   Args:
     one: results of, say, the thinned tests.

@@ -31,14 +31,15 @@ _COPIED = (
 # How many tests of other modules judge a shared block, or a module without
 # tests of its own.
 _OTHERS = 3
-# A mutant may take so many times as long as the code itself.
+# A mutant may take this many times as long as the original code.
 _PATIENCE = 3
 _SHORTEST_LIMIT = 120.0
 # pytest's exit code where no test is selected.
 _NO_TESTS = 5
 _OK = (0, _NO_TESTS)
 
-# Paths of test files, and what `-k` chooses of them ("" for all).
+# Paths of test files, and the `-k` expression that selects from them ("" for
+# all).
 Tests = tuple[tuple[str, ...], str]
 
 
@@ -53,7 +54,7 @@ def _module(path: pathlib.PurePath) -> str:
 
 @functools.cache
 def _imports(tree: pathlib.Path) -> dict[pathlib.Path, set[pathlib.Path]]:
-  """Which files of the library each of them imports."""
+  """For each file of the library, those that it imports."""
   paths = [p.relative_to(tree) for p in (tree / "quped_jax").rglob("*.py")]
   files = {_module(path): path for path in paths}
   found = {}
@@ -80,13 +81,13 @@ def _mirror(tree: pathlib.Path, path: pathlib.Path) -> str | None:
 
 
 def tests_of(tree: pathlib.Path, path: pathlib.Path) -> Tests:
-  """The tests that judge a file of the library, those that tell most first.
+  """The tests that judge a file of the library, the most telling first.
 
-  Its mirrored tests. Where it has none, those of the modules that import it,
-  or that import these, and so on; of a block that methods share, both. Simple
+  Its mirrored tests; if it has none, those of the modules that import it, or
+  that import these, and so on; for a block that methods share, both. Simple
   modules come first, and modules of other packages only if there are no others.
-  A method and a block are then judged by what all methods promise, for that
-  method or one that is made of the block.
+  A method or a block is then judged by the tests over all methods, for that
+  method or for one made of the block.
 
   Args:
     tree: the checkout.
@@ -123,7 +124,7 @@ def tests_of(tree: pathlib.Path, path: pathlib.Path) -> Tests:
 
 
 def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Results by id, the last of each; of tests alone by how they are called."""
+  """The last result of each id; the ids of runs without mutants name tests."""
   results = {}
   if path.exists():
     for line in path.read_text().splitlines():
@@ -154,12 +155,12 @@ class _Worker:
     return set(self._cache.iterdir())
 
   def forget(self, kept: set[pathlib.Path]) -> None:
-    """Deletes the programs of a mutant, which nobody needs again."""
+    """Deletes the programs of a mutant, which are not needed again."""
     for path in self.entries() - kept:
       path.unlink(missing_ok=True)
 
   def stop(self) -> None:
-    """Ends the tests that run, with all that they started."""
+    """Ends the running tests, with all processes they started."""
     process = self._process
     if process and process.poll() is None:
       os.killpg(process.pid, signal.SIGKILL)
@@ -177,8 +178,8 @@ class _Worker:
     environment = {
       **os.environ,
       "PYTHONPATH": str(self.tree),
-      # Two mutants of a file may be as long, and written in one second, which
-      # is all by which Python tells what it compiled of them apart.
+      # Two mutants of a file may have the same size and be written in the same
+      # second, and Python tells its compiled files apart by nothing else.
       "PYTHONDONTWRITEBYTECODE": "1",
       "JAX_COMPILATION_CACHE_DIR": str(self._cache),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -205,7 +206,7 @@ class _Worker:
 
 
 class _FailingError(Exception):
-  """A test fails on the code as it is, and so says nothing about mutants."""
+  """A test fails on the original code, so it says nothing about mutants."""
 
 
 class _Run:
@@ -252,7 +253,7 @@ class _Run:
     return sorted(groups.items(), key=lambda item: -len(item[1]))
 
   def _alone(self, worker: _Worker, tests: Tests) -> float:
-    """The seconds of tests on the code as it is, which also warms the cache."""
+    """The seconds of tests on the original code; also warms the cache."""
     name = " ".join((*tests[0], *self._args))
     known = self._known.get(name)
     if known:
@@ -289,7 +290,7 @@ class _Run:
         code, failed = worker.pytest(tests, self._args, limit)
       finally:
         path.write_text(original)
-      if self.stopped:  # Tests that were ended say nothing.
+      if self.stopped:  # Stopped tests say nothing.
         return
       worker.forget(kept)
       survived = code in _OK
@@ -321,8 +322,8 @@ def run(
     work: a folder for the workers' copies and compiled programs.
 
   Raises:
-    RuntimeError: tests fail on the code as it is; raised in the end, since the
-      mutants that others judge can be run.
+    RuntimeError: tests fail on the original code; raised at the end, since
+      mutants that other tests judge can still be run.
   """
   tree = tree.resolve()
   whole = _Run(tree, results, shlex.split(pytest_args))

@@ -161,7 +161,8 @@ def prox_of_levels(mu, old, x, t, norm, method):
     elif method == "subgradient":
       new.append(m + t * np.sum(np.sign(members - old[k])))
     else:
-      # The median of the weights and of where n - 2j of them would pull.
+      # The median of the weights and of the points where net pulls of n - 2j
+      # lead.
       ends = m + t * (n - 2 * np.arange(n + 1.0))
       new.append(np.median(np.concatenate([members, ends])))
   return np.sort(new)
@@ -488,7 +489,7 @@ def test_32_bits_train_on_in_the_fine_tuning_phase():
   chex.assert_trees_all_equal(stepped.codebooks, learner.codebooks)
 
 
-# --- What a learner shows of itself. ---
+# --- The models of a learner. ---
 
 
 def test_deployed_and_current_models():
@@ -549,7 +550,7 @@ def test_init_starts_both_statistics_alike():
 
 
 def test_optimizers_of_fixed_step_size_are_taken_too():
-  """Optax's own, which know none of the extra arguments."""
+  """Optax's own optimizers, which know none of the extra arguments."""
   fixed = make_alternating(optax.sgd(0.1), optax.sgd(0.05))
   learner, _ = jit_step(fixed)(make_learner(fixed), RATES)
   given = make()

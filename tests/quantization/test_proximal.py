@@ -33,7 +33,7 @@ thresholds = st.one_of(
 
 
 def make_codebook(levels, max_levels=MAX_LEVELS, padding=0.3):
-  """The padding is no level, and lies where weights are."""
+  """The padding is not a level, but lies among the weights."""
   tail = [padding] * (max_levels - len(levels))
   return Codebook(
     jnp.asarray([*levels, *tail], jnp.float32), jnp.int32(len(levels))
@@ -78,7 +78,8 @@ def test_weights_prox_is_the_brute_force_minimiser(norm):
     def objective(x):
       return np.min(towards(column, x), axis=0)
 
-    # Convex for each level alone; the best of them is the minimiser.
+    # Convex for each single level; the best of their minimisers is the
+    # minimiser.
     each = minimise(
       functools.partial(towards, column),
       np.minimum(y, column) - 0.1,
@@ -162,8 +163,8 @@ def assign(x, levels):
   return np.argmin(np.abs(x[:, None] - np.asarray(levels)), axis=1)
 
 
-# For centers: levels whose midpoints and distances float32 holds exactly, so
-# that brute force and library cannot assign a weight differently.
+# For the levels' map: levels whose midpoints and distances float32 holds
+# exactly, so that brute force and library cannot assign a weight differently.
 exact_levels = st.lists(
   eighths, min_size=2, max_size=MAX_LEVELS, unique=True
 ).map(sorted)
@@ -310,7 +311,7 @@ def test_a_level_on_an_atom_stays_there(fraction):
 
 def test_the_assignment_is_that_of_the_old_levels():
   codebook = make_codebook([-1.0, 1.0])
-  # By the moved levels 0.4 would belong to the lower one.
+  # With the moved levels, 0.4 would belong to the lower one.
   mu = jnp.array([0.3, 3.0] + [0.3] * 6)
   x = jnp.array([0.4])
   for norm, want in (("l1", 3.0 - 0.5), ("l2", (3.0 + 0.4) / 2)):

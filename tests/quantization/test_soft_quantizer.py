@@ -209,7 +209,7 @@ def test_padding_changes_nothing(count, max_levels, padding):
 @pytest.mark.parametrize("max_levels", [2, 4, 16, 256])
 @pytest.mark.parametrize("sharpness", [1.0, 10.0])
 def test_no_gradient_is_lost(max_levels, sharpness):
-  """Moving weights and levels together moves the result by as much."""
+  """Moving weights and levels together moves the result equally far."""
   levels = make_levels("geometric", max_levels // 2 + 1)
   x = make_weights(levels, 256)
   _, dx, dc = soft_with_gradients(
@@ -263,7 +263,7 @@ def test_the_cost_does_not_grow_with_the_number_of_levels():
         start = time.perf_counter()
         run()
         best[name] = min(best[name], time.perf_counter() - start)
-  # 1.5 where nothing else runs; the rest is for busy machines.
+  # It is 1.5 on an idle machine; the rest is slack for busy ones.
   assert best["8 bits"] <= 2.0 * best["4 bits"], best
   assert best["8 bits"] <= best["full"] / 5, best
 
@@ -284,7 +284,7 @@ def full_loss(x, centers, cotangent, sharpness):
 
 
 def many_weights(levels, size, seed=0):
-  """Enough of them that they are quantized and summed by way of bins."""
+  """So many weights that they are quantized and summed in bins."""
   rng = np.random.default_rng(seed)
   x = make_weights(levels, size, seed)
   return rng.permutation(x), rng.normal(size=size).astype(np.float32)
@@ -405,7 +405,7 @@ def test_double_precision_is_kept(max_levels):
 
 @pytest.mark.parametrize("max_levels", [2, 4, 16])
 def test_a_derivative_is_that_of_the_values(max_levels):
-  """Weights and levels moved together move the sum by as much."""
+  """Moving weights and levels together moves the sum equally far."""
   levels = make_levels("clusters", max_levels)
   x, cotangent = many_weights(levels, 20_000)
   fn = loss_and_gradients(soft_quantize)

@@ -24,8 +24,8 @@ from quped_jax.quantization.transforms import (
   scale_by_step_size,
 )
 
-# One name and factory for each transformation; the factory takes the values
-# that a user gives it, and each works on the trees of `problem`.
+# Each transformation by name, as a factory that takes a user's arguments; each
+# works on the trees of `problem`.
 TRANSFORMS = {
   "prox_quantize l1": functools.partial(prox_quantize, norm="l1"),
   "prox_quantize l2": functools.partial(prox_quantize, norm="l2"),
@@ -129,9 +129,9 @@ def assert_differs(actual, other):
 @all_transforms
 def test_update_is_the_operator_under_jit_and_ignores_unknown_arguments(name):
   tx = TRANSFORMS[name](learning_rate=RATE, strength=STRENGTH)
-  chex.clear_trace_counter()  # Of this function for other transforms.
+  chex.clear_trace_counter()  # It counted this function for other transforms.
 
-  # Neither the second nor the third call compiles anew.
+  # Neither the second nor the third call compiles again.
   @jax.jit
   @chex.assert_max_traces(n=1)
   def update(updates, state, params, extra):
@@ -301,9 +301,9 @@ def test_errors_name_the_field_and_its_value(call, message):
     call()
 
 
-# Each with the step size by which it scales a steady gradient. Adam's steps
-# do not scale with the gradient: there it is the step over a gradient of 0.15,
-# the largest at a level.
+# Each with the factor by which it scales a steady gradient. Adam's steps do not
+# scale with the gradient: there it is the step divided by 0.15, the largest
+# gradient at a level.
 OPTIMIZERS = {
   "sgd": (lambda: optax.sgd(0.05), 0.05),
   "momentum": (lambda: optax.sgd(0.02, momentum=0.9), 0.02 / (1 - 0.9)),

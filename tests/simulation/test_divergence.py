@@ -35,7 +35,7 @@ def tally(heard, diverged):
 
 @jax.jit
 def counted(value):
-  """One in the bin of a value: before the first round all are counted."""
+  """A histogram of one value: before the first round every value is counted."""
   return divergence.judge(
     result(loss=value), divergence.new_monitor(False), 0.0
   ).losses
@@ -92,7 +92,7 @@ def test_the_median_is_exact_to_the_width_of_a_bin(count):
 def test_norms_beyond_all_bins_are_in_the_outer_ones():
   assert divergence.median(known([1e-30]).norms) < 1e-18
   assert divergence.median(known([1e30]).norms) > 1e18
-  # Zero says nothing of how long a message may be.
+  # A norm of zero says nothing about how long a message may be.
   assert divergence.median(known([0.0, 0.0, 2.0]).norms) > 1.9
   assert divergence.median(known().norms) == np.inf
 
@@ -109,11 +109,11 @@ def test_a_message_is_compared_with_those_of_earlier_rounds():
 @pytest.mark.parametrize(
   ("usual", "loss", "fine"),
   [
-    # Someone new, to whom others' model says nothing.
+    # A new client, whom the others' model does not fit.
     (1e-3, 30.0, True),
     (1e-3, 990.0, True),
     (1e-3, 1010.0, False),
-    # Another scale.
+    # Losses of another scale.
     (64.0, 7e4, True),
     (64.0, 8e4, False),
     (1e5, 9.9e5, True),
@@ -124,7 +124,7 @@ def test_a_loss_is_compared_with_those_of_earlier_rounds(usual, loss, fine):
   losses = 9 * counted(jnp.float32(usual))
   before = known()._replace(losses=losses)
   assert bool(divergence.judge(result(loss), before, 0.0).heard) == fine
-  # Where a limit of norms is given, with nothing.
+  # With a limit on norms, the loss is not compared with others.
   assert bool(divergence.judge(result(loss), before, 9.0).heard) == (
     loss <= 1e6
   )
@@ -164,12 +164,12 @@ def test_a_run_is_over_when_enough_diverged_in_a_row(
 ):
   state = after(known(), 0, diverged, num_clients, rounds - 1)
   assert not state.over
-  # A round without anybody changes nothing; one who is heard, all.
+  # A round without participants changes nothing; one that is heard resets it.
   state = after(state, 0, 0, num_clients)
   heard = after(state, 1, diverged, num_clients)
   assert after(state, 0, diverged, num_clients).over
   assert not after(heard, 0, diverged, num_clients, rounds - 1).over
-  # And stays over.
+  # And it stays over.
   assert after(after(state, 0, diverged, num_clients), 1, 0, num_clients).over
 
 
@@ -188,7 +188,7 @@ def test_counts_of_norms_do_not_overflow():
 
 
 def test_a_server_whose_step_is_not_finite_ends_the_run(monkeypatch):
-  """It names the round in which it happened, not that in which one looks."""
+  """It names the round in which it happened, not the one of the check."""
   entry = qj.methods.get_method("fedavg")
 
   def make(*args):
@@ -213,7 +213,7 @@ def test_a_server_whose_step_is_not_finite_ends_the_run(monkeypatch):
 @pytest.mark.filterwarnings("ignore:round .* diverged")
 @pytest.mark.parametrize("eval_every", [1, 6])
 def test_when_one_looks_does_not_decide_when_a_run_ends(eval_every, tmp_path):
-  """A client that diverges and is alone in some rounds ends nothing."""
+  """A client that diverges while alone in some rounds does not end the run."""
   trace = tmp_path / "trace.csv"
   there = [2, 2, 2, 0, 2, 1]
   lines = [f"{r},{c}" for r, c in enumerate(there)]
@@ -335,7 +335,7 @@ def write_trace(path, rounds):
 
 
 def compare_accuracies(method, tmp_path, **changes):
-  """Of the global model, with the client and without it."""
+  """Accuracies of the global model, with the client and without it."""
   size = {"rounds": 10, "steps": 20, "hidden": (32, 32), **changes}
   size["eval_every"] = size["rounds"]
   trace = write_trace(tmp_path / "trace.csv", size["rounds"])
@@ -377,7 +377,7 @@ def test_one_of_fifty_that_diverges_changes_no_bit_of_the_others():
   good = one_of_fifty("local", **size)
   for bad in (10.0, 1e3, 1e6):
     wrong = one_of_fifty("local", bad, **size)
-    # At 10 so few steps of so small a network stay in bounds.
+    # At step size 10, so few steps of so small a network stay bounded.
     if bad > 10:
       assert [x["client"] for x in wrong.summary["diverged"]] == [49]
     for i in range(49):

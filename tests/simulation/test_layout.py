@@ -20,7 +20,7 @@ def test_strategies_decide_how_many_run_at_once():
   assert size("auto", 3, 40) == (1 if on_cpu else 40)
   assert size("auto", 3, 40, room_for=7) == (1 if on_cpu else 7)
   if on_cpu:
-    # Small clients a few at a time, a number that divides them.
+    # Small clients run a few at a time, in chunks that divide their number.
     assert size("auto", 3, 40, client_bytes=2**17) == 8
     assert size("auto", 3, 42, client_bytes=2**17) == 7
     assert size("auto", 3, 41, client_bytes=2**17) == 1

@@ -21,7 +21,7 @@ def test_a_step_of_a_linear_layer_by_hand():
   count = 4 * 5 + 5 + 5 * 5 + 5 + 5 * 3 + 3
   outputs = 4 * 8 * (5 + 5 + 3)
   plain = memory.step_bytes(model, inputs, own=0, download=0, quantized=False)
-  # Gradients, and twice what the layers give or what is kept if that is more:
+  # Gradients, and twice the layers' outputs, or if that is more, what is kept:
   # the inputs of three layers, and masks of two relus.
   assert 4 * count + 2 * outputs <= plain
   assert plain <= 4 * count + 2 * outputs + 4 * 8 * (4 + 4 * 5)

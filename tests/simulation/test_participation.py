@@ -1,4 +1,4 @@
-"""Who takes part in a round: chances, traces, drop-outs and stragglers."""
+"""Who takes part in a round: probabilities, traces, dropouts, stragglers."""
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +151,7 @@ def play(rounds=1, method="quped", clients=5, bits=tiny.FEW, **changes):
 
 
 def changed(start, end):
-  """Which clients' states are others now."""
+  """Which clients' states have changed."""
   pairs = zip(
     jax.tree.leaves(start.clients), jax.tree.leaves(end.clients), strict=True
   )
@@ -199,7 +199,7 @@ def test_a_round_without_anyone_changes_nothing(tmp_path):
 
 
 def test_a_straggler_takes_its_own_number_of_steps():
-  """A client of n steps ends where one with n steps in all ends."""
+  """It ends where a client with that many steps per round ends."""
   _, end, _, made = play(method="local", stragglers=1.0, steps=4)
   key = jax.random.key(0)
   participation = made.population.participation

@@ -46,7 +46,7 @@ def test_each_device_gets_the_samples_of_its_clients():
   federation = dataclasses.replace(federation, source=source)
   groups = [np.array([0, 1]), np.array([3]), np.array([], int)]
   placed, specs = placement.place(federation, layout, groups)
-  # Client 2 is with nobody.
+  # Client 2 is on no device.
   assert inputs.read == {3, 1, 50, 99, 80, 81, 82, 83, 84, 10, 11, 13}
   held = [shard.data for shard in placed.source.inputs.addressable_shards]
   assert [x.shape for x in held] == [(6, 1)] * 3

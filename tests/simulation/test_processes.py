@@ -73,7 +73,7 @@ def test_two_processes_get_the_result_of_one(tmp_path):
   ends = [finish(process) for process in started]
   for code, _, err in ends:
     assert code == 0, err
-  # Only the first writes, and speaks.
+  # Only the first process writes and prints.
   assert "round 2/2" in ends[1][1] and "round" not in ends[2][1]
   assert not folders[2].exists()
   (alone, lines), (shared, others) = map(read, folders[:2])
@@ -81,7 +81,7 @@ def test_two_processes_get_the_result_of_one(tmp_path):
   for split in ("accuracy", "held_out_clients"):
     for variant, spread in alone[split].items():
       assert shared[split][variant] == pytest.approx(spread, abs=0.02)
-  # Each has the samples of its clients: of 5, 3; and tables of all.
+  # Each has the samples of its clients (3 of 5), and tables of all.
   files = [
     {path.name: path.stat().st_size for path in (folder / "models").iterdir()}
     for folder in folders[:2]
@@ -137,7 +137,7 @@ def test_a_port_that_is_taken_is_an_error():
 
 
 def test_processes_that_disagree_are_told():
-  """Three are expected: one comes twice, one expects two, one says hello."""
+  """Three are expected; one comes twice, one expects two, one is a stranger."""
   port = free_port()
   coordinator = f"localhost:{port}"
 
@@ -157,7 +157,7 @@ def test_processes_that_disagree_are_told():
       told = json.loads(stranger.makefile().readline())
     assert told == "not a process of this run"
     answers = sorted(other.result() for other in others)
-    # The third does not come at all.
+    # The third process does not come at all.
     assert "process_id=[2]: must answer within 5 s" in first.result()
   assert answers == [
     "process_id=1: is taken by another process",
@@ -204,7 +204,7 @@ def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
     finish(process)
   started = both(broken)
   wait(started[0], 4)
-  # Either of them: JAX tells the other.
+  # Either of them would do: JAX tells the other.
   started[1].send_signal(signal.SIGTERM)
   for code, _, err in map(finish, started):
     assert code == 128 + signal.SIGTERM, err

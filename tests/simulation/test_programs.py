@@ -23,7 +23,7 @@ def centers(state):
 
 
 def key_method():
-  """A method whose clients do nothing but keep the key of their round."""
+  """A method whose clients only keep the key of their round."""
 
   def client_update(download, client, data, context, cohort):
     del download, data, cohort
@@ -366,7 +366,7 @@ def test_a_program_knows_what_it_took_and_what_it_needs():
 
 
 def collecting_method():
-  """A method whose server keeps who sent what, and with which weight."""
+  """A method whose server keeps each sender, its message and its weight."""
 
   def client_update(download, client, data, context, cohort):
     del download, data, cohort

@@ -1,4 +1,4 @@
-"""Clients' states outside the devices: the same results, and no lost room."""
+"""Clients' states off the devices: the same results, and no wasted space."""
 
 import os
 import pathlib
@@ -35,7 +35,7 @@ def test_rows_come_back_as_they_were_written(where, tmp_path):
   assert states["w"].shape == (7, 2, 3) and states["n"].dtype == np.int32
   rows = np.array([5, 0, 3])
   new = {"w": np.arange(24.0).reshape(4, 2, 3), "n": np.arange(4)}
-  scatter(states, rows, new)  # The last is of an empty slot.
+  scatter(states, rows, new)  # The last row belongs to an empty slot.
   back = gather(states, rows)
   np.testing.assert_array_equal(back["w"], new["w"][:3])
   np.testing.assert_array_equal(back["n"], new["n"][:3])

@@ -29,7 +29,7 @@ def make_config(**changes) -> dict[str, Any]:
     **changes.pop("base", {}),
   }
   config["methods"] = ("local", "fedavg")
-  # Without what the methods are tuned to, and with a space of known size.
+  # Without the tuned overrides, and with a space of known size.
   config["overrides"] = {}
   config["tune"]["spaces"]["local"] = {"learning_rate": (0.02, 0.05, 0.1, 0.2)}
   config["tune"] |= {"trials": 2, "rounds": 2, **changes.pop("tune", {})}
@@ -37,7 +37,7 @@ def make_config(**changes) -> dict[str, Any]:
 
 
 class Stub:
-  """Leaves the files that `qj.run` leaves, and records what it was to run.
+  """Leaves the files that `qj.run` leaves, and records what it should run.
 
   Args:
     validation: `settings -> accuracy on validation data`.

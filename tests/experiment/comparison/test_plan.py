@@ -48,7 +48,7 @@ def test_overrides_change_one_method_and_one_precision(tmp_path):
   assert options["quped_1"]["lambda_p"] == 0.3
   assert options["quped_1"]["temperature"] == 2.0
   assert options["quped_32"]["temperature"] == 3.0
-  # What base sets is kept.
+  # What `base` sets is kept.
   assert options["quped_1"]["global_loss"] == "distill+labels"
 
 

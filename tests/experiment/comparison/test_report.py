@@ -9,7 +9,7 @@ from tests.experiment.comparison import small
 
 
 def test_a_run_that_cannot_be_is_found_before_any_is_started(tmp_path):
-  # Settings alone allow it: the data have too few samples.
+  # The settings alone are valid, but the dataset has too few samples.
   config = small.make_config(base={"clients": 5000})
   start = small.Stub()
   with pytest.raises(ValueError, match="clients"):

@@ -32,7 +32,7 @@ def test_a_row_is_of_the_primary_variant_over_seeds():
   assert second["difference_low"] == pytest.approx(0.1)
   assert second["bytes"] == 2000
   assert second["model_bytes"] == 1000
-  # They have no global variant of their own.
+  # The held-out clients have no global variant.
   assert second["held_out_clients"] == 0.25
 
 
@@ -60,7 +60,7 @@ def test_the_best_of_a_column_is_bold():
   )
   assert (first["KB sent"], second["KB sent"]) == ("**0**", "2")
   assert (first["model KB"], second["model KB"]) == ("4", "**1**")
-  # Nobody is best where all are equal.
+  # No row is best where all are equal.
   assert first["grads"] == second["grads"] == "4"
 
 

@@ -74,7 +74,7 @@ def test_tuning_is_on_validation_data_alone(tmp_path):
     "seconds",
   }
   assert rows[0]["settings"].startswith("fedavg.server_learning_rate=0.5")
-  # What is chosen are overrides of a comparison.
+  # The chosen settings are overrides for a comparison.
   best = json.loads((tmp_path / "best.json").read_text())
   (run, _, _) = plan.make_runs({**config, "overrides": best}, tmp_path)
   assert run.settings.learning_rate == (0.1,)

@@ -1,4 +1,4 @@
-"""Settings that check themselves, and the groups they are in."""
+"""Settings that check themselves, and groups of settings."""
 
 import collections
 import dataclasses
@@ -60,7 +60,7 @@ class Glasses(Lens, Frame):
     ({"zoom": 1.5}, "zoom=1.5: must be a whole number"),
     ({"tints": (0.5, 2.0)}, "tints=2.0: must be from 0 to 1"),
     ({"zoom": 10}, "tints=(0.5,): must be () with zoom=10"),
-    # Types come before all rules, and fields' own before those of groups.
+    # Types are checked before all rules, and fields' own rules before groups'.
     ({"zoom": 10, "tints": (3.0,)}, "tints=3.0: must be from 0 to 1"),
     ({"zoom": 0, "tints": "red"}, "tints='red': must be a tuple of numbers"),
   ],
@@ -133,7 +133,7 @@ def test_a_rule_knows_what_a_registry_holds_by_then():
   rule("x", "b")
 
 
-# Settings themselves.
+# The real `Settings`.
 
 
 def test_the_groups_are_small_and_make_up_the_settings():

@@ -1,8 +1,8 @@
-"""Settings at random: each runs two rounds, or is refused by its name.
+"""Random settings: each runs two rounds, or is refused by name.
 
-A config that works, of which some fields are changed, goes through the edge
-that users meet: `experiments.common.get_settings`, or `Settings` itself, and
-`run`. QUPED_LONG_TESTS=1 takes more of them: hours if a machine is slow.
+A working config with some fields changed goes through the same entry points as
+a user's: `experiments.common.get_settings`, or `Settings` itself, and `run`.
+QUPED_LONG_TESTS=1 tries more of them, for hours on a slow machine.
 """
 
 import collections
@@ -64,7 +64,7 @@ def datasets():
   sources._LOADERS.update(before)
 
 
-# What works: two rounds of a small federation.
+# A working config: two rounds of a small federation.
 BASE: dict[str, Any] = {
   "dataset": "fuzz_flat",
   "clients": 3,
@@ -79,7 +79,7 @@ BASE: dict[str, Any] = {
   "method": "local",
 }
 
-# Of the wrong type, out of range, or not what anybody means.
+# Values of the wrong type, out of range, or without meaning.
 JUNK = (
   None, True, False, "", "x", "3", "\0", "nan", b"x", 1j,
   -1, 0, 1, 2, 3, 2**31, -(2**31), 2**63, 10**400, -(10**400),
@@ -88,7 +88,7 @@ JUNK = (
   (None,), ("a",), (NAN,), (INF,), (True,), ((1,),), [[1]], ([],), {}, {"a": 1},
 )  # fmt: skip
 
-# Each allowed somewhere, and often at odds with the others.
+# Values that are allowed, but often conflict with each other.
 CHOICES: dict[str, tuple[Any, ...]] = {
   "dataset": ("fuzz_flat", "fuzz_images", "synthetic", "digits"),
   "clients": (1, 2, 4, 12, 96, 97),
@@ -186,7 +186,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "save_models": ("clients",),
 }  # fmt: skip
 
-# What compiles in seconds.
+# Without these fields, what is drawn compiles in seconds.
 SLOW = ("model", "client_types", "candidates", "shared_model", "bits", "method")
 CHEAP = {field: CHOICES[field] for field in CHOICES if field not in SLOW}
 
@@ -198,22 +198,22 @@ OPTIONS = {
 FIELDS = tuple(
   f.name for f in dataclasses.fields(qj.Settings) if f.name != "method_options"
 )
-# What a message may begin with.
+# Names that an error message may begin with.
 KNOWN = {*FIELDS, *METHODS, *OPTIONS, "method_options"}
 
 
 def test_the_choices_are_of_fields_that_exist():
-  # Where data lies and which numbers are drawn make nothing invalid.
+  # Where data is stored and which seed is used make nothing invalid.
   assert set(CHOICES) == set(FIELDS) - {"data_dir", "seed"}
 
 
 class CompilesError(Exception):
-  """A program is about to be compiled: nothing was found to be wrong."""
+  """A program is about to be compiled, so the settings were found valid."""
 
 
 @st.composite
 def changes(draw, choices=CHOICES, junk=JUNK, most=3):
-  """One to three settings, or options of methods, and other values."""
+  """New values for one to three settings or options of methods."""
   values: dict[str, Any] = {}
   if draw(st.booleans()):
     values["method"] = draw(st.sampled_from(sorted(METHODS)))
@@ -234,7 +234,7 @@ def changes(draw, choices=CHOICES, junk=JUNK, most=3):
 
 
 def make(values, directly):
-  """Settings from a config, or as a program makes them."""
+  """Settings from a config, or made directly as in a program."""
   values = BASE | values
   if not directly:
     return common.get_settings(ml_collections.ConfigDict(values))
@@ -243,9 +243,9 @@ def make(values, directly):
 
 
 def attempt(values, directly, workdir=None):
-  """The message of a run's error; None if it came to an end."""
+  """The message of a run's error; None if the run finished."""
   with warnings.catch_warnings():
-    # A loss that is not finite and the like; here they are meant.
+    # Warnings of a loss that is not finite and the like are expected here.
     warnings.simplefilter("ignore")
     try:
       with tiny.quick_compilation():
@@ -268,7 +268,7 @@ def check(values, directly, outcomes, workdir=None):
 
 
 def test_random_settings_are_found_valid_or_refused_by_name(monkeypatch):
-  """What is wrong is said before anything is compiled."""
+  """Errors come before anything is compiled."""
 
   def compile_(self, args):
     raise CompilesError

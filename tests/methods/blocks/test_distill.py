@@ -109,7 +109,7 @@ def test_divergence_is_zero_at_equality_and_never_negative(
   for gradient in kl_gradients(u, u, temperature):
     np.testing.assert_allclose(gradient, 0.0, atol=1e-4)
   assert kl(u, v, temperature) >= -1e-4
-  # With the temperature on the teacher alone: zero at v = u / T.
+  # With the temperature only on the teacher, it is zero at v = u / T.
   np.testing.assert_allclose(
     kl(u, u / np.float32(temperature), temperature, temperature_on="teacher"),
     0.0,
@@ -118,7 +118,7 @@ def test_divergence_is_zero_at_equality_and_never_negative(
 
 
 def test_high_temperature_gradients_are_those_of_matched_logits():
-  """T^2 keeps them: (v - u) / classes, of centered logits, as T grows."""
+  """T^2 preserves them: they tend to (v - u) / classes of centered logits."""
   rng = np.random.default_rng(0)
   u, v = rng.normal(size=(2, BATCH, CLASSES))
   u -= u.mean(axis=1, keepdims=True)

@@ -32,7 +32,7 @@ def test_clients_speak_for_the_labels_that_they_have():
   )
   loss = generator.ensemble_loss(logits, counts, labels)
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
-  # A client of no samples has no say, whatever it sent.
+  # A client without samples has no influence, whatever it sent.
   extra = jnp.concatenate([logits, 100 * jnp.ones((1, 2, 2))])
   more = jnp.concatenate([counts, jnp.zeros((1, 2))])
   loss = generator.ensemble_loss(extra, more, labels)
@@ -42,7 +42,7 @@ def test_clients_speak_for_the_labels_that_they_have():
 def test_diverse_features_of_different_noise_lose_less():
   noise = jnp.array([[0.0, 0.0], [3.0, 4.0]])
   features = jnp.array([[0.0, 1.0], [1.0, 0.0]])
-  # Two of the four pairs: mean distance 1, noise 5 apart.
+  # Two of the four pairs differ: mean feature distance 1, noise distance 5.
   loss = generator.diversity_loss(noise, features)
   np.testing.assert_allclose(loss, np.exp(-2 * 5 / 4), rtol=1e-6)
   np.testing.assert_allclose(

@@ -8,12 +8,12 @@ from quped_jax.methods import api
 from quped_jax.methods.blocks import history
 from tests import tiny
 
-# Which the server does not look at.
+# The server does not look at it.
 CONTEXT: Any = None
 
 
 def heard(value, weight=1.0):
-  """The server has heard that all moves by the value."""
+  """The server has received that everything moves by the value."""
   message = api.GlobalModel({"w": jnp.full(2, value)}, {"m": jnp.array(value)})
   return {"a": api.weighted_sum(None, message, weight, None, "a")}
 

@@ -1,4 +1,4 @@
-"""Clients that send something else than they should."""
+"""Clients that send something other than they should."""
 
 import jax
 import jax.numpy as jnp

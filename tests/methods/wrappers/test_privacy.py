@@ -69,7 +69,7 @@ def step(method, totals, server=None, seed: int = 0):
 
 
 def test_the_noise_has_the_deviation_that_was_asked_for():
-  # Nobody sent anything, which must not show.
+  # No client sent anything, and this must not show.
   new = step(adding(), [model()], model(1e3))
   deviation = 1.5 * 2.0 / 4.0
   parts = [np.ravel(x) - 1e3 for x in jax.tree.leaves(new)]
@@ -98,7 +98,7 @@ def test_cohorts_share_one_noise_and_the_divisor_is_fixed():
   one = step(method, [model(2.0)])
   both = step(method, [model(0.5), model(1.5)])
   assert tiny.largest_difference(one, both) < 1e-5
-  # Whatever the weights that were heard, of which these have none.
+  # The divisor is 4, whatever the weights received, which are zero here.
   expected = jax.tree.map(lambda x: x + 2.0 / 4.0, zero.params)
   assert tiny.largest_difference(one.params, expected) < 1e-5
 
@@ -108,7 +108,7 @@ def test_no_variance_becomes_negative():
   new = step(adding(), [model()], server)
   variances = np.asarray(new.stats["norm"]["var"])
   assert variances.min() == 0 and 0.4 < np.mean(variances == 0) < 0.5
-  # What is no variance may be anything.
+  # Anything that is not a variance may be negative.
   assert np.min(new.stats["norm"]["mean"]) < -1
   plain = {"norm": {"var": jnp.array([0.3, -0.3]), "mean": jnp.array([-9.0])}}
   stats = {"norm": {"var": jnp.array([0.1, 0.2]), "mean": jnp.array([1.0])}}
@@ -308,7 +308,7 @@ def test_a_run_says_what_it_promises(tmp_path):
   summary = json.loads((tmp_path / "summary.json").read_text())
   assert summary["privacy"] == result.summary["privacy"]
   assert summary["privacy"] == {
-    # The largest chance, for all.
+    # The largest participation probability, for all clients.
     "epsilon": privacy.epsilon(1.0, 0.9, 2, 1e-3),
     "delta": 1e-3,
     "neighbours": "one client added or removed",

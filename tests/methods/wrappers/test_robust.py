@@ -43,7 +43,7 @@ def messages(slots: int, seed: int = 0) -> Any:
 
 
 def absent(slots: int, count: int, seed: int = 0) -> np.ndarray:
-  """A mask in which so many are there."""
+  """A mask with this many clients present."""
   order = np.random.default_rng(seed + 100).permutation(slots)
   return np.isin(np.arange(slots), order[:count])
 
@@ -56,7 +56,7 @@ def by_hand(values: np.ndarray, trim: float | None) -> np.ndarray:
     ordered = sorted(column)
     cut = (len(ordered) - 1) // 2
     if trim is not None:
-      # In whole percent, as shares of floats may be a little less.
+      # In whole percent, since a share as a float may be slightly too small.
       cut = round(100 * trim) * len(ordered) // 100
     result.append(np.mean(ordered[cut : len(ordered) - cut]))
   return np.reshape(result, values.shape[1:])
@@ -261,7 +261,7 @@ def test_a_round_adds_the_weighted_mean_of_clipped_messages():
 
 
 def hear(parts, sent, slots: int) -> api.Aggregate:
-  """What a server that collects has of a cohort."""
+  """What a server that collects receives from a cohort."""
   collected = api.Collected(
     jnp.where(sent, jnp.arange(slots), -1),
     parts,
@@ -343,7 +343,7 @@ def test_settings_that_cannot_be_name_the_field(changes, message):
 
 
 def digits_run(clients: int, byzantine_clients: int, **changes) -> float:
-  """Accuracy of FedAvg's model of digits that are spread over all clients."""
+  """Accuracy of FedAvg's model on digits spread iid over all clients."""
   values: dict[str, Any] = {
     "dataset": "digits",
     "method": "fedavg",
@@ -369,7 +369,7 @@ def spoiled(**changes) -> float:
     return 0.0
 
 
-# Messages that are far too long are left out of any average otherwise.
+# Otherwise messages that are far too long are left out of any average.
 NO_LIMIT = 1e30
 
 
