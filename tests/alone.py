@@ -110,8 +110,7 @@ def make(
 
 def start(made: Alone, seed: int = 1) -> Any:
   """A fresh client, whose weights follow from the seed."""
-  with tiny.quick_compilation():
-    return made.init(jax.random.key(seed))[2]
+  return made.init(jax.random.key(seed))[2]
 
 
 def play(
@@ -127,10 +126,9 @@ def play(
     seed: the seed of that server.
   """
   client = start(made) if client is None else client
-  with tiny.quick_compilation():
-    if download is None:
-      download = made.init(jax.random.key(seed))[1]
-    result = made.update(download, client)
+  if download is None:
+    download = made.init(jax.random.key(seed))[1]
+  result = made.update(download, client)
   draw_key, _ = jax.random.split(made.context.key)
   positions = made.data.draw(
     draw_key, made.training.steps, made.training.batch_size
@@ -144,12 +142,6 @@ def sent(played: Played) -> Any:
   return jax.tree.map(
     jnp.add, played.download.params, played.result.message.params
   )
-
-
-def quickly(fn: Any, *args: Any) -> Any:
-  """What a function returns, compiled for this one call."""
-  with tiny.quick_compilation():
-    return jax.jit(fn)(*args)
 
 
 def labels_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -181,12 +173,11 @@ def check_learning(name: str, bits=(1, 2, 32), rounds: int = 12, **options):
   )
   made = tiny.assemble(settings, tiny.make_federation((40, 64, 30)))
   losses = []
-  with tiny.quick_compilation():
-    state = made.simulation.init(0)
-    for _ in range(rounds):
-      state, metrics = made.simulation.run_round(state)
-      losses.append(float(metrics["loss"]))
-    table = made.simulation.evaluate(state)["test"]
+  state = made.simulation.init(0)
+  for _ in range(rounds):
+    state, metrics = made.simulation.run_round(state)
+    losses.append(float(metrics["loss"]))
+  table = made.simulation.evaluate(state)["test"]
   floats = [x for x in jax.tree.leaves(state.clients) if x.dtype == jnp.float32]
   # Padded levels are infinite.
   assert not any(np.isnan(x).any() for x in floats)

@@ -93,6 +93,11 @@ class _Scheduling(LoadScopeScheduling):
     return path
 
 
+# Tracing makes millions of objects, few of which are garbage in cycles: to look
+# for them as often as Python does by default takes a tenth of the time.
+gc.set_threshold(200_000, 50, 1000)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
   return _Scheduling(config, log)

@@ -339,12 +339,11 @@ CHOSEN = ("fd", "fedbn", "fedgen", "quped")
 def test_clients_of_one_sample_or_class_train_beside_others(name):
   bits = (32,) if tiny.CASES[name].bits == (32,) else (1, 32)
   made = tiny.make_settings(name, len(COUNTS), rounds=2, steps=3, bits=bits)
-  with tiny.quick_compilation():
-    result = qj.run(
-      made,
-      federation=edge_federation(),
-      display=qj.Display(quiet=True),
-    )
+  result = qj.run(
+    made,
+    federation=edge_federation(),
+    display=qj.Display(quiet=True),
+  )
   assert all(np.isfinite(record["loss"]) for record in result.history)
   for leaf in jax.tree.leaves((result.state.server, result.state.clients)):
     if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -358,12 +357,11 @@ def test_a_clients_model_does_not_depend_on_the_samples_of_others():
   kernels = []
   for counts in (COUNTS[:2], (*COUNTS[:2], 64)):
     made = tiny.make_settings("local", len(counts), rounds=2, bits=(1,))
-    with tiny.quick_compilation():
-      result = qj.run(
-        made,
-        federation=tiny.make_federation(counts),
-        display=qj.Display(quiet=True),
-      )
+    result = qj.run(
+      made,
+      federation=tiny.make_federation(counts),
+      display=qj.Display(quiet=True),
+    )
     learner = qj.client_state(result.state, 0)
     kernels.append(learner.params["hidden_1"]["kernel"])
   np.testing.assert_allclose(*kernels, rtol=1e-5, atol=1e-6)

@@ -1,6 +1,5 @@
 """Tiny federations, compiled once, that the tests of the engine share."""
 
-import contextlib
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -96,18 +95,6 @@ class Counter:
     return self.fn(*args)
 
 
-@contextlib.contextmanager
-def quick_compilation():
-  """Compiles with few optimizations, in half the time."""
-  config: Any = jax.config  # Type checkers do not know its fields.
-  before = config.read("jax_disable_most_optimizations")
-  config.update("jax_disable_most_optimizations", True)
-  try:
-    yield
-  finally:
-    config.update("jax_disable_most_optimizations", before)
-
-
 class Tiny(NamedTuple):
   """A simulation with all that it was made of."""
 
@@ -130,18 +117,16 @@ class Tiny(NamedTuple):
     self, rounds: int = 1, seed: int = 0, state: Any = None
   ) -> qj.SimulationState:
     state = self.state(seed) if state is None else state
-    with quick_compilation():
-      for _ in range(rounds):
-        state, _ = self.simulation.run_round(state)
+    for _ in range(rounds):
+      state, _ = self.simulation.run_round(state)
     return state
 
   def round_with(self, population: Population, seed: int = 0):
     """One round of the same compiled program with other clients."""
-    with quick_compilation():
-      state = self.state(seed)
-      return self.simulation.program(
-        state, jnp.int32(1), self.federation, population
-      )[0]
+    state = self.state(seed)
+    return self.simulation.program(
+      state, jnp.int32(1), self.federation, population
+    )[0]
 
 
 def to_host(state):
@@ -390,8 +375,7 @@ def _tiny(method, num_clients, bits, options, **changes) -> Tiny:
 def _initial(method: str, bits: tuple, num_clients: int, seed: int):
   """Host copy of a fresh state: `init` is compiled once per kind of state."""
   made = tiny(method, num_clients=num_clients, bits=bits)
-  with quick_compilation():
-    return to_host(made.simulation.init(seed))
+  return to_host(made.simulation.init(seed))
 
 
 def midpoint_margin(params: Any, codebooks: Any) -> float:

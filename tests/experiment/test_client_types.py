@@ -190,12 +190,11 @@ def settings_of(method, **changes):
 
 
 def play(settings, rounds=2):
-  with tiny.quick_compilation():
-    simulation, _, _ = qj.build(settings, federation=tiny.make_federation())
-    state, metrics = simulation.init(0), {}
-    for _ in range(rounds):
-      state, metrics = simulation.run_round(state)
-    return simulation, state, metrics, simulation.evaluate(state)
+  simulation, _, _ = qj.build(settings, federation=tiny.make_federation())
+  state, metrics = simulation.init(0), {}
+  for _ in range(rounds):
+    state, metrics = simulation.run_round(state)
+  return simulation, state, metrics, simulation.evaluate(state)
 
 
 def bits_for(method):
@@ -308,13 +307,12 @@ def test_some_of_several_client_types_take_part_however_they_are_run(how):
 
 def test_a_run_reports_every_client_type(tmp_path):
   settings = settings_of("quped", rounds=1)
-  with tiny.quick_compilation():
-    result = qj.run(
-      settings,
-      tmp_path,
-      federation=tiny.make_federation(),
-      display=qj.Display(quiet=True),
-    )
+  result = qj.run(
+    settings,
+    tmp_path,
+    federation=tiny.make_federation(),
+    display=qj.Display(quiet=True),
+  )
   found = result.summary["client_types"]
   assert {k: v["clients"] for k, v in found.items()} == {
     "mlp(8,8)@1": 2,

@@ -49,9 +49,8 @@ def test_what_comes_out_is_what_clients_have(how, monkeypatch):
   monkeypatch.setattr("quped_jax.simulation.programs._MODELS_AT_ONCE", 2)
   settings = tiny.make_settings("local", CLIENTS, bits=(1, 2, 32), **how)
   made = assemble(settings, federation=tiny.make_federation())
-  with tiny.quick_compilation():
-    state = apart(made.simulation.init(0))
-    found = list(made.simulation.primary_models(state))
+  state = apart(made.simulation.init(0))
+  found = list(made.simulation.primary_models(state))
   assert sorted(own.client_id for own in found) == list(range(CLIENTS))
   for own in found:
     learner = qj.client_state(state, own.client_id)
@@ -72,8 +71,7 @@ def run(workdir, method="quped", federation=None, **changes):
     federation.source, mean=np.float32(0.5), std=np.float32(2.0)
   )
   federation = dataclasses.replace(federation, source=source)
-  with tiny.quick_compilation():
-    result = qj.run(settings, workdir, federation=federation, display=QUIET)
+  result = qj.run(settings, workdir, federation=federation, display=QUIET)
   return result, federation
 
 
@@ -161,8 +159,7 @@ def test_a_global_model_for_each_network(tmp_path):
   )
   made = assemble(settings, federation=tiny.make_federation())
   deploy.check(made, tmp_path, model_given=False)
-  with tiny.quick_compilation():
-    deploy.save_models(made, made.simulation.init(0), tmp_path)
+  deploy.save_models(made, made.simulation.init(0), tmp_path)
   assert files_in(tmp_path) == [
     "global_mlp(12,8).safetensors",
     "global_mlp(8,8).safetensors",
@@ -172,15 +169,13 @@ def test_a_global_model_for_each_network(tmp_path):
 def test_a_model_that_is_not_finite_has_no_file(tmp_path):
   settings = tiny.make_settings("local", 3, save_models="clients")
   made = assemble(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))
-  with tiny.quick_compilation():
-    state = made.simulation.init(0)
+  state = made.simulation.init(0)
   learners = state.clients["clients"]
   kernel = learners.params["last"]["kernel"].at[1, 0, 0].set(jnp.nan)
   last = {**learners.params["last"], "kernel": kernel}
   broken = learners._replace(params={**learners.params, "last": last})
   state = state._replace(clients={"clients": broken})
   with (
-    tiny.quick_compilation(),
     pytest.warns(UserWarning, match="models of client_00001 are not finite"),
   ):
     deploy.save_models(made, state, tmp_path)

@@ -36,8 +36,7 @@ def settings(**changes):
 def finished(tmp_path_factory):
   """A run of five rounds, evaluated after every second and the last."""
   workdir = tmp_path_factory.mktemp("run")
-  with tiny.quick_compilation():
-    result = qj.run(settings(), workdir, display=QUIET)
+  result = qj.run(settings(), workdir, display=QUIET)
   return result, workdir
 
 
@@ -143,9 +142,8 @@ def test_the_best_round_is_chosen_on_validation_data(finished):
 
 def test_a_run_is_the_same_again_and_another_with_another_seed(finished):
   first, _ = finished
-  with tiny.quick_compilation():
-    again = qj.run(settings(), display=QUIET)
-    other = qj.run(settings(seed=1, rounds=1), display=QUIET)
+  again = qj.run(settings(), display=QUIET)
+  other = qj.run(settings(seed=1, rounds=1), display=QUIET)
   costs = ("timing", "memory")
 
   def results(result):
@@ -165,8 +163,7 @@ def test_local_training_sends_nothing_and_has_a_fine_tuning_phase(capsys):
     "validation_fraction": 0.0,
     "finetune_centers_learning_rate": 1e-2,
   }
-  with tiny.quick_compilation():
-    result = qj.run(settings(**changes))
+  result = qj.run(settings(**changes))
   summary = result.summary
   assert summary["bytes_up"] == summary["bytes_down"] == 0
   assert summary["accuracy_best_round"] is None
@@ -188,8 +185,7 @@ def test_local_training_sends_nothing_and_has_a_fine_tuning_phase(capsys):
 
 
 def test_a_quiet_run_prints_nothing(capsys):
-  with tiny.quick_compilation():
-    qj.run(settings(rounds=1, bits=(32,)), display=QUIET)
+  qj.run(settings(rounds=1, bits=(32,)), display=QUIET)
   captured = capsys.readouterr()
   assert captured.out == captured.err == ""
 
@@ -200,8 +196,7 @@ def test_a_run_can_start_from_a_state(finished):
   start = simulation.init(0)
   for _ in range(5):
     start, _ = simulation.run_round(start)
-  with tiny.quick_compilation():
-    more = qj.run(settings(rounds=6), state=start, display=QUIET)
+  more = qj.run(settings(rounds=6), state=start, display=QUIET)
   assert int(more.state.round) == 6
   assert [record["round"] for record in more.history] == [6]
   assert more.history[0]["loss"] < result.history[0]["loss"]
@@ -214,8 +209,7 @@ def test_synthetic_data_runs_like_any_other():
     "dataset": "synthetic", "method": "local", "rounds": 3, "bits": (32,),
     "learning_rate": (0.2,),
   }  # fmt: skip
-  with tiny.quick_compilation():
-    result = qj.run(settings(**changes), display=QUIET)
+  result = qj.run(settings(**changes), display=QUIET)
   assert result.simulation.program.compilations == 1
   assert result.summary["accuracy"]["personalized"]["mean"] > 0.6
 
@@ -231,7 +225,6 @@ def test_a_client_that_is_not_there_is_an_error(finished):
 def test_a_run_whose_clients_all_diverge_ends(method):
   changes = {"learning_rate": (1e6,), "bits": (32,), "method": method}
   with (
-    tiny.quick_compilation(),
     pytest.raises(
       qj.DivergenceError,
       match="round 4: every client that took part diverged, clients 0, 1, 2, "
@@ -244,7 +237,6 @@ def test_a_run_whose_clients_all_diverge_ends(method):
 def test_a_client_that_diverges_is_named(capsys):
   changes = {"learning_rate": (0.1, 1e6), "bits": (32, 32), "method": "fedavg"}
   with (
-    tiny.quick_compilation(),
     pytest.warns(UserWarning, match="round 2: client 1 diverged and the round"),
   ):
     result = qj.run(settings(rounds=4, eval_every=2, **changes))
@@ -261,7 +253,6 @@ def test_a_client_that_diverges_is_named(capsys):
 def test_a_client_that_diverges_can_end_the_run():
   changes = {"learning_rate": (0.1, 1e6), "bits": (32, 32), "method": "local"}
   with (
-    tiny.quick_compilation(),
     pytest.raises(
       qj.DivergenceError, match="round 2: client 1 diverged, and on_divergence"
     ),

@@ -30,7 +30,6 @@ from quped_jax import methods
 from quped_jax.experiment.build_clients import build_population
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
-from tests.tiny import quick_compilation
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +232,7 @@ LONG_SUITES = ("clients", "conv", "methods", "step", "uneven")
 )
 def test_every_suite_writes_what_it_measured(name, bench):
   bench.suite = name
-  with quick_compilation():
-    benchmark.SUITES[name](bench)
+  benchmark.SUITES[name](bench)
   path = bench.write()
   assert path.name == f"{name}_{machine.device_name()}.json"
   written = json.loads(path.read_text())
@@ -267,8 +265,7 @@ def test_every_suite_writes_what_it_measured(name, bench):
 @pytest.mark.slow
 def test_suites_do_without_torch(bench, monkeypatch):
   monkeypatch.setattr(torch_loop, "available", lambda: False)
-  with quick_compilation():
-    benchmark.SUITES["conv"](bench)
+  benchmark.SUITES["conv"](bench)
   assert not [row for row in bench.rows if "PyTorch" in row["name"]]
   # Ratios are relative to the first contestant.
   assert all("PyTorch" not in row["reference"] for row in bench.rows)

@@ -47,6 +47,7 @@ def command(*args):
   )
 
 
+@pytest.mark.slow
 def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
   small = (
     f"--workdir={tmp_path}",

@@ -177,8 +177,7 @@ def trained():
   """Clients of 1, 2 and 32 bits after a round, with their models."""
   made = tiny.tiny("quped", num_clients=3, bits=(1, 2, 32))
   state = made.play()
-  with tiny.quick_compilation():
-    models = list(made.simulation.primary_models(state))
+  models = list(made.simulation.primary_models(state))
   return made, state, models
 
 

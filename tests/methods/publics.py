@@ -86,11 +86,10 @@ def simulate(
 def play(simulation: Simulation, rounds: int, seed: int = 0):
   """(The state after some rounds, the loss of each round)."""
   losses = []
-  with tiny.quick_compilation():
-    state = simulation.init(seed)
-    for _ in range(rounds):
-      state, metrics = simulation.run_round(state)
-      losses.append(float(metrics["loss"]))
+  state = simulation.init(seed)
+  for _ in range(rounds):
+    state, metrics = simulation.run_round(state)
+    losses.append(float(metrics["loss"]))
   return state, losses
 
 
@@ -100,7 +99,6 @@ def check_learns(name: str, rounds: int = 8, **options) -> None:
   state, losses = play(simulation, rounds)
   assert np.all(np.isfinite(losses))
   assert np.mean(losses[-2:]) < 0.75 * losses[0]
-  with tiny.quick_compilation():
-    accuracies = simulation.evaluate(state)["test"][simulation.primary_variant]
+  accuracies = simulation.evaluate(state)["test"][simulation.primary_variant]
   # One of four classes is chance.
   assert np.mean(accuracies) > 0.5

@@ -66,7 +66,7 @@ def equal(first, second):
   )
 
 
-@over(tiny.METHODS, fast=("feddf", "local", "quped"))
+@over(tiny.METHODS, fast=("fedavg", "feddf", "local"))
 def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   further = [THREE, ON_HOST] if name in ("local", "fedgkt") else []
   ways = [VMAP, ONE, *further]
@@ -91,7 +91,7 @@ def test_five_rounds_agree_in_double_precision(name):
     lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, start
   )
   ends = []
-  with jax.enable_x64(True), tiny.quick_compilation():
+  with jax.enable_x64(True):
     for how in (VMAP, THREE, DEVICES):
       settings = tiny.make_settings(name, CLIENTS, bits=tiny.BITS, **how)
       made = tiny.assemble(settings)
@@ -154,8 +154,7 @@ def test_who_is_absent_stays_as_it_was(name):
   made = tiny.tiny(name, clients_per_round=2)
   start = tiny.to_host(made.state())
   state = made.state()
-  with tiny.quick_compilation():
-    end = tiny.to_host(made.simulation.run_round(state)[0])
+  end = tiny.to_host(made.simulation.run_round(state)[0])
   same = [
     equal(
       tiny.client(start.clients[COHORT], i), tiny.client(end.clients[COHORT], i)
@@ -183,8 +182,7 @@ def test_a_round_in_which_nobody_sends_leaves_the_server_as_it_was(name):
     silence = tiny.silence(made, server)
     return made.method.server_update(server, {COHORT: silence}, at_server)
 
-  with tiny.quick_compilation():
-    after = jax.jit(heard_nothing)(server, jax.random.key(1))
+  after = jax.jit(heard_nothing)(server, jax.random.key(1))
   for old, new in zip(floats(server), floats(after), strict=True):
     np.testing.assert_array_equal(old, new)
 
@@ -231,12 +229,11 @@ def test_digits_are_learned(name):
   if case.model == "mlp":
     values["hidden"] = (16, 16)
   settings = qj.Settings(method=name, model=case.model, **values)
-  with tiny.quick_compilation():
-    result = qj.run(
-      settings,
-      federation=digits(),
-      display=qj.Display(quiet=True),
-    )
+  result = qj.run(
+    settings,
+    federation=digits(),
+    display=qj.Display(quiet=True),
+  )
   summary = result.summary
   accuracy = summary["accuracy"][summary["primary_variant"]]["mean"]
   # A client holds four of the ten classes.
@@ -311,10 +308,9 @@ def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
   made = tiny.tiny(
     name, model="normed", hidden=(), bits=(1, 32), clients_per_round=2
   )
-  with tiny.quick_compilation():
-    state = made.simulation.init(0)
-    state, _ = made.simulation.run_rounds(state, 3)
-    accuracy = made.simulation.evaluate(state)["test"]
+  state = made.simulation.init(0)
+  state, _ = made.simulation.run_rounds(state, 3)
+  accuracy = made.simulation.evaluate(state)["test"]
   plain = "global" if name in ("fedavg", "scaffold") else "personalized"
   np.testing.assert_array_equal(
     accuracy["quantized"][1::2], accuracy[plain][1::2]
@@ -330,12 +326,11 @@ PHASES = (
 @over(PHASES, fast=("fedgkt", "pfedme", "quped"))
 def test_the_fine_tuning_phase_trains_levels_with_frozen_assignments(name):
   made = tiny.tiny(name)
-  with tiny.quick_compilation():
-    frozen = made.simulation.begin_finetune(made.play(2))
-    start = tiny.to_host(frozen)
-    state = made.simulation.program(
-      frozen, jnp.int32(1), made.federation, made.population
-    )[0]
+  frozen = made.simulation.begin_finetune(made.play(2))
+  start = tiny.to_host(frozen)
+  state = made.simulation.program(
+    frozen, jnp.int32(1), made.federation, made.population
+  )[0]
   before, after = (
     getattr(s.clients[COHORT], "learner", s.clients[COHORT])
     for s in (start, tiny.to_host(state))

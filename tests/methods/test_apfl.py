@@ -20,11 +20,10 @@ def play_fixed(alpha, rounds=2):
       "apfl", len(tiny.COUNTS), method_options={"apfl": options}, **SAME
     )
   )
-  with tiny.quick_compilation():
-    state = made.simulation.init(0)
-    start = tiny.to_host(state)
-    for _ in range(rounds):
-      state, _ = made.simulation.run_round(state)
+  state = made.simulation.init(0)
+  start = tiny.to_host(state)
+  for _ in range(rounds):
+    state, _ = made.simulation.run_round(state)
   np.testing.assert_array_equal(state.clients[COHORT].alpha, alpha)
   return made, start, state
 
@@ -86,8 +85,8 @@ def test_local_steps_are_those_of_the_paper():
       client, w = hand_step(made.models.shared, client, w, batch, rate_alpha)
     return client, w
 
-  (v, alpha), w = alone.quickly(
-    by_hand, played.start.learner.params, played.download.params
+  (v, alpha), w = jax.jit(by_hand)(
+    played.start.learner.params, played.download.params
   )
   new = played.result.client
   assert tiny.largest_difference(new.learner.params, v) < 1e-5

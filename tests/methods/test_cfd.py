@@ -50,8 +50,7 @@ def test_what_goes_down_are_the_servers_own_labels(federation):
   np.testing.assert_allclose(
     total.total, 2 * quantized_labels.decode(message, 3, SHAPE), rtol=1e-6
   )
-  with tiny.quick_compilation():
-    new = jax.jit(made.server_update)(server, {COHORT: total}, context)
+  new = jax.jit(made.server_update)(server, {COHORT: total}, context)
   inputs = federation.public.data().batch(jnp.arange(publics.SIZE)).inputs
   logits, _ = model.apply(new.model.params, {}, inputs, False)
   labels = quantized_labels.decode(new.download.targets, 8, SHAPE)

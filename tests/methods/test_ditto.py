@@ -61,11 +61,8 @@ def hand_round(model, lambda_p, v, w, batches):
 def test_local_steps_are_those_of_the_paper():
   made = alone.make("ditto", lambda_p=0.7)
   played = alone.play(made)
-  v, w = alone.quickly(
-    lambda v, w, b: hand_round(made.models.shared, 0.7, v, w, b),
-    played.start.params,
-    played.download.params,
-    played.batches,
+  v, w = jax.jit(lambda v, w, b: hand_round(made.models.shared, 0.7, v, w, b))(
+    played.start.params, played.download.params, played.batches
   )
   assert tiny.largest_difference(played.result.client.params, v) < 1e-5
   assert tiny.largest_difference(alone.sent(played), w) < 1e-5

@@ -52,8 +52,7 @@ def test_the_server_sharpens_the_mean_and_distils_it(federation):
     for message, weight in zip(sent, (3.0, 1.0), strict=True)
   ]
   total = jax.tree.map(jnp.add, *sums)
-  with tiny.quick_compilation():
-    new = jax.jit(made.server_update)(server, {COHORT: total}, context)
+  new = jax.jit(made.server_update)(server, {COHORT: total}, context)
   mean = (3 * sent[0] + sent[1]) / 4
   expected = np.exp(10 * mean) / np.exp(10 * mean).sum(axis=1, keepdims=True)
   np.testing.assert_allclose(new.download.targets, expected, rtol=1e-4)
@@ -65,8 +64,7 @@ def test_the_server_sharpens_the_mean_and_distils_it(federation):
   assert losses[1] < 0.95 * losses[0]
   # A round in which no client sends changes nothing.
   nobody = jax.tree.map(jnp.zeros_like, total)
-  with tiny.quick_compilation():
-    after = jax.jit(made.server_update)(new, {COHORT: nobody}, context)
+  after = jax.jit(made.server_update)(new, {COHORT: nobody}, context)
   assert tiny.largest_difference(after, new) == 0
 
 
@@ -90,9 +88,8 @@ def test_a_client_learns_from_labels_that_it_receives(federation):
     data = federation.client(context.client_id)
     return made.client_update(download, start, data, still, COHORT)
 
-  with tiny.quick_compilation():
-    first = play(download)
-    taught = play(download._replace(targets=targets))
+  first = play(download)
+  taught = play(download._replace(targets=targets))
   # The first round has nothing to digest, and here no local steps either.
   assert tiny.largest_difference(first.client.params, start.params) == 0
   assert np.mean(np.argmax(taught.message, axis=1) == 2) > 0.95
@@ -117,14 +114,13 @@ def test_every_round_has_public_samples_of_its_own(federation):
   floats, rows = 7 * tiny.CLASSES * 4, 7 * 4
   assert simulation.bytes_up == floats
   assert simulation.bytes_down == floats + 2 * rows
-  with tiny.quick_compilation():
-    state = simulation.init(0)
-    asked = [np.asarray(state.server.download.next_rows)]
-    for _ in range(2):
-      state, _ = simulation.run_round(state)
-      download = state.server.download
-      np.testing.assert_array_equal(download.rows, asked[-1])
-      asked.append(np.asarray(download.next_rows))
+  state = simulation.init(0)
+  asked = [np.asarray(state.server.download.next_rows)]
+  for _ in range(2):
+    state, _ = simulation.run_round(state)
+    download = state.server.download
+    np.testing.assert_array_equal(download.rows, asked[-1])
+    asked.append(np.asarray(download.next_rows))
   assert len({tuple(rows) for rows in asked}) == 3
 
 

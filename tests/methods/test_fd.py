@@ -29,13 +29,12 @@ def assemble(*, steps=1, present=0, bits=(32,), **options):
 
 def run(made, rounds) -> list[Any]:
   """The states before the first round and after each."""
-  with tiny.quick_compilation():
-    states = [made.simulation.init(0)]
-    # A round reuses the state's buffers.
-    history = [tiny.to_host(states[0])]
-    for _ in range(rounds):
-      states[0], _ = made.simulation.run_round(states[0])
-      history.append(tiny.to_host(states[0]))
+  states = [made.simulation.init(0)]
+  # A round reuses the state's buffers.
+  history = [tiny.to_host(states[0])]
+  for _ in range(rounds):
+    states[0], _ = made.simulation.run_round(states[0])
+    history.append(tiny.to_host(states[0]))
   return history
 
 
@@ -108,7 +107,7 @@ def test_each_client_learns_from_the_mean_over_the_others(rounds):
       return total
 
     params = client.learner.params
-    expected = alone.descend(params, alone.quickly(jax.grad(loss), params), 0.1)
+    expected = alone.descend(params, jax.jit(jax.grad(loss))(params), 0.1)
     new = tiny.client(states[2].clients[COHORT].learner.params, i)
     assert tiny.largest_difference(new, expected) < 1e-5
 
@@ -202,11 +201,11 @@ def test_outputs_are_collected_over_all_local_steps():
   # Steps that a straggler does not take add no outputs.
   context = made.context._replace(num_steps=jnp.int32(1))
   _, download, client = made.init(jax.random.key(1))
-  short = alone.quickly(
+  short = jax.jit(
     lambda: made.method.client_update(
       download, client, made.data, context, COHORT
     )
-  )
+  )()
   np.testing.assert_array_equal(short.message.counts.sum(), tiny.BATCH)
 
 

@@ -169,10 +169,9 @@ def normed(request):
     tiny.make_federation((30, 40)),
     qj.from_linen(Normed(), "normed"),
   )
-  with tiny.quick_compilation():
-    state = made.simulation.init(0)
-    before = tiny.to_host(state)
-    state, _ = made.simulation.run_round(state)
+  state = made.simulation.init(0)
+  before = tiny.to_host(state)
+  state, _ = made.simulation.run_round(state)
   return made, before, state
 
 
@@ -199,9 +198,8 @@ def test_statistics_travel_and_are_averaged(normed):
       COHORT,
     ).message.stats
 
-  with tiny.quick_compilation():
-    start = tiny.from_host(before)
-    messages = [sent(jnp.int32(i), start) for i in range(2)]
+  start = tiny.from_host(before)
+  messages = [sent(jnp.int32(i), start) for i in range(2)]
   old = shared_model(before).stats
   expected = jax.tree.map(lambda s, a, b: s + (a + b) / 2, old, *messages)
   new = shared_model(state).stats
@@ -234,8 +232,7 @@ def test_statistics_are_estimated_again_on_the_quantized_model(normed):
   data = made.federation.client(jnp.int32(0))
   context = api.Context(0, jax.random.key(3), 0, None, None, None)
   client = tiny.client(state.clients[COHORT], 0)
-  with tiny.quick_compilation():
-    variants = made.method.variants(state.server, client, data, context, COHORT)
+  variants = made.method.variants(state.server, client, data, context, COHORT)
   params, stats, _ = variants["quantized"]
   kept = client.quantized_stats
   assert tiny.largest_difference(stats, kept) > 1e-3
@@ -269,11 +266,10 @@ def test_a_residual_network_with_batch_norm_trains():
     method="fedavg", model="resnet8", clients=2, bits=(32,), steps=1,
     batch_size=4, rounds=1,
   )  # fmt: skip
-  with tiny.quick_compilation():
-    simulation, _, _ = qj.build(settings, federation=federation)
-    state = simulation.init(0)
-    before = tiny.to_host(state)
-    state, metrics = simulation.run_round(state)
+  simulation, _, _ = qj.build(settings, federation=federation)
+  state = simulation.init(0)
+  before = tiny.to_host(state)
+  state, metrics = simulation.run_round(state)
   after = state.server.model
   assert tiny.largest_difference(after.stats, before.server.model.stats) > 1e-3
   assert tiny.largest_difference(after.params, before.server.model.params) > 0

@@ -85,8 +85,7 @@ def test_the_rest_is_the_weighted_mean():
       total = jax.tree.map(lambda *x: sum(x), *sums)
       return made.server_update(server, {COHORT: total}, toy.at_server())
 
-    with tiny.quick_compilation():
-      return play().params
+    return play().params
 
   first, second, both = end((0,)), end((1,)), end((0, 1))
   share = counts[0] / sum(counts)
@@ -102,10 +101,9 @@ def test_a_clients_model_is_the_servers_with_its_normalisation(played):
   made, state = played.made, played.states[-1]
   client = tiny.client(state.clients[COHORT], 1)
   data = made.federation.client(jnp.int32(1))
-  with tiny.quick_compilation():
-    variants = made.method.variants(
-      state.server, client, data, toy.make_context(1), COHORT
-    )
+  variants = made.method.variants(
+    state.server, client, data, toy.make_context(1), COHORT
+  )
   assert set(variants) == {"personalized", "quantized"}
   params, stats, _ = variants["personalized"]
   for name in NORMS:

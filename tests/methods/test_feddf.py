@@ -78,8 +78,7 @@ def test_distillation_brings_the_student_nearer_to_the_teacher(federation):
       federation, distill_steps=steps, distill_learning_rate=3e-3
     )
     sums = heard(made, server, messages, (3.0, 1.0), context)
-    with tiny.quick_compilation():
-      new = jax.jit(made.server_update)(server, {COHORT: sums}, context)
+    new = jax.jit(made.server_update)(server, {COHORT: sums}, context)
     student = logits_of(federation, model, new.models[COHORT])
     teacher = sums.total.logits / sums.total.count
     distances.append(float(distill.kl_divergence(teacher, student)))
@@ -133,8 +132,7 @@ def test_every_architecture_has_a_student_that_all_clients_teach(federation):
     name: made.receive(server, message[name], 1.0, context, name)
     for name in models
   }
-  with tiny.quick_compilation():
-    new = jax.jit(made.server_update)(server, sums, context)
+  new = jax.jit(made.server_update)(server, sums, context)
   teacher = (sums["small"].total.logits + sums["large"].total.logits) / 2
   for name, model in models.items():
     before = jax.tree.map(jnp.add, server.models[name], message[name])

@@ -76,10 +76,9 @@ def trained(federation):
       COHORT,
     )
   )
-  with tiny.quick_compilation():
-    messages = [update(jnp.int32(i)).message for i in (0, 1)]
-    aggregates = heard(made, messages, (1.0, 1.0), server, context)
-    new = jax.jit(made.server_update)(server, aggregates, context)
+  messages = [update(jnp.int32(i)).message for i in (0, 1)]
+  aggregates = heard(made, messages, (1.0, 1.0), server, context)
+  new = jax.jit(made.server_update)(server, aggregates, context)
   return made, model, server, context, messages, new
 
 
@@ -126,13 +125,12 @@ def test_a_client_of_no_weight_does_not_teach_the_generator(trained):
   made, _, server, context, messages, _ = trained
   wrong = jax.tree.map(lambda x: 50 * jnp.ones_like(x), messages[1])
   update = jax.jit(made.server_update)
-  with tiny.quick_compilation():
-    ends = [
-      update(server, heard(made, sent, (1.0, 0.0), server, context), context)
-      for sent in ((messages[0], messages[1]), (messages[0], wrong))
-    ]
-    nobody = heard(made, messages, (0.0, 0.0), server, context)
-    alone = update(server, nobody, context)
+  ends = [
+    update(server, heard(made, sent, (1.0, 0.0), server, context), context)
+    for sent in ((messages[0], messages[1]), (messages[0], wrong))
+  ]
+  nobody = heard(made, messages, (0.0, 0.0), server, context)
+  alone = update(server, nobody, context)
   assert tiny.largest_difference(*ends) < 1e-6
   assert tiny.largest_difference(alone, server) == 0
 
@@ -154,8 +152,7 @@ def test_generated_features_reach_the_last_layer_alone(federation):
       COHORT,
     ).message.model.params
 
-  with tiny.quick_compilation():
-    first, later = play(jnp.int32(0)), play(jnp.int32(1))
+  first, later = play(jnp.int32(0)), play(jnp.int32(1))
   for layer in ("first", "hidden_1"):
     assert tiny.largest_difference(first[layer], later[layer]) < 1e-7
   assert tiny.largest_difference(first["last"], later["last"]) > 1e-3

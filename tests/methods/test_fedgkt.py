@@ -44,8 +44,7 @@ def play(made, federation, server, client_id, context=None, logits=None):
     data = federation.client(client_id)
     return made.client_update(download, start, data, context, COHORT)
 
-  with tiny.quick_compilation():
-    return start, update(download, context.client_id)
+  return start, update(download, context.client_id)
 
 
 def received(made, server, messages, ids):
@@ -127,8 +126,7 @@ def test_the_server_learns_what_it_received_and_keeps_the_rest(federation):
   update = jax.jit(made.server_update)
   # Slots in another order than the clients; the second is empty.
   heard = received(made, server, [messages[0], messages[1]], (2, -1))
-  with tiny.quick_compilation():
-    new = update(server, heard, context)
+  new = update(server, heard, context)
   rows = np.any(np.asarray(new.logits) != 0, axis=(1, 2))
   np.testing.assert_array_equal(rows, [False, False, True])
   sent = messages[0]
@@ -146,13 +144,11 @@ def test_the_server_learns_what_it_received_and_keeps_the_rest(federation):
     made.broadcast(new, jnp.int32(2), COHORT), new.logits[2]
   )
   heard = received(made, new, [messages[1], messages[1]], (0, -1))
-  with tiny.quick_compilation():
-    later = update(new, heard, context)
+  later = update(new, heard, context)
   np.testing.assert_array_equal(later.logits[2], new.logits[2])
   assert np.any(later.logits[0] != 0)
   nobody = received(made, new, messages, (-1, -1))
-  with tiny.quick_compilation():
-    after = update(new, nobody, context)
+  after = update(new, nobody, context)
   assert tiny.largest_difference(after, new) == 0
 
 
@@ -166,11 +162,10 @@ def test_padding_is_never_learned_from(federation):
     labels=(message.labels + 1).at[:5].set(message.labels[:5]) % CLASSES,
   )
   update = jax.jit(made.server_update)
-  with tiny.quick_compilation():
-    ends = [
-      update(server, received(made, server, [m], (0,)), context)
-      for m in (message, wrong)
-    ]
+  ends = [
+    update(server, received(made, server, [m], (0,)), context)
+    for m in (message, wrong)
+  ]
   assert tiny.largest_difference(ends[0].network, ends[1].network) == 0
   assert tiny.largest_difference(ends[0].network, server.network) > 1e-3
 

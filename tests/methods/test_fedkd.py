@@ -44,9 +44,7 @@ def test_local_steps_are_those_of_the_paper():
       mentor, mentee = hand_step(made.models, mentor, mentee, batch)
     return mentor, mentee
 
-  mentor, mentee = alone.quickly(
-    by_hand, played.start.params, played.download.params
-  )
+  mentor, mentee = jax.jit(by_hand)(played.start.params, played.download.params)
   assert tiny.largest_difference(played.result.client.params, mentor) < 1e-5
   assert tiny.largest_difference(alone.sent(played), mentee) < 1e-5
   assert tiny.largest_difference(mentor, played.start.params) > 1e-2
@@ -67,8 +65,8 @@ def test_a_quantized_mentor_teaches_as_it_is_deployed():
     return step[1]
 
   sent = alone.sent(played)
-  by_quantized = alone.quickly(mentee_of, quantized.params)
-  by_weights = alone.quickly(mentee_of, played.start.params)
+  by_quantized = jax.jit(mentee_of)(quantized.params)
+  by_weights = jax.jit(mentee_of)(played.start.params)
   assert tiny.largest_difference(sent, by_quantized) < 1e-5
   assert tiny.largest_difference(sent, by_weights) > 1e-3
 

@@ -32,12 +32,11 @@ def start(made, federation, context):
 def play(made, federation, download, client, context):
   """A round of a client without steps on its own data."""
   context = context._replace(num_steps=jnp.int32(0))
-  with tiny.quick_compilation():
-    return jax.jit(
-      lambda download, client: made.client_update(
-        download, client, federation.client(jnp.int32(0)), context, COHORT
-      )
-    )(download, client)
+  return jax.jit(
+    lambda download, client: made.client_update(
+      download, client, federation.client(jnp.int32(0)), context, COHORT
+    )
+  )(download, client)
 
 
 def test_the_consensus_is_the_mean_of_the_scores(federation):
@@ -110,12 +109,11 @@ def test_late_clients_learn_the_public_labels_when_they_come(federation):
   simulation = publics.simulate(
     "fedmd", federation, settings={"clients_per_round": 1}
   )
-  with tiny.quick_compilation():
-    state = simulation.init(0)
-    started = []
-    for _ in range(6):
-      state, _ = simulation.run_round(state)
-      started.append(int(np.sum(state.clients[COHORT].started)))
+  state = simulation.init(0)
+  started = []
+  for _ in range(6):
+    state, _ = simulation.run_round(state)
+    started.append(int(np.sum(state.clients[COHORT].started)))
   assert started[0] == 1 and started[-1] > 1
 
 

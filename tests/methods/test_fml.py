@@ -65,9 +65,7 @@ def test_local_steps_are_those_of_the_paper(hidden):
       own, shared = hand_step(made.models, 0.3, 0.6, own, shared, batch)
     return own, shared
 
-  own, shared = alone.quickly(
-    by_hand, played.start.params, played.download.params
-  )
+  own, shared = jax.jit(by_hand)(played.start.params, played.download.params)
   assert tiny.largest_difference(played.result.client.params, own) < 1e-5
   assert tiny.largest_difference(alone.sent(played), shared) < 1e-5
   assert tiny.largest_difference(own, played.start.params) > 1e-2
@@ -105,8 +103,8 @@ def test_a_quantized_model_teaches_as_it_is_deployed():
     return alone.descend(shared, jax.grad(loss)(shared), alone.SHARED_RATE)
 
   sent = alone.sent(played)
-  by_quantized = alone.quickly(taught, quantized.params)
-  by_weights = alone.quickly(taught, played.start.params)
+  by_quantized = jax.jit(taught)(quantized.params)
+  by_weights = jax.jit(taught)(played.start.params)
   assert tiny.largest_difference(sent, by_quantized) < 1e-5
   assert tiny.largest_difference(sent, by_weights) > 1e-3
 
@@ -144,8 +142,7 @@ def test_cohorts_of_two_architectures_share_a_third():
       )
     return server, sums, made.server_update(server, sums, context)
 
-  with tiny.quick_compilation():
-    before, sums, after = play(jax.random.key(0))
+  before, sums, after = play(jax.random.key(0))
   wide, deep = (sums[name].total for name in clients)
   mean = jax.tree.map(lambda a, b: (a + b) / 2, wide, deep)
   moved = trees.difference(after, before)

@@ -195,12 +195,12 @@ def test_local_steps_are_those_of_the_paper(global_loss):
 @pytest.fixture(scope="module")
 def undistilled():
   """QuPeD with lambda_p = 0."""
-  return tiny.tiny("quped", options=(("lambda_p", 0.0),))
+  return tiny.tiny("quped", bits=tiny.FEW, options=(("lambda_p", 0.0),))
 
 
 def test_without_distillation_it_is_local_quantized_training(undistilled):
   own = undistilled.play(1)
-  local = tiny.tiny("local", bits=tiny.BITS).play(1)
+  local = tiny.tiny("local").play(1)
   mine, theirs = own.clients[COHORT], local.clients[COHORT]
   assert tiny.largest_difference(mine, theirs) < 1e-6
   start = undistilled.state()

@@ -183,17 +183,16 @@ def run(
   settings = tiny.make_settings(
     name, clients, bits=bits, method_options={name: options}, **dict(changes)
   )
-  with tiny.quick_compilation():
-    made = tiny.assemble(settings, model=model)
-    state = made.simulation.init(0)
-    states, losses, accuracy = [tiny.to_host(state)], [], {}
-    for _ in range(rounds):
-      state, metrics = made.simulation.run_round(state)
-      states.append(tiny.to_host(state))
-      losses.append(float(metrics["loss"]))
-    if evaluate:
-      table = made.simulation.evaluate(state)["test"]
-      accuracy = {k: float(np.mean(v)) for k, v in table.items()}
+  made = tiny.assemble(settings, model=model)
+  state = made.simulation.init(0)
+  states, losses, accuracy = [tiny.to_host(state)], [], {}
+  for _ in range(rounds):
+    state, metrics = made.simulation.run_round(state)
+    states.append(tiny.to_host(state))
+    losses.append(float(metrics["loss"]))
+  if evaluate:
+    table = made.simulation.evaluate(state)["test"]
+    accuracy = {k: float(np.mean(v)) for k, v in table.items()}
   return Played(made, states, losses, accuracy)
 
 

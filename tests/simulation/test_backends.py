@@ -71,10 +71,10 @@ def same(first, second):
 @pytest.fixture(scope="module")
 def pair():
   """The simulations of a method: on the devices, and on the shelf."""
-  expected = tiny.tiny("quped").simulation
+  expected = tiny.tiny("quped", bits=tiny.FEW).simulation
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(simulation_lib.BACKENDS, "device", Shelved)
-    settings = tiny.make_settings("quped", len(tiny.COUNTS))
+    settings = tiny.make_settings("quped", len(tiny.COUNTS), bits=tiny.FEW)
     shelved = tiny.assemble(settings).simulation
   assert isinstance(getattr(shelved.run_rounds, "__self__", None), Shelved)
   return expected, shelved

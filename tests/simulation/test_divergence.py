@@ -204,7 +204,6 @@ def test_a_server_whose_step_is_not_finite_ends_the_run(monkeypatch):
 
   monkeypatch.setitem(qj.methods.METHODS, "fedavg", entry._replace(make=make))
   with (
-    tiny.quick_compilation(),
     pytest.raises(qj.DivergenceError, match="round 2: what the server made"),
   ):
     run("fedavg", 0.05, rounds=3)
@@ -218,10 +217,9 @@ def test_when_one_looks_does_not_decide_when_a_run_ends(eval_every, tmp_path):
   there = [2, 2, 2, 0, 2, 1]
   lines = [f"{r},{c}" for r, c in enumerate(there)]
   trace.write_text("\n".join(["round,client", *lines]))
-  with tiny.quick_compilation():
-    result = run(
-      "fedavg", 1e6, 6, participation_trace=str(trace), eval_every=eval_every
-    )
+  result = run(
+    "fedavg", 1e6, 6, participation_trace=str(trace), eval_every=eval_every
+  )
   assert result.summary["diverged"] == [
     {"client": 2, "rounds": 4, "in_a_row": 4}
   ]
@@ -264,12 +262,11 @@ def run(method, bad, rounds=3, **changes):
   ],
 )
 def test_a_clients_round_that_is_undone_leaves_it_as_it_was(how):
-  with tiny.quick_compilation():
-    end = run("fedavg", 1e6, **HOW[how])
-    start = qj.build(
-      tiny.make_settings("fedavg", 5, bits=(32,) * 5, **HOW[how]),
-      federation=tiny.make_federation(tiny.COUNTS[:5]),
-    )[0].init(0)
+  end = run("fedavg", 1e6, **HOW[how])
+  start = qj.build(
+    tiny.make_settings("fedavg", 5, bits=(32,) * 5, **HOW[how]),
+    federation=tiny.make_federation(tiny.COUNTS[:5]),
+  )[0].init(0)
   assert end.summary["diverged"] == [{"client": 2, "rounds": 3, "in_a_row": 3}]
   for x, y in zip(
     jax.tree.leaves(qj.client_state(start, 2)),
@@ -290,9 +287,8 @@ def test_a_client_that_diverges_is_as_one_that_is_absent(tmp_path):
   trace = tmp_path / "trace.csv"
   lines = [f"{r},{c}" for r in range(3) for c in range(5) if c != 2]
   trace.write_text("\n".join(["round,client", *lines]))
-  with tiny.quick_compilation():
-    undone = run("fedavg", 1e6)
-    absent = run("fedavg", 0.05, participation_trace=str(trace))
+  undone = run("fedavg", 1e6)
+  absent = run("fedavg", 0.05, participation_trace=str(trace))
   for x, y in zip(
     jax.tree.leaves(undone.state.server),
     jax.tree.leaves(absent.state.server),
@@ -303,7 +299,6 @@ def test_a_client_that_diverges_is_as_one_that_is_absent(tmp_path):
 
 def test_a_limit_that_is_given_holds_from_the_first_round():
   with (
-    tiny.quick_compilation(),
     pytest.raises(qj.DivergenceError, match="clients 0, 1, 2, 3, 4"),
   ):
     run("fedavg", 0.05, max_message_norm=1e-6)

@@ -20,16 +20,14 @@ def made(method="fedavg", **changes):
     **changes,
   }
   settings = tiny.make_settings(method, 3, **values)
-  with tiny.quick_compilation():
-    return assemble(settings, federation=tiny.make_federation())
+  return assemble(settings, federation=tiny.make_federation())
 
 
 def test_without_steps_they_get_the_global_model_itself():
   assembly = made()
   simulation = assembly.simulation
-  with tiny.quick_compilation():
-    state, _ = simulation.run_rounds(simulation.init(0), 2)
-    table = assembly.evaluate_held_out(state)
+  state, _ = simulation.run_rounds(simulation.init(0), 2)
+  table = assembly.evaluate_held_out(state)
   assert set(table) == {"personalized", "quantized"}
   for i, value in enumerate(table["personalized"]):
     model = state.server.model
@@ -43,11 +41,10 @@ def test_steps_on_their_own_data_help_and_depend_on_nothing_else():
   for devices in (1, 2):
     assembly = made(held_out_client_steps=40, devices=devices)
     simulation = assembly.simulation
-    with tiny.quick_compilation():
-      state = simulation.init(0)
-      tables.append(assembly.evaluate_held_out(state)["personalized"])
-      # The initial model knows nothing: forty steps teach it.
-      assert tables[-1].mean() > 0.6
+    state = simulation.init(0)
+    tables.append(assembly.evaluate_held_out(state)["personalized"])
+    # The initial model knows nothing: forty steps teach it.
+    assert tables[-1].mean() > 0.6
   np.testing.assert_allclose(tables[0], tables[1], atol=0.051)
 
 
@@ -55,8 +52,7 @@ def test_they_have_precisions_in_turn_and_levels_of_their_own():
   assembly = made("quped", bits=(32, 32, 32, 32, 1), held_out_client_steps=3)
   bits = assembly.assignment.bits
   assert bits.tolist() == [32, 32, 32, 32, 1]
-  with tiny.quick_compilation():
-    table = assembly.evaluate_held_out(assembly.simulation.init(0))
+  table = assembly.evaluate_held_out(assembly.simulation.init(0))
   assert np.isfinite(table["quantized"]).all()
 
 
@@ -76,11 +72,10 @@ def test_they_take_no_part_in_training():
       (0, tiny.make_federation(tiny.COUNTS[:3])),
     )
   )
-  with tiny.quick_compilation():
-    ends = [
-      tiny.to_host(m.simulation.run_round(m.simulation.init(0))[0])
-      for m in (with_new, without)
-    ]
+  ends = [
+    tiny.to_host(m.simulation.run_round(m.simulation.init(0))[0])
+    for m in (with_new, without)
+  ]
   assert tiny.largest_difference(ends[0].server, ends[1].server) < 1e-6
 
 
@@ -93,8 +88,7 @@ def test_a_run_reports_them():
     rounds=2,
     held_out_client_steps=2,
   )
-  with tiny.quick_compilation():
-    result = qj.run(settings, federation=tiny.make_federation(), display=QUIET)
+  result = qj.run(settings, federation=tiny.make_federation(), display=QUIET)
   spread = result.summary["held_out_clients"]["personalized"]
   assert 0 <= spread["worst"] <= spread["mean"] <= 1
   assert len(result.clients) == 3

@@ -142,11 +142,10 @@ def test_stragglers_of_two_steps_take_one():
 def play(rounds=1, method="quped", clients=5, bits=tiny.FEW, **changes):
   settings = tiny.make_settings(method, clients, bits=bits, **changes)
   made = tiny.assemble(settings)
-  with tiny.quick_compilation():
-    state, metrics = made.simulation.init(0), {}
-    start = tiny.to_host(state)
-    for _ in range(rounds):
-      state, metrics = made.simulation.run_round(state)
+  state, metrics = made.simulation.init(0), {}
+  start = tiny.to_host(state)
+  for _ in range(rounds):
+    state, metrics = made.simulation.run_round(state)
   return start, tiny.to_host(state), metrics, made
 
 
@@ -186,11 +185,10 @@ def test_a_round_without_anyone_changes_nothing(tmp_path):
     "quped", 5, participation_trace=str(path), rounds=3, bits=tiny.FEW
   )
   made = tiny.assemble(settings)
-  with tiny.quick_compilation():
-    state = made.simulation.init(0)
-    start = tiny.to_host(state)
-    state, metrics = made.simulation.run_round(state)
-    end = tiny.to_host(state)
+  state = made.simulation.init(0)
+  start = tiny.to_host(state)
+  state, metrics = made.simulation.run_round(state)
+  end = tiny.to_host(state)
   assert float(metrics["participants"]) == 0
   assert np.isnan(float(metrics["loss"]))
   assert not changed(start, end).any()
@@ -211,45 +209,43 @@ def test_a_straggler_takes_its_own_number_of_steps():
     short[i] = int(steps)
   assert len(set(short.values())) > 1
   full = tiny.assemble(tiny.make_settings("local", 5, steps=4))
-  with tiny.quick_compilation():
-    state = full.simulation.init(0)
+  state = full.simulation.init(0)
 
-    def update(i, num_steps):
-      spec, rates = full.population.of_client(i)
-      context = api.Context(
-        round=jnp.int32(0),
-        key=jax.random.fold_in(jax.random.fold_in(key, 0), i),
-        client_id=i,
-        spec=spec,
-        rates=rates,
-        shared_learning_rate=full.population.shared_learning_rate,
-        num_steps=num_steps,
-      )
-      client = jax.tree.map(lambda x: x[i], state.clients[COHORT])
-      return full.method.client_update(
-        full.method.broadcast(state.server, i, COHORT),
-        client,
-        full.federation.client(i),
-        context,
-        COHORT,
-      ).client
+  def update(i, num_steps):
+    spec, rates = full.population.of_client(i)
+    context = api.Context(
+      round=jnp.int32(0),
+      key=jax.random.fold_in(jax.random.fold_in(key, 0), i),
+      client_id=i,
+      spec=spec,
+      rates=rates,
+      shared_learning_rate=full.population.shared_learning_rate,
+      num_steps=num_steps,
+    )
+    client = jax.tree.map(lambda x: x[i], state.clients[COHORT])
+    return full.method.client_update(
+      full.method.broadcast(state.server, i, COHORT),
+      client,
+      full.federation.client(i),
+      context,
+      COHORT,
+    ).client
 
-    update = jax.jit(update)
-    for i, steps in short.items():
-      expected = update(jnp.int32(i), jnp.int32(steps))
-      got = jax.tree.map(lambda x, i=i: x[i], end.clients[COHORT])
-      assert tiny.largest_difference(expected, got) < 1e-6
+  update = jax.jit(update)
+  for i, steps in short.items():
+    expected = update(jnp.int32(i), jnp.int32(steps))
+    got = jax.tree.map(lambda x, i=i: x[i], end.clients[COHORT])
+    assert tiny.largest_difference(expected, got) < 1e-6
 
 
 def test_other_chances_compile_nothing():
   made = tiny.assemble(
     tiny.make_settings("local", 5, stragglers=0.5, dropout=0.5)
   )
-  with tiny.quick_compilation():
-    state = made.simulation.init(0)
-    counts = set()
-    for _ in range(8):
-      state, metrics = made.simulation.run_round(state)
-      counts.add(int(metrics["participants"]))
+  state = made.simulation.init(0)
+  counts = set()
+  for _ in range(8):
+    state, metrics = made.simulation.run_round(state)
+    counts.add(int(metrics["participants"]))
   assert made.simulation.program.compilations == 1
   assert len(counts) > 1 and max(counts) <= 5

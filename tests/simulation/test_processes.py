@@ -93,6 +93,7 @@ def test_two_processes_get_the_result_of_one(tmp_path):
     assert other == pytest.approx(line, rel=1e-4, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_come_is_an_error_and_no_hang():
   port = free_port()
   together = (

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,23 @@ COHORT = tiny.COHORT
 def centers(state):
   books = tiny.books(state.clients[COHORT].codebooks)
   return np.concatenate([np.asarray(b.centers) for b in books.values()], 1)
+
+
+def test_the_compilers_optimizations_change_roundings_alone():
+  """Tests compile with few of them; what users run has them all."""
+  config: Any = jax.config  # Whose fields type checkers do not know.
+  few = tiny.tiny("quped", bits=tiny.FEW)
+  ends = [tiny.to_host(few.play(2))]
+  config.update("jax_disable_most_optimizations", False)
+  try:
+    full = tiny.assemble(few.settings)
+    ends.append(tiny.to_host(full.play(2)))
+  finally:
+    config.update("jax_disable_most_optimizations", True)
+  assert full.simulation.program.compilations == 1
+  assert tiny.largest_difference(*ends) < 2e-5
+  start = tiny.to_host(few.state())
+  assert tiny.largest_difference(start.clients, ends[1].clients) > 1e-2
 
 
 def key_method():
@@ -114,10 +132,9 @@ def test_a_run_goes_on_with_another_number_of_devices():
   ]
   expected = tiny.to_host(made[0].play(3))
   state = made[0].state()
-  with tiny.quick_compilation():
-    for one in (made[0], made[1], made[0]):
-      state, metrics = one.simulation.run_round(state)
-      assert state.members[COHORT].shape[0] == one.simulation.layout.slots(3)
+  for one in (made[0], made[1], made[0]):
+    state, metrics = one.simulation.run_round(state)
+    assert state.members[COHORT].shape[0] == one.simulation.layout.slots(3)
   assert len(state.round.devices()) == 1
   assert tiny.largest_difference(tiny.to_host(state), expected) < 1e-5
 
@@ -125,11 +142,10 @@ def test_a_run_goes_on_with_another_number_of_devices():
 def test_padded_slots_are_nobodys():
   made = tiny.tiny("local", num_clients=3, bits=(1,), devices=2)
   one = tiny.tiny("local", num_clients=3, bits=(1,))
-  with tiny.quick_compilation():
-    state, _ = made.simulation.run_round(made.simulation.init(0))
-    state = made.simulation.begin_finetune(state)
-    table = made.simulation.evaluate(state)["test"]
-    alone = one.simulation.evaluate(state)["test"]
+  state, _ = made.simulation.run_round(made.simulation.init(0))
+  state = made.simulation.begin_finetune(state)
+  table = made.simulation.evaluate(state)["test"]
+  alone = one.simulation.evaluate(state)["test"]
   for name, values in table.items():
     np.testing.assert_array_equal(values, alone[name])
     assert values.shape == (3,)

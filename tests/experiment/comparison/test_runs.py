@@ -9,7 +9,6 @@ import quped_jax as qj
 from quped_jax.experiment.comparison import plan, runs
 from quped_jax.experiment.comparison.plan import Row
 from tests.experiment.comparison import small
-from tests.tiny import quick_compilation
 
 
 def run_stub(config, folder, **kwargs):
@@ -65,8 +64,7 @@ def test_steps_that_follow_from_others_are_recognized(tmp_path, method, base):
     methods=(method,), bits=("32",), seeds=(0,), base=base
   )
   (run,) = plan.make_runs(config, tmp_path)
-  with quick_compilation():
-    qj.run(run.settings, run.folder, display=qj.Display(quiet=True))
+  qj.run(run.settings, run.folder, display=qj.Display(quiet=True))
   summary = json.loads((run.folder / "summary.json").read_text())
   assert summary["steps"] != run.settings.steps
   assert runs.is_done(run)

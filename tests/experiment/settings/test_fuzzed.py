@@ -24,7 +24,6 @@ from experiments import common
 from quped_jax.data import sources
 from quped_jax.methods import METHODS
 from quped_jax.simulation.program import Program
-from tests import tiny
 
 LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
 NAN, INF = float("nan"), float("inf")
@@ -248,9 +247,8 @@ def attempt(values, directly, workdir=None):
     # Warnings of a loss that is not finite and the like are expected here.
     warnings.simplefilter("ignore")
     try:
-      with tiny.quick_compilation():
-        made = make(values, directly)
-        qj.run(made, workdir, display=qj.Display(quiet=True), resume=False)
+      made = make(values, directly)
+      qj.run(made, workdir, display=qj.Display(quiet=True), resume=False)
     except ValueError as error:
       return str(error)
     except (CompilesError, qj.DivergenceError):

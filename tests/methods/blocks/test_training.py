@@ -30,13 +30,12 @@ def test_recalibration_leaves_a_client_of_full_precision_alone():
   settings = qj.Settings(
     method="local", clients=2, bits=(1, 32), rounds=1, steps=3, batch_size=5
   )
-  with tiny.quick_compilation():
-    result = qj.run(
-      settings,
-      federation=qj.make_federation(dataset, parts),
-      model=qj.from_linen(Normed(), "normed"),
-      display=qj.Display(quiet=True),
-    )
+  result = qj.run(
+    settings,
+    federation=qj.make_federation(dataset, parts),
+    model=qj.from_linen(Normed(), "normed"),
+    display=qj.Display(quiet=True),
+  )
   learner = qj.client_state(result.state, 1)
   data = qj.make_federation(dataset, parts).client(jnp.int32(1))
   context = api.Context(0, jax.random.key(0), 1, None, None, None)

@@ -26,12 +26,6 @@ PRIVATE = {"dp_clip": 0.5, "dp_noise": 1.0, "participation": (0.6,)}
 UNIFORM = {"method_options": {"fedavg": {"weighting": "uniform"}}}
 
 
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-  with tiny.quick_compilation():
-    yield
-
-
 def model(value: float = 0.0, size: int = 20000) -> api.GlobalModel:
   """A model of two arrays and two statistics."""
   params = {

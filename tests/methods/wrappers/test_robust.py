@@ -25,12 +25,6 @@ AVERAGING = {
 SLOTS = 10
 
 
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-  with tiny.quick_compilation():
-    yield
-
-
 def messages(slots: int, seed: int = 0) -> Any:
   """Models of two arrays and one statistic, in slots."""
   rng = np.random.default_rng(seed)
@@ -186,10 +180,9 @@ def played(changes, method="fedavg", **how):
   """The state before and after a round, and the method without a wrapper."""
   settings = tiny.make_settings(method, 5, bits=(32,), **changes, **how)
   made = tiny.assemble(settings)
-  with tiny.quick_compilation():
-    state = made.simulation.init(0)
-    start = tiny.to_host(state)
-    end = tiny.to_host(made.simulation.run_round(state)[0])
+  state = made.simulation.init(0)
+  start = tiny.to_host(state)
+  end = tiny.to_host(made.simulation.run_round(state)[0])
   return made, start, end
 
 
