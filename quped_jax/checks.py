@@ -1,6 +1,6 @@
 """Checks of what a user gives, in one dialect: "FIELD=VALUE: must be ..."."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import jax.numpy as jnp
 
@@ -32,7 +32,7 @@ def not_negative(field: str, value: float) -> None:
     raise ValueError(f"{field}={value}: must be at least 0")
 
 
-def choice(field: str, value: str, allowed: Sequence[str]) -> None:
+def choice(field: str, value: str, allowed: Collection[str]) -> None:
   """Raises a ValueError unless the value is one of those allowed."""
   if value not in allowed:
     raise ValueError(f"{field}={value!r}: must be one of {', '.join(allowed)}")
