@@ -81,7 +81,7 @@ def build_guarantee(settings: Settings) -> dict[str, Any] | None:
   It follows from the settings alone, and is part of `summary.json`.
 
   Raises:
-    ValueError: what is needed to compute it is not installed.
+    ImportError: what is needed to compute it is not installed.
   """
   return privacy_lib.guarantee(
     dp_clip=settings.dp_clip,
