@@ -1,5 +1,7 @@
 """Codebooks and weights that the tests of quantizers share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +55,10 @@ def gap_of(levels):
   return (float(levels[-1]) - float(levels[0])) / (len(levels) - 1)
 
 
+@functools.cache
 def loss_and_gradients(quantize):
+  """Compiled once for all that have the same shapes."""
+
   def loss(x, centers, levels, weights):
     return jnp.sum(weights * quantize(x, Codebook(centers, levels)))
 

@@ -332,7 +332,11 @@ def edge_federation():
 
 
 # Methods that count labels, hold samples out, or normalise; all in long runs.
-CHOSEN = ("fd", "fedbn", "fedgen", "quped")
+CHOSEN = (
+  "fd",
+  "quped",
+  *(pytest.param(name, marks=pytest.mark.slow) for name in ("fedbn", "fedgen")),
+)
 
 
 @pytest.mark.parametrize("name", tiny.METHODS if LONG else CHOSEN)

@@ -252,11 +252,11 @@ def settings(method="quped", **changes):
   ("stop", "changes"),
   [
     (3, {"finetune_at": 2}),
-    (4, {"client_state": "host", "clients_per_block": 2}),
     *(
       pytest.param(*case, marks=pytest.mark.slow)
       for case in [
         (2, {}),
+        (4, {"client_state": "host", "clients_per_block": 2}),
         (3, {"finetune_at": 3, "method": "local"}),
         (4, {"devices": 2, "clients_per_round": 3, "method": "fedavg"}),
         (4, {"client_state": "disk", "clients_per_block": 2, "finetune_at": 2}),
@@ -470,10 +470,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(
   assert results(tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize(
-  "number",
-  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_with_a_checkpoint(tmp_path, uninterrupted, number):
   process = start(tmp_path)
   wait_for(process, tmp_path, 2)

@@ -52,7 +52,7 @@ def test_32_bit_clients_of_a_mixed_federation_train_in_full_precision():
   mixed = tiny.tiny("local").play(1).clients[COHORT].params
   static = tiny.tiny("local", bits=(32,)).play(1).clients[COHORT].params
   last = len(tiny.COUNTS) - 1
-  assert tiny.BITS[last] == 32
+  assert tiny.FEW[last] == 32
   own, full = (tiny.client(tree, last) for tree in (mixed, static))
   assert tiny.largest_difference(own, full) < 1e-6
   other = tiny.largest_difference(tiny.client(mixed, 1), tiny.client(static, 1))

@@ -61,6 +61,7 @@ def test_a_width_that_heads_do_not_divide_is_an_error():
     make(width=9)
 
 
+@pytest.mark.slow
 def test_a_federation_learns_text_by_its_source():
   """Each source repeats its own string, which clients come to know."""
   texts = {str(i): "".join(chr(97 + i + j) for j in range(5)) * 60

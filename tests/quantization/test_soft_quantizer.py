@@ -283,6 +283,18 @@ def full_loss(x, centers, cotangent, sharpness):
   return jnp.vdot(cotangent, soft), soft
 
 
+def soft_loss(x, centers, codebook, cotangent):
+  soft = soft_quantize(x, dataclasses.replace(codebook, centers=centers))
+  return jnp.vdot(cotangent, soft), soft
+
+
+# Compiled once for all levels of a size.
+full_gradients, soft_gradients = (
+  jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+  for loss in (full_loss, soft_loss)
+)
+
+
 def many_weights(levels, size, seed=0):
   """So many weights that they are quantized and summed in bins."""
   rng = np.random.default_rng(seed)
@@ -290,36 +302,37 @@ def many_weights(levels, size, seed=0):
   return rng.permutation(x), rng.normal(size=size).astype(np.float32)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize(
-  ("count", "max_levels", "size"),
+  ("count", "max_levels", "size", "spacing"),
   [
-    (2, 2, 20_000),
-    (4, 4, 20_000),
-    (2, 16, 20_000),
-    (16, 16, 20_000),
-    (200, 256, 70_000),
-    (256, 256, 70_000),
+    *((2, 2, 20_000, spacing) for spacing in SPACINGS),
+    *((4, 4, 20_000, spacing) for spacing in SPACINGS),
+    (2, 16, 20_000, "even"),
+    *((16, 16, 20_000, spacing) for spacing in SPACINGS),
+    (200, 256, 70_000, "clusters"),
+    *(
+      pytest.param(256, 256, 70_000, spacing, marks=marks)
+      for spacing, marks in (
+        ("even", ()),
+        ("outlier", pytest.mark.slow),
+        ("clusters", pytest.mark.slow),
+        ("geometric", ()),
+        ("coinciding", pytest.mark.slow),
+      )
+    ),
   ],
 )
-def test_many_weights_agree_with_the_full_sum(spacing, count, max_levels, size):
+def test_many_weights_agree_with_the_full_sum(count, max_levels, size, spacing):
   levels = make_levels(spacing, count)
   x, cotangent = many_weights(levels, size)
   codebook = make_codebook(levels, max_levels, padding=3e3)
   assert count == 2 or soft_bins.bin_count(max_levels, 10.0, size) > 0
-
-  def loss(x, centers):
-    soft = soft_quantize(x, dataclasses.replace(codebook, centers=centers))
-    return jnp.vdot(cotangent, soft), soft
-
-  differentiate = functools.partial(
-    jax.value_and_grad, argnums=(0, 1), has_aux=True
+  (_, value), (dx, dc) = soft_gradients(
+    x, codebook.centers, codebook, cotangent
   )
-  (_, value), (dx, dc) = jax.jit(differentiate(loss))(x, codebook.centers)
   with jax.enable_x64(True):
-    full = jax.jit(differentiate(full_loss))
     double = [np.asarray(a, np.float64) for a in (x, levels, cotangent)]
-    (_, want), (want_dx, want_dc) = full(*double, 10.0)
+    (_, want), (want_dx, want_dc) = full_gradients(*double, 10.0)
   gap = gap_of(levels)
   ulp = 2.0**-23 * np.max(np.abs(np.concatenate([x, levels])))
   want_dx, want_dc = np.asarray(want_dx), np.asarray(want_dc)
@@ -337,7 +350,10 @@ def test_many_weights_agree_with_the_full_sum(spacing, count, max_levels, size):
   assert not np.any(dc[count:])
 
 
-@pytest.mark.parametrize("max_levels", [2, 4, 16])
+@pytest.mark.parametrize(
+  "max_levels",
+  [16, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))],
+)
 def test_many_weights_are_mapped_over_learners_and_channels(max_levels):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(20_000, 3)).astype(np.float32) * [0.1, 1.0, 5.0]
@@ -394,9 +410,7 @@ def test_double_precision_is_kept(max_levels):
     count = jnp.int32(max_levels)
     fn = loss_and_gradients(soft_quantize)
     value, gradients = fn(x, centers, count, cotangent)
-    (want, _), want_gradients = jax.jit(
-      jax.value_and_grad(full_loss, argnums=(0, 1), has_aux=True)
-    )(x, centers, cotangent, 10.0)
+    (want, _), want_gradients = full_gradients(x, centers, cotangent, 10.0)
     assert value.dtype == gradients[0].dtype == gradients[1].dtype == np.float64
   np.testing.assert_allclose(value, want, rtol=1e-3)
   for got, full in zip(gradients, want_gradients, strict=True):

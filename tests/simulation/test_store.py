@@ -159,6 +159,7 @@ def test_the_fine_tuning_phase_begins_for_clients_elsewhere_too(tmp_path):
   assert os.listdir(tmp_path / "clients") == ["clients_finetuning"]
 
 
+@pytest.mark.slow
 def test_a_round_without_anyone_is_one_on_the_host_too(tmp_path):
   path = tmp_path / "trace.csv"
   path.write_text("round,client\n1,2\n")
