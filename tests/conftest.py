@@ -4,10 +4,8 @@ XLA's compilation takes most of the tests' time. They compile with few
 optimizations, on which no result depends; processes that a test starts compile
 as they do for users.
 
-JAX writes the entries of its compilation cache in place, so two processes
-that share a folder can read half an entry. Each process (a second run of the
-tests, a pytest-xdist worker) therefore takes the first folder that no other
-process holds.
+The workers of a run share a folder of compiled programs; two runs do not. JAX
+writes the entries in place: whoever reads half of one compiles it again.
 """
 
 import fcntl
