@@ -11,7 +11,7 @@ _PADDING = 4
 
 
 def crop_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-  """Pads by four, crops at random to the old size, and flips half of them.
+  """Pads by four, crops at random to the old size, and flips half the images.
 
   Args:
     key: a key.
@@ -30,8 +30,8 @@ def crop_flip(key: jax.Array, images: jax.Array) -> jax.Array:
   flips = jax.random.bernoulli(flip_key, shape=(batch,))
   border = (_PADDING, _PADDING)
   padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
-  # Lookups of rows and columns, since a slice of its own offset per image is
-  # a slow gather on accelerators too.
+  # By lookups of rows and of columns: slices with an offset per image are a
+  # slow gather, on accelerators too.
   rows = offsets[:, :1] + jnp.arange(height)
   columns = offsets[:, 1:] + jnp.arange(width)
   columns = jnp.where(flips[:, None], columns[:, ::-1], columns)

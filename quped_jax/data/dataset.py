@@ -16,7 +16,7 @@ class Dataset:
 
   Attributes:
     name: What error messages call the dataset.
-    inputs: `[samples, ...]`, uint8 (images, kept so to save memory) or float32.
+    inputs: `[samples, ...]`, uint8 (for images, to save memory) or float32.
     labels: `[samples]` int32, in `[0, num_classes)`.
     num_classes: Number of classes, at least 2.
     is_test: `[samples]` bool, the dataset's own test split. None: it has none,
@@ -61,7 +61,7 @@ class Dataset:
         "one sample and no empty axis"
       )
     if inputs.dtype == np.float32:
-      # Extremes show every NaN and infinity without a copy of the inputs.
+      # The extremes reveal NaN and infinity without a copy of the inputs.
       extremes = np.array([inputs.min(), inputs.max()])
       if not np.isfinite(extremes).all():
         raise ValueError(
@@ -115,8 +115,8 @@ def from_arrays(
   """Makes a dataset of any pair of arrays.
 
   Args:
-    inputs: `[samples, ...]` real numbers. uint8 stays uint8, all else becomes
-      float32.
+    inputs: `[samples, ...]` real numbers. uint8 stays uint8, all other types
+      become float32.
     labels: `[samples]` integers.
     name: What error messages call the dataset.
     num_classes: Number of classes; None: the largest label plus one.
@@ -197,7 +197,7 @@ def load_npy(
     ValueError: If it is not a `.npy` file of numbers.
   """
   try:
-    # Mapped in any case: to read, NumPy takes what memory a header asks for.
+    # Mapped in any case: to read, NumPy would allocate what the header claims.
     array = np.lib.format.open_memmap(path, mode="r")
   except FileNotFoundError:
     raise

@@ -1,9 +1,9 @@
 """Who holds which samples: one pool of samples, row numbers per client.
 
-The samples of all clients lie once in one array; each client has a range of a
-table of row numbers (offset and count, so nothing is padded to the largest
-client). Batches are drawn inside jit, for one client at a time: `vmap` or a
-loop over `Federation.client(i)` adds the client axis.
+The samples of all clients are stored once, in one array. Each client has a
+range of a table of row numbers (an offset and a count, so nothing is padded to
+the largest client). Batches are drawn inside jit, for one client at a time:
+`vmap` or a loop over `Federation.client(i)` adds the client axis.
 
 A federation is made in host memory, where samples may be mapped from a file;
 `quped_jax.simulation.placement` moves it to the devices.
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pool:
-  """All samples of a dataset, as a source of the rows that clients draw.
+  """All samples of a dataset, from which clients draw rows.
 
   Attributes:
     inputs: `[samples, ...]`, uint8 or float.
@@ -69,9 +69,9 @@ class Split:
 
   Attributes:
     rows: int32 `[total]`, the clients' row numbers one after the other; None
-      if they simply count on from the offset.
+      if a client's rows simply count up from its offset.
     offset: int32 `[clients]`, or `[]` for one client: where its rows begin.
-    count: int32, likewise: how many it has.
+    count: int32, likewise: how many rows it has.
     max_count: the largest count of any client, static.
   """
 
@@ -95,11 +95,11 @@ class ClientData:
   """One client's samples.
 
   Attributes:
-    source: what draws samples by client and row: a `Pool`, or a synthetic one.
+    source: draws samples by client and row: a `Pool`, or a synthetic source.
     client_id: int32 `[]`.
     train: the Split of its training samples.
-    validation: that of its validation samples, perhaps none.
-    test: that of its test samples.
+    validation: the Split of its validation samples, possibly empty.
+    test: the Split of its test samples.
     augment: name of the augmentation of training batches, static.
   """
 
@@ -127,10 +127,10 @@ class ClientData:
   def draw(self, key: jax.Array, steps: int, batch_size: int) -> jax.Array:
     """Positions of the training batches of a round.
 
-    Every epoch is a permutation of the samples, of which the last, partial
-    batch is dropped. A client with less than one batch draws with
-    replacement. The positions depend on the key and the client's own number
-    of samples alone, not on who else is there.
+    Every epoch is a permutation of the samples, without its last, partial
+    batch. A client with less than one batch draws with replacement. The
+    positions depend only on the key and the client's own number of samples, not
+    on the other clients.
 
     One sort of `2 * steps * batch_size + max_count` pairs per round.
 
@@ -143,7 +143,7 @@ class ClientData:
       int32 `[steps, batch_size]`.
 
     Raises:
-      ValueError: too many to be counted.
+      ValueError: more samples than int32 can count.
     """
     check_batches(f"steps={steps}", steps, batch_size)
     count = jnp.maximum(self.train.count, 1)
@@ -153,7 +153,7 @@ class ClientData:
     slots = 2 * steps * batch_size + self.train.max_count
     key, replace_key = jax.random.split(key)
     slot = jnp.arange(slots, dtype=jnp.int32)
-    # Bits by slot number: a longer table begins with the same ones.
+    # Random bits by slot number: a longer table begins with the same bits.
     bits = jax.random.bits(key, (slots,), jnp.uint32)
     epoch, sample = slot // count, slot % count
     _, _, shuffled = jax.lax.sort((epoch, bits, sample), num_keys=2)
@@ -166,7 +166,7 @@ class ClientData:
     return jnp.where(count < batch_size, replaced, in_order)
 
 
-# Twice as many and a client's samples are counted in int32.
+# Twice as many, plus a client's samples, are counted in int32.
 _MOST_DRAWN = 2**29
 
 
@@ -174,7 +174,7 @@ def check_batches(what: str, steps: int, batch_size: int) -> None:
   """Raises a ValueError unless a client can draw so many batches at once.
 
   Args:
-    what: says how many they are, "steps=40" say.
+    what: the setting that says how many, such as "steps=40".
     steps: number of batches.
     batch_size: samples per batch.
   """
@@ -188,7 +188,7 @@ def check_batches(what: str, steps: int, batch_size: int) -> None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PublicSet:
-  """Samples that the server and all clients know, and no client trains on.
+  """Samples that the server and all clients know, and that belong to no client.
 
   Attributes:
     source: the Pool of these samples alone; labels of -1 if they have none.
@@ -207,8 +207,8 @@ class PublicSet:
     """The samples as training data, perhaps with other labels.
 
     Args:
-      labels: `[size, ...]`, soft ones say; None for the set's own.
-      rows: int32 `[count]`, to which samples to keep; None for all.
+      labels: `[size, ...]`, soft ones for example; None for the set's own.
+      rows: int32 `[count]`, the samples to keep; None for all.
     """
     count = self.size if rows is None else rows.shape[0]
     part = Split(rows, jnp.int32(0), jnp.int32(count), count)
@@ -224,7 +224,7 @@ def make_public(dataset: Dataset, rows: Any, *, labelled: bool) -> PublicSet:
 
   Args:
     dataset: the samples.
-    rows: `[size]`, which of them.
+    rows: `[size]`, which samples.
     labelled: whether their labels are known.
   """
   labels = np.asarray(dataset.labels)[rows].astype(np.int32)
@@ -243,10 +243,10 @@ class Federation:
   """The samples of all clients; a pytree that a jitted round takes.
 
   Attributes:
-    source: what draws samples by client and row.
-    train: the Split of training samples, all clients.
-    validation: that of validation samples.
-    test: that of test samples.
+    source: draws samples by client and row.
+    train: the Split of all clients' training samples.
+    validation: the Split of their validation samples.
+    test: the Split of their test samples.
     num_clients: static.
     num_classes: static.
     name: of the dataset, static.
@@ -284,8 +284,7 @@ class Federation:
   def example(self) -> jax.Array:
     """Zeros like the inputs of one sample, `[1, ...]`, to make models for.
 
-    No sample is looked at: not every device, or process, has one of each
-    client.
+    No sample is read: not every device or process has samples of every client.
     """
 
     def first(federation):
@@ -300,7 +299,7 @@ def _table(parts: tuple[np.ndarray, ...]) -> Split:
   offsets = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
   rows = np.concatenate([*parts, np.zeros(0, np.int32)]).astype(np.int32)
   if not rows.size:
-    rows = np.zeros(1, np.int32)  # A table that lookups may clip to.
+    rows = np.zeros(1, np.int32)  # An entry to clip lookups to.
   return Split(rows, offsets, counts, max_count=int(counts.max()))
 
 
@@ -365,7 +364,7 @@ def synthetic_federation(
   """A federation whose samples are made when they are drawn.
 
   Args:
-    source: of the samples, and of their number per client.
+    source: makes the samples, and says how many each client has.
     num_clients: any number; only two counters per split are stored for each.
     validation_fraction: share of the training samples, the last ones, set
       aside for validation; in [0, 1).

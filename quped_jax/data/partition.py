@@ -1,8 +1,8 @@
 """Who holds which samples: a dataset divided over clients.
 
-A scheme (`schemes.py`) gives every training sample an owner. What follows is
-the same for all schemes: test data in each client's own class mix, validation
-data out of the training data, and the checks.
+A scheme (`schemes.py`) gives every training sample an owner. The rest is the
+same for all schemes: test data in each client's own mix of classes, validation
+data taken from the training data, and the checks.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def partition(
     get some from the largest. Source: Hsu et al., 2019.
   - "shards" (`shards_per_client`): samples sorted by label are cut into shards,
     and each client gets some at random. Source: McMahan et al., 2017.
-  - "natural" (`groups_per_client`): each client is that many of the dataset's
-    groups, such as writers; groups that are left over are not used.
+  - "natural" (`groups_per_client`): each client holds that many of the
+    dataset's groups, such as writers; groups left over are not used.
 
   A dataset's own test samples (`is_test`) of a class are divided over the
   clients in proportion to their training samples of that class; under "natural"
@@ -74,7 +74,7 @@ def partition(
     seed: Seed of every random choice.
     classes_per_client: Classes that each client holds.
     alpha: Concentration, positive; the smaller, the less alike clients are.
-    min_size: Samples that each client gets at least, before they are split.
+    min_size: The fewest samples that a client gets, before they are split.
     shards_per_client: Shards that each client gets.
     groups_per_client: Groups that each client gets.
     train_fraction: Fraction of each client's samples to train on, in (0, 1).
@@ -178,8 +178,8 @@ def _split_by_class(rows, labels, fraction, at_least, rng):
     rows: `[rows]` row numbers.
     labels: `[samples]` of the whole dataset.
     fraction: Part of the rows that the first half gets, before rounding.
-    at_least: Rows that the second half gets at least, if the first then still
-      has one.
+    at_least: The fewest rows of the second half, as long as the first half
+      keeps one.
     rng: Chooses the rows.
 
   Returns:
@@ -228,7 +228,7 @@ def draw_public(dataset: Dataset, size: int, *, seed: int = 0) -> np.ndarray:
     Their rows, sorted.
 
   Raises:
-    ValueError: If there are not that many and one more.
+    ValueError: If the dataset does not have more samples than that.
   """
   rows = np.arange(len(dataset.labels))
   if dataset.is_test is not None:

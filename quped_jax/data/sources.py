@@ -1,4 +1,4 @@
-"""Datasets by name: `load_dataset`, and `register_dataset` for one's own."""
+"""Datasets by name: `load_dataset`, and `register_dataset` for your own."""
 
 from __future__ import annotations
 
@@ -46,17 +46,16 @@ def load_dataset(
   *,
   mapped: bool = False,
 ) -> Dataset:
-  """Loads a dataset; downloads and prepares it where that is needed.
+  """Loads a dataset; downloads and prepares it if necessary.
 
   "digits" comes with scikit-learn. "own_source" is the text of this package:
-  which character follows the last 32, in which file. "mnist", "fashion_mnist"
+  which character follows the last 32, by file. "mnist", "fashion_mnist"
   and "cifar10" are read from, or written to, `<data_dir>/<name>/<version>/` in
   the format of tensorflow-datasets. "femnist" holds the writers that have
-  training images, "femnist_other_writers" those that have test images only;
-  both come from
-  `<data_dir>/femnist_leaf_subset/<version>/` or else from LEAF's files
-  `<data_dir>/femnist/{train,test}/*.json`, and are not downloaded. Their
-  images are inverted: ink is 255 and paper 0, as in MNIST.
+  training images, "femnist_other_writers" those that have test images only.
+  Both come from `<data_dir>/femnist_leaf_subset/<version>/` or else from LEAF's
+  files `<data_dir>/femnist/{train,test}/*.json`, and are never downloaded.
+  Their images are inverted: ink is 255 and paper 0, as in MNIST.
 
   Args:
     name: "digits", "own_source", "mnist", "fashion_mnist", "cifar10",
@@ -65,9 +64,9 @@ def load_dataset(
       `~/tensorflow_datasets`.
     cache_dir: Where decoded images are kept, so that the next start is quick.
       None: `$QUPED_CACHE_DIR`, or `quped_jax` in the user's cache folder.
-    mapped: Map the files of that folder into memory instead of reading them,
-      so that only samples that are used are read; a damaged one is not noticed
-      then. For processes that need a part of the samples each.
+    mapped: Map the files of that folder into memory instead of reading them, so
+      that unused samples are never read; damage then goes unnoticed. For
+      processes that each need a part of the samples.
 
   Returns:
     The dataset.
@@ -96,7 +95,7 @@ def register_dataset(
   """Makes a dataset known to `load_dataset` by name.
 
   Args:
-    name: The name, not yet taken.
+    name: A name that is not yet taken.
     loader: Called with the data folder, returns the dataset.
 
   Raises:
@@ -160,7 +159,7 @@ def _femnist_loader(name, other_writers) -> _Loader:
 
   Args:
     name: Name of the dataset.
-    other_writers: Load those without.
+    other_writers: Load the writers without training data.
   """
 
   def load(data_dir, keep):
@@ -177,7 +176,7 @@ def _femnist_loader(name, other_writers) -> _Loader:
 
     arrays = keep(f"{name}-{fingerprint(files)}.npz", decode)
     if other_writers:
-      # All of their images are in the test split: each client's are split.
+      # All their images are in the test split: each client's are split in two.
       del arrays["is_test"]
     mean, std = _FEMNIST_SCALE
     return Dataset(name, num_classes=62, mean=mean, std=std, **arrays)

@@ -15,13 +15,13 @@ from quped_jax import checks, random_keys
 class SyntheticSource:
   """Gaussian features around one mean per class, for any number of clients.
 
-  A sample is a pure function of (seed, client, row), whatever else is drawn.
+  A sample is a pure function of (seed, client, row).
   Rows `0 .. train_samples - 1` of a client are its training data, the
   `test_samples` rows after them its test data.
 
   Attributes:
-    seed: Non-negative integer below 2**31, or an integer array: data to JAX,
-      so that another seed does not recompile.
+    seed: Non-negative integer below 2**31, or an integer array: JAX sees it as
+      data, so that another seed compiles nothing.
     num_classes: Number of classes.
     shape: Shape of one input.
     noise: Standard deviation of a feature around its class mean; the means

@@ -1,4 +1,4 @@
-"""Text as a dataset: which character comes next, in whose text."""
+"""Text as a dataset: which character comes next, by the text's source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from quped_jax.data.dataset import Dataset
 
-# Printable ASCII, then the end of a line, then all else.
+# Printable ASCII, then the end of a line, then everything else.
 _FIRST, _LAST = 32, 126
 VOCABULARY = _LAST - _FIRST + 3
 _NEWLINE, _OTHER = VOCABULARY - 2, VOCABULARY - 1
@@ -31,7 +31,7 @@ def next_characters(
   stride: int = 5,
   test_fraction: float = 0.2,
 ) -> Dataset:
-  """Samples of a text's characters and the one that follows.
+  """Samples of consecutive characters and the one that follows.
 
   The end of each text is its test part, and no training sample reaches into
   it.
@@ -40,8 +40,8 @@ def next_characters(
     texts: by source; each source is a group of the dataset.
     name: of the dataset.
     context: how many characters a sample shows.
-    stride: how many characters one sample begins after the other.
-    test_fraction: of each text.
+    stride: distance between the beginnings of two samples, in characters.
+    test_fraction: share of each text to test on.
 
   Returns:
     A dataset with inputs uint8 `[samples, context]` and `VOCABULARY` classes.

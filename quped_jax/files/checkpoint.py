@@ -1,11 +1,12 @@
-"""Checkpoints: all that a run is at the end of a round, to go on from.
+"""Checkpoints: everything that a run needs to resume after a round.
 
 `<workdir>/checkpoints/round_00000050/` holds the state's arrays, as orbax
-writes them, what else a run has come to (`progress.json`), and the length and
-SHA-256 of each of its files (`manifest.json`). It is written beside and renamed
-when it is whole, so that a kill leaves it or does not. One that is cut short or
-has a flipped bit is not used: the one before it is. One of other settings,
-another version or other data is refused.
+writes them, the rest of the run's progress (`progress.json`), and the length
+and SHA-256 of each of its files (`manifest.json`). It is written under another
+name and renamed when it is complete, so that a kill leaves all of it or
+nothing. A checkpoint that is cut short or has a flipped bit is skipped, and the
+one before it is used. One with other settings, of another version or of other
+data is refused.
 """
 
 import errno
@@ -25,7 +26,8 @@ import numpy as np
 _FORMAT = 1
 _FOLDER = "checkpoints"
 _MANIFEST, _PROGRESS, _STATE = "manifest.json", "progress.json", "state"
-# What a checkpoint leaves free, for its own tables and what else a run writes.
+# Bytes that a checkpoint leaves free, for its own tables and the run's other
+# files.
 _SPARE_BYTES = 1 << 20
 
 
@@ -47,12 +49,12 @@ class Checkpoints:
   """The checkpoints in a workdir.
 
   Args:
-    workdir: that of the run, which is there.
-    identity: JSON values by name: what a run must share with the one that it
-      goes on from.
-    keep: how many of the latest are kept, at least 1; beside them the best.
-    renamed: gives the content of a `progress.json` present names, if it was
-      written under former ones.
+    workdir: the run's folder, which exists.
+    identity: JSON values by name, which a run must share with the one that it
+      resumes.
+    keep: how many of the latest are kept, at least 1; the best is kept as well.
+    renamed: brings the content of a `progress.json` that was written under
+      former names to the present ones.
   """
 
   def __init__(
@@ -64,13 +66,13 @@ class Checkpoints:
   ):
     self._workdir = pathlib.Path(workdir)
     self._folder = self._workdir / _FOLDER
-    # As it reads what it wrote.
+    # As they are after being written and read.
     self._identity = json.loads(json.dumps(identity))
     self._keep = keep
     self._renamed = renamed
 
   def _found(self) -> list[pathlib.Path]:
-    """Folders of checkpoints, the latest first."""
+    """The folders of checkpoints, latest first."""
     return sorted(self._folder.glob("round_*[0-9]"), reverse=True)
 
   def __bool__(self) -> bool:
@@ -87,20 +89,21 @@ class Checkpoints:
     progress: Mapping[str, Any],
     value: float | None = None,
   ) -> None:
-    """Saves a checkpoint, and deletes those that are kept no longer.
+    """Saves a checkpoint, and deletes those that are no longer kept.
 
     Args:
       round_: how many rounds are done.
       state: tree of numpy arrays.
       progress: JSON values.
-      value: how good it is, if that is known; the best is kept.
+      value: how good it is, if that is known; the checkpoint with the largest
+        is kept.
 
     Raises:
-      OSError: it cannot be written; those before it are as they were.
+      OSError: it cannot be written; earlier ones are left as they were.
     """
     path = self._folder / f"round_{round_:08d}"
     part = self._folder / f"{path.name}.part"
-    # What other attempts left, some of them written to after they had failed.
+    # Leftovers of other attempts, some of which still wrote after they failed.
     for other in self._folder.glob("*.part"):
       shutil.rmtree(other, ignore_errors=True)
     part.mkdir(parents=True)
@@ -130,7 +133,7 @@ class Checkpoints:
       if isinstance(error, OSError):
         raise
       if isinstance(error, Exception):
-        # Libraries raise a full disk as errors of many kinds.
+        # When a disk is full, libraries raise errors of many kinds.
         raise OSError(f"{type(error).__name__}: {error}") from error
       raise
     self._thin_out()
@@ -145,13 +148,13 @@ class Checkpoints:
         shutil.rmtree(path, ignore_errors=True)
 
   def latest(self, shapes: Any) -> Checkpoint | None:
-    """The latest that is whole; None if there is none at all.
+    """The latest undamaged checkpoint; None if there are no checkpoints.
 
     Args:
       shapes: `progress -> tree of shapes and types` that the state must have.
 
     Raises:
-      ValueError: it is of another run; or none is whole.
+      ValueError: it is of another run; or all are damaged.
     """
     found, damaged = self._found(), list[pathlib.Path]()
     for path in found:
@@ -201,10 +204,10 @@ class Checkpoints:
 
 
 def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
-  """Takes a workdir for this run; the lock goes with the process.
+  """Locks a workdir for this run, until the process ends.
 
   Raises:
-    ValueError: another run has it, or it is no folder that can be written.
+    ValueError: another run uses it, or it is not a folder that can be written.
   """
   path = pathlib.Path(workdir) / ".lock"
   held = filelock.FileLock(path)
@@ -231,7 +234,7 @@ def fingerprint(federation: Any) -> str:
   """
   digest = hashlib.sha256()
   for x in jax.tree.leaves(federation):
-    # A thousand rows do; a process should not have to read all samples.
+    # A thousand rows suffice; a process should not have to read all samples.
     rows = np.linspace(0, len(x) - 1, 1024, dtype=int) if np.ndim(x) > 1 else ()
     array = np.ascontiguousarray(x[np.unique(rows)] if len(rows) else x)
     digest.update(repr((np.shape(x), array.dtype.str)).encode())
@@ -250,9 +253,9 @@ def _describe(tree: Any) -> list[list[Any]]:
 
 
 def _check_space(folder: pathlib.Path, tree: Any) -> None:
-  """Raises an OSError if a disk can't take the arrays.
+  """Raises an OSError if the disk has no room for the arrays.
 
-  Beforehand, since what writes them says so hundreds of times.
+  Checked beforehand, since orbax would report it hundreds of times.
   """
   leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
   needed = sum(x.nbytes for x in leaves) + _SPARE_BYTES
@@ -263,8 +266,8 @@ def _check_space(folder: pathlib.Path, tree: Any) -> None:
 
 
 def _checkpointer() -> Any:
-  """Of this process alone: orbax would wait for all the others."""
-  import orbax.checkpoint as ocp  # Takes seconds.
+  """Orbax for this process alone; otherwise it would wait for all others."""
+  import orbax.checkpoint as ocp  # The import takes seconds.
 
   here = jax.process_index()
   alone = ocp.options.MultiprocessingOptions(here, {here}, f"process_{here}")
@@ -274,7 +277,7 @@ def _checkpointer() -> Any:
 
 def _save_arrays(path: pathlib.Path, tree: Any) -> None:
   leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
-  # What is empty cannot be saved, and need not.
+  # Empty arrays cannot be saved, and need not be.
   arrays = {str(i): x for i, x in enumerate(leaves) if x.size}
   with _checkpointer() as checkpointer:
     checkpointer.save(path.resolve(), arrays)
@@ -284,7 +287,7 @@ def _load_arrays(path: pathlib.Path, shapes: Any) -> Any:
   with _checkpointer() as checkpointer:
     arrays = checkpointer.restore(path.resolve())
   leaves, structure = jax.tree.flatten(shapes)
-  # Copies, since states in host memory are written in place.
+  # Copies, since states in host memory are updated in place.
   return structure.unflatten(
     np.array(arrays[str(i)], x.dtype).reshape(x.shape)
     if np.prod(x.shape)
@@ -312,9 +315,9 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _verified(path: pathlib.Path) -> dict[str, Any] | str:
-  """A checkpoint's content but for its arrays; what is wrong, if it is not.
+  """A checkpoint's content without its arrays, or what is wrong with it.
 
-  Every byte of every file is looked at.
+  Every byte of every file is checked.
   """
   try:
     manifest = json.loads((path / _MANIFEST).read_text())

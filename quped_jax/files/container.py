@@ -1,7 +1,7 @@
 """The bytes of a packed file: its header, its checksum, reading and writing.
 
-The file is one of safetensors, whose header is JSON and holds a JSON text of
-ours. That text begins with the SHA-256 of the file with zeros in its place.
+It is a safetensors file, whose JSON header holds a JSON text of our own. That
+text begins with the SHA-256 of the file, computed with zeros in its place.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-_KEY = "quped_jax"  # Of our text in the metadata.
+_KEY = "quped_jax"  # The name of our text in the metadata.
 
 # The checksum in the header, which is JSON with our JSON in a string.
 _DIGEST = re.compile(rb'\{\\"sha256\\":\\"([0-9a-f]{64})\\"')
 _NO_DIGEST = b"0" * 64
 
 _LENGTH_BYTES = 8  # The length of the header, which comes first.
-# Headers of the networks here take up to 20 KB; to parse one takes some 30
-# times its size.
+# Headers of the networks here have up to 20 KB; parsing one takes some 30 times
+# its size in memory.
 _MAX_HEADER = 2**20
 
 
 def encode(
   tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]
 ) -> bytearray:
-  """A file's bytes, its checksum in place.
+  """A file's bytes, with its checksum.
 
   Args:
     tensors: by name, in C order.
@@ -48,7 +48,7 @@ def encode(
 
 
 def seal(data: bytearray) -> None:
-  """Puts the checksum of a file's bytes into its place among them.
+  """Writes the checksum of a file's bytes into its place in them.
 
   Raises:
     ValueError: bytes without a place for a checksum.
@@ -58,11 +58,11 @@ def seal(data: bytearray) -> None:
 
 
 def decode(data: bytes) -> tuple[dict[str, Any], Any]:
-  """What `encode` was given.
+  """The inverse of `encode`.
 
   Returns:
     Tensors by name, each {"dtype", "shape", "data"}, views of the bytes; and
-    the JSON value in the metadata, whatever that is, with the checksum.
+    the JSON value in the metadata, of any type, including the checksum.
 
   Raises:
     ValueError: a file that is damaged, or of another format.
@@ -86,7 +86,7 @@ def _metadata(data: bytes) -> Any:
 
 
 def write(path: str | os.PathLike, data: bytearray) -> None:
-  """Writes a file so that nobody ever sees half of it, not after a crash."""
+  """Writes a file so that nobody ever sees half of it, even after a crash."""
   part = f"{os.fspath(path)}.part"
   try:
     try:
@@ -107,7 +107,7 @@ def write(path: str | os.PathLike, data: bytearray) -> None:
 
 
 def _header_end(start: bytes | bytearray, size: int) -> int:
-  """Where the header of a file of this size ends, from its first bytes."""
+  """Where the header ends, from the first bytes of a file of this size."""
   length = int.from_bytes(start[:_LENGTH_BYTES], "little")
   if _LENGTH_BYTES + length > size:
     raise ValueError(f"its header alone has more than its {size} bytes")
@@ -117,7 +117,7 @@ def _header_end(start: bytes | bytearray, size: int) -> int:
 
 
 def read(path: str | os.PathLike) -> bytes:
-  """A file's bytes, if it may be one of ours."""
+  """The bytes of a file that may be one of ours."""
   status = os.stat(path)
   if not stat.S_ISREG(status.st_mode):
     raise ValueError("it is no regular file")
@@ -128,7 +128,7 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def _find_digest(data: bytes | bytearray) -> int:
-  """Where in a file its checksum is."""
+  """The position of the checksum in a file."""
   end = _header_end(data, len(data))
   found = [match.start(1) for match in _DIGEST.finditer(data, 0, end)]
   if len(found) != 1:
@@ -137,7 +137,7 @@ def _find_digest(data: bytes | bytearray) -> int:
 
 
 def _digest(data: bytes | bytearray, at: int) -> bytes:
-  """The checksum of a file that has its own at this place."""
+  """The checksum of a file, computed with zeros at this position."""
   digest, view = hashlib.sha256(), memoryview(data)
   for part in (view[:at], _NO_DIGEST, view[at + len(_NO_DIGEST) :]):
     digest.update(part)

@@ -1,4 +1,4 @@
-"""What tensors a packed file has, which follows from what it says it is."""
+"""The tensors of a packed file, which follow from its description."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from quped_jax.quantization import codebook_tree
 
 MEAN, STD = "inputs/mean", "inputs/std"
 
-# What safetensors calls the types.
+# The names of types in safetensors.
 TYPES = {
   np.dtype(bool): "BOOL",
   np.dtype(jnp.bfloat16): "BF16",
@@ -27,12 +27,12 @@ TYPES = {
 
 
 class Plan(NamedTuple):
-  """What tensors a model has, shapes and types.
+  """The tensors of a model, as shapes and types.
 
   Attributes:
     params: tree of its parameters.
     stats: tree of its statistics.
-    quantized: PATHs of those that are packed.
+    quantized: PATHs of the packed tensors.
   """
 
   params: Any
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(info: ModelInfo) -> Plan:
-  """Follows from the architecture alone; nothing is allocated."""
+  """The plan of an architecture; nothing is allocated."""
   model = info.create()
   inputs = jax.ShapeDtypeStruct((1, *info.input_shape), jnp.float32)
   params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
@@ -60,8 +60,10 @@ def make_plan(info: ModelInfo) -> Plan:
 
 
 def plan_of_file(info: ModelInfo, size: int) -> Plan:
-  """The `make_plan` of what a file of this size says."""
-  most = 8 * size  # A weight takes a bit at least, and a width has a weight.
+  """`make_plan` for the description in a file of this size."""
+  most = (
+    8 * size
+  )  # A weight takes at least a bit, and every width has a weight.
   entries = [info.num_classes]
   for value in info.options.values():
     entries += value if isinstance(value, tuple) else (value,)
@@ -72,7 +74,7 @@ def plan_of_file(info: ModelInfo, size: int) -> Plan:
   try:
     return make_plan(info)
   except Exception as error:
-    # Options that nobody meant can fail anywhere in a network.
+    # Meaningless options can fail anywhere in a network.
     raise ValueError(
       f"model={info.model!r}: must be made of options={dict(info.options)}, "
       f"num_classes={info.num_classes}, input_shape={info.input_shape}: {error}"
@@ -105,7 +107,7 @@ def check_kinds(want: Mapping[str, Any], have: Mapping[str, Any]) -> None:
 
 
 def packed_kinds(info: ModelInfo, plan: Plan) -> dict[str, Any]:
-  """Type and shape of each tensor in the file, but those of normalisation."""
+  """Type and shape of each tensor in the file, without the normalisation."""
   kinds = {}
   for name, like in plan.named().items():
     if name not in plan.quantized:
@@ -121,7 +123,7 @@ def packed_kinds(info: ModelInfo, plan: Plan) -> dict[str, Any]:
 def make_scale(
   mean: Any, std: Any, shape: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
-  """By name, what normalises samples of this shape, if it can."""
+  """The tensors, by name, that normalise samples of this shape."""
   scale = {MEAN: np.asarray(mean), STD: np.asarray(std)}
   for name, value in scale.items():
     # NumPy's own check fails with more axes than 32.

@@ -1,4 +1,4 @@
-"""What a packed file says of its model: the architecture, and whose it is."""
+"""The description in a packed file: the architecture, and whose model it is."""
 
 import dataclasses
 import functools
@@ -14,10 +14,14 @@ from quped_jax import models as models_lib
 from quped_jax.models import Model
 from quped_jax.quantization import codebook as codebook_lib
 
-# Tracing a network takes time and memory for every layer.
+# Tracing a network takes time and memory per layer.
 _MAX_LAYERS = 256
 _LAYERS = "blocks"  # The option that says how many layers there are.
-_NO_OPTIONS = ("conv", "dtype", "image_channels")  # They follow from fields.
+_NO_OPTIONS = (
+  "conv",
+  "dtype",
+  "image_channels",
+)  # They follow from other fields.
 _MAX_INPUT = 2**31  # Numbers in a sample.
 
 
@@ -28,7 +32,7 @@ def _is_whole(value: Any, smallest: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-  """What a file says of its model.
+  """The description of the model in a packed file.
 
   Attributes:
     model: name of the architecture, see `quped_jax.models.create_model`.
@@ -40,13 +44,13 @@ class ModelInfo:
     compute_dtype: of the network's passes, "float32" or "bfloat16".
     bits: precision of the quantized tensors, 1 to 8; 32 if there are none.
     granularity: of their levels, "tensor" or "channel".
-    dataset: that it was trained on.
-    method: by which.
-    client: whose model it is; None for that of all.
+    dataset: the data it was trained on.
+    method: the method that trained it.
+    client: whose model it is; None for the global one.
     variant: "personalized", "quantized" or "global".
 
   Raises:
-    ValueError: a field that is out of range; names it.
+    ValueError: a field is out of range; the message names it.
   """
 
   model: str
@@ -103,7 +107,7 @@ class ModelInfo:
     # As text, in which 8 and 8.0 differ.
     options = json.dumps(dict(self.options), sort_keys=True)
     return _create(
-      # A name may be registered anew.
+      # A name may be registered again.
       models_lib.get_factory(self.model),
       *(self.model, self.num_classes, self.input_shape),
       *(options, self.conv, self.compute_dtype),
@@ -140,7 +144,7 @@ def _check_options(options: Any) -> None:
 def _create(
   factory, name, num_classes, input_shape, options, conv, compute_dtype
 ) -> Model:
-  del factory  # It is what the name stands for.
+  del factory  # The name stands for it.
   chosen = with_tuples(json.loads(options))
   if compute_dtype != "float32":
     if not models_lib.takes_dtype(name):

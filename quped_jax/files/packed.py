@@ -5,18 +5,18 @@ A safetensors file with these tensors:
   PATH.planes: uint8 `[bits, ceil(n / 8)]` of a quantized tensor of n weights.
     Plane b has bit b of every weight's index, in C order, the first weight of
     eight in the highest bit of a byte.
-  PATH.levels: what these indices count, `[2**bits]`, or `[channels, 2**bits]`
-    where every entry of the last axis has levels of its own. Levels that no
-    weight has are copies of the last one that some weight has.
-  PATH: any other parameter, or statistic, as it is.
+  PATH.levels: the levels that these indices select, `[2**bits]`, or
+    `[channels, 2**bits]` where every entry of the last axis has levels of its
+    own. Unused entries are copies of the last level that is used.
+  PATH: any other parameter or statistic, unchanged.
   inputs/mean, inputs/std: float32, by which raw inputs are normalised.
 
-A PATH begins with "params/" or "stats/". All else is one JSON text in the
-file's metadata: a checksum, the versions of format and library, and the fields
-of `ModelInfo`. The checksum is the SHA-256 of the file with zeros in its place,
-so that a damaged file is known. A file made on purpose is not believed either:
-its architecture must be one that is known by name, which says what tensors
-there have to be, and nothing in it is ever evaluated.
+A PATH begins with "params/" or "stats/". Everything else is one JSON text in
+the file's metadata: a checksum, the versions of format and library, and the
+fields of `ModelInfo`. The checksum, which reveals damage, is the SHA-256 of the
+file with zeros in its place. A hostile file is not trusted either: its
+architecture must be known here by name, the architecture determines which
+tensors there must be, and nothing in the file is ever evaluated.
 """
 
 import dataclasses
@@ -37,14 +37,14 @@ from quped_jax.models import Model
 
 FORMAT = 1
 
-_MAX_REASON = 300  # Characters of an error.
+_MAX_REASON = 300  # Characters of an error message.
 
 
 class PackedModel(NamedTuple):
-  """A model as a file has it.
+  """A model from a packed file.
 
   Attributes:
-    info: what it is.
+    info: its description.
     params: its parameters, a tree of numpy arrays.
     stats: its batch-norm statistics, likewise.
     mean: float32, subtracted from raw inputs.
@@ -72,7 +72,7 @@ class PackedModel(NamedTuple):
       float32 `[samples, classes]`.
 
     Raises:
-      ValueError: inputs of another shape or type, or such that are not finite.
+      ValueError: inputs of another shape or type, or not finite.
     """
     checks.at_least("batch_size", batch_size, 1)
     inputs, shape = np.asarray(inputs), self.info.input_shape
@@ -88,7 +88,7 @@ class PackedModel(NamedTuple):
     for begin in range(0, len(inputs), size):
       batch = inputs[begin : begin + size]
       if batch.dtype != np.uint8:
-        # What is too large becomes infinite, which is found below.
+        # Too large numbers become infinite, which is found below.
         with np.errstate(over="ignore"):
           batch = batch.astype(np.float32)
       if not np.isfinite(batch).all():
@@ -120,11 +120,11 @@ def save_packed(
   """Writes a model as a packed file.
 
   Args:
-    path: of the file, which is replaced as a whole, or not at all.
-    params: tree of parameters. Those that are quantized at `info.bits` have no
-      more distinct values than levels, each or in each channel.
-    stats: tree of statistics, perhaps empty.
-    info: what the model is.
+    path: of the file, which is replaced completely or not at all.
+    params: tree of parameters. With `info.bits` below 32, each quantized tensor
+      (or each of its channels) has at most `2**bits` distinct values.
+    stats: tree of statistics, possibly empty.
+    info: the model's description.
     mean: subtracted from raw inputs before the model sees them,
       broadcastable to one sample.
     std: by which they are then divided.
@@ -158,14 +158,14 @@ def save_packed(
 def load_packed(path: str | os.PathLike) -> PackedModel:
   """Reads what `save_packed` wrote, bit for bit, or nothing.
 
-  Memory is taken for what the file holds and no more, whatever it says.
+  It takes memory for what the file holds, not for what it claims to hold.
 
   Args:
     path: of the file.
 
   Raises:
-    ValueError: no such file; one that is damaged, or of another kind; or an
-      architecture that is not known here, or has other tensors.
+    ValueError: no such file; a file that is damaged or of another kind; or an
+      architecture that is unknown here, or has other tensors.
   """
   try:
     return _parse(container.read(path))
@@ -212,7 +212,7 @@ def _array(tensor: Mapping[str, Any], dtype: np.dtype) -> np.ndarray:
 
 
 def _read_info(about: Any) -> ModelInfo:
-  """What a file's metadata says of the model."""
+  """The model's description in a file's metadata."""
   if not isinstance(about, dict) or about.get("format") != FORMAT:
     raise ValueError(f"its format is not {FORMAT}, the one that is known here")
   fields = {field.name for field in dataclasses.fields(ModelInfo)}

@@ -20,7 +20,7 @@ def named(params: Any, stats: Any) -> dict[str, Any]:
 
 
 def as_stored(tree: Any) -> Any:
-  """Arrays in host memory, in the order in which safetensors takes bytes."""
+  """Arrays in host memory, in C order, as safetensors stores them."""
   return jax.tree.map(lambda x: np.asarray(x, order="C"), jax.device_get(tree))
 
 
@@ -28,9 +28,9 @@ def save_weights(path: str | os.PathLike, params: Any, stats: Any) -> None:
   """Writes parameters and batch-norm statistics, named by their paths.
 
   Args:
-    path: of the file, which is replaced as a whole.
+    path: of the file, which is replaced completely.
     params: tree of parameters.
-    stats: tree of statistics, perhaps empty.
+    stats: tree of statistics, possibly empty.
   """
   tensors = as_stored(named(params, stats))
   part = f"{os.fspath(path)}.part"
@@ -52,7 +52,7 @@ def load_weights(
     (params, stats) of numpy arrays.
 
   Raises:
-    ValueError: no such file, not a safetensors file, or other tensors in it.
+    ValueError: no such file, not a safetensors file, or one with other tensors.
   """
   try:
     tensors = safetensors.numpy.load_file(path)

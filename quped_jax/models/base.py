@@ -25,12 +25,12 @@ class Model(NamedTuple):
     apply: `apply(params, stats, inputs, train) -> (logits, stats)` with
       `logits` of shape `[batch, classes]`. `train` is a static bool: with True
       the batch's own statistics normalise and the new running statistics are
-      returned; with False the running ones do and come back unchanged.
+      returned; with False the running ones normalise and come back unchanged.
     is_quantized: whether the parameter at a path such as `"hidden_1/kernel"`
       is quantized.
     features: `features(params, stats, inputs, train) -> (features, stats)`,
-      what enters the last layer; None if that is not known.
-    head: `head(params, features) -> logits`, the last layer; likewise.
+      the inputs of the last layer; None if they are not known.
+    head: `head(params, features) -> logits`, the last layer; None likewise.
   """
 
   name: str
@@ -57,7 +57,7 @@ def hidden_kernels(path: str) -> bool:
     path: a parameter path, its components joined by `/`.
 
   Returns:
-    True where the last component is `kernel` and none is `first` or `last`.
+    True if the last component is `kernel` and none is `first` or `last`.
   """
   *layers, leaf = path.split("/")
   return leaf == "kernel" and not {"first", "last"}.intersection(layers)

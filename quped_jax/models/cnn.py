@@ -55,7 +55,7 @@ class CNN(nn.Module):
         conv_general_dilated=self.conv,
         name=_layer_name(index),
       )(outputs)
-      # Before the relu, with which a maximum commutes: a quarter of its work,
+      # Before the relu, with which a maximum commutes: a quarter of the work,
       # and the convolution's outputs need not be kept for the backward pass.
       if index < _POOLED:
         outputs = max_pool_2x2(outputs)

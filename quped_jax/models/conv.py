@@ -1,14 +1,14 @@
 """Convolutions that stay fast when every client has its own kernel.
 
 On CPU, XLA computes a convolution quickly only if its axes are in one order
-(batch, spatial, features; spatial, in, out). It brings others into that order,
-those of gradients among them, outside of compiled loops, but not inside: there
-a gradient is 25 times as slow. `canonical_conv` writes the gradients in that
-order itself, and is fast in a loop over clients and over their steps as well
-as under vmap, where it becomes a grouped convolution.
+(batch, spatial, features; spatial, in, out). Outside of compiled loops it
+brings other orders, such as those of gradients, into this one; inside of them
+it does not, and a gradient is 25 times as slow. `canonical_conv` writes the
+gradients in that order itself. It is fast in a loop over clients and their
+steps, and under vmap, where it becomes a grouped convolution.
 
-On accelerators grouped convolutions are the weak point: there, kernels that
-differ by client go through products of matrices (`shift_conv`).
+On accelerators, grouped convolutions are slow: there, kernels that differ by
+client go through products of matrices (`shift_conv`).
 """
 
 from collections.abc import Callable, Sequence
@@ -90,8 +90,8 @@ shift_conv = _make_conv(
     The output, laid out as `dimension_numbers` say.
 
   Raises:
-    ValueError: for dilations or groups other than 1, for channels that do not
-      fit, or for a kernel that is larger than the padded input.
+    ValueError: dilations or groups other than 1, channels that do not fit, or
+      a kernel larger than the padded input.
   """,
 )
 
@@ -102,8 +102,8 @@ canonical_conv = _make_conv(
 
   Takes the arguments of `shift_conv` and equals it. The gradients are
   convolutions with their axes in the one order for which XLA has fast code on
-  a CPU; strides put zeros into the outputs' gradient first. Reverse mode
-  alone; no tangents (`jax.jvp`).
+  a CPU; with strides, zeros are first put into the outputs' gradient. Reverse
+  mode only, no tangents (`jax.jvp`).
   """,
 )
 
@@ -112,10 +112,10 @@ adaptive_conv = _make_conv(
   conv_forms.differentiable(conv_forms.ADAPTIVE),
   """`canonical_conv` for one kernel, `shift_conv` for a kernel per client.
 
-  Takes the arguments of `shift_conv` and equals it. A map over the inputs
-  alone joins their batch axis. The windows of the shifted form are built again
-  for the backward pass instead of being kept. Reverse mode alone; no tangents
-  (`jax.jvp`). Within `jax.shard_map` it needs `check_vma=False`.
+  Takes the arguments of `shift_conv` and equals it. If vmap maps the inputs
+  only, its axis joins their batch axis. The windows of the shifted form are
+  built again for the backward pass instead of being kept. Reverse mode only, no
+  tangents (`jax.jvp`). Within `jax.shard_map` it needs `check_vma=False`.
   """,
 )
 

@@ -1,7 +1,7 @@
 """Forms of a convolution and of its two transposes, channels last.
 
-Each computes the same; which is fast depends on the backend, and on whether
-every client has a kernel of its own.
+All forms compute the same. Which one is fast depends on the backend, and on
+whether every client has a kernel of its own.
 """
 
 import functools
@@ -15,7 +15,8 @@ from jax import lax
 
 from quped_jax.models.conv_geometry import Geometry
 
-# With at most so many channels, windows along one axis become channels first.
+# With at most this many channels, windows along one axis are first made
+# channels.
 _THIN = 4
 
 
@@ -93,10 +94,11 @@ def _spread_out(geometry: Geometry, cotangent: jax.Array) -> jax.Array:
 def _rows(geometry, inputs):
   """Makes channels of the windows along the first spatial axis.
 
-  With a few channels XLA's convolution has too little to multiply at a time.
+  With few channels, XLA's convolution has too little to multiply at a time.
 
   Returns:
-    The geometry of what is left to do, along the other axes, and its inputs.
+    The geometry of the remaining convolution, along the other axes, and its
+    inputs.
   """
   no_padding = (0, 0, 0)
   others = [no_padding] * (inputs.ndim - 2)
@@ -134,7 +136,7 @@ def _canonical_outputs(geometry, inputs, kernel):
 
 
 def _canonical_inputs(geometry, cotangent, kernel):
-  """The inputs' gradient: a convolution with the kernel turned around."""
+  """The inputs' gradient: a convolution with the flipped kernel."""
   cotangent = _spread_out(geometry, cotangent)
   axes = tuple(range(len(geometry.window)))
   turned = jnp.flip(kernel, axes).swapaxes(-1, -2)
@@ -208,7 +210,8 @@ class Form(NamedTuple):
 def _by_batching(single, batched, fold_first: bool):
   """`single`, or `batched` under vmap where every client has its kernel.
 
-  With `fold_first`, a map over the first operand alone joins its batch axis.
+  With `fold_first`, a mapped axis of the first operand alone joins its batch
+  axis.
   """
 
   def run(geometry, first, second):

@@ -1,4 +1,4 @@
-"""What is static about a convolution, from the arguments that flax gives."""
+"""The static part of a convolution, from the arguments that flax gives."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from jax import lax
 
 
 class Geometry(NamedTuple):
-  """What is static about a convolution with channels last.
+  """The static part of a convolution with channels last.
 
   Attributes:
     size: spatial sizes of the input.
@@ -55,7 +55,8 @@ def normalize(
 
   Returns:
     The geometry, lhs as [batch, spatial..., in], rhs as [spatial..., in, out],
-    and what brings [batch, spatial..., out] to the layout that was asked for.
+    and the function that brings [batch, spatial..., out] to the layout asked
+    for.
   """
   for field, value in (
     ("lhs_dilation", lhs_dilation),

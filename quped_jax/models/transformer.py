@@ -17,8 +17,8 @@ class Transformer(nn.Module):
   Attributes:
     num_classes: number of tokens, in and out.
     width: of the residual stream, a multiple of `heads`.
-    blocks: how many there are.
-    heads: of attention.
+    blocks: number of blocks.
+    heads: number of attention heads.
     dtype: type of the computation; None for that of parameters.
   """
 

@@ -11,9 +11,10 @@ the index k(i) of each weight's level is frozen, the model is c[k(i)], and the
 levels and what is not quantized train on.
 
 Network passes of a step, in forward-equivalents (a backward pass is two):
-first phase 9 = 3 for f(x), 3 for f of the quantized model, and 3 more for it
-at the new x, for the levels; fine-tuning phase, and without codebooks, 3. The
-soft quantizer runs twice per step, each proximal map once.
+in the first phase 9, namely 3 for f(x), 3 for f of the quantized model, and 3
+for the latter again at the new x, to update the levels; in the fine-tuning
+phase, and without codebooks, 3. The soft quantizer runs twice per step, each
+proximal map once.
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -40,7 +41,7 @@ Penalty = Callable[[Any], jax.Array]
 
 
 class Rates(NamedTuple):
-  """What a learner's steps are scaled by, float scalars.
+  """The factors that scale a learner's steps, float scalars.
 
   Attributes:
     learning_rate: eta_1, step size of the weights.
@@ -54,17 +55,18 @@ class Rates(NamedTuple):
 
 
 class Learner(NamedTuple):
-  """A model in quantized training, with all that its steps need.
+  """A model in quantized training, with everything that its steps need.
 
   Attributes:
-    params: tree of parameters: x, and what is not quantized.
+    params: tree of parameters: x, and those that are not quantized.
     codebooks: tree of codebooks over params.
     stats: batch-norm statistics of the model at x.
-    quantized_stats: those of the quantized model.
+    quantized_stats: batch-norm statistics of the quantized model.
     opt_state: state of the optimizer of params.
     centers_opt_state: state of the optimizer of the levels.
-    assignments: None in the first phase; in the second a tree over params of
-      uint8 level indices, `optax.MaskedNode()` where there is no codebook.
+    assignments: None in the first phase. In the fine-tuning phase, a tree over
+      params of uint8 level indices, `optax.MaskedNode()` where there is no
+      codebook.
   """
 
   params: Any
@@ -82,8 +84,8 @@ class View(NamedTuple):
   Attributes:
     params: tree of parameters.
     stats: its batch-norm statistics.
-    counts: bool, whether its loss counts; the quantized view of a learner of
-      full precision does not, since it is the same model again.
+    counts: bool, whether its loss counts. That of the quantized view of a
+      full-precision learner does not: it is the same model again.
   """
 
   params: Any
@@ -98,10 +100,10 @@ class Alternating(NamedTuple):
     init: `(params, stats, codebooks) -> Learner`.
     step: `(learner, objective, rates, penalty=None, correction=None) ->
       (Learner, loss)`, one alternating step; the loss is that of the objective
-      at x (of c[k(i)] in the fine-tuning phase), before the step. `penalty` is
-      a further term, of the quantized parameters alone, that counts once in
-      either precision. `correction`, a tree over the parameters, is added to
-      their gradient (a control variate, say).
+      at x (at c[k(i)] in the fine-tuning phase), before the step. `penalty` is
+      an additional term of the quantized parameters alone; it counts once,
+      with or without levels. `correction`, a tree over the parameters, is
+      added to their gradient (a control variate, say).
     views: `learner -> [View, ...]`, the models whose losses are minimised.
   """
 
@@ -111,7 +113,7 @@ class Alternating(NamedTuple):
 
 
 def has_codebooks(codebooks: Any) -> bool:
-  """Whether anything may be quantized: static, known when tracing."""
+  """Whether anything may be quantized; static, so known while tracing."""
   return bool(codebook_tree.codebook_leaves(codebooks))
 
 
@@ -179,11 +181,10 @@ def make_alternating(
   """Makes the alternating proximal step.
 
   Args:
-    optimizer: of the parameters; `update` is given `learning_rate`,
+    optimizer: of the parameters; its `update` is given `learning_rate`,
       `strength` and `codebooks` as extra arguments.
-    centers_optimizer: of the levels, likewise. Moments that it keeps stay in
-      their places when levels cross and are put in order; plain SGD keeps
-      none.
+    centers_optimizer: of the levels, likewise. When levels cross and are
+      sorted, its moments stay where they were; plain SGD has none.
     estimator: "soft" differentiates through the soft quantizer; "hard" runs
       the model at the nearest levels, through which no gradient reaches x.
     sharpness: of the soft quantizer, in the unit.

@@ -26,7 +26,7 @@ from quped_jax.quantization import level_sums
 FULL_PRECISION = 32
 MAX_BITS = 8
 GRANULARITIES = ("tensor", "channel")
-# Gaps are floored here, so that coinciding levels give finite steepness.
+# The smallest gap, so that coinciding levels have a finite steepness.
 _MIN_GAP = 1e-8
 
 
@@ -87,17 +87,17 @@ def channelwise(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def valid(codebook: Codebook) -> jax.Array:
-  """Which entries of `centers` are levels, bool, of the shape of centers."""
+  """Which entries of `centers` are levels: bool, of the shape of `centers`."""
   return jnp.arange(codebook.max_levels) < codebook.levels[..., None]
 
 
 def view_centers(codebook: Codebook) -> jax.Array:
   """Centers with the padding replaced by the last valid level.
 
-  This is how quantizers see a codebook. The transpose folds whatever gradient
-  reaches the padding onto the last valid level.
+  This is how quantizers see a codebook. In the backward pass, any gradient of
+  the padding is added to that of the last valid level.
   """
-  # Selected by sums and masks, since under vmap a lookup of two entries
+  # Selected by masks and sums, since under vmap a lookup of two entries
   # becomes a gather that crashes XLA on CPU (seen with jaxlib 0.10.2).
   is_last = jnp.arange(codebook.max_levels) == codebook.levels[..., None] - 1
   last = jnp.sum(jnp.where(is_last, codebook.centers, 0), -1, keepdims=True)
@@ -105,7 +105,7 @@ def view_centers(codebook: Codebook) -> jax.Array:
 
 
 def mean_gap(codebook: Codebook) -> jax.Array:
-  """Mean distance between neighbouring levels, without gradient, not 0."""
+  """Mean distance between neighbouring levels; positive, without gradient."""
   centers = jax.lax.stop_gradient(view_centers(codebook))
   count = jnp.maximum(codebook.levels - 1, 1)
   return jnp.maximum(centers[-1] / count - centers[0] / count, _MIN_GAP)
@@ -124,7 +124,7 @@ def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
   Raises:
     AssertionError: centers of another shape.
   """
-  # Others would be broadcast, to one level that counts many times.
+  # Another shape would be broadcast, so that one level counts many times.
   chex.assert_equal_shape([centers, codebook.centers])
   padded = jnp.where(valid(codebook), centers, jnp.inf)
   # A level that is NaN must not hide behind the padding.
@@ -139,7 +139,7 @@ def _spread(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   low, high = jnp.min(x), jnp.max(x)
   size = jnp.maximum(jnp.abs(low), jnp.abs(high))
   margin = jnp.maximum(1e-2 * size, 1e-3)
-  # 256 levels must be distinct floats: some 6 roundings apart at the least.
+  # 256 levels must be distinct floats, at least some 6 roundings apart.
   constant = high / 2 - low / 2 <= 1e-4 * size
   return (
     jnp.where(constant, low - margin, low),
@@ -150,8 +150,8 @@ def _spread(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _two_means(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
   """Means of the negative and of the other entries, shape [2].
 
-  A tensor of one sign is split at its mean instead, and one that no split
-  separates gets `low` and `high`: two distinct levels in every case.
+  A tensor whose entries have one sign is split at its mean instead; if that
+  separates nothing, `low` and `high` are taken. The two levels always differ.
   """
   one_sign = (jnp.min(x) >= 0) | (jnp.max(x) < 0)
   below = x < jnp.where(one_sign, jnp.mean(x), 0.0)
@@ -176,9 +176,9 @@ def init_codebook(
   r"""Chooses the initial levels of a tensor of weights.
 
   With one bit: the mean of the negative and the mean of the non-negative
-  weights. With more: :math:`2^{bits}` points evenly from the smallest to the
-  largest weight. A constant tensor gets levels around its value, one with a
-  single sign is split at its mean.
+  weights. With more: :math:`2^{bits}` points, evenly spaced from the smallest
+  to the largest weight. A constant tensor gets levels around its value; with
+  one bit, a tensor with weights of one sign is split at its mean.
 
   Args:
     x: weights, any shape.
@@ -187,8 +187,8 @@ def init_codebook(
       it for the largest precision that is to share a pytree with this one.
     granularity: "tensor" for one codebook, "channel" for one per entry of
       the last axis.
-    outer_level: if given, levels run evenly from minus to plus this value
-      whatever the weights are.
+    outer_level: if given, levels are evenly spaced from minus to plus this
+      value, whatever the weights are.
 
   Returns:
     A Codebook; with channel granularity its arrays lead with `[channels]`.
@@ -234,7 +234,7 @@ def init_codebook(
 
 
 def _midpoints(codebook: Codebook) -> jax.Array:
-  """Borders between the cells, [max_levels - 1], +inf from the last on."""
+  """Borders between the cells, `[max_levels - 1]`; +inf after the last."""
   centers = jax.lax.stop_gradient(view_centers(codebook))
   border = 0.5 * centers[:-1] + 0.5 * centers[1:]
   inner = jnp.arange(1, codebook.max_levels) < codebook.levels
@@ -245,9 +245,9 @@ def _midpoints(codebook: Codebook) -> jax.Array:
 def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   """Index of the nearest level; the lower one at a tie.
 
-  One pass over x: up to 16 levels by plain comparisons, which vectorize; more
-  by comparisons with every `max_levels / 16`-th border and a binary search
-  from there.
+  One pass over x. Up to 16 levels are found by plain comparisons, which
+  vectorize; more by comparisons with every `max_levels / 16`-th border and a
+  binary search from there.
 
   Args:
     x: weights, any shape.
@@ -276,8 +276,8 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
 def look_up(index: jax.Array, codebook: Codebook) -> jax.Array:
   """The levels at the given indices.
 
-  One pass over the indices; the gradient of the levels, a sum over the
-  weights of each, is another (see `sum_by_level`).
+  One pass over the indices. The gradient of the levels, a sum over the weights
+  of each, takes another (see `sum_by_level`).
 
   Args:
     index: integers in `[0, max_levels)`, any shape.

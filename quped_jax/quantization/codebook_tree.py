@@ -31,10 +31,10 @@ def map_codebooks(
   """Maps `fn(codebook, *leaves)` over a tree of codebooks.
 
   Args:
-    fn: what to do where there is a codebook.
+    fn: called as `fn(codebook, *leaves)` where there is a codebook.
     codebooks: a tree of codebooks.
     *trees: trees that have `codebooks` as a prefix.
-    otherwise: what to do, given the leaves, where there is none.
+    otherwise: called as `otherwise(*leaves)` where there is none.
   """
 
   def visit(codebook, *leaves):
@@ -46,7 +46,7 @@ def map_codebooks(
 
 
 def codebook_leaves(codebooks: Any) -> list[Codebook]:
-  """The codebooks of a tree; empty if it is statically full precision."""
+  """The codebooks of a tree, none if it is statically full precision."""
   leaves = jax.tree.leaves(codebooks, is_leaf=is_codebook)
   return [leaf for leaf in leaves if isinstance(leaf, Codebook)]
 
@@ -146,12 +146,12 @@ def hard_quantize_tree(params: Any, codebooks: Any) -> Any:
 
 
 def get_centers(codebooks: Any) -> Any:
-  """The centers of every codebook: what an optimizer of levels updates."""
+  """The centers of all codebooks, which an optimizer of levels updates."""
   return map_codebooks(lambda codebook: codebook.centers, codebooks)
 
 
 def with_centers(codebooks: Any, centers: Any) -> Any:
-  """The same codebooks with other centers, as they are: for differentiation.
+  """The same codebooks with other centers, not sorted: for differentiation.
 
   After an optimizer's update use `set_centers`, which restores their order.
   """

@@ -1,8 +1,8 @@
 """Lookups by level, and sums and histograms over the weights of each level.
 
-All that scatters over the weights goes through `_scatter_add`. That is where a
-backend would have a form of its own: contended atomics are what is slow on
-accelerators, passes over memory on CPUs.
+Everything that scatters over the weights goes through `_scatter_add`. A backend
+with a form of its own would have it there: accelerators are slow at contended
+atomics, CPUs at passes over memory.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-# Up to this number of levels are told apart by comparisons alone, which XLA
-# vectorizes on CPU; there a lookup is one load after the other.
+# Up to this number of levels, a lookup is made of comparisons alone, which XLA
+# vectorizes on CPU; a gather there loads one number after the other.
 COMPARED = 16
-# Up to this number of levels, sums by level are that many masked sums; XLA on
-# CPU scatters one number after the other.
+# Up to this number of levels, sums by level are masked sums, one per level; a
+# scatter on CPU adds one number after the other.
 _MASKED = 4
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of weights and levels by name, whose step size is given."""
+"""Optimizers of weights and levels by name; `update` is given the step size."""
 
 import optax
 
@@ -11,11 +11,11 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 def base_optimizer(
   name: str, *, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-  """A base optimizer by name, whose step size `update` is given.
+  """A base optimizer by name.
 
   Args:
     name: "sgd", "momentum", "adam" or "adamw".
-    momentum: decay of the heavy ball of "momentum".
+    momentum: decay of "momentum", the heavy ball.
     weight_decay: decoupled for "adamw", added to the gradient for the others.
 
   Returns:

@@ -28,10 +28,10 @@ from quped_jax.quantization.codebook import Codebook
 NORMS = ("l1", "l2")
 CENTER_METHODS = ("exact", "subgradient")
 
-# The exact l1 prox divides every bracket into this many parts, and these once
-# more: it finds the minimiser to 1e-4 of the first bracket.
+# The exact l1 prox divides every bracket into this many parts, and one of them
+# again: it finds the minimiser to 1e-4 of the first bracket.
 _PARTS = 100
-# From this threshold on the l2 prox gives the level, or the mean, itself.
+# From this threshold on, the l2 prox is the level, or the mean, itself.
 _WHOLE_SHARE = 1e20
 
 
@@ -108,14 +108,14 @@ def centers_prox(
     \quad\text{(l2)}.
 
   Since the assignment is held fixed, this is the proximal map of an upper
-  bound of R that touches it at the old levels. l1 is found to 1e-4 of the
-  bracket from mu_k to mu_k + t (#above - #below), exactly where no weight
-  lies within that resolution of the minimiser.
+  bound of R that touches it at the old levels. The l1 map is found to 1e-4 of
+  the bracket from mu_k to mu_k + t (#above - #below), and exactly if no weight
+  is that close to the minimiser.
 
   Cost, in passes over the weights: l2 two, subgradient one, exact l1 two, or
   three if there are fewer than 10 000 weights per level. A pass looks levels
   up and sums by level, as `level_sums.sum_by_level` does; the counting passes
-  of exact l1 scatter into counters. None sorts.
+  of exact l1 scatter into counters. Nothing is sorted.
 
   Args:
     mu: levels after the optimizer's step, of the shape of the centers.
@@ -128,8 +128,8 @@ def centers_prox(
       level c_k, which may overshoot the median of its weights.
 
   Returns:
-    New levels, of the shape of mu, not sorted; entries that are padding, and
-    all of them with full precision, are those of mu.
+    New levels, of the shape of mu, not sorted. Padding, and every entry of a
+    full-precision codebook, is that of mu.
 
   Raises:
     ValueError: unknown norm or method.
@@ -193,7 +193,7 @@ def _median_prox(mu, weights, index, threshold):
   )
   if fine:
     # Where rounding puts the minimiser at the upper end, the bracket is empty
-    # and any part will do, but one that is not there would read as NaN.
+    # and any part will do, as long as it exists: another would read as NaN.
     part = jnp.minimum(part, _PARTS - 1)
     inside = jnp.take_along_axis(parts, part[:, None, None], axis=1)[:, 0]
     above_high = above - jnp.sum(inside, axis=1)
@@ -201,7 +201,7 @@ def _median_prox(mu, weights, index, threshold):
     counts = _slots(weights, index, low, high - low, _PARTS)
     inside, above_high = counts[:, 1:-1], counts[:, -1]
   low, high, _, above = narrow(low, high - low, inside, above_high)
-  # With no weight inside the bracket phi is linear there, and this exact.
+  # With no weight inside the bracket, phi is linear there and this is exact.
   return jnp.clip(mu - _pull(threshold, above, count, mu.dtype), low, high)
 
 

@@ -1,19 +1,20 @@
 """Bins: many weights that the soft quantizer treats as few.
 
-Where weights are many, only evenly spaced bins are summed over the steps. A
-weight then reads its value and its derivative between two bins, and divides
-what it gives to the gradient of the levels between them: a few lookups and two
-scatters, whatever the number of levels.
+Where there are many weights, the sum over the steps is taken at evenly spaced
+bins only. A weight interpolates its value and its derivative between two bins,
+and divides its share of the levels' gradient between them: a few lookups and
+two scatters, whatever the number of levels.
 """
 
 import jax.numpy as jnp
 
 from quped_jax.quantization import level_sums
 
-# Bins per 1 / P, the length over which a step rises. Interpolating a sigmoid
+# Bins per 1 / P, the length over which a step rises. A sigmoid interpolated
 # between them is off by at most 0.1 / 12**2 / 8 = 1e-4.
 _BINS = 12
-# So many times 1 / P beyond the outermost levels all steps are climbed or not.
+# This many times 1 / P beyond the outermost levels, every step is either fully
+# climbed or not at all.
 _SATURATED = 16
 
 
@@ -25,7 +26,7 @@ def bin_count(max_levels, sharpness, size):
     sharpness: of the soft quantizer, in gaps.
     size: the number of weights.
   """
-  # Two levels take two sums, and so does the binning.
+  # Two levels take two sums, as many as the binning itself.
   if max_levels == 2:
     return 0
   bins = int(_BINS * (sharpness * (max_levels - 1) + 2 * _SATURATED))
@@ -35,10 +36,11 @@ def bin_count(max_levels, sharpness, size):
 def _grid(bins, centers, slope):
   """The first of `bins` evenly spaced weights, and their distance.
 
-  Below and above them all steps are climbed or not, and functions constant.
+  Below and above them every step is fully climbed or not at all, and functions
+  are constant.
   """
   margin = _SATURATED / slope
-  # Levels may be so large that the margin, or the whole length, has no number.
+  # For very large levels the margin, or the whole length, may overflow.
   largest = jnp.finfo(centers.dtype).max / 2
   low = jnp.maximum(centers[0] - margin, -largest)
   span = jnp.minimum(centers[-1] - centers[0] + 2 * margin, largest - low)
@@ -46,14 +48,14 @@ def _grid(bins, centers, slope):
 
 
 def _place(bins, x, centers, slope):
-  """Between which bins a weight lies: (the left one, the share of the right).
+  """The bins around a weight: (index of the left one, share of the right one).
 
   A function interpolated between bins is off by at most its curvature times
   their distance squared, over 8.
   """
   low, width = _grid(bins, centers, slope)
   place = jnp.clip((x - low) * (1 / width), 0, bins - 1)
-  # Clipped again for NaN, which no clipping before the cast would catch.
+  # Clipped again because of NaN, which passes the clipping before the cast.
   left = jnp.clip(place.astype(jnp.int32), 0, bins - 2)
   return left, place - left
 
@@ -85,8 +87,8 @@ def interpolate(fn, bins, x, centers, levels, slope, width):
 def binned(bins, x, cotangent, centers, slope):
   """The bins, as weights that stand for all, with their cotangents.
 
-  What a weight's cotangent gives to a level is a smooth function of the
-  weight. Dividing every cotangent between two bins interpolates it.
+  What a weight's cotangent contributes to a level is a smooth function of the
+  weight; dividing each cotangent between two bins interpolates it.
 
   Args:
     bins: how many bins.

@@ -1,12 +1,11 @@
 """The two forms of the soft quantizer's sum over steps, and their gradients.
 
-`dense` sums all steps as they stand. In `windowed`, a weight's sum runs over a
-window: the step between the two levels around it and as many on either side
-as the accuracy asks for, with evenly spaced levels and the default sharpness
-one.
+`dense` sums all steps. In `windowed`, a weight's sum runs over a window: the
+step between the two levels around it and as many on either side as the accuracy
+requires, which is one with evenly spaced levels and the default sharpness.
 
-Gradients are written out rather than left to autodiff, so that only the
-weights are kept for them and only what is asked for is computed.
+Gradients are written out rather than left to autodiff, so that only the weights
+are kept for the backward pass and only the gradients asked for are computed.
 """
 
 import functools
@@ -18,8 +17,8 @@ from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import level_sums, soft_bins
 from quped_jax.quantization.codebook import Codebook
 
-# What the steps on one side of the window may add to a weight, in mean gaps,
-# and to its derivative.
+# What the steps beyond one side of the window may add to a weight, in mean
+# gaps, and to its derivative.
 _WINDOW_ERROR = 5e-4
 
 
@@ -28,10 +27,10 @@ def _step(x, low, high, slope):
 
   Returns:
     gap: its height.
-    share: what a weight has climbed of it, the sigmoid; by tanh, which XLA
+    share: how much of it a weight has climbed, the sigmoid; by tanh, which XLA
       evaluates faster than an exponential and a division.
-    bend: half the derivative of `gap * share` to x, which is minus that to
-      either level through the place of the step.
+    bend: half the derivative of `gap * share` with respect to x. Minus that is
+      the derivative to either level through the position of the step.
   """
   gap = high - low
   share = 0.5 + 0.5 * jnp.tanh(slope / 2 * (x - (low + high) / 2))
@@ -76,7 +75,7 @@ def _dense_bwd(bins, residuals, cotangent):
     _, share, bend = _step(x, centers[k - 1], centers[k], slope)
     to_level[k - 1] += -share - bend
     to_level[k] += share - bend
-  # Level by level: a sum that produces what it adds takes one pass.
+  # Level by level: a sum that computes its own terms takes one pass.
   gradient = jnp.stack([jnp.sum(cotangent * share) for share in to_level])
   return to_x, gradient, jnp.zeros_like(slope)
 
@@ -91,15 +90,15 @@ def _shifted(centers: jax.Array, offset: int | jax.Array) -> jax.Array:
 
 
 def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
-  r"""How many steps on either side of a weight's own its sum must include.
+  r"""How many steps on either side of its own a weight's sum must include.
 
   A weight between levels l and l + 1 is at least :math:`u = c_l - m_j` above
-  the middle of a lower step j, of which it thus lacks at most the share
-  :math:`e^{-P u}`, which must be small for the gradients of the levels, also
-  when multiplied by the gap, for the value, and by P times the gap, for the
-  derivative. All steps below :math:`c_j` together lack at most the integral of
-  :math:`e^{-P u}` over the distance u (Jensen), :math:`e^{-P (c_l - c_j)} / P`.
-  Above it is alike.
+  the middle of a lower step j, so at most the share :math:`e^{-P u}` of that
+  step is missing. The share must be small for the gradients of the levels, the
+  share times the gap for the value, and P times that for the derivative. Of all
+  steps below :math:`c_j` together at most the integral of :math:`e^{-P u}` over
+  the distance u is missing (Jensen), :math:`e^{-P (c_l - c_j)} / P`. The same
+  holds above.
   """
   centers = jax.lax.stop_gradient(codebook_lib.view_centers(codebook))
   high = _shifted(centers, 1)
@@ -110,7 +109,7 @@ def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
   )
 
   def too_much(distance, gap, rest, step, further):
-    """Whether a step, with those `further` away, must be in the window."""
+    """Whether a step must be in the window, given those `further` away."""
     share = jnp.exp(-slope * distance)
     lost = gap * share
     lost += jnp.where(further, jnp.exp(-slope * rest) / slope, 0)
@@ -133,9 +132,9 @@ def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
 
 
 def _cells(x, centers, levels):
-  """The level at or below each weight, but not the last: its step's foot.
+  """The level below each weight, at the foot of its own step.
 
-  Beyond the levels the outermost steps count as a weight's own.
+  Beyond the levels, the outermost step counts as a weight's own.
   """
   index = codebook_lib.nearest(x, Codebook(centers, levels))
   index -= x <= level_sums.entries(centers, index)
@@ -156,8 +155,8 @@ def _steps(x, read, slope, offset):
 
 def _widen(width, add, total):
   """Adds what lies more than one step away, up to `width`."""
-  # The condition keeps what the loop shares between its turns from being
-  # computed, over all weights, where there are none.
+  # Without turns, the condition also saves what the loop would compute once
+  # beforehand, over all weights.
   return jax.lax.cond(
     width > 1,
     lambda total: jax.lax.fori_loop(2, width + 1, add, total),
@@ -169,8 +168,8 @@ def _widen(width, add, total):
 def _sum(x, centers, levels, slope, width):
   """The sum over the steps within `width` of the one around each weight.
 
-  c_l, plus what the weight has climbed of its own step and those above, less
-  what it lacks of those below: the definition, regrouped around its cell l.
+  That is c_l, plus what the weight has climbed of its own step and those above,
+  minus what is missing of those below: the definition, regrouped around cell l.
   """
   read = _reader(x, centers, levels)
 
@@ -184,7 +183,7 @@ def _sum(x, centers, levels, slope, width):
 
 
 def _derivative(x, centers, levels, slope, width):
-  """The derivative of `_sum` to each weight."""
+  """The derivative of `_sum` with respect to each weight."""
   read = _reader(x, centers, levels)
 
   def add(offset, derivative):
@@ -196,7 +195,7 @@ def _derivative(x, centers, levels, slope, width):
 
 
 def _levels_gradient(x, cotangent, centers, levels, slope, width):
-  """Sums over the weights of what each gives to the levels of its window."""
+  """Sums what each weight contributes to the levels of its window."""
   cell = _cells(x, centers, levels)
   read = _reader(x, centers, levels)
   count = centers.shape[0]

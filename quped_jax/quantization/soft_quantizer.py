@@ -4,9 +4,9 @@ r"""The soft quantizer: differentiable in the weights and in the levels.
   \tilde Q_c(x) = c_1 + \sum_{k=2}^m (c_k - c_{k-1})
     \, \sigma(P (x - (c_k + c_{k-1}) / 2))
 
-Up to four levels are summed as they stand; with more, a weight's sum runs over
-a window of levels around it (`soft_forms.py`). Where weights are many, sums are
-taken at evenly spaced bins alone, between which a weight interpolates
+Up to four levels are all summed; with more, a weight's sum runs over a window
+of levels around it (`soft_forms.py`). Where there are many weights, sums are
+taken at evenly spaced bins only, and weights interpolate between them
 (`soft_bins.py`).
 
 References:
@@ -27,7 +27,7 @@ from quped_jax.quantization.codebook import Codebook
 
 SHARPNESS_UNITS = ("gap", "absolute")
 
-# Up to this number of levels all steps are summed.
+# Up to this number of levels, all steps are summed.
 _DENSE_LEVELS = 4
 
 
@@ -78,20 +78,20 @@ def soft_quantize(
   It tends to `hard_quantize` as the sharpness grows, and is differentiable in
   x and in the centers (P carries no gradient). With full precision: x.
 
-  Up to four levels are summed in full, more in a window around each weight
-  that widens where levels are so uneven, or the sharpness so low, that it
-  must: an absolute sharpness that is sharp at 1 bit is not at 8, and costs
-  accordingly. With more than four levels, many weights (from 4 500 at 4 bits
-  and 62 000 at 8) and a sharpness in gaps that is a number, not traced, each
-  weight interpolates between bins. The result agrees with the full sum to
-  1e-3 of the mean gap, and 1e-4 of the largest; the derivative to 1e-3 of its
-  largest value; what a weight gives to the gradient of a level to 1e-3.
+  Up to four levels are summed in full. With more, the sum runs over a window
+  around each weight, which widens where uneven levels or a low sharpness demand
+  it: an absolute sharpness that is sharp at 1 bit is not sharp at 8, and costs
+  accordingly. Each weight interpolates between bins if there are more than four
+  levels, many weights (from 4 500 at 4 bits and 62 000 at 8), and a sharpness
+  in gaps that is a number, not traced. The result agrees with the full sum to
+  1e-3 of the mean gap plus 1e-4 of the largest; the derivative to 1e-3 of its
+  largest value; a weight's contribution to the gradient of a level to 1e-3.
 
-  Passes over the weights: one for the value and one for the gradient of x,
-  each with a few sigmoids or two lookups; for the gradient of the levels two
-  sums with two levels, otherwise three that prepare and two that scatter
-  (also with three or four levels, where weights are many). The gradients
-  compute from x alone what they need.
+  Passes over the weights: one for the value and one for the gradient of x, each
+  with a few sigmoids or two lookups. The gradient of the levels takes two sums
+  with two levels, otherwise three passes that prepare and two that scatter
+  (also with three or four levels, where there are many weights). Gradients are
+  computed from x alone.
 
   Args:
     x: weights, any shape.

@@ -9,10 +9,10 @@ last in a chain over the levels:
     )
     updates, state = optimizer.update(grads, state, params, codebooks=codebooks)
 
-Step size and strength are those of the factory, numbers or schedules of the
-transformation's own count of updates, unless `update` is given others. Values
-that differ from one learner to the next must come by `update`, because what a
-factory closes over is not mapped by vmap.
+Step size and strength are given to the factory, as numbers or as schedules of
+the transformation's own count of updates; values given to `update` take
+precedence. Values that differ from one learner to the next must be given to
+`update`, because what a factory closes over is not mapped by vmap.
 """
 
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ def _value(
 
 
 def _threshold(extra_args, learning_rate, strength, count) -> Any:
-  """Step size times strength, each as update was given it or the factory."""
+  """Step size times strength, given to update or else to the factory."""
   step = _value(
     extra_args.get("learning_rate"), learning_rate, count, "learning_rate"
   )
@@ -87,8 +87,8 @@ def prox_quantize(
   .. math::
     u \leftarrow \mathrm{prox}_{\eta \lambda R(\cdot, c)}(x + u) - x
 
-  where u is the update that comes in. Tensors without a codebook, and those
-  of full precision, keep their update to the bit. Since updates are float
+  where u is the incoming update. Tensors without a codebook, or with one of
+  full precision, keep their update to the bit. Since updates are float
   differences, a weight can miss its level by one rounding error: apply
   `hard_quantize` to the parameters for exact levels.
 
@@ -157,8 +157,8 @@ def prox_centers(
 
   `update(updates, state, params, *, codebooks, weights, learning_rate=None,
   strength=None)` takes the codebooks before the step and the tree of weights;
-  params are the centers of these codebooks. Padding is never moved, and full
-  precision gets no update.
+  params are the centers of these codebooks. Padding never moves, nor do the
+  centers of full-precision codebooks.
 
   Args:
     learning_rate: eta, a number or a schedule.
@@ -241,8 +241,8 @@ def scale_by_step_size(
   """Scale updates by minus a step size that `update` may be given.
 
   Like `optax.scale_by_learning_rate`, but
-  `update(..., learning_rate=)` takes precedence: a step size of each
-  learner's own, without a compilation of its own.
+  `update(..., learning_rate=)` takes precedence: every learner can have its own
+  step size without a compilation of its own.
 
   Args:
     learning_rate: a number or a schedule, used when update is given none.
@@ -276,8 +276,8 @@ def keep_params_in_box(
 
   .. math:: u \leftarrow \mathrm{clip}(x + u, -b, b) - x
 
-  Applies to tensors that have levels; goes between the base optimizer and
-  `prox_quantize`. `update` takes `codebooks`.
+  Applies to tensors with levels. It goes between the base optimizer and
+  `prox_quantize`, and its `update` takes `codebooks`.
 
   Args:
     limit: b, positive.
