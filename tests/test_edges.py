@@ -7,6 +7,7 @@ finite in float32, so that nothing may overflow.
 import dataclasses
 import os
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -349,9 +350,7 @@ def test_clients_of_one_sample_or_class_train_beside_others(name):
     display=qj.Display(quiet=True),
   )
   assert all(np.isfinite(record["loss"]) for record in result.history)
-  for leaf in jax.tree.leaves((result.state.server, result.state.clients)):
-    if jnp.issubdtype(leaf.dtype, jnp.floating):
-      assert np.isfinite(leaf).all()
+  chex.assert_tree_all_finite((result.state.server, result.state.clients))
   primary_variant = result.summary["primary_variant"]
   for row in result.clients:
     assert 0 <= row[primary_variant] <= 1

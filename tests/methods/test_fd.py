@@ -1,5 +1,6 @@
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -230,7 +231,7 @@ def test_no_model_travels(rounds):
 def test_outputs_of_any_architecture_have_one_shape():
   for own in (alone.mlp(16, 8), alone.linear()):
     result = alone.play(alone.make("fd", own=own)).result
-    assert result.message.sums.shape == (tiny.CLASSES, tiny.CLASSES)
+    chex.assert_shape(result.message.sums, (tiny.CLASSES, tiny.CLASSES))
 
 
 def test_the_fine_tuning_phase_freezes_the_learner():

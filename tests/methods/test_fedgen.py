@@ -118,7 +118,7 @@ def test_the_server_knows_the_clients_last_layers_and_counts_alone(trained):
     "kernel": (8, tiny.CLASSES),
     "bias": (tiny.CLASSES,),
   }
-  assert counts.shape == (tiny.CLASSES,)
+  chex.assert_shape(counts, (tiny.CLASSES,))
 
 
 def test_a_client_of_no_weight_does_not_teach_the_generator(trained):

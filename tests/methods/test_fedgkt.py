@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,8 +69,8 @@ def test_a_client_sends_features_and_logits_of_all_its_samples(federation):
   made, model, server = make(federation)
   _, result = play(made, federation, server, 2)
   message, params = result.message, result.client.params
-  assert message.features.shape == (MOST, WIDTH)
-  assert message.logits.shape == (MOST, CLASSES)
+  chex.assert_shape(message.features, (MOST, WIDTH))
+  chex.assert_shape(message.logits, (MOST, CLASSES))
   assert message.count == 17
   data = federation.client(jnp.int32(2))
   batch = data.batch(jnp.arange(17))

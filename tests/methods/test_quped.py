@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,7 +177,7 @@ def test_local_steps_are_those_of_the_paper(global_loss):
     )
   )
   old = start.codebooks["hidden_1"]["kernel"].centers
-  assert old.shape == (LEVELS,)
+  chex.assert_shape(old, (LEVELS,))
   x, c, w = jax.jit(
     lambda x, c, w, b: hand_quped(x, c, w, b, 0.4, global_loss)
   )(start.params, old, download.params, batches)

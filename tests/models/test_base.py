@@ -1,3 +1,4 @@
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ def test_register_model():
   models.register_model("test_linear", linear)
   model = models.create_model("test_linear", 3, scale=2.0)
   params, _ = model.init(jax.random.key(0), jnp.ones((1, 5)))
-  assert params["kernel"].shape == (5, 3)
+  chex.assert_shape(params["kernel"], (5, 3))
   models.register_model("test_linear", lambda num_classes, **_: model)
   assert models.create_model("test_linear", 9) is model
 

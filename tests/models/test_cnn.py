@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +75,7 @@ def test_values_and_gradients_do_not_depend_on_the_convolution():
     @jax.jit
     def loss(params, model=model, stats=stats):
       logits, _ = model.apply(params, stats, images, True)
-      assert logits.shape == (2, 5)
+      chex.assert_shape(logits, (2, 5))
       return (logits**2).sum()
 
     results.append(jax.value_and_grad(loss)(params))

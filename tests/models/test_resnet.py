@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,7 @@ def test_statistics_move_in_training_only(resnet8):
   model, images, params, stats = resnet8
   apply = jax.jit(model.apply, static_argnums=3)
   logits, in_eval = apply(params, stats, images, False)
-  assert logits.shape == (4, 5)
+  chex.assert_shape(logits, (4, 5))
   jax.tree.map(np.testing.assert_array_equal, in_eval, stats)
   _, in_train = apply(params, stats, images, True)
   before = _flatten(stats)

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +41,7 @@ def test_every_token_and_its_place_counts():
     return model.apply(params, {}, tokens, False)[0]
 
   reference = logits(TOKENS)
-  assert reference.shape == (2, 7)
+  chex.assert_shape(reference, (2, 7))
   for place in range(5):
     other = TOKENS.at[0, place].set(0)
     assert jnp.abs(logits(other)[0] - reference[0]).max() > 1e-6

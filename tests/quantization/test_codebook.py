@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +78,7 @@ def test_learners_of_mixed_precision_share_one_program():
 
   for order in (np.arange(4), np.arange(4)[::-1]):
     codebooks, (value, (dx, dc)), quantized = everything(x, bits[order])
-    assert codebooks.centers.shape == (4, 256)
+    chex.assert_shape(codebooks.centers, (4, 256))
     for i, b in enumerate(bits[order].tolist()):
       alone = init(x[i], bits=b)
       count = int(alone.levels)
@@ -275,7 +276,7 @@ def test_a_codebook_per_channel_is_a_loop_over_channels(bits):
   scales = np.array([0.1, 1.0, 5.0], np.float32)
   x = rng.normal(size=(4, 6, 3)).astype(np.float32) * scales
   together = init(x, bits=bits, granularity="channel")
-  assert together.levels.shape == (3,)
+  chex.assert_shape(together.levels, (3,))
   alone = [init(x[..., i], bits=bits) for i in range(3)]
   for i, codebook in enumerate(alone):
     np.testing.assert_allclose(

@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -330,7 +331,7 @@ def test_channels_are_a_loop(norm, method):
   mu = together.centers + 0.05
   new_x = weights_prox_jit(x, together, 0.02, norm=norm)
   new_c = centers_prox_jit(mu, x, together, 0.02, norm=norm, method=method)
-  assert new_c.shape == (3, 4)
+  chex.assert_shape(new_c, (3, 4))
   for i in range(3):
     alone = Codebook(together.centers[i], together.levels[i])
     np.testing.assert_allclose(

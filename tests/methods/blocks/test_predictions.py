@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ def test_logits_do_not_depend_on_how_many_are_seen_at_once(trained, batch_size):
   inputs = data.batch(jnp.arange(23)).inputs
   expected, _ = model.apply(params, stats, inputs, False)
   logits = predict(jnp.int32(1))
-  assert logits.shape == (64, tiny.CLASSES)
+  chex.assert_shape(logits, (64, tiny.CLASSES))
   np.testing.assert_allclose(logits[:23], expected, atol=1e-5)
   np.testing.assert_allclose(
     logits[23:], np.tile(expected[-1], (41, 1)), atol=1e-5

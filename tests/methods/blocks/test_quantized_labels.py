@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ def test_what_is_packed_comes_back(bits):
   integers[0] = 2**bits - 1
   packed = quantized_labels.to_bits(jnp.asarray(integers), bits)
   assert packed.dtype == jnp.uint8
-  assert packed.shape == (-(-13 * 5 * bits // 8),)
+  chex.assert_shape(packed, (-(-13 * 5 * bits // 8),))
   np.testing.assert_array_equal(
     quantized_labels.from_bits(packed, bits, (13, 5)), integers
   )

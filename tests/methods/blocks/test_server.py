@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +36,7 @@ def test_what_cohorts_sent_is_joined():
   joined = server.all_collected({"a": aggregate([2, -1]), "b": aggregate([0])})
   np.testing.assert_array_equal(joined.clients, [2, -1, 0])
   np.testing.assert_array_equal(joined.parts["x"], [20, -10, 0])
-  assert joined.weights.shape == (3,)
+  chex.assert_shape(joined.weights, (3,))
 
 
 def test_padding_of_samples_that_were_sent_is_told_apart():
