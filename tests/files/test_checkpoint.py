@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
+import linecache
 import os
 import pathlib
 import random
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax.data.federation import Pool
 from quped_jax.files import checkpoint
 from quped_jax.files.checkpoint import Checkpoints
 from tests import tiny
@@ -128,8 +131,11 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(tmp_path, how):
   else:
     shutil.rmtree(path)
     path.mkdir()
-  with pytest.warns(UserWarning, match="is damaged"):
+  with pytest.warns(UserWarning, match="is damaged") as warned:
     assert latest(found).round == 1
+  # It points to whoever asked the one that looks for a checkpoint.
+  line = linecache.getline(warned[0].filename, warned[0].lineno)
+  assert "latest(found).round == 1" in line
 
 
 def test_if_none_is_whole_the_run_is_refused(tmp_path):
@@ -169,6 +175,24 @@ def test_one_that_cannot_be_written_leaves_the_others(tmp_path, monkeypatch):
   assert latest(found).round == 1
 
 
+def test_an_error_of_the_system_stays_what_it_is(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+  monkeypatch.setattr(checkpoint, "_save_arrays", full)
+  with pytest.raises(OSError, match="Disk quota exceeded") as caught:
+    Checkpoints(tmp_path, {}).save(2, STATE, {})
+  assert caught.value.errno == errno.EDQUOT
+
+
+def test_a_checkpoint_whose_value_cannot_be_read_is_not_the_best(tmp_path):
+  found = saved(tmp_path, [1, 2], values=[0.9, 0.1], keep=1)
+  broken = tmp_path / "checkpoints" / "round_00000001" / "progress.json"
+  broken.write_text("{")
+  found.save(3, STATE, {"history": []}, 0.5)
+  assert names(tmp_path) == ["round_00000003"]
+
+
 def test_a_disk_without_space_is_an_error_and_is_not_filled(
   tmp_path, monkeypatch
 ):
@@ -191,7 +215,12 @@ def test_a_workdir_in_use_is_refused(tmp_path):
     checkpoint.lock(tmp_path),
     pytest.raises(ValueError, match="workdir=.*: must not be in use"),
   ):
-    checkpoint.lock(tmp_path)
+    begin = time.monotonic()
+    try:
+      checkpoint.lock(tmp_path)
+    finally:
+      # At once, without waiting for the other run.
+      assert time.monotonic() - begin < 0.5
   with checkpoint.lock(tmp_path):
     pass
 
@@ -202,6 +231,17 @@ def test_federations_that_differ_have_other_fingerprints():
   assert checkpoint.fingerprint(tiny.make_federation(seed=1)) != first
   fewer = tiny.make_federation(tiny.COUNTS[:3])
   assert checkpoint.fingerprint(fewer) != first
+  # What is static counts too, and every label of many.
+  named = dataclasses.replace(tiny.make_federation(), name="another")
+  assert checkpoint.fingerprint(named) != first
+  many = tiny.make_federation((3000,))
+  before = checkpoint.fingerprint(many)
+  assert isinstance(many.source, Pool)
+  labels = np.array(many.source.labels)
+  labels[1] = (labels[1] + 1) % tiny.CLASSES
+  source = dataclasses.replace(many.source, labels=labels)
+  changed = dataclasses.replace(many, source=source)
+  assert checkpoint.fingerprint(changed) != before
 
 
 # Runs that are stopped midway, in this process.

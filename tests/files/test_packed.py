@@ -294,6 +294,10 @@ def test_files_are_as_small_as_they_say(
     ({"compute_dtype": "int8"}, "compute_dtype='int8': must be one of"),
     ({"input_shape": ()}, r"input_shape=\(\): must be a tuple of positive"),
     ({"input_shape": [6]}, r"input_shape=\[6\]: must be a tuple"),
+    (
+      {"input_shape": (6, 0)},
+      r"input_shape=\(6, 0\): must be a tuple of posit",
+    ),
     ({"input_shape": (2**20, 2**20)}, "must be of at most 2147483648 numbers"),
     ({"options": [1]}, r"options=\[1\]: must be a mapping"),
     ({"options": {"features": ((1,),)}}, "options=.*must be numbers, text"),
@@ -307,9 +311,25 @@ def test_a_description_that_cannot_be_is_an_error(changes, message):
     dataclasses.replace(info_of(), **changes)
 
 
-def test_the_largest_sample_may_be_described():
-  info = dataclasses.replace(info_of(), input_shape=(2**20, 2**11))
-  assert info.input_shape == (2**20, 2**11)
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"input_shape": (2**20, 2**11)},
+    {"options": {"features": (1,) * 256}},
+    {"options": {"blocks": 256}},
+  ],
+)
+def test_what_is_as_large_as_allowed_can_be_described(changes):
+  info = dataclasses.replace(info_of(), **changes)
+  assert all(getattr(info, name) == value for name, value in changes.items())
+
+
+@pytest.mark.parametrize(("channels", "width"), [(1, 32), (3, 64)])
+def test_the_channels_of_images_choose_the_widths(channels, width):
+  info = info_of("cnn1", shape=(8, 8, channels))
+  inputs = jax.ShapeDtypeStruct((1, 8, 8, channels), np.float32)
+  params, _ = jax.eval_shape(info.create().init, jax.random.key(0), inputs)
+  assert params["first"]["kernel"].shape == (5, 5, channels, width)
 
 
 def test_a_description_makes_its_network_once():
@@ -511,6 +531,7 @@ def test_another_format_is_named(files, tmp_path):
     ({"num_classes": 5}, "'params/last/bias': must be F32 .5. for this arch"),
     ({"num_classes": 10**9}, "1000000000: must be at most .* in a file of its"),
     ({"options": {"features": [10**9]}}, "1000000000: must be at most"),
+    ({"options": {"features": [-(10**9)]}}, "-1000000000: must be at most"),
     ({"options": {"features": [2] * 257}}, "at most 256 layers"),
     ({"options": {"features": [8, "8"]}}, "model='mlp': must be made of"),
     ({"options": {"features": [8.0, 8]}}, "model='mlp': must be made of"),
@@ -538,6 +559,27 @@ def test_no_width_exceeds_the_bits_of_its_file(files, tmp_path):
   header, about, tensors = parts(files[0][1][0])
   path.write_bytes(build(header, {**about, "num_classes": 10**9}, tensors))
   refused(path, f"1000000000: must be at most {8 * path.stat().st_size} in")
+
+
+@pytest.mark.parametrize("dtype", ["I32", "F16"])
+def test_what_normalises_is_of_one_type(dtype, files, tmp_path):
+  path = tmp_path / "model.safetensors"
+  header, about, tensors = parts(files[0][1][0])
+  place = header["inputs/mean"]
+  begin, end = place["data_offsets"]
+  size = 1 if dtype == "I32" else 2
+  other = {**place, "dtype": dtype, "shape": [(end - begin) // 4 * size]}
+  path.write_bytes(build({**header, "inputs/mean": other}, about, tensors))
+  refused(path, "'inputs/mean': must be there, of type F32")
+
+
+def test_an_error_quotes_little_of_a_file(files, tmp_path):
+  path = tmp_path / "model.safetensors"
+  header, about, tensors = parts(files[0][1][0])
+  path.write_bytes(build(header, {**about, "model": "x" * 5000}, tensors))
+  with pytest.raises(ValueError, match=r"model='xxx.*x\.\.\.\)$") as caught:
+    qj.load_packed(path)
+  assert len(str(caught.value)) < 1000 + len(str(path))
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])

@@ -58,6 +58,24 @@ def test_gradient_to_padding_is_folded_onto_the_last_level():
   )
 
 
+def test_the_mean_gap_has_no_gradient():
+  codebook = make_codebook([-3.0, 0.0, 0.5, 4.0])
+
+  def gap(centers):
+    return codebook_lib.mean_gap(dataclasses.replace(codebook, centers=centers))
+
+  value, gradient = jax.value_and_grad(gap)(codebook.centers)
+  assert float(value) == pytest.approx(7 / 3)
+  assert not np.any(gradient)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_two_levels_of_weights_of_one_sign_are_split_at_the_mean(sign):
+  x = sign * np.array([0.1, 0.2, 0.6, 0.7], np.float32)
+  want = np.sort(sign * np.array([0.15, 0.65], np.float32))
+  np.testing.assert_allclose(init_codebook(x, 1).centers, want, rtol=1e-6)
+
+
 soft_loss = loss_and_gradients(soft_quantize)
 
 

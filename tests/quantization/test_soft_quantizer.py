@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quped_jax.quantization import soft_bins
+from quped_jax.quantization import soft_bins, soft_forms
 from quped_jax.quantization.codebook import (
   Codebook,
   hard_quantize,
@@ -185,6 +185,41 @@ def test_the_steepness_has_no_gradient():
   value, gradient = jax.value_and_grad(slope)(codebook.centers)
   assert float(value) == pytest.approx(10 / (7 / 3))
   assert not np.any(gradient)
+
+
+@pytest.mark.parametrize(
+  ("sharpness", "unit", "message"),
+  [
+    (10.0, "gaps", "sharpness_unit='gaps': must"),
+    (-1.0, "gap", "sharpness=-1"),
+  ],
+)
+def test_a_steepness_that_cannot_be_is_an_error(sharpness, unit, message):
+  with pytest.raises(ValueError, match=message):
+    steepness(make_codebook([0.0, 1.0]), sharpness, unit)
+
+
+@jax.jit
+def window_width(codebook, sharpness):
+  return soft_forms.window_width(codebook, steepness(codebook, sharpness))
+
+
+@pytest.mark.parametrize("count", [5, 8, 16, 200, 256])
+def test_the_window_of_evenly_spaced_levels_is_one_step(count):
+  codebook = make_codebook(make_levels("even", count))
+  assert window_width(codebook, 10.0) == 1
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_the_window_of_mirrored_levels_is_as_wide(spacing):
+  for seed in range(20):
+    levels = make_levels(spacing, 16, seed)
+    for sharpness in (1.0, 3.0, 10.0):
+      width, mirrored = (
+        int(window_width(make_codebook(c, 24, 1e3), sharpness))
+        for c in (levels, -levels[::-1])
+      )
+      assert width == mirrored
 
 
 @pytest.mark.parametrize(
