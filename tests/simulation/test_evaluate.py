@@ -46,6 +46,23 @@ def test_accuracy_is_that_of_the_clients_own_rows(trained, split, batch_size):
   assert len(set(values)) > 1
 
 
+def test_normalisation_is_by_the_running_statistics():
+  federation = tiny.make_federation()
+  model = models.create_model("normed", tiny.CLASSES)
+  params, stats = model.init(jax.random.key(3), federation.example())
+  draw = np.random.default_rng(0)
+  stats = jax.tree.map(
+    lambda x: jnp.array(draw.uniform(0.5, 2, x.shape)), stats
+  )
+  params = jax.tree.map(lambda x: jnp.array(draw.normal(size=x.shape)), params)
+  for i in (1, 3):
+    data = federation.client(jnp.int32(i))
+    value = evaluate.accuracy(model, params, stats, data, "train", 4)
+    args = federation, model, params, stats
+    expected = by_hand(*args, client=i, split="train")
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
 def test_a_split_without_samples_gives_nan(trained):
   federation, model, params, stats = trained
   data = federation.client(jnp.int32(1))

@@ -3,6 +3,8 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from quped_jax.simulation import layout as layout_lib
@@ -37,6 +39,49 @@ def test_devices_share_the_clients():
   layout = layout_lib.resolve_layout("vmap", 1, 3)
   assert (layout.devices, layout.chunk_size, layout.at_once) == (3, 1, 3)
   assert layout_lib.resolve_layout("auto", 1, 1).mesh is None
+
+
+@pytest.fixture(scope="module")
+def four():
+  if len(jax.local_devices()) < 4:
+    pytest.skip("fewer than 4 devices")
+  return layout_lib.resolve_layout("chunks", 2, 8, devices=4)
+
+
+def test_all_devices_run_their_chunks_at_once(four):
+  assert four.at_once == 8
+  assert layout_lib.Layout(None, 3).at_once == 3
+
+
+def test_each_device_has_a_share_of_every_stack(four):
+  groups = four.groups([np.arange(8), np.arange(10, 13)])
+  want = [[0, 1, 10], [2, 3, 11], [4, 5, 12], [6, 7]]
+  assert [group.tolist() for group in groups] == want
+  (alone,) = layout_lib.Layout(None, 1).groups([np.arange(3), np.arange(5, 7)])
+  assert alone.tolist() == [0, 1, 2, 5, 6]
+
+
+def test_parts_are_joined_and_filled_with_zeros(four):
+  joined = four.join(
+    lambda device: np.full((device, 2), device), (3, 2), np.dtype(np.int32)
+  )
+  want = np.zeros((12, 2))
+  for device in range(4):
+    want[3 * device : 3 * device + device] = device
+  np.testing.assert_array_equal(joined, want)
+
+
+def test_sums_and_gathers_are_over_devices(four):
+  def both(x):
+    return four.sum(x), four.gather(x)
+
+  outputs = layout_lib.SAME, layout_lib.SAME
+  fn = jax.jit(four.shard(both, layout_lib.DIVIDED, outputs))
+  total, whole = fn(jnp.arange(8.0))
+  np.testing.assert_array_equal(total, [0 + 2 + 4 + 6, 1 + 3 + 5 + 7])
+  np.testing.assert_array_equal(whole, np.arange(8.0))
+  alone = layout_lib.Layout(None, 1)
+  assert alone.sum(3) == alone.gather(3) == 3
 
 
 @pytest.mark.parametrize(
