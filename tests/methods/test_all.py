@@ -355,6 +355,19 @@ def test_the_fine_tuning_phase_trains_levels_with_frozen_assignments(name):
       assert moved[i].any()
 
 
+# Whose messages are differences of one model, which wrappers can average.
+AVERAGES = (
+  "apfl", "ditto", "fedavg", "fedbn", "fedgkd", "fedgkd_vote", "fedkd",
+  "fedntd", "fedprox", "fedrep", "fml", "per_fedavg", "pfedme", "quped",
+  "qupel",
+)  # fmt: skip
+
+
+@each
+def test_whose_messages_can_be_averaged(name):
+  assert tiny.method_of(name).averages == (name in AVERAGES)
+
+
 @each
 def test_who_has_a_fine_tuning_phase(name):
   has = tiny.method_of(name).begin_finetune is not None

@@ -71,6 +71,21 @@ def test_the_teacher_is_the_mean_of_the_clients_logits(federation):
   np.testing.assert_allclose(total.logits, first, atol=1e-5)
 
 
+def test_one_client_alone_teaches_like_two_of_its_kind(federation):
+  made, _, server, context, messages = make(federation, distill_steps=3)
+
+  @jax.jit
+  def step(aggregate):
+    return made.server_update(server, {COHORT: aggregate}, context)
+
+  alone, both = (
+    step(heard(made, server, messages[:1] * count, (1.0,) * count, context))
+    for count in (1, 2)
+  )
+  chex.assert_trees_all_close(alone, both, atol=1e-5)
+  assert tiny.largest_difference(alone, server) > 1e-2
+
+
 def test_distillation_brings_the_student_nearer_to_the_teacher(federation):
   distances = []
   for steps in (0, 100):

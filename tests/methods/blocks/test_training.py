@@ -10,6 +10,35 @@ from quped_jax.methods import api
 from tests import tiny
 
 
+def test_recalibrated_statistics_are_those_of_the_batch():
+  settings = tiny.make_settings(
+    "local", 2, model="normed", hidden=(), recalibration_batches=1
+  )
+  training = make_training(settings)
+  model = qj.create_model("normed", tiny.CLASSES)
+  federation = tiny.make_federation((30, 40))
+  params, stats = model.init(jax.random.key(0), federation.example())
+  data = federation.client(jnp.int32(1))
+  key = jax.random.key(5)
+  context = api.Context(0, key, 1, None, None, None)
+
+  @jax.jit
+  def recalibrated(bits):
+    learner = training.learner(model, params, stats, bits)
+    return training.quantized_variant(model, learner, data, context)[:2]
+
+  _, found = recalibrated(2)
+  (position,) = data.draw(key, 1, settings.batch_size)
+  first = params["first"]
+  outputs = data.batch(position).inputs @ first["kernel"] + first["bias"]
+  got = found["BatchNorm_0"]
+  np.testing.assert_allclose(got["mean"], outputs.mean(0), atol=1e-5)
+  np.testing.assert_allclose(got["var"], outputs.var(0), rtol=1e-4)
+  # At full precision there is nothing to estimate again.
+  _, found = recalibrated(32)
+  jax.tree.map(np.testing.assert_array_equal, found, stats)
+
+
 @pytest.mark.slow
 def test_recalibration_leaves_a_client_of_full_precision_alone():
   """Q is the identity at 32 bits, also in company and with batch norm."""
