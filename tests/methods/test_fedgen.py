@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -142,9 +144,11 @@ def test_generated_features_reach_the_last_layer_alone(federation):
   own = start(made, federation, server, context)
   download = made.broadcast(server, context.client_id, COHORT)
 
-  @jax.jit
-  def play(round_):
-    return made.client_update(
+  unweighted, _, _ = make(federation, alpha=0.0)
+
+  @functools.partial(jax.jit, static_argnums=1)
+  def play(round_, method=made):
+    return method.client_update(
       download,
       own,
       federation.client(jnp.int32(0)),
@@ -156,6 +160,9 @@ def test_generated_features_reach_the_last_layer_alone(federation):
   for layer in ("first", "hidden_1"):
     assert tiny.largest_difference(first[layer], later[layer]) < 1e-7
   assert tiny.largest_difference(first["last"], later["last"]) > 1e-3
+  # In the first round the generator knows nothing, and is not listened to.
+  plain = play(jnp.int32(0), unweighted)
+  assert tiny.largest_difference(first, plain) < 1e-7
 
 
 def test_a_generator_goes_down_and_counts_go_up(federation):
