@@ -94,3 +94,15 @@ def test_a_model_of_nan_predicts_nothing(trained):
   broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), params)
   data = federation.client(jnp.int32(0))
   assert evaluate.accuracy(model, broken, stats, data, "test") == 0.0
+
+
+def test_what_clients_would_use_is_the_primary_variant():
+  made = tiny.tiny("local", bits=(32,))
+  state = made.play(1)
+  models = list(made.simulation.primary_models(state))
+  assert sorted(m.client_id for m in models) == list(range(len(tiny.COUNTS)))
+  params = state.clients[tiny.COHORT].params
+  for model in models:
+    assert model.cohort == tiny.COHORT and model.stats == {}
+    own = tiny.client(params, model.client_id)
+    assert tiny.largest_difference(model.params, own) == 0

@@ -226,18 +226,6 @@ def test_wrong_cohorts_and_participants_are_errors(
     )
 
 
-def test_what_clients_would_use_is_the_primary_variant():
-  made = tiny.tiny("local", bits=(32,))
-  state = made.play(1)
-  models = list(made.simulation.primary_models(state))
-  assert sorted(m.client_id for m in models) == list(range(len(tiny.COUNTS)))
-  params = state.clients[COHORT].params
-  for model in models:
-    assert model.cohort == COHORT and model.stats == {}
-    own = tiny.client(params, model.client_id)
-    assert tiny.largest_difference(model.params, own) == 0
-
-
 def test_memory_is_that_of_each_device():
   one, two = (
     tiny.assemble(tiny.make_settings("local", 5, bits=(32,), devices=devices))
