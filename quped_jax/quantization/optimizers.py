@@ -1,4 +1,4 @@
-"""Optimizers of weights and levels by name, whose step size is given."""
+"""Optimizers of weights and levels by name; `update` takes the step size."""
 
 import optax
 
@@ -10,11 +10,11 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 def base_optimizer(
   name: str, *, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-  """A base optimizer by name, whose step size `update` is given.
+  """Makes a base optimizer by name; its `update` takes the step size.
 
   Args:
     name: "sgd", "momentum", "adam" or "adamw".
-    momentum: decay of the heavy ball of "momentum".
+    momentum: heavy-ball decay, for "momentum".
     weight_decay: decoupled for "adamw", added to the gradient for the others.
 
   Returns:

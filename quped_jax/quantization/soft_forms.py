@@ -1,12 +1,11 @@
 """The two forms of the soft quantizer's sum over steps, and their gradients.
 
-`dense` sums all steps as they stand. In `windowed`, a weight's sum runs over a
-window: the step between the two levels around it and as many on either side
-as the accuracy asks for, with evenly spaced levels and the default sharpness
-one.
+`dense` sums all steps. In `windowed`, a weight's sum runs over a window: the
+step between the two levels around the weight, and as many steps on either side
+as accuracy requires (one, with evenly spaced levels and the default sharpness).
 
-Gradients are written out rather than left to autodiff, so that only the
-weights are kept for them and only what is asked for is computed.
+Gradients are written out rather than left to autodiff, so that only the weights
+are kept for them and only the gradients asked for are computed.
 """
 
 import functools
@@ -18,8 +17,8 @@ from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import level_sums, soft_bins
 from quped_jax.quantization.codebook import Codebook
 
-# What the steps on one side of the window may add to a weight, in mean gaps,
-# and to its derivative.
+# The most that the steps left out on one side of the window may contribute to a
+# weight, in mean gaps, and to its derivative.
 _WINDOW_ERROR = 5e-4
 
 
@@ -28,10 +27,10 @@ def _step(x, low, high, slope):
 
   Returns:
     gap: its height.
-    share: what a weight has climbed of it, the sigmoid; by tanh, which XLA
-      evaluates faster than an exponential and a division.
-    bend: half the derivative of `gap * share` to x, which is minus that to
-      either level through the place of the step.
+    share: the fraction of it that a weight has climbed, a sigmoid; by tanh,
+      which XLA evaluates faster than an exponential and a division.
+    bend: half the derivative of `gap * share` with respect to x, which is minus
+      that with respect to either level through the position of the step.
   """
   gap = high - low
   share = 0.5 + 0.5 * jnp.tanh(slope / 2 * (x - (low + high) / 2))
@@ -40,12 +39,12 @@ def _step(x, low, high, slope):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def dense(bins, x, centers, slope):
-  """The sum over all steps, as the definition says.
+  """The sum over all steps, as in the definition.
 
   Args:
     bins: how many bins the gradient of the levels takes; 0 for none.
     x: weights, any shape.
-    centers: the levels, `[max_levels]`, of one dtype with x.
+    centers: the levels, `[max_levels]`, of the dtype of x.
     slope: P, the slope of the steps.
 
   Returns:
@@ -76,7 +75,7 @@ def _dense_bwd(bins, residuals, cotangent):
     _, share, bend = _step(x, centers[k - 1], centers[k], slope)
     to_level[k - 1] += -share - bend
     to_level[k] += share - bend
-  # Level by level: a sum that produces what it adds takes one pass.
+  # Level by level: a sum that computes its own terms takes one pass.
   gradient = jnp.stack([jnp.sum(cotangent * share) for share in to_level])
   return to_x, gradient, jnp.zeros_like(slope)
 
@@ -94,12 +93,12 @@ def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
   r"""How many steps on either side of a weight's own its sum must include.
 
   A weight between levels l and l + 1 is at least :math:`u = c_l - m_j` above
-  the middle of a lower step j, of which it thus lacks at most the share
-  :math:`e^{-P u}`, which must be small for the gradients of the levels, also
-  when multiplied by the gap, for the value, and by P times the gap, for the
-  derivative. All steps below :math:`c_j` together lack at most the integral of
-  :math:`e^{-P u}` over the distance u (Jensen), :math:`e^{-P (c_l - c_j)} / P`.
-  Above it is alike.
+  the middle :math:`m_j` of a lower step j, so it lacks at most the share
+  :math:`e^{-P u}` of that step. This share must be small as it is, for the
+  gradients of the levels, times the gap, for the value, and times P and the
+  gap, for the derivative. Of all steps below :math:`c_j` together, the weight
+  lacks at most the integral of :math:`e^{-P u}` over the distance u (Jensen),
+  :math:`e^{-P (c_l - c_j)} / P`. The same holds for the steps above.
   """
   centers = jax.lax.stop_gradient(codebook_lib.view_centers(codebook))
   high = _shifted(centers, 1)
@@ -110,7 +109,7 @@ def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
   )
 
   def too_much(distance, gap, rest, step, further):
-    """Whether a step, with those `further` away, must be in the window."""
+    """Whether omitting a step, and any `further` ones, would lose too much."""
     share = jnp.exp(-slope * distance)
     lost = gap * share
     lost += jnp.where(further, jnp.exp(-slope * rest) / slope, 0)
@@ -133,9 +132,9 @@ def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
 
 
 def _cells(x, centers, levels):
-  """The level at or below each weight, but not the last: its step's foot.
+  """The level below each weight, the lower one of the weight's own step.
 
-  Beyond the levels the outermost steps count as a weight's own.
+  Beyond the levels, the outermost step counts as a weight's own.
   """
   index = codebook_lib.nearest(x, Codebook(centers, levels))
   index -= x <= level_sums.entries(centers, index)
@@ -143,7 +142,7 @@ def _cells(x, centers, levels):
 
 
 def _reader(x, centers, levels):
-  """Returns a function of an offset: the levels that far from the cells'."""
+  """Returns a function of an offset: the levels that far from the cells."""
   cell = _cells(x, centers, levels)
   return lambda offset: level_sums.entries(_shifted(centers, offset), cell)
 
@@ -156,8 +155,8 @@ def _steps(x, read, slope, offset):
 
 def _widen(width, add, total):
   """Adds what lies more than one step away, up to `width`."""
-  # The condition keeps what the loop shares between its turns from being
-  # computed, over all weights, where there are none.
+  # Without the condition, what the loop's iterations share would be computed,
+  # over all weights, even if there are none.
   return jax.lax.cond(
     width > 1,
     lambda total: jax.lax.fori_loop(2, width + 1, add, total),
@@ -184,7 +183,7 @@ def _sum(x, centers, levels, slope, width):
 
 
 def _derivative(x, centers, levels, slope, width):
-  """The derivative of `_sum` to each weight."""
+  """The derivative of `_sum` with respect to each weight."""
   read = _reader(x, centers, levels)
 
   def add(offset, derivative):
@@ -196,7 +195,7 @@ def _derivative(x, centers, levels, slope, width):
 
 
 def _levels_gradient(x, cotangent, centers, levels, slope, width):
-  """Sums over the weights of what each gives to the levels of its window."""
+  """Sums what each weight contributes to the levels in its window."""
   cell = _cells(x, centers, levels)
   read = _reader(x, centers, levels)
   count = centers.shape[0]
@@ -235,8 +234,8 @@ def windowed(bins, x, centers, levels, slope, width):
   Args:
     bins: how many bins the values and gradients take; 0 for none.
     x: weights, any shape.
-    centers: the levels, `[max_levels]`, of one dtype with x.
-    levels: how many of them count.
+    centers: the levels, `[max_levels]`, of the dtype of x.
+    levels: how many of them are valid.
     slope: P, the slope of the steps.
     width: steps on either side of a weight's own, see `window_width`.
 
