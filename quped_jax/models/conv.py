@@ -1,14 +1,14 @@
 """Convolutions that stay fast when every client has its own kernel.
 
 On CPU, XLA computes a convolution quickly only if its axes are in one order
-(batch, spatial, features; spatial, in, out). It brings others into that order,
-those of gradients among them, outside of compiled loops, but not inside: there
-a gradient is 25 times as slow. `canonical_conv` writes the gradients in that
-order itself, and is fast in a loop over clients and over their steps as well
-as under vmap, where it becomes a grouped convolution.
+(batch, spatial, features; spatial, in, out). It brings other orders, such as
+those of gradients, into this one outside of compiled loops, but not inside:
+there a gradient takes 25 times as long. `canonical_conv` writes the gradients
+in that order itself, so it is fast in loops over clients and over their steps
+as well as under vmap, where it becomes a grouped convolution.
 
-On accelerators grouped convolutions are the weak point: there, kernels that
-differ by client go through products of matrices (`shift_conv`).
+On accelerators, grouped convolutions are slow: there, kernels that differ
+between clients are applied as matrix products (`shift_conv`).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from quped_jax.models import conv_forms, conv_geometry
 def _make_conv(
   name: str, compute: Callable[..., jax.Array], doc: str
 ) -> Callable[..., jax.Array]:
-  """`compute(geometry, lhs, rhs)` with the arguments that flax gives."""
+  """Makes `compute(geometry, lhs, rhs)` take the arguments that flax passes."""
 
   def conv(
     lhs: jax.Array,
@@ -121,7 +121,7 @@ adaptive_conv = _make_conv(
 
 
 def check_images(inputs: jax.typing.ArrayLike) -> jax.Array:
-  """Returns inputs as an array, or raises ValueError if they are no images."""
+  """Returns inputs as an array; raises ValueError if they are not images."""
   images = jnp.asarray(inputs)
   if images.ndim != 4:
     raise ValueError(

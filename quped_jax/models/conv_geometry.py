@@ -1,4 +1,4 @@
-"""What is static about a convolution, from the arguments that flax gives."""
+"""What is static about a convolution, from the arguments that flax passes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -51,11 +51,11 @@ def normalize(
   precision,
   preferred_element_type,
 ):
-  """Checks the arguments and brings the channels last.
+  """Checks the arguments and moves the channels last.
 
   Returns:
     The geometry, lhs as [batch, spatial..., in], rhs as [spatial..., in, out],
-    and what brings [batch, spatial..., out] to the layout that was asked for.
+    and a function that brings [batch, spatial..., out] to the requested layout.
   """
   for field, value in (
     ("lhs_dilation", lhs_dilation),

@@ -82,7 +82,7 @@ def _convolution(
     channels,
     (3, 3),
     strides=stride,
-    # What "SAME" means for odd sizes only; here the window is centred always.
+    # "SAME" does this for odd sizes only; here the window is always centred.
     padding=1,
     use_bias=False,
     dtype=parent.dtype,
