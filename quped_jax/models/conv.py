@@ -64,10 +64,10 @@ def _make_conv(
 shift_conv = _make_conv(
   "shift_conv",
   conv_forms.shift,
-  """Convolves by shifting, concatenating and one product of matrices.
+  """Convolves by shifting, concatenating and one matrix product.
 
   Pads the input, takes one shifted (and strided) window per kernel position,
-  concatenates them on the channels and multiplies with the flattened kernel.
+  concatenates them along the channels and multiplies by the flattened kernel.
   It equals `jax.lax.conv_general_dilated` and takes the same arguments, so it
   serves as `flax.linen.Conv(conv_general_dilated=shift_conv)`. The windows
   take prod(kernel sizes) times the memory of the input.
@@ -102,8 +102,8 @@ canonical_conv = _make_conv(
 
   Takes the arguments of `shift_conv` and equals it. The gradients are
   convolutions with their axes in the one order for which XLA has fast code on
-  a CPU; strides put zeros into the outputs' gradient first. Reverse mode
-  alone; no tangents (`jax.jvp`).
+  a CPU; with strides, zeros are inserted into the outputs' gradient first.
+  Reverse mode only; no tangents (`jax.jvp`).
   """,
 )
 
@@ -112,10 +112,10 @@ adaptive_conv = _make_conv(
   conv_forms.differentiable(conv_forms.ADAPTIVE),
   """`canonical_conv` for one kernel, `shift_conv` for a kernel per client.
 
-  Takes the arguments of `shift_conv` and equals it. A map over the inputs
-  alone joins their batch axis. The windows of the shifted form are built again
-  for the backward pass instead of being kept. Reverse mode alone; no tangents
-  (`jax.jvp`). Within `jax.shard_map` it needs `check_vma=False`.
+  Takes the arguments of `shift_conv` and equals it. A vmap over the inputs
+  alone is folded into their batch axis. The windows of the shifted form are
+  rebuilt for the backward pass instead of being kept. Reverse mode only; no
+  tangents (`jax.jvp`). Within `jax.shard_map` it needs `check_vma=False`.
   """,
 )
 
