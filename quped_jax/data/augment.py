@@ -9,10 +9,10 @@ _PADDING = 4
 
 
 def crop_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-  """Pads by four, crops at random to the old size, and flips half of them.
+  """Pads images by four, crops at random to the old size, and flips half.
 
   Args:
-    key: a key.
+    key: a random key.
     images: `[batch, height, width, channels]`, normalised: the border is
       filled with zeros, the mean colour.
 
@@ -28,8 +28,8 @@ def crop_flip(key: jax.Array, images: jax.Array) -> jax.Array:
   flips = jax.random.bernoulli(flip_key, shape=(batch,))
   border = (_PADDING, _PADDING)
   padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
-  # Lookups of rows and columns, since a slice of its own offset per image is
-  # a slow gather on accelerators too.
+  # Rows and columns are looked up, since slices at an offset per image are a
+  # slow gather, on accelerators too.
   rows = offsets[:, :1] + jnp.arange(height)
   columns = offsets[:, 1:] + jnp.arange(width)
   columns = jnp.where(flips[:, None], columns[:, ::-1], columns)

@@ -1,7 +1,7 @@
 """Schemes: who owns each sample of a dataset.
 
 A scheme gives every sample one owner, so that no sample can go to two clients.
-To add one, write its function and name it in `SCHEMES`.
+To add one, write its function and add it to `SCHEMES`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NOBODY = -1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pool:
-  """What a scheme divides, and among how many.
+  """What a scheme divides, and among how many clients.
 
   Attributes:
     name: Name of the dataset.
