@@ -1,11 +1,11 @@
-"""Checkpoints: all that a run is at the end of a round, to go on from.
+"""Checkpoints: the whole state of a run at the end of a round, to resume from.
 
 `<workdir>/checkpoints/round_00000050/` holds the state's arrays, as orbax
-writes them, what else a run has come to (`progress.json`), and the length and
-SHA-256 of each of its files (`manifest.json`). It is written beside and renamed
-when it is whole, so that a kill leaves it or does not. One that is cut short or
-has a flipped bit is not used: the one before it is. One of other settings,
-another version or other data is refused.
+writes them, the rest of the run's progress (`progress.json`), and the length
+and SHA-256 of each file (`manifest.json`). It is written under another name and
+renamed when it is whole, so that a kill leaves all of it or none. One that is
+truncated or has a flipped bit is skipped, and the one before it used. One with
+other settings, another version or other data is refused.
 """
 
 import errno
@@ -25,7 +25,7 @@ import numpy as np
 _FORMAT = 1
 _FOLDER = "checkpoints"
 _MANIFEST, _PROGRESS, _STATE = "manifest.json", "progress.json", "state"
-# What a checkpoint leaves free, for its own tables and what else a run writes.
+# Left free on disk, for a checkpoint's own tables and the run's other files.
 _SPARE_BYTES = 1 << 20
 
 
@@ -47,12 +47,12 @@ class Checkpoints:
   """The checkpoints in a workdir.
 
   Args:
-    workdir: that of the run, which is there.
+    workdir: that of the run; it must exist.
     identity: JSON values by name: what a run must share with the one that it
-      goes on from.
-    keep: how many of the latest are kept, at least 1; beside them the best.
-    renamed: gives the content of a `progress.json` present names, if it was
-      written under former ones.
+      resumes.
+    keep: how many of the latest are kept, at least 1; the best is kept too.
+    renamed: gives the content of a `progress.json` its present names, if it was
+      written with former ones.
   """
 
   def __init__(
@@ -64,7 +64,7 @@ class Checkpoints:
   ):
     self._workdir = pathlib.Path(workdir)
     self._folder = self._workdir / _FOLDER
-    # As it reads what it wrote.
+    # As it is read back from a file.
     self._identity = json.loads(json.dumps(identity))
     self._keep = keep
     self._renamed = renamed
@@ -77,7 +77,7 @@ class Checkpoints:
     return bool(self._found())
 
   def clear(self) -> None:
-    """Deletes all of them."""
+    """Deletes all checkpoints."""
     shutil.rmtree(self._folder, ignore_errors=True)
 
   def save(
@@ -87,20 +87,20 @@ class Checkpoints:
     progress: Mapping[str, Any],
     value: float | None = None,
   ) -> None:
-    """Saves a checkpoint, and deletes those that are kept no longer.
+    """Saves a checkpoint, and deletes those that are no longer kept.
 
     Args:
       round_: how many rounds are done.
       state: tree of numpy arrays.
       progress: JSON values.
-      value: how good it is, if that is known; the best is kept.
+      value: how good it is, if known; the one with the largest value is kept.
 
     Raises:
-      OSError: it cannot be written; those before it are as they were.
+      OSError: it cannot be written; earlier ones are unchanged.
     """
     path = self._folder / f"round_{round_:08d}"
     part = self._folder / f"{path.name}.part"
-    # What other attempts left, some of them written to after they had failed.
+    # Left by other attempts, some of which went on writing after they failed.
     for other in self._folder.glob("*.part"):
       shutil.rmtree(other, ignore_errors=True)
     part.mkdir(parents=True)
@@ -130,7 +130,7 @@ class Checkpoints:
       if isinstance(error, OSError):
         raise
       if isinstance(error, Exception):
-        # Libraries raise a full disk as errors of many kinds.
+        # Libraries report a full disk as errors of many kinds.
         raise OSError(f"{type(error).__name__}: {error}") from error
       raise
     self._thin_out()
@@ -145,13 +145,13 @@ class Checkpoints:
         shutil.rmtree(path, ignore_errors=True)
 
   def latest(self, shapes: Any) -> Checkpoint | None:
-    """The latest that is whole; None if there is none at all.
+    """The latest checkpoint that is whole; None if there are no checkpoints.
 
     Args:
       shapes: `progress -> tree of shapes and types` that the state must have.
 
     Raises:
-      ValueError: it is of another run; or none is whole.
+      ValueError: it is of another run; or there are some, but none is whole.
     """
     found, damaged = self._found(), list[pathlib.Path]()
     for path in found:
@@ -201,10 +201,10 @@ class Checkpoints:
 
 
 def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
-  """Takes a workdir for this run; the lock goes with the process.
+  """Locks a workdir for this run; the lock ends with the process.
 
   Raises:
-    ValueError: another run has it, or it is no folder that can be written.
+    ValueError: another run holds the lock, or it is not a writable folder.
   """
   path = pathlib.Path(workdir) / ".lock"
   held = filelock.FileLock(path)
@@ -231,7 +231,7 @@ def fingerprint(federation: Any) -> str:
   """
   digest = hashlib.sha256()
   for x in jax.tree.leaves(federation):
-    # A thousand rows do; a process should not have to read all samples.
+    # A thousand rows suffice; a process should not have to read all samples.
     rows = np.linspace(0, len(x) - 1, 1024, dtype=int) if np.ndim(x) > 1 else ()
     array = np.ascontiguousarray(x[np.unique(rows)] if len(rows) else x)
     digest.update(repr((np.shape(x), array.dtype.str)).encode())
@@ -241,7 +241,7 @@ def fingerprint(federation: Any) -> str:
 
 
 def _describe(tree: Any) -> list[list[Any]]:
-  """Names, shapes and types of all arrays, as JSON has them."""
+  """Names, shapes and types of all arrays, as JSON values."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return [
     [jax.tree_util.keystr(path), list(x.shape), np.dtype(x.dtype).name]
@@ -250,9 +250,9 @@ def _describe(tree: Any) -> list[list[Any]]:
 
 
 def _check_space(folder: pathlib.Path, tree: Any) -> None:
-  """Raises an OSError if a disk can't take the arrays.
+  """Raises an OSError if the disk has no room for the arrays.
 
-  Beforehand, since what writes them says so hundreds of times.
+  Checked beforehand, since the writer would report it hundreds of times.
   """
   leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
   needed = sum(x.nbytes for x in leaves) + _SPARE_BYTES
@@ -263,7 +263,7 @@ def _check_space(folder: pathlib.Path, tree: Any) -> None:
 
 
 def _checkpointer() -> Any:
-  """Of this process alone: orbax would wait for all the others."""
+  """One of this process alone: orbax would wait for all the others."""
   import orbax.checkpoint as ocp  # Takes seconds.
 
   here = jax.process_index()
@@ -274,7 +274,7 @@ def _checkpointer() -> Any:
 
 def _save_arrays(path: pathlib.Path, tree: Any) -> None:
   leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
-  # What is empty cannot be saved, and need not.
+  # Empty arrays cannot be saved, and need not be.
   arrays = {str(i): x for i, x in enumerate(leaves) if x.size}
   with _checkpointer() as checkpointer:
     checkpointer.save(path.resolve(), arrays)
@@ -312,9 +312,9 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _verified(path: pathlib.Path) -> dict[str, Any] | str:
-  """A checkpoint's content but for its arrays; what is wrong, if it is not.
+  """A checkpoint's content without its arrays; if damaged, what is wrong.
 
-  Every byte of every file is looked at.
+  Every byte of every file is checked.
   """
   try:
     manifest = json.loads((path / _MANIFEST).read_text())

@@ -6,8 +6,8 @@ import numpy as np
 
 
 def pack(x: np.ndarray, bits: int, channelwise: bool):
-  """Planes and levels of a tensor; a ValueError if its levels are too many."""
-  # By their bits: minus zero is not zero, and NaN is itself.
+  """Planes and levels of a tensor; a ValueError if it has too many levels."""
+  # Compared by their bits: minus zero is not zero, and NaN equals itself.
   patterns = x.view(f"u{x.dtype.itemsize}")
   channels = x.shape[-1] if channelwise else 1
   rows = patterns.reshape(-1, channels).T

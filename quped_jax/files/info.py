@@ -40,13 +40,13 @@ class ModelInfo:
     compute_dtype: of the network's passes, "float32" or "bfloat16".
     bits: precision of the quantized tensors, 1 to 8; 32 if there are none.
     granularity: of their levels, "tensor" or "channel".
-    dataset: that it was trained on.
-    method: by which.
-    client: whose model it is; None for that of all.
+    dataset: the one it was trained on.
+    method: the one that trained it.
+    client: the client whose model it is; None for the model of all.
     variant: "personalized", "quantized" or "global".
 
   Raises:
-    ValueError: a field that is out of range; names it.
+    ValueError: a field is out of range; the message names it.
   """
 
   model: str
@@ -103,7 +103,7 @@ class ModelInfo:
     # As text, in which 8 and 8.0 differ.
     options = json.dumps(dict(self.options), sort_keys=True)
     return _create(
-      # A name may be registered anew.
+      # A name may be registered again.
       models_lib.get_factory(self.model),
       *(self.model, self.num_classes, self.input_shape),
       *(options, self.conv, self.compute_dtype),
@@ -140,7 +140,7 @@ def _check_options(options: Any) -> None:
 def _create(
   factory, name, num_classes, input_shape, options, conv, compute_dtype
 ) -> Model:
-  del factory  # It is what the name stands for.
+  del factory  # What the name stands for; only part of the cache's key.
   chosen = with_tuples(json.loads(options))
   if compute_dtype != "float32":
     if not models_lib.takes_dtype(name):
@@ -159,7 +159,7 @@ def _create(
 
 
 def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-  """The tuples among these values, which JSON made lists."""
+  """The values, with tuples again where JSON made lists of them."""
   return {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in values.items()
