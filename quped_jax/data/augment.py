@@ -11,10 +11,10 @@ _PADDING = 4
 
 
 def crop_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-  """Pads by four, crops at random to the old size, and flips half the images.
+  """Pads images by four, crops at random to the old size, and flips half.
 
   Args:
-    key: a key.
+    key: a random key.
     images: `[batch, height, width, channels]`, normalised: the border is
       filled with zeros, the mean colour.
 
@@ -30,7 +30,7 @@ def crop_flip(key: jax.Array, images: jax.Array) -> jax.Array:
   flips = jax.random.bernoulli(flip_key, shape=(batch,))
   border = (_PADDING, _PADDING)
   padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
-  # By lookups of rows and of columns: slices with an offset per image are a
+  # Rows and columns are looked up, since slices at an offset per image are a
   # slow gather, on accelerators too.
   rows = offsets[:, :1] + jnp.arange(height)
   columns = offsets[:, 1:] + jnp.arange(width)

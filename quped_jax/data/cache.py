@@ -16,7 +16,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
-# Where the header of a zip member has the lengths of its last two fields.
+# Where the header of a zip's member holds the lengths of its last two fields.
 _LENGTHS_AT = 26
 
 
@@ -29,7 +29,7 @@ def default_cache_dir() -> pathlib.Path:
 
 
 def fingerprint(paths: Iterable[pathlib.Path]) -> str:
-  """Returns a short hash of the files' names, sizes and modification times."""
+  """Returns a short hash of files' names, sizes and modification times."""
   digest = hashlib.sha256()
   for path in sorted(paths):
     status = path.stat()
@@ -43,15 +43,14 @@ def cached(
 ) -> Arrays:
   """Returns the arrays stored at `path`, or makes and stores them.
 
-  The file is a zip of `.npy` files. Its checksums reveal damage; a damaged file
-  is made again.
+  The file is a zip of `.npy` files; its checksums reveal damage, and a damaged
+  file is made again.
 
   Args:
-    path: The file, `.npz`. Its name must contain everything that the arrays
-      depend on.
+    path: The file, `.npz`. Its name must tell all that the arrays depend on.
     make: Makes the arrays.
-    mapped: Map the file into memory, read only, instead of reading it, so that
-      unused parts are never read. Then sizes are checked, but no checksums.
+    mapped: Map the file into memory, read-only, instead of reading it, so that
+      unused parts are not read. Then only sizes are checked, not checksums.
 
   Returns:
     The arrays by name.
@@ -78,7 +77,7 @@ def cached(
 
 
 def _read(path: pathlib.Path) -> Arrays:
-  # A damaged file that np.load opened itself would stay open.
+  # A damaged file that np.load opened itself would be left open.
   with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
     return dict(arrays)
 
@@ -90,7 +89,8 @@ def _map(path: pathlib.Path) -> Arrays:
     for info in archive.infolist():
       if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{info.filename}: is compressed")
-      # Opening checks the member's own header, and finds where it begins.
+      # Opening checks the member's own header, which is then read again to find
+      # where the data begins.
       with archive.open(info):
         pass
       file.seek(info.header_offset + _LENGTHS_AT)
@@ -103,7 +103,7 @@ def _map(path: pathlib.Path) -> Arrays:
       size = file.tell() - begin + math.prod(shape) * dtype.itemsize
       if dtype.hasobject or fortran or size != info.file_size:
         raise ValueError(f"{info.filename}: is not what its header says")
-      # A plain view: JAX does not take subclasses of arrays.
+      # A plain array view: JAX does not know subclasses of arrays.
       arrays[info.filename.removesuffix(".npy")] = np.asarray(
         np.memmap(path, dtype, "r", file.tell(), shape)
       )
@@ -112,7 +112,7 @@ def _map(path: pathlib.Path) -> Arrays:
 
 def _write(path, arrays):
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Written to another file, then renamed, so that nobody reads half a file.
+  # Written under another name, then renamed: a reader never sees half a file.
   handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
   try:
     with os.fdopen(handle, "wb") as file:

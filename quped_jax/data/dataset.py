@@ -1,4 +1,4 @@
-"""A labelled dataset in memory: what partitions and federations are made of."""
+"""A labelled dataset in memory, the basis of partitions and federations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Dataset:
 
   Attributes:
     name: What error messages call the dataset.
-    inputs: `[samples, ...]`, uint8 (for images, to save memory) or float32.
+    inputs: `[samples, ...]`, uint8 (images, to save memory) or float32.
     labels: `[samples]` int32, in `[0, num_classes)`.
     num_classes: Number of classes, at least 2.
     is_test: `[samples]` bool, the dataset's own test split. None: it has none,
@@ -112,11 +112,11 @@ def from_arrays(
   mean: np.ndarray | float = 0.0,
   std: np.ndarray | float = 1.0,
 ) -> Dataset:
-  """Makes a dataset of any pair of arrays.
+  """Makes a dataset from any pair of arrays.
 
   Args:
-    inputs: `[samples, ...]` real numbers. uint8 stays uint8, all other types
-      become float32.
+    inputs: `[samples, ...]` real numbers. uint8 stays uint8, anything else
+      becomes float32.
     labels: `[samples]` integers.
     name: What error messages call the dataset.
     num_classes: Number of classes; None: the largest label plus one.
@@ -190,14 +190,15 @@ def load_npy(
   Args:
     field: What errors call the path.
     path: The file, `.npy`.
-    mapped: Map the file into memory, read only, instead of reading it.
+    mapped: Map the file into memory, read-only, instead of reading it.
 
   Raises:
     FileNotFoundError: If the file is missing.
     ValueError: If it is not a `.npy` file of numbers.
   """
   try:
-    # Mapped in any case: to read, NumPy would allocate what the header claims.
+    # Mapped in any case: to read it, NumPy would allocate whatever the header
+    # asks for.
     array = np.lib.format.open_memmap(path, mode="r")
   except FileNotFoundError:
     raise

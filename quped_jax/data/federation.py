@@ -1,9 +1,9 @@
 """Who holds which samples: one pool of samples, row numbers per client.
 
-The samples of all clients are stored once, in one array. Each client has a
-range of a table of row numbers (an offset and a count, so nothing is padded to
-the largest client). Batches are drawn inside jit, for one client at a time:
-`vmap` or a loop over `Federation.client(i)` adds the client axis.
+All samples are stored once, in one array; each client has a range of a table of
+row numbers (offset and count, so nothing is padded to the largest client).
+Batches are drawn inside jit, for one client at a time: `vmap` or a loop over
+`Federation.client(i)` adds the client axis.
 
 A federation is made in host memory, where samples may be mapped from a file;
 `quped_jax.simulation.placement` moves it to the devices.
@@ -46,7 +46,7 @@ class Pool:
     inputs: `[samples, ...]`, uint8 or float.
     labels: int32 `[samples]`.
     mean: subtracted from the inputs when they are drawn.
-    std: by which they are then divided.
+    std: what they are then divided by.
   """
 
   inputs: Array
@@ -68,8 +68,8 @@ class Split:
   """The row numbers of one split, of all clients or of one.
 
   Attributes:
-    rows: int32 `[total]`, the clients' row numbers one after the other; None
-      if a client's rows simply count up from its offset.
+    rows: int32 `[total]`, the row numbers of one client after the other; None
+      if a client's are simply consecutive, from its offset on.
     offset: int32 `[clients]`, or `[]` for one client: where its rows begin.
     count: int32, likewise: how many rows it has.
     max_count: the largest count of any client, static.
@@ -81,7 +81,7 @@ class Split:
   max_count: int = dataclasses.field(metadata={"static": True})
 
   def of_client(self, client_id) -> "Split":
-    """The same for one client."""
+    """The split of one client."""
     return dataclasses.replace(
       self,
       offset=jnp.asarray(self.offset)[client_id],
@@ -127,10 +127,10 @@ class ClientData:
   def draw(self, key: jax.Array, steps: int, batch_size: int) -> jax.Array:
     """Positions of the training batches of a round.
 
-    Every epoch is a permutation of the samples, without its last, partial
-    batch. A client with less than one batch draws with replacement. The
+    Every epoch is a permutation of the samples, whose last, partial batch is
+    dropped. A client with less than one batch draws with replacement. The
     positions depend only on the key and the client's own number of samples, not
-    on the other clients.
+    on other clients.
 
     One sort of `2 * steps * batch_size + max_count` pairs per round.
 
@@ -143,7 +143,7 @@ class ClientData:
       int32 `[steps, batch_size]`.
 
     Raises:
-      ValueError: more samples than int32 can count.
+      ValueError: too many samples to be counted.
     """
     check_batches(f"steps={steps}", steps, batch_size)
     count = jnp.maximum(self.train.count, 1)
@@ -153,7 +153,7 @@ class ClientData:
     slots = 2 * steps * batch_size + self.train.max_count
     key, replace_key = jax.random.split(key)
     slot = jnp.arange(slots, dtype=jnp.int32)
-    # Random bits by slot number: a longer table begins with the same bits.
+    # Bits by slot number: a longer table begins with the same bits.
     bits = jax.random.bits(key, (slots,), jnp.uint32)
     epoch, sample = slot // count, slot % count
     _, _, shuffled = jax.lax.sort((epoch, bits, sample), num_keys=2)
@@ -166,15 +166,15 @@ class ClientData:
     return jnp.where(count < batch_size, replaced, in_order)
 
 
-# Twice as many, plus a client's samples, are counted in int32.
+# Twice this number plus a client's samples must fit int32.
 _MOST_DRAWN = 2**29
 
 
 def check_batches(what: str, steps: int, batch_size: int) -> None:
-  """Raises a ValueError unless a client can draw so many batches at once.
+  """Raises a ValueError unless a client can draw that many batches at once.
 
   Args:
-    what: the setting that says how many, such as "steps=40".
+    what: names their number in the message, such as "steps=40".
     steps: number of batches.
     batch_size: samples per batch.
   """
@@ -188,7 +188,7 @@ def check_batches(what: str, steps: int, batch_size: int) -> None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PublicSet:
-  """Samples that the server and all clients know, and that belong to no client.
+  """Samples that the server and all clients know, and no client owns.
 
   Attributes:
     source: the Pool of these samples alone; labels of -1 if they have none.
@@ -207,8 +207,8 @@ class PublicSet:
     """The samples as training data, perhaps with other labels.
 
     Args:
-      labels: `[size, ...]`, soft ones for example; None for the set's own.
-      rows: int32 `[count]`, the samples to keep; None for all.
+      labels: `[size, ...]`, such as soft ones; None for the set's own.
+      rows: int32 `[count]`, which samples to keep; None for all.
     """
     count = self.size if rows is None else rows.shape[0]
     part = Split(rows, jnp.int32(0), jnp.int32(count), count)
@@ -220,7 +220,7 @@ class PublicSet:
 
 
 def make_public(dataset: Dataset, rows: Any, *, labelled: bool) -> PublicSet:
-  """Makes a public set of some samples of a dataset.
+  """Makes a public set from some samples of a dataset.
 
   Args:
     dataset: the samples.
@@ -272,7 +272,7 @@ class Federation:
     )
 
   def first(self, num_clients: int) -> "Federation":
-    """The federation of its first clients alone."""
+    """The federation with its first clients only."""
     parts = {}
     for name in SPLITS:
       part = getattr(self, name)
@@ -282,9 +282,10 @@ class Federation:
     return dataclasses.replace(self, num_clients=num_clients, **parts)
 
   def example(self) -> jax.Array:
-    """Zeros like the inputs of one sample, `[1, ...]`, to make models for.
+    """Zeros like the inputs of one sample, `[1, ...]`, to initialise models.
 
-    No sample is read: not every device or process has samples of every client.
+    No sample is read: not every device, or process, has samples of every
+    client.
     """
 
     def first(federation):
@@ -299,7 +300,7 @@ def _table(parts: tuple[np.ndarray, ...]) -> Split:
   offsets = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
   rows = np.concatenate([*parts, np.zeros(0, np.int32)]).astype(np.int32)
   if not rows.size:
-    rows = np.zeros(1, np.int32)  # An entry to clip lookups to.
+    rows = np.zeros(1, np.int32)  # An entry for lookups to clip to.
   return Split(rows, offsets, counts, max_count=int(counts.max()))
 
 
@@ -327,12 +328,12 @@ def _check_partition(partition: Partition, samples: int) -> None:
 def make_federation(
   dataset: Dataset, partition: Partition, *, augment: str = "none"
 ) -> Federation:
-  """Makes a federation of a dataset and its partition, in host memory.
+  """Makes a federation from a dataset and its partition, in host memory.
 
   Args:
     dataset: the samples, which are not copied.
     partition: who holds which of them.
-    augment: "none" or "crop_flip", of training batches.
+    augment: "none" or "crop_flip", for training batches.
 
   Raises:
     ValueError: unknown augmentation; a client without training or test
@@ -364,7 +365,7 @@ def synthetic_federation(
   """A federation whose samples are made when they are drawn.
 
   Args:
-    source: makes the samples, and says how many each client has.
+    source: of the samples; it sets their number per client.
     num_clients: any number; only two counters per split are stored for each.
     validation_fraction: share of the training samples, the last ones, set
       aside for validation; in [0, 1).

@@ -1,7 +1,7 @@
-"""Who holds which samples: a dataset divided over clients.
+"""Who holds which samples: a dataset divided among clients.
 
-A scheme (`schemes.py`) gives every training sample an owner. The rest is the
-same for all schemes: test data in each client's own mix of classes, validation
+A scheme (`schemes.py`) gives every training sample an owner. What follows is
+the same for all schemes: test data in each client's own class mix, validation
 data taken from the training data, and the checks.
 """
 
@@ -46,23 +46,23 @@ def partition(
   validation_fraction: float = 0.0,
   exclude: np.ndarray | None = None,
 ) -> Partition:
-  """Divides a dataset over clients; no sample goes to two of them.
+  """Divides a dataset among clients; no sample goes to two of them.
 
   Schemes, each with the option that it needs:
 
   - "iid": every client gets an equal part of all samples.
   - "pathological" (`classes_per_client`): each client holds exactly that many
     classes; every class has a holder; the samples of a class are split evenly
-    over its holders.
+    among its holders.
   - "dirichlet" (`alpha`): the samples of each class are divided in proportions
     drawn from Dirichlet(alpha); then clients with fewer than `min_size` samples
     get some from the largest. Source: Hsu et al., 2019.
   - "shards" (`shards_per_client`): samples sorted by label are cut into shards,
     and each client gets some at random. Source: McMahan et al., 2017.
-  - "natural" (`groups_per_client`): each client holds that many of the
-    dataset's groups, such as writers; groups left over are not used.
+  - "natural" (`groups_per_client`): each client gets that many of the dataset's
+    groups, such as writers; groups that are left over are not used.
 
-  A dataset's own test samples (`is_test`) of a class are divided over the
+  A dataset's own test samples (`is_test`) of a class are divided among the
   clients in proportion to their training samples of that class; under "natural"
   they go to the client that holds their group. Without a test split, each
   client's samples of a class are split by `train_fraction`.
@@ -74,7 +74,7 @@ def partition(
     seed: Seed of every random choice.
     classes_per_client: Classes that each client holds.
     alpha: Concentration, positive; the smaller, the less alike clients are.
-    min_size: The fewest samples that a client gets, before they are split.
+    min_size: Fewest samples that a client gets, before they are split.
     shards_per_client: Shards that each client gets.
     groups_per_client: Groups that each client gets.
     train_fraction: Fraction of each client's samples to train on, in (0, 1).
@@ -177,13 +177,13 @@ def _split_by_class(rows, labels, fraction, at_least, rng):
   Args:
     rows: `[rows]` row numbers.
     labels: `[samples]` of the whole dataset.
-    fraction: Part of the rows that the first half gets, before rounding.
-    at_least: The fewest rows of the second half, as long as the first half
-      keeps one.
+    fraction: Fraction of the rows that the first part gets, before rounding.
+    at_least: Fewest rows that the second part gets, if that leaves one for the
+      first.
     rng: Chooses the rows.
 
   Returns:
-    The two halves, sorted.
+    The two parts, sorted.
   """
   size = max(1, min(round(fraction * len(rows)), len(rows) - at_least))
   if size >= len(rows):
@@ -217,10 +217,10 @@ def _rows_by_client(owner, num_clients) -> list[np.ndarray]:
 
 
 def draw_public(dataset: Dataset, size: int, *, seed: int = 0) -> np.ndarray:
-  """Chooses the samples of a public set, classes in proportion.
+  """Chooses the samples of a public set, with classes in proportion.
 
   Args:
-    dataset: Whose training samples they are.
+    dataset: The dataset from whose training samples to choose.
     size: How many.
     seed: Of the choice.
 
@@ -228,7 +228,7 @@ def draw_public(dataset: Dataset, size: int, *, seed: int = 0) -> np.ndarray:
     Their rows, sorted.
 
   Raises:
-    ValueError: If the dataset does not have more samples than that.
+    ValueError: If size is less than 1, or would leave no training sample.
   """
   rows = np.arange(len(dataset.labels))
   if dataset.is_test is not None:

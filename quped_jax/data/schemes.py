@@ -1,7 +1,7 @@
 """Schemes: who owns each sample of a dataset.
 
 A scheme gives every sample one owner, so that no sample can go to two clients.
-To add a scheme, write its function and name it in `SCHEMES`.
+To add one, write its function and add it to `SCHEMES`.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _Loader = Callable[[pathlib.Path, _Keep], Dataset]
 
 
 def dataset_names() -> list[str]:
-  """Names that `load_dataset` knows, in order."""
+  """Names that `load_dataset` knows, sorted."""
   return sorted(_LOADERS)
 
 
@@ -46,16 +46,17 @@ def load_dataset(
   *,
   mapped: bool = False,
 ) -> Dataset:
-  """Loads a dataset; downloads and prepares it if necessary.
+  """Loads a dataset; downloads and prepares it if needed.
 
   "digits" comes with scikit-learn. "own_source" is the text of this package:
-  which character follows the last 32, by file. "mnist", "fashion_mnist"
-  and "cifar10" are read from, or written to, `<data_dir>/<name>/<version>/` in
-  the format of tensorflow-datasets. "femnist" holds the writers that have
-  training images, "femnist_other_writers" those that have test images only.
-  Both come from `<data_dir>/femnist_leaf_subset/<version>/` or else from LEAF's
-  files `<data_dir>/femnist/{train,test}/*.json`, and are never downloaded.
-  Their images are inverted: ink is 255 and paper 0, as in MNIST.
+  each sample is 32 characters and the next one as label; each file is a group.
+  "mnist", "fashion_mnist" and "cifar10" are read from, or written to,
+  `<data_dir>/<name>/<version>/` in the format of tensorflow-datasets. "femnist"
+  holds the writers that have training images, "femnist_other_writers" those
+  that have test images only; both come from
+  `<data_dir>/femnist_leaf_subset/<version>/` or else from LEAF's files
+  `<data_dir>/femnist/{train,test}/*.json`, and are not downloaded. Their
+  images are inverted: ink is 255 and paper 0, as in MNIST.
 
   Args:
     name: "digits", "own_source", "mnist", "fashion_mnist", "cifar10",
@@ -64,9 +65,9 @@ def load_dataset(
       `~/tensorflow_datasets`.
     cache_dir: Where decoded images are kept, so that the next start is quick.
       None: `$QUPED_CACHE_DIR`, or `quped_jax` in the user's cache folder.
-    mapped: Map the files of that folder into memory instead of reading them, so
-      that unused samples are never read; damage then goes unnoticed. For
-      processes that each need a part of the samples.
+    mapped: Map the cached files into memory instead of reading them, so that
+      only samples that are used are read; damage is then not noticed. For
+      processes that each need only a part of the samples.
 
   Returns:
     The dataset.
@@ -176,7 +177,7 @@ def _femnist_loader(name, other_writers) -> _Loader:
 
     arrays = keep(f"{name}-{fingerprint(files)}.npz", decode)
     if other_writers:
-      # All their images are in the test split: each client's are split in two.
+      # All of their images are in the test split: split each client's instead.
       del arrays["is_test"]
     mean, std = _FEMNIST_SCALE
     return Dataset(name, num_classes=62, mean=mean, std=std, **arrays)

@@ -20,8 +20,8 @@ class SyntheticSource:
   `test_samples` rows after them its test data.
 
   Attributes:
-    seed: Non-negative integer below 2**31, or an integer array: JAX sees it as
-      data, so that another seed compiles nothing.
+    seed: Non-negative integer below 2**31, or an integer array. It is not
+      static, so that another seed does not recompile.
     num_classes: Number of classes.
     shape: Shape of one input.
     noise: Standard deviation of a feature around its class mean; the means

@@ -1,4 +1,4 @@
-"""Text as a dataset: which character comes next, by the text's source."""
+"""Text as a dataset: predict the next character; each source is a group."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from quped_jax.data.dataset import Dataset
 
-# Printable ASCII, then the end of a line, then everything else.
+# Printable ASCII, then the newline, then anything else.
 _FIRST, _LAST = 32, 126
 VOCABULARY = _LAST - _FIRST + 3
 _NEWLINE, _OTHER = VOCABULARY - 2, VOCABULARY - 1
@@ -31,7 +31,7 @@ def next_characters(
   stride: int = 5,
   test_fraction: float = 0.2,
 ) -> Dataset:
-  """Samples of consecutive characters and the one that follows.
+  """Makes samples of successive characters, labelled with the one that follows.
 
   The end of each text is its test part, and no training sample reaches into
   it.
@@ -40,8 +40,8 @@ def next_characters(
     texts: by source; each source is a group of the dataset.
     name: of the dataset.
     context: how many characters a sample shows.
-    stride: distance between the beginnings of two samples, in characters.
-    test_fraction: share of each text to test on.
+    stride: how many characters after one sample the next one begins.
+    test_fraction: of each text.
 
   Returns:
     A dataset with inputs uint8 `[samples, context]` and `VOCABULARY` classes.
@@ -85,7 +85,7 @@ def next_characters(
 
 
 def _windows(codes: np.ndarray, context: int, stride: int) -> np.ndarray:
-  """uint8 `[samples, context + 1]`: contexts, each with what follows."""
+  """uint8 `[samples, context + 1]`: contexts, each with the next character."""
   if len(codes) <= context:
     return np.zeros((0, context + 1), np.uint8)
   return np.lib.stride_tricks.sliding_window_view(codes, context + 1)[::stride]
@@ -95,7 +95,7 @@ def own_source(folder: pathlib.Path | None = None) -> dict[str, str]:
   """The text of this package's own files, by name.
 
   Args:
-    folder: of other Python files; None for the package's.
+    folder: one of other Python files; None for this package.
   """
   folder = folder or pathlib.Path(__file__).parents[1]
   return {

@@ -1,8 +1,9 @@
 """Image datasets in the format of tensorflow-datasets, without TensorFlow.
 
-Prepared data (array_record files) is read with `as_data_source`. Data that is
-not there is downloaded and prepared by the dataset's own builder. Only the raw
-files are unpacked and parsed here, since the builder needs TensorFlow for that.
+Prepared data (array_record files) is read with `as_data_source`. Missing data
+is downloaded and prepared by the dataset's own builder, except that the raw
+files are unpacked and parsed here, because the builder's code for that needs
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def download_and_prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
   except ImportError as error:
     raise _missing_extra(error) from error
   manual_dir = data_dir / "downloads" / "manual"
-  # tensorflow-datasets retries for minutes; this finds out within seconds.
+  # tensorflow-datasets would retry for minutes; this fails within seconds.
   for filename, url in url_of.items():
     if not (manual_dir / filename).exists():
       _check_reachable(name, url, data_dir, sorted(url_of))
@@ -131,7 +132,7 @@ def _examples(split, images, labels, with_id) -> Iterator:
   from PIL import Image
 
   for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-    # PIL encodes an image object; an array would need TensorFlow.
+    # PIL encodes an image object; TensorFlow would have to encode an array.
     example = {"image": Image.fromarray(image.squeeze()), "label": int(label)}
     if with_id:
       example["id"] = f"{split}_{index:05d}"
@@ -155,7 +156,7 @@ def _read_mnist(paths: Mapping[str, pathlib.Path]) -> RawSplits:
 
 
 def _read_cifar10(paths: Mapping[str, pathlib.Path]) -> RawSplits:
-  """Reads CIFAR-10's archive: records of a label and 3072 pixels by channel."""
+  """Reads CIFAR-10's archive: records of a label and 3 channels of pixels."""
   batches = {
     "train": [f"data_batch_{number}.bin" for number in range(1, 6)],
     "test": ["test_batch.bin"],

@@ -1,12 +1,11 @@
-"""Checkpoints: everything that a run needs to resume after a round.
+"""Checkpoints: the whole state of a run at the end of a round, to resume from.
 
 `<workdir>/checkpoints/round_00000050/` holds the state's arrays, as orbax
 writes them, the rest of the run's progress (`progress.json`), and the length
-and SHA-256 of each of its files (`manifest.json`). It is written under another
-name and renamed when it is complete, so that a kill leaves all of it or
-nothing. A checkpoint that is cut short or has a flipped bit is skipped, and the
-one before it is used. One with other settings, of another version or of other
-data is refused.
+and SHA-256 of each file (`manifest.json`). It is written under another name and
+renamed when it is whole, so that a kill leaves all of it or none. One that is
+truncated or has a flipped bit is skipped, and the one before it used. One with
+other settings, another version or other data is refused.
 """
 
 import errno
@@ -26,8 +25,7 @@ import numpy as np
 _FORMAT = 1
 _FOLDER = "checkpoints"
 _MANIFEST, _PROGRESS, _STATE = "manifest.json", "progress.json", "state"
-# Bytes that a checkpoint leaves free, for its own tables and the run's other
-# files.
+# Left free on disk, for a checkpoint's own tables and the run's other files.
 _SPARE_BYTES = 1 << 20
 
 
@@ -49,12 +47,12 @@ class Checkpoints:
   """The checkpoints in a workdir.
 
   Args:
-    workdir: the run's folder, which exists.
-    identity: JSON values by name, which a run must share with the one that it
+    workdir: that of the run; it must exist.
+    identity: JSON values by name: what a run must share with the one that it
       resumes.
-    keep: how many of the latest are kept, at least 1; the best is kept as well.
-    renamed: brings the content of a `progress.json` that was written under
-      former names to the present ones.
+    keep: how many of the latest are kept, at least 1; the best is kept too.
+    renamed: gives the content of a `progress.json` its present names, if it was
+      written with former ones.
   """
 
   def __init__(
@@ -66,7 +64,7 @@ class Checkpoints:
   ):
     self._workdir = pathlib.Path(workdir)
     self._folder = self._workdir / _FOLDER
-    # As they are after being written and read.
+    # As it is read back from a file.
     self._identity = json.loads(json.dumps(identity))
     self._keep = keep
     self._renamed = renamed
@@ -79,7 +77,7 @@ class Checkpoints:
     return bool(self._found())
 
   def clear(self) -> None:
-    """Deletes all of them."""
+    """Deletes all checkpoints."""
     shutil.rmtree(self._folder, ignore_errors=True)
 
   def save(
@@ -95,15 +93,14 @@ class Checkpoints:
       round_: how many rounds are done.
       state: tree of numpy arrays.
       progress: JSON values.
-      value: how good it is, if that is known; the checkpoint with the largest
-        is kept.
+      value: how good it is, if known; the one with the largest value is kept.
 
     Raises:
-      OSError: it cannot be written; earlier ones are left as they were.
+      OSError: it cannot be written; earlier ones are unchanged.
     """
     path = self._folder / f"round_{round_:08d}"
     part = self._folder / f"{path.name}.part"
-    # Leftovers of other attempts, some of which still wrote after they failed.
+    # Left by other attempts, some of which went on writing after they failed.
     for other in self._folder.glob("*.part"):
       shutil.rmtree(other, ignore_errors=True)
     part.mkdir(parents=True)
@@ -133,7 +130,7 @@ class Checkpoints:
       if isinstance(error, OSError):
         raise
       if isinstance(error, Exception):
-        # When a disk is full, libraries raise errors of many kinds.
+        # Libraries report a full disk as errors of many kinds.
         raise OSError(f"{type(error).__name__}: {error}") from error
       raise
     self._thin_out()
@@ -148,13 +145,13 @@ class Checkpoints:
         shutil.rmtree(path, ignore_errors=True)
 
   def latest(self, shapes: Any) -> Checkpoint | None:
-    """The latest undamaged checkpoint; None if there are no checkpoints.
+    """The latest checkpoint that is whole; None if there are no checkpoints.
 
     Args:
       shapes: `progress -> tree of shapes and types` that the state must have.
 
     Raises:
-      ValueError: it is of another run; or all are damaged.
+      ValueError: it is of another run; or there are some, but none is whole.
     """
     found, damaged = self._found(), list[pathlib.Path]()
     for path in found:
@@ -204,10 +201,10 @@ class Checkpoints:
 
 
 def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
-  """Locks a workdir for this run, until the process ends.
+  """Locks a workdir for this run; the lock ends with the process.
 
   Raises:
-    ValueError: another run uses it, or it is not a folder that can be written.
+    ValueError: another run holds the lock, or it is not a writable folder.
   """
   path = pathlib.Path(workdir) / ".lock"
   held = filelock.FileLock(path)
@@ -244,7 +241,7 @@ def fingerprint(federation: Any) -> str:
 
 
 def _describe(tree: Any) -> list[list[Any]]:
-  """Names, shapes and types of all arrays, as JSON has them."""
+  """Names, shapes and types of all arrays, as JSON values."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return [
     [jax.tree_util.keystr(path), list(x.shape), np.dtype(x.dtype).name]
@@ -255,7 +252,7 @@ def _describe(tree: Any) -> list[list[Any]]:
 def _check_space(folder: pathlib.Path, tree: Any) -> None:
   """Raises an OSError if the disk has no room for the arrays.
 
-  Checked beforehand, since orbax would report it hundreds of times.
+  Checked beforehand, since the writer would report it hundreds of times.
   """
   leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
   needed = sum(x.nbytes for x in leaves) + _SPARE_BYTES
@@ -266,8 +263,8 @@ def _check_space(folder: pathlib.Path, tree: Any) -> None:
 
 
 def _checkpointer() -> Any:
-  """Orbax for this process alone; otherwise it would wait for all others."""
-  import orbax.checkpoint as ocp  # The import takes seconds.
+  """One of this process alone: orbax would wait for all the others."""
+  import orbax.checkpoint as ocp  # Takes seconds.
 
   here = jax.process_index()
   alone = ocp.options.MultiprocessingOptions(here, {here}, f"process_{here}")
@@ -315,7 +312,7 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _verified(path: pathlib.Path) -> dict[str, Any] | str:
-  """A checkpoint's content without its arrays, or what is wrong with it.
+  """A checkpoint's content without its arrays; if damaged, what is wrong.
 
   Every byte of every file is checked.
   """

@@ -1,7 +1,8 @@
 """The bytes of a packed file: its header, its checksum, reading and writing.
 
-It is a safetensors file, whose JSON header holds a JSON text of our own. That
-text begins with the SHA-256 of the file, computed with zeros in its place.
+The file is a safetensors file, whose header is JSON and holds a JSON text of
+ours. That text begins with the SHA-256 of the file, taken with zeros in the
+checksum's place.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ _DIGEST = re.compile(rb'\{\\"sha256\\":\\"([0-9a-f]{64})\\"')
 _NO_DIGEST = b"0" * 64
 
 _LENGTH_BYTES = 8  # The length of the header, which comes first.
-# Headers of the networks here have up to 20 KB; parsing one takes some 30 times
+# Headers of the networks here take up to 20 KB; parsing one takes some 30 times
 # its size in memory.
 _MAX_HEADER = 2**20
 
@@ -31,7 +32,7 @@ _MAX_HEADER = 2**20
 def encode(
   tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]
 ) -> bytearray:
-  """A file's bytes, with its checksum.
+  """A file's bytes, with its checksum in place.
 
   Args:
     tensors: by name, in C order.
@@ -48,7 +49,7 @@ def encode(
 
 
 def seal(data: bytearray) -> None:
-  """Writes the checksum of a file's bytes into its place in them.
+  """Writes the checksum of a file's bytes into its place among them.
 
   Raises:
     ValueError: bytes without a place for a checksum.
@@ -61,8 +62,8 @@ def decode(data: bytes) -> tuple[dict[str, Any], Any]:
   """The inverse of `encode`.
 
   Returns:
-    Tensors by name, each {"dtype", "shape", "data"}, views of the bytes; and
-    the JSON value in the metadata, of any type, including the checksum.
+    Tensors by name, each {"dtype", "shape", "data"}; and the JSON value in the
+    metadata, whatever it is, including the checksum.
 
   Raises:
     ValueError: a file that is damaged, or of another format.
@@ -137,7 +138,7 @@ def _find_digest(data: bytes | bytearray) -> int:
 
 
 def _digest(data: bytes | bytearray, at: int) -> bytes:
-  """The checksum of a file, computed with zeros at this position."""
+  """The checksum of a file whose own is at this place."""
   digest, view = hashlib.sha256(), memoryview(data)
   for part in (view[:at], _NO_DIGEST, view[at + len(_NO_DIGEST) :]):
     digest.update(part)

@@ -1,4 +1,4 @@
-"""The tensors of a packed file, which follow from its description."""
+"""Which tensors a packed file must have, given what it says of its model."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ TYPES = {
 
 
 class Plan(NamedTuple):
-  """The tensors of a model, as shapes and types.
+  """The tensors of a model: their shapes and types.
 
   Attributes:
     params: tree of its parameters.
@@ -40,12 +40,12 @@ class Plan(NamedTuple):
   quantized: frozenset[str]
 
   def named(self) -> dict[str, Any]:
-    """By PATH."""
+    """All of them by PATH."""
     return weights_lib.named(self.params, self.stats)
 
 
 def make_plan(info: ModelInfo) -> Plan:
-  """The plan of an architecture; nothing is allocated."""
+  """Makes the plan from the architecture alone; nothing is allocated."""
   model = info.create()
   inputs = jax.ShapeDtypeStruct((1, *info.input_shape), jnp.float32)
   params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
@@ -60,10 +60,8 @@ def make_plan(info: ModelInfo) -> Plan:
 
 
 def plan_of_file(info: ModelInfo, size: int) -> Plan:
-  """`make_plan` for the description in a file of this size."""
-  most = (
-    8 * size
-  )  # A weight takes at least a bit, and every width has a weight.
+  """`make_plan` for what a file of this size says of its model."""
+  most = 8 * size  # Each unit of a width has a weight, of at least one bit.
   entries = [info.num_classes]
   for value in info.options.values():
     entries += value if isinstance(value, tuple) else (value,)
@@ -74,7 +72,7 @@ def plan_of_file(info: ModelInfo, size: int) -> Plan:
   try:
     return make_plan(info)
   except Exception as error:
-    # Meaningless options can fail anywhere in a network.
+    # Nonsensical options can fail anywhere in a network.
     raise ValueError(
       f"model={info.model!r}: must be made of options={dict(info.options)}, "
       f"num_classes={info.num_classes}, input_shape={info.input_shape}: {error}"
@@ -82,7 +80,7 @@ def plan_of_file(info: ModelInfo, size: int) -> Plan:
 
 
 def kind_of(x: Any) -> tuple[str, tuple[int, ...]]:
-  """Type and shape of an array as safetensors has them."""
+  """Type and shape of an array as safetensors states them."""
   dtype = np.dtype(x.dtype)
   if dtype not in TYPES:
     raise ValueError(f"dtype={dtype}: must be one of {', '.join(TYPES)}")
@@ -107,7 +105,7 @@ def check_kinds(want: Mapping[str, Any], have: Mapping[str, Any]) -> None:
 
 
 def packed_kinds(info: ModelInfo, plan: Plan) -> dict[str, Any]:
-  """Type and shape of each tensor in the file, without the normalisation."""
+  """Type and shape of each tensor in the file, except mean and std."""
   kinds = {}
   for name, like in plan.named().items():
     if name not in plan.quantized:
@@ -123,10 +121,10 @@ def packed_kinds(info: ModelInfo, plan: Plan) -> dict[str, Any]:
 def make_scale(
   mean: Any, std: Any, shape: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
-  """The tensors, by name, that normalise samples of this shape."""
+  """Mean and std by name, checked to fit samples of this shape."""
   scale = {MEAN: np.asarray(mean), STD: np.asarray(std)}
   for name, value in scale.items():
-    # NumPy's own check fails with more axes than 32.
+    # NumPy's own check fails with more than 32 axes.
     pairs = zip(value.shape[::-1], shape[::-1], strict=False)
     fits = value.ndim <= len(shape) and all(n in (1, m) for n, m in pairs)
     if not fits:

@@ -44,9 +44,9 @@ class ModelInfo:
     compute_dtype: of the network's passes, "float32" or "bfloat16".
     bits: precision of the quantized tensors, 1 to 8; 32 if there are none.
     granularity: of their levels, "tensor" or "channel".
-    dataset: the data it was trained on.
-    method: the method that trained it.
-    client: whose model it is; None for the global one.
+    dataset: the one it was trained on.
+    method: the one that trained it.
+    client: the client whose model it is; None for the model of all.
     variant: "personalized", "quantized" or "global".
 
   Raises:
@@ -144,7 +144,7 @@ def _check_options(options: Any) -> None:
 def _create(
   factory, name, num_classes, input_shape, options, conv, compute_dtype
 ) -> Model:
-  del factory  # The name stands for it.
+  del factory  # What the name stands for; only part of the cache's key.
   chosen = with_tuples(json.loads(options))
   if compute_dtype != "float32":
     if not models_lib.takes_dtype(name):
@@ -163,7 +163,7 @@ def _create(
 
 
 def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-  """The tuples among these values, which JSON made lists."""
+  """The values, with tuples again where JSON made lists of them."""
   return {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in values.items()

@@ -1,22 +1,22 @@
-"""Packed model files: a network to use, as small as its levels allow.
+"""Packed model files: a network ready for use, as small as its levels allow.
 
 A safetensors file with these tensors:
 
   PATH.planes: uint8 `[bits, ceil(n / 8)]` of a quantized tensor of n weights.
     Plane b has bit b of every weight's index, in C order, the first weight of
     eight in the highest bit of a byte.
-  PATH.levels: the levels that these indices select, `[2**bits]`, or
-    `[channels, 2**bits]` where every entry of the last axis has levels of its
-    own. Unused entries are copies of the last level that is used.
-  PATH: any other parameter or statistic, unchanged.
+  PATH.levels: what these indices refer to, `[2**bits]`, or `[channels,
+    2**bits]` where every entry of the last axis has levels of its own. Levels
+    that no weight has are copies of the last one that some weight has.
+  PATH: any other parameter, or statistic, as it is.
   inputs/mean, inputs/std: float32, by which raw inputs are normalised.
 
-A PATH begins with "params/" or "stats/". Everything else is one JSON text in
-the file's metadata: a checksum, the versions of format and library, and the
-fields of `ModelInfo`. The checksum, which reveals damage, is the SHA-256 of the
-file with zeros in its place. A hostile file is not trusted either: its
-architecture must be known here by name, the architecture determines which
-tensors there must be, and nothing in the file is ever evaluated.
+A PATH begins with "params/" or "stats/". All else is one JSON text in the
+file's metadata: a checksum, the versions of format and library, and the fields
+of `ModelInfo`. The checksum is the SHA-256 of the file with zeros in its place,
+so that damage is detected. A forged file is not trusted either: its
+architecture must be one that is known by name, which determines what tensors
+there must be, and nothing in the file is ever evaluated.
 """
 
 import dataclasses
@@ -41,14 +41,14 @@ _MAX_REASON = 300  # Characters of an error message.
 
 
 class PackedModel(NamedTuple):
-  """A model from a packed file.
+  """A model as read from a file.
 
   Attributes:
     info: its description.
     params: its parameters, a tree of numpy arrays.
     stats: its batch-norm statistics, likewise.
     mean: float32, subtracted from raw inputs.
-    std: float32, by which they are then divided.
+    std: float32, what they are then divided by.
   """
 
   info: ModelInfo
@@ -62,7 +62,7 @@ class PackedModel(NamedTuple):
     return self.info.create()
 
   def predict(self, inputs: Any, batch_size: int = 500) -> np.ndarray:
-    """Logits of samples as their dataset has them, not normalised.
+    """Logits of raw samples, as in their dataset: not normalised.
 
     Args:
       inputs: `[samples, ...]` real numbers, at least one sample.
@@ -72,7 +72,7 @@ class PackedModel(NamedTuple):
       float32 `[samples, classes]`.
 
     Raises:
-      ValueError: inputs of another shape or type, or not finite.
+      ValueError: inputs of another shape or type, or that are not finite.
     """
     checks.at_least("batch_size", batch_size, 1)
     inputs, shape = np.asarray(inputs), self.info.input_shape
@@ -120,18 +120,18 @@ def save_packed(
   """Writes a model as a packed file.
 
   Args:
-    path: of the file, which is replaced completely or not at all.
-    params: tree of parameters. With `info.bits` below 32, each quantized tensor
-      (or each of its channels) has at most `2**bits` distinct values.
-    stats: tree of statistics, possibly empty.
-    info: the model's description.
+    path: of the file, which is replaced as a whole, or not at all.
+    params: tree of parameters. Those that are quantized at `info.bits` must
+      have no more distinct values than levels, per tensor or per channel.
+    stats: tree of statistics, perhaps empty.
+    info: what the model is.
     mean: subtracted from raw inputs before the model sees them,
       broadcastable to one sample.
-    std: by which they are then divided.
+    std: what they are then divided by.
 
   Raises:
-    ValueError: parameters that are not those of the architecture, or of more
-      levels than the bits allow; a file that cannot be written.
+    ValueError: parameters that are not those of the architecture, or that have
+      more levels than the bits allow; a file that cannot be written.
   """
   plan = format_lib.make_plan(info)
   tensors = weights_lib.as_stored(weights_lib.named(params, stats))
@@ -156,9 +156,9 @@ def save_packed(
 
 
 def load_packed(path: str | os.PathLike) -> PackedModel:
-  """Reads what `save_packed` wrote, bit for bit, or nothing.
+  """Reads what `save_packed` wrote, bit for bit, or raises.
 
-  It takes memory for what the file holds, not for what it claims to hold.
+  Memory is allocated for what the file holds and no more, whatever it claims.
 
   Args:
     path: of the file.

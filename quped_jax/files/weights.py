@@ -20,7 +20,7 @@ def named(params: Any, stats: Any) -> dict[str, Any]:
 
 
 def as_stored(tree: Any) -> Any:
-  """Arrays in host memory, in C order, as safetensors stores them."""
+  """Arrays in host memory, in the C order that safetensors requires."""
   return jax.tree.map(lambda x: np.asarray(x, order="C"), jax.device_get(tree))
 
 

@@ -14,8 +14,8 @@ _HEAD = "last"
 class Model(NamedTuple):
   """A network as pure functions.
 
-  Batch-norm statistics are carried beside the parameters, so that a learner
-  can keep one set of them per variant of the same weights.
+  Batch-norm statistics are kept apart from the parameters, so that a learner
+  can have one set of them per variant of the same weights.
 
   Attributes:
     name: the name under which results are reported.
@@ -23,14 +23,14 @@ class Model(NamedTuple):
       `inputs`, `[batch, ...]`, matter. `stats` is `{}` where the network keeps
       none.
     apply: `apply(params, stats, inputs, train) -> (logits, stats)` with
-      `logits` of shape `[batch, classes]`. `train` is a static bool: with True
+      `logits` of shape `[batch, classes]`. `train` is a static bool: with True,
       the batch's own statistics normalise and the new running statistics are
-      returned; with False the running ones normalise and come back unchanged.
+      returned; with False, the running ones normalise and are returned as is.
     is_quantized: whether the parameter at a path such as `"hidden_1/kernel"`
       is quantized.
     features: `features(params, stats, inputs, train) -> (features, stats)`,
-      the inputs of the last layer; None if they are not known.
-    head: `head(params, features) -> logits`, the last layer; None likewise.
+      the inputs of the last layer; None if unknown.
+    head: `head(params, features) -> logits`, the last layer; likewise.
   """
 
   name: str
@@ -72,7 +72,7 @@ def from_linen(
 
   Args:
     module: called with `inputs`, and with `train` as a keyword argument if its
-      `__call__` names one. It may keep the collections `params` and
+      `__call__` takes it. It may keep the collections `params` and
       `batch_stats`, and returns logits.
     name: the name under which results are reported.
     is_quantized: predicate on the parameter path.

@@ -19,7 +19,7 @@ from jax import lax
 from quped_jax.models.conv import check_images
 from quped_jax.models.pool import max_pool_2x2
 
-_POOLED = 2  # convolutions that a pooling follows
+_POOLED = 2  # Convolutions that are followed by pooling.
 
 
 class CNN(nn.Module):
@@ -55,8 +55,9 @@ class CNN(nn.Module):
         conv_general_dilated=self.conv,
         name=_layer_name(index),
       )(outputs)
-      # Before the relu, with which a maximum commutes: a quarter of the work,
-      # and the convolution's outputs need not be kept for the backward pass.
+      # Before the relu, with which a maximum commutes: the relu has a quarter
+      # of the work, and the convolution's outputs need not be kept for the
+      # backward pass.
       if index < _POOLED:
         outputs = max_pool_2x2(outputs)
       outputs = nn.relu(outputs)

@@ -1,14 +1,14 @@
 """Convolutions that stay fast when every client has its own kernel.
 
 On CPU, XLA computes a convolution quickly only if its axes are in one order
-(batch, spatial, features; spatial, in, out). Outside of compiled loops it
-brings other orders, such as those of gradients, into this one; inside of them
-it does not, and a gradient is 25 times as slow. `canonical_conv` writes the
-gradients in that order itself. It is fast in a loop over clients and their
-steps, and under vmap, where it becomes a grouped convolution.
+(batch, spatial, features; spatial, in, out). It brings other orders, such as
+those of gradients, into this one outside of compiled loops, but not inside:
+there a gradient takes 25 times as long. `canonical_conv` writes the gradients
+in that order itself, so it is fast in loops over clients and over their steps
+as well as under vmap, where it becomes a grouped convolution.
 
-On accelerators, grouped convolutions are slow: there, kernels that differ by
-client go through products of matrices (`shift_conv`).
+On accelerators, grouped convolutions are slow: there, kernels that differ
+between clients are applied as matrix products (`shift_conv`).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from quped_jax.models import conv_forms, conv_geometry
 def _make_conv(
   name: str, compute: Callable[..., jax.Array], doc: str
 ) -> Callable[..., jax.Array]:
-  """`compute(geometry, lhs, rhs)` with the arguments that flax gives."""
+  """Makes `compute(geometry, lhs, rhs)` take the arguments that flax passes."""
 
   def conv(
     lhs: jax.Array,
@@ -64,10 +64,10 @@ def _make_conv(
 shift_conv = _make_conv(
   "shift_conv",
   conv_forms.shift,
-  """Convolves by shifting, concatenating and one product of matrices.
+  """Convolves by shifting, concatenating and one matrix product.
 
   Pads the input, takes one shifted (and strided) window per kernel position,
-  concatenates them on the channels and multiplies with the flattened kernel.
+  concatenates them along the channels and multiplies by the flattened kernel.
   It equals `jax.lax.conv_general_dilated` and takes the same arguments, so it
   serves as `flax.linen.Conv(conv_general_dilated=shift_conv)`. The windows
   take prod(kernel sizes) times the memory of the input.
@@ -102,8 +102,8 @@ canonical_conv = _make_conv(
 
   Takes the arguments of `shift_conv` and equals it. The gradients are
   convolutions with their axes in the one order for which XLA has fast code on
-  a CPU; with strides, zeros are first put into the outputs' gradient. Reverse
-  mode only, no tangents (`jax.jvp`).
+  a CPU; with strides, zeros are inserted into the outputs' gradient first.
+  Reverse mode only; no tangents (`jax.jvp`).
   """,
 )
 
@@ -112,16 +112,16 @@ adaptive_conv = _make_conv(
   conv_forms.differentiable(conv_forms.ADAPTIVE),
   """`canonical_conv` for one kernel, `shift_conv` for a kernel per client.
 
-  Takes the arguments of `shift_conv` and equals it. If vmap maps the inputs
-  only, its axis joins their batch axis. The windows of the shifted form are
-  built again for the backward pass instead of being kept. Reverse mode only, no
+  Takes the arguments of `shift_conv` and equals it. A vmap over the inputs
+  alone is folded into their batch axis. The windows of the shifted form are
+  rebuilt for the backward pass instead of being kept. Reverse mode only; no
   tangents (`jax.jvp`). Within `jax.shard_map` it needs `check_vma=False`.
   """,
 )
 
 
 def check_images(inputs: jax.typing.ArrayLike) -> jax.Array:
-  """Returns inputs as an array, or raises ValueError if they are no images."""
+  """Returns inputs as an array; raises ValueError if they are not images."""
   images = jnp.asarray(inputs)
   if images.ndim != 4:
     raise ValueError(

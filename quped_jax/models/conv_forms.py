@@ -1,7 +1,7 @@
 """Forms of a convolution and of its two transposes, channels last.
 
-All forms compute the same. Which one is fast depends on the backend, and on
-whether every client has a kernel of its own.
+All compute the same; which one is fast depends on the backend, and on whether
+every client has a kernel of its own.
 """
 
 import functools
@@ -15,8 +15,7 @@ from jax import lax
 
 from quped_jax.models.conv_geometry import Geometry
 
-# With at most this many channels, windows along one axis are first made
-# channels.
+# Up to this many channels, windows along one axis are first made channels.
 _THIN = 4
 
 
@@ -83,7 +82,7 @@ def _native(
 
 
 def _spread_out(geometry: Geometry, cotangent: jax.Array) -> jax.Array:
-  """The outputs' gradient with zeros where strides left positions out."""
+  """The outputs' gradient with zeros at the positions that strides skipped."""
   if all(stride == 1 for stride in geometry.strides):
     return cotangent
   edges = [(0, 0, stride - 1) for stride in geometry.strides]
@@ -92,7 +91,7 @@ def _spread_out(geometry: Geometry, cotangent: jax.Array) -> jax.Array:
 
 
 def _rows(geometry, inputs):
-  """Makes channels of the windows along the first spatial axis.
+  """Turns the windows along the first spatial axis into channels.
 
   With few channels, XLA's convolution has too little to multiply at a time.
 
@@ -140,7 +139,7 @@ def _canonical_inputs(geometry, cotangent, kernel):
   cotangent = _spread_out(geometry, cotangent)
   axes = tuple(range(len(geometry.window)))
   turned = jnp.flip(kernel, axes).swapaxes(-1, -2)
-  # It is of another type where `preferred_element_type` says so.
+  # It has another type if `preferred_element_type` asks for one.
   cotangent = cotangent.astype(kernel.dtype)
   padding = []
   for size, spread, extent, (low, _) in zip(
@@ -208,10 +207,10 @@ class Form(NamedTuple):
 
 
 def _by_batching(single, batched, fold_first: bool):
-  """`single`, or `batched` under vmap where every client has its kernel.
+  """`single`, or `batched` under vmap if every client has its own kernel.
 
-  With `fold_first`, a mapped axis of the first operand alone joins its batch
-  axis.
+  With `fold_first`, a vmap over the first operand alone is folded into its
+  batch axis.
   """
 
   def run(geometry, first, second):
@@ -246,13 +245,13 @@ ADAPTIVE = Form(
 def differentiable(form: Form) -> Callable[..., jax.Array]:
   """The convolution with its transposes as gradients, of any order.
 
-  A convolution is linear in either operand, and so are its two transposes:
+  A convolution is linear in each operand, and so are its two transposes:
   the gradients of each are the other two. Only the operands are kept for the
   backward pass, never the windows.
   """
 
   def bilinear(compute, first_grad, second_grad) -> Any:
-    """Gradients take (cotangent, first, second)."""
+    """`first_grad` and `second_grad` take (cotangent, first, second)."""
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
     def op(geometry, first, second):

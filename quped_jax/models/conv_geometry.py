@@ -1,4 +1,4 @@
-"""The static part of a convolution, from the arguments that flax gives."""
+"""What is static about a convolution, from the arguments that flax passes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -51,12 +51,11 @@ def normalize(
   precision,
   preferred_element_type,
 ):
-  """Checks the arguments and brings the channels last.
+  """Checks the arguments and moves the channels last.
 
   Returns:
     The geometry, lhs as [batch, spatial..., in], rhs as [spatial..., in, out],
-    and the function that brings [batch, spatial..., out] to the layout asked
-    for.
+    and a function that brings [batch, spatial..., out] to the requested layout.
   """
   for field, value in (
     ("lhs_dilation", lhs_dilation),

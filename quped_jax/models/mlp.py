@@ -16,7 +16,7 @@ class MLP(nn.Module):
 
   Attributes:
     num_classes: width of the last layer.
-    features: widths of the layers before it; none for a linear classifier.
+    features: widths of the layers before it; empty for a linear classifier.
     dtype: type of the computation; None for that of parameters and inputs.
   """
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 def max_pool_2x2(inputs: jax.Array) -> jax.Array:
   """Takes the maximum over windows of 2x2.
 
-  An odd last row or column is dropped. Of equal maxima in a window the first
-  gets the gradient, as in `flax.linen.max_pool`. One byte per window, which
-  entry it was, is kept for the backward pass. Reverse mode only.
+  An odd last row or column is dropped. Of equal maxima in a window, the first
+  gets the gradient, as in `flax.linen.max_pool`. For the backward pass one
+  byte per window is kept: which entry was the largest. Reverse mode only.
 
   Args:
     inputs: `[..., height, width, channels]`, height and width at least 2.

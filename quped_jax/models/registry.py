@@ -17,7 +17,7 @@ from quped_jax.models.mlp import DEFAULT_WIDTHS, MLP
 from quped_jax.models.resnet import ResNet
 from quped_jax.models.transformer import Transformer
 
-# Types in which networks compute; their parameters are float32.
+# The types in which networks compute; their parameters are float32.
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
 # Widths of CNN1: (convolutions, dense layers before the last).
@@ -121,16 +121,16 @@ def register_model(name: str, factory: Callable[..., Model]) -> None:
   """Makes a model available under a name.
 
   A second registration under the same name replaces the first, so that a
-  notebook cell can run again.
+  notebook cell can be run again.
 
   Args:
     name: the name for `create_model`.
     factory: called as `factory(num_classes, image_channels=..., conv=...,
-      **options)`; it takes those it has no use for by `**_`. A factory with an
-      argument `dtype` can be asked for `compute_dtype="bfloat16"`.
+      **options)`; `**_` takes those it has no use for. A factory with the
+      option `dtype` can be asked for `compute_dtype="bfloat16"`.
 
   Raises:
-    ValueError: if the name is that of a model of this package.
+    ValueError: if the name is that of a built-in model.
   """
   if name in _BUILT_IN:
     raise ValueError(
@@ -141,12 +141,12 @@ def register_model(name: str, factory: Callable[..., Model]) -> None:
 
 
 def model_names() -> tuple[str, ...]:
-  """Names that `create_model` knows, in order."""
+  """Names that `create_model` knows, sorted."""
   return tuple(sorted(_BUILT_IN | _registered))
 
 
 def get_factory(name: str) -> Callable[..., Model]:
-  """The factory of the models of a name.
+  """Returns the factory of the models of this name.
 
   Raises:
     ValueError: no such model.
@@ -156,7 +156,7 @@ def get_factory(name: str) -> Callable[..., Model]:
 
 
 def takes_dtype(name: str) -> bool:
-  """Whether a model's factory has the argument `dtype`, of the computation."""
+  """Whether a model's factory has the option `dtype` of the computation."""
   return "dtype" in inspect.signature(get_factory(name)).parameters
 
 
@@ -177,13 +177,13 @@ def create_model(
     num_classes: number of logits.
     image_channels: channels of the images: 3 gives the CNNs their widths for
       CIFAR (64, 64, dense 384, 192), anything else those for grey images (32,
-      64, dense 512). The other models do not use it.
+      64, dense 512). The other built-in models ignore it.
     conv: name of a convolution, see `resolve_conv`.
     **options: `dtype` of the computation (parameters are float32 in any case;
       None, the default, computes in the type of the parameters and inputs);
       `features` of `"mlp"`; `conv_features` and `dense_features` of the CNNs,
-      which override the widths that follow from `image_channels`; `width`,
-      `blocks` and `heads` of `"transformer"`.
+      which override the widths chosen by `image_channels`; `width`, `blocks`
+      and `heads` of `"transformer"`.
 
   Returns:
     The model, whose parameters at paths such as `"hidden_1/kernel"` are
@@ -195,7 +195,7 @@ def create_model(
   """
   factory = get_factory(name)
   checks.at_least("num_classes", num_classes, 1)
-  # Also for models without convolutions: a misspelt name is an error there too.
+  # Also for models without convolutions: a misspelled name is an error.
   resolve_conv(conv)
   _check_options(name, factory, options)
   return factory(

@@ -1,4 +1,4 @@
-"""A small transformer that reads tokens and names the next one."""
+"""A small transformer that reads tokens and predicts the next one."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ import jax.numpy as jnp
 class Transformer(nn.Module):
   """Causal transformer blocks over tokens; logits at the last position.
 
-  Embedding and output layer are called `first` and `last`, and stay in full
-  precision like the normalisation; the kernels of attention and of the dense
-  layers in the blocks are quantized.
+  The embedding and the output layer are called `first` and `last`, and stay in
+  full precision like the normalisation; the kernels of attention and of the
+  dense layers in the blocks are quantized.
 
   Attributes:
     num_classes: number of tokens, in and out.
     width: of the residual stream, a multiple of `heads`.
-    blocks: number of blocks.
+    blocks: number of transformer blocks.
     heads: number of attention heads.
     dtype: type of the computation; None for that of parameters.
   """

@@ -1,20 +1,19 @@
 r"""The alternating proximal step that trains weights and levels together.
 
-One implementation for one learner alone and for every client of a federation.
-With an objective f of the model's parameters (which may hold a teacher), the
+One implementation serves a single learner and every client of a federation.
+With an objective f of the model's parameters (it may include a teacher), the
 first phase minimises
 
 .. math:: f(x) + f(\tilde Q_c(x)) + \lambda R(x, c)
 
 by alternating proximal gradient steps on one batch. In the fine-tuning phase
-the index k(i) of each weight's level is frozen, the model is c[k(i)], and the
-levels and what is not quantized train on.
+the index k(i) of each weight's level is frozen, the model is c[k(i)], and
+training continues for the levels and the parameters that are not quantized.
 
-Network passes of a step, in forward-equivalents (a backward pass is two):
-in the first phase 9, namely 3 for f(x), 3 for f of the quantized model, and 3
-for the latter again at the new x, to update the levels; in the fine-tuning
-phase, and without codebooks, 3. The soft quantizer runs twice per step, each
-proximal map once.
+Cost of a step in forward passes (a backward pass counts as two): in the first
+phase 9, namely 3 for f(x), 3 for f of the quantized model and, to update the
+levels, 3 for the same at the new x; in the fine-tuning phase, and without
+codebooks, 3. The soft quantizer runs twice per step, each proximal map once.
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -41,12 +40,12 @@ Penalty = Callable[[Any], jax.Array]
 
 
 class Rates(NamedTuple):
-  """The factors that scale a learner's steps, float scalars.
+  """Step sizes and strength of a learner's steps, float scalars.
 
   Attributes:
     learning_rate: eta_1, step size of the weights.
     centers_learning_rate: eta_2, step size of the levels.
-    strength: lambda, of the regularizer R.
+    strength: lambda, the strength of the regularizer R.
   """
 
   learning_rate: Any
@@ -64,7 +63,7 @@ class Learner(NamedTuple):
     quantized_stats: batch-norm statistics of the quantized model.
     opt_state: state of the optimizer of params.
     centers_opt_state: state of the optimizer of the levels.
-    assignments: None in the first phase. In the fine-tuning phase, a tree over
+    assignments: None in the first phase; in the fine-tuning phase a tree over
       params of uint8 level indices, `optax.MaskedNode()` where there is no
       codebook.
   """
@@ -84,8 +83,8 @@ class View(NamedTuple):
   Attributes:
     params: tree of parameters.
     stats: its batch-norm statistics.
-    counts: bool, whether its loss counts. That of the quantized view of a
-      full-precision learner does not: it is the same model again.
+    counts: bool, whether its loss counts. For a learner in full precision that
+      of the quantized view does not, since it is the same model again.
   """
 
   params: Any
@@ -101,9 +100,9 @@ class Alternating(NamedTuple):
     step: `(learner, objective, rates, penalty=None, correction=None) ->
       (Learner, loss)`, one alternating step; the loss is that of the objective
       at x (at c[k(i)] in the fine-tuning phase), before the step. `penalty` is
-      an additional term of the quantized parameters alone; it counts once,
-      with or without levels. `correction`, a tree over the parameters, is
-      added to their gradient (a control variate, say).
+      a further loss, of the quantized parameters alone, that counts once, in
+      full precision too. `correction`, a tree over the parameters, is added to
+      their gradient (a control variate, say).
     views: `learner -> [View, ...]`, the models whose losses are minimised.
   """
 
@@ -163,7 +162,7 @@ def deployed(learner: Learner) -> tuple[Any, Any]:
 
 
 def current(learner: Learner) -> tuple[Any, Any]:
-  """The model as it stands, at x or at c[k(i)]: (params, stats)."""
+  """The model in training, at x or at c[k(i)]: (params, stats)."""
   frozen = learner.assignments is not None
   return learner.params, learner.quantized_stats if frozen else learner.stats
 
@@ -184,10 +183,11 @@ def make_alternating(
     optimizer: of the parameters; its `update` is given `learning_rate`,
       `strength` and `codebooks` as extra arguments.
     centers_optimizer: of the levels, likewise. When levels cross and are
-      sorted, its moments stay where they were; plain SGD has none.
+      sorted, any moments that it keeps are not reordered with them; plain SGD
+      keeps none.
     estimator: "soft" differentiates through the soft quantizer; "hard" runs
       the model at the nearest levels, through which no gradient reaches x.
-    sharpness: of the soft quantizer, in the unit.
+    sharpness: of the soft quantizer, in `sharpness_unit`.
     sharpness_unit: "gap" or "absolute".
     norm: of the regularizer, "l1" or "l2".
     center_prox: "exact" or "subgradient".
@@ -317,7 +317,7 @@ def make_alternating(
       loss_fn, argnums=(0, 1), has_aux=True
     )(learner.params, centers)
     grads = corrected(grads, correction)
-    # R is gone: the base optimizers alone, whose states come first.
+    # Without R: the base optimizers alone, whose states come first.
     updates, base_state = optimizer.update(
       grads,
       learner.opt_state[0],
@@ -332,7 +332,7 @@ def make_alternating(
       codebooks=learner.codebooks,
       learning_rate=rates.centers_learning_rate,
     )
-    # Not sorted: the frozen indices count on the order.
+    # Not sorted: the frozen indices depend on the order.
     codebooks = codebook_tree.with_centers(
       learner.codebooks, optax.apply_updates(centers, centers_updates)
     )

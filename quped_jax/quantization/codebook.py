@@ -26,7 +26,7 @@ from quped_jax.quantization import level_sums
 FULL_PRECISION = 32
 MAX_BITS = 8
 GRANULARITIES = ("tensor", "channel")
-# The smallest gap, so that coinciding levels have a finite steepness.
+# The smallest gap, so that coinciding levels give a finite steepness.
 _MIN_GAP = 1e-8
 
 
@@ -61,7 +61,7 @@ def check_bits(bits: Any, field: str = "bits") -> None:
 
 
 def max_levels_for(bits: Any) -> int:
-  """The `max_levels` that holds every precision in `bits`."""
+  """The smallest `max_levels` that suffices for every entry of `bits`."""
   check_bits(bits)
   quantized = [b for b in np.ravel(bits).tolist() if b != FULL_PRECISION]
   return 2 ** int(max(quantized, default=1))
@@ -73,7 +73,7 @@ def is_traced(x: Any) -> bool:
 
 
 def channelwise(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-  """Maps `fn(x, codebook, ...)` over the last axis of x where needed."""
+  """Maps `fn(x, codebook, ...)` over the last axis of x, if per channel."""
 
   @functools.wraps(fn)
   def wrapped(x, codebook, *args, **kwargs):
@@ -105,7 +105,7 @@ def view_centers(codebook: Codebook) -> jax.Array:
 
 
 def mean_gap(codebook: Codebook) -> jax.Array:
-  """Mean distance between neighbouring levels; positive, without gradient."""
+  """Mean distance between neighbouring levels, without gradient, never 0."""
   centers = jax.lax.stop_gradient(view_centers(codebook))
   count = jnp.maximum(codebook.levels - 1, 1)
   return jnp.maximum(centers[-1] / count - centers[0] / count, _MIN_GAP)
@@ -115,7 +115,7 @@ def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
   """Replaces the centers and restores the order and the padding.
 
   Args:
-    codebook: the codebook whose levels count.
+    codebook: the codebook, which keeps its number of levels.
     centers: new centers, in any order, of the shape of `codebook.centers`.
 
   Returns:
@@ -124,10 +124,10 @@ def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
   Raises:
     AssertionError: centers of another shape.
   """
-  # Another shape would be broadcast, so that one level counts many times.
+  # Other shapes would be broadcast, and one level would count many times.
   chex.assert_equal_shape([centers, codebook.centers])
   padded = jnp.where(valid(codebook), centers, jnp.inf)
-  # A level that is NaN must not hide behind the padding.
+  # A level that is NaN would be sorted behind the padding, and go unnoticed.
   broken = jnp.any(jnp.isnan(padded), axis=-1, keepdims=True)
   ordered = jnp.where(broken, jnp.nan, jnp.sort(padded, axis=-1))
   refilled = view_centers(dataclasses.replace(codebook, centers=ordered))
@@ -139,7 +139,7 @@ def _spread(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   low, high = jnp.min(x), jnp.max(x)
   size = jnp.maximum(jnp.abs(low), jnp.abs(high))
   margin = jnp.maximum(1e-2 * size, 1e-3)
-  # 256 levels must be distinct floats, at least some 6 roundings apart.
+  # 256 levels must be distinct floats: this leaves at least 6 ulp between them.
   constant = high / 2 - low / 2 <= 1e-4 * size
   return (
     jnp.where(constant, low - margin, low),
@@ -150,8 +150,8 @@ def _spread(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _two_means(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
   """Means of the negative and of the other entries, shape [2].
 
-  A tensor whose entries have one sign is split at its mean instead; if that
-  separates nothing, `low` and `high` are taken. The two levels always differ.
+  If all entries have one sign, the tensor is split at its mean instead; if that
+  does not separate them, it gets `low` and `high`. The levels always differ.
   """
   one_sign = (jnp.min(x) >= 0) | (jnp.max(x) < 0)
   below = x < jnp.where(one_sign, jnp.mean(x), 0.0)
@@ -176,9 +176,9 @@ def init_codebook(
   r"""Chooses the initial levels of a tensor of weights.
 
   With one bit: the mean of the negative and the mean of the non-negative
-  weights. With more: :math:`2^{bits}` points, evenly spaced from the smallest
-  to the largest weight. A constant tensor gets levels around its value; with
-  one bit, a tensor with weights of one sign is split at its mean.
+  weights; if all have the same sign, they are split at their mean instead. With
+  more: :math:`2^{bits}` points evenly spaced from the smallest to the largest
+  weight. A constant tensor gets levels around its value.
 
   Args:
     x: weights, any shape.
@@ -191,7 +191,8 @@ def init_codebook(
       value, whatever the weights are.
 
   Returns:
-    A Codebook; with channel granularity its arrays lead with `[channels]`.
+    A Codebook; with channel granularity its arrays have a leading axis
+    `[channels]`.
 
   Raises:
     ValueError: bits, max_levels or granularity out of range.
@@ -234,7 +235,7 @@ def init_codebook(
 
 
 def _midpoints(codebook: Codebook) -> jax.Array:
-  """Borders between the cells, `[max_levels - 1]`; +inf after the last."""
+  """Borders between the cells, [max_levels - 1]; +inf after the last one."""
   centers = jax.lax.stop_gradient(view_centers(codebook))
   border = 0.5 * centers[:-1] + 0.5 * centers[1:]
   inner = jnp.arange(1, codebook.max_levels) < codebook.levels
@@ -245,9 +246,9 @@ def _midpoints(codebook: Codebook) -> jax.Array:
 def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   """Index of the nearest level; the lower one at a tie.
 
-  One pass over x. Up to 16 levels are found by plain comparisons, which
-  vectorize; more by comparisons with every `max_levels / 16`-th border and a
-  binary search from there.
+  One pass over x. Up to 16 levels take comparisons alone, which vectorize; more
+  take comparisons with every `max_levels / 16`-th border, then a binary search
+  between two of these.
 
   Args:
     x: weights, any shape.
@@ -276,8 +277,8 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
 def look_up(index: jax.Array, codebook: Codebook) -> jax.Array:
   """The levels at the given indices.
 
-  One pass over the indices. The gradient of the levels, a sum over the weights
-  of each, takes another (see `sum_by_level`).
+  One pass over the indices. The gradient of a level is a sum over its weights
+  (see `sum_by_level`).
 
   Args:
     index: integers in `[0, max_levels)`, any shape.
@@ -290,13 +291,13 @@ def look_up(index: jax.Array, codebook: Codebook) -> jax.Array:
 
 
 def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
-  r"""Sends every weight to its nearest level, :math:`Q_c(x)`.
+  r"""Replaces every weight by its nearest level, :math:`Q_c(x)`.
 
   .. math:: Q_c(x)_i = c_{k(i)}, \quad k(i) = \arg\min_k |x_i - c_k|
 
   Ties go to the lower level; NaN stays NaN. No gradient reaches x; the
-  gradient of a level is the sum of the gradients of its weights. With full
-  precision: x.
+  gradient of a level is the sum of the gradients of its weights. In full
+  precision x is returned.
 
   Args:
     x: weights, any shape.

@@ -1,4 +1,4 @@
-"""Trees of codebooks: one for every tensor of a model that is quantized.
+"""Trees of codebooks, with one codebook for each quantized tensor of a model.
 
 A tree of codebooks mirrors the tree of parameters, with `optax.MaskedNode()`
 where a tensor is not quantized.
@@ -31,10 +31,10 @@ def map_codebooks(
   """Maps `fn(codebook, *leaves)` over a tree of codebooks.
 
   Args:
-    fn: called as `fn(codebook, *leaves)` where there is a codebook.
+    fn: applied where there is a codebook.
     codebooks: a tree of codebooks.
     *trees: trees that have `codebooks` as a prefix.
-    otherwise: called as `otherwise(*leaves)` where there is none.
+    otherwise: applied to the leaves where there is none.
   """
 
   def visit(codebook, *leaves):
@@ -46,7 +46,7 @@ def map_codebooks(
 
 
 def codebook_leaves(codebooks: Any) -> list[Codebook]:
-  """The codebooks of a tree, none if it is statically full precision."""
+  """The codebooks of a tree; none if it is statically in full precision."""
   leaves = jax.tree.leaves(codebooks, is_leaf=is_codebook)
   return [leaf for leaf in leaves if isinstance(leaf, Codebook)]
 
@@ -78,10 +78,10 @@ def init_codebooks(
   Args:
     params: a tree of parameters.
     predicate: takes a path such as `hidden_1/kernel`.
-    bits: as in `init_codebook`; or a mapping from path patterns (as of
-      `fnmatch`) to bits, of which the first that matches counts.
-    max_levels: as in `init_codebook`, common to all tensors; by default what
-      the largest of `bits` needs.
+    bits: as in `init_codebook`; or a mapping from path patterns (as in
+      `fnmatch`) to bits, where the first pattern that matches counts.
+    max_levels: as in `init_codebook`, common to all tensors; by default as many
+      as the largest of `bits` needs.
     granularity: as in `init_codebook`.
     outer_level: as in `init_codebook`.
 
@@ -153,7 +153,7 @@ def get_centers(codebooks: Any) -> Any:
 def with_centers(codebooks: Any, centers: Any) -> Any:
   """The same codebooks with other centers, not sorted: for differentiation.
 
-  After an optimizer's update use `set_centers`, which restores their order.
+  After an optimizer's update use `set_centers_tree`, which restores the order.
   """
   return map_codebooks(
     lambda codebook, c: dataclasses.replace(codebook, centers=c),

@@ -1,8 +1,8 @@
 """Lookups by level, and sums and histograms over the weights of each level.
 
-Everything that scatters over the weights goes through `_scatter_add`. A backend
-with a form of its own would have it there: accelerators are slow at contended
-atomics, CPUs at passes over memory.
+Everything that scatters over the weights goes through `_scatter_add`. That is
+where a backend would have its own form: contended atomics are slow on
+accelerators, passes over memory on CPUs.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-# Up to this number of levels, a lookup is made of comparisons alone, which XLA
-# vectorizes on CPU; a gather there loads one number after the other.
+# Up to this number of levels are told apart by comparisons alone: on CPU, XLA
+# vectorizes these, but performs the loads of a lookup one at a time.
 COMPARED = 16
-# Up to this number of levels, sums by level are masked sums, one per level; a
-# scatter on CPU adds one number after the other.
+# Up to this number of levels, sums by level are one masked sum per level: on
+# CPU, XLA scatters one number at a time.
 _MASKED = 4
 
 
@@ -52,8 +52,8 @@ def sum_by_level(
     levels: how many levels there are.
 
   Returns:
-    `[len(values), levels]`, of the dtype of the values. Each array takes a
-    scatter, or with up to four levels a pass over the weights per level.
+    `[len(values), levels]`, of the dtype of the values. Each array takes one
+    scatter or, with up to four levels, one pass over the weights per level.
   """
   if levels <= _MASKED:
     masks = [index == k for k in range(levels)]
@@ -85,8 +85,8 @@ def count_by_bin(index: jax.Array, bins: int) -> jax.Array:
   """How many weights lie in each of many bins.
 
   Args:
-    index: the bin of each weight, `[weights]`; those outside of `[0, bins)`
-      are not counted.
+    index: the bin of each weight, `[weights]`, not negative; weights whose
+      index is `bins` or more are not counted.
     bins: how many bins there are.
 
   Returns:
@@ -98,5 +98,5 @@ def count_by_bin(index: jax.Array, bins: int) -> jax.Array:
 def _scatter_add(
   values: jax.Array, index: jax.Array, size: int, mode: str
 ) -> jax.Array:
-  """Adds each value, or the one value, to the entry of its index."""
+  """Adds each value, or the single value, to the entry at its index."""
   return jnp.zeros(size, values.dtype).at[index].add(values, mode=mode)

@@ -1,4 +1,4 @@
-"""Optimizers of weights and levels by name; `update` is given the step size."""
+"""Optimizers of weights and levels by name; `update` takes the step size."""
 
 import optax
 
@@ -11,11 +11,11 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 def base_optimizer(
   name: str, *, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> optax.GradientTransformationExtraArgs:
-  """A base optimizer by name.
+  """Makes a base optimizer by name; its `update` takes the step size.
 
   Args:
     name: "sgd", "momentum", "adam" or "adamw".
-    momentum: decay of "momentum", the heavy ball.
+    momentum: heavy-ball decay, for "momentum".
     weight_decay: decoupled for "adamw", added to the gradient for the others.
 
   Returns:

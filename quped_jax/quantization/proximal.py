@@ -28,10 +28,10 @@ from quped_jax.quantization.codebook import Codebook
 NORMS = ("l1", "l2")
 CENTER_METHODS = ("exact", "subgradient")
 
-# The exact l1 prox divides every bracket into this many parts, and one of them
-# again: it finds the minimiser to 1e-4 of the first bracket.
+# The exact l1 prox divides a bracket into this many parts, then again the part
+# with the minimiser, which it thus finds to 1e-4 of the first bracket.
 _PARTS = 100
-# From this threshold on, the l2 prox is the level, or the mean, itself.
+# From this threshold on, the l2 prox gives the level, or the mean, itself.
 _WHOLE_SHARE = 1e20
 
 
@@ -108,14 +108,14 @@ def centers_prox(
     \quad\text{(l2)}.
 
   Since the assignment is held fixed, this is the proximal map of an upper
-  bound of R that touches it at the old levels. The l1 map is found to 1e-4 of
-  the bracket from mu_k to mu_k + t (#above - #below), and exactly if no weight
-  is that close to the minimiser.
+  bound of R that touches it at the old levels. The l1 minimiser is found to
+  1e-4 of the bracket from mu_k to mu_k + t (#above - #below), and exactly if no
+  weight lies within that distance of it.
 
   Cost, in passes over the weights: l2 two, subgradient one, exact l1 two, or
-  three if there are fewer than 10 000 weights per level. A pass looks levels
-  up and sums by level, as `level_sums.sum_by_level` does; the counting passes
-  of exact l1 scatter into counters. Nothing is sorted.
+  three if there are fewer than 10 000 weights per level. A pass looks up levels
+  and sums by level, as `level_sums.sum_by_level` does; the counting passes of
+  exact l1 scatter into counters. Nothing is sorted.
 
   Args:
     mu: levels after the optimizer's step, of the shape of the centers.
@@ -128,8 +128,8 @@ def centers_prox(
       level c_k, which may overshoot the median of its weights.
 
   Returns:
-    New levels, of the shape of mu, not sorted. Padding, and every entry of a
-    full-precision codebook, is that of mu.
+    New levels, of the shape of mu, not sorted. Padding, and in full precision
+    every entry, is that of mu.
 
   Raises:
     ValueError: unknown norm or method.
@@ -181,8 +181,8 @@ def _median_prox(mu, weights, index, threshold):
   end = mu - threshold * balance.astype(mu.dtype)
   low, high = jnp.minimum(mu, end), jnp.maximum(mu, end)
   width = high - low
-  # The second division needs a pass of its own only where counters for all
-  # parts of parts would outnumber the weights.
+  # The second division needs a pass of its own only if counters for all of its
+  # parts, in every part of the first, would outnumber the weights.
   fine = levels * _PARTS**2 <= weights.size
   counts = _slots(weights, index, low, width, _PARTS**2 if fine else _PARTS)
   count = jnp.sum(counts, axis=1)
@@ -193,7 +193,7 @@ def _median_prox(mu, weights, index, threshold):
   )
   if fine:
     # Where rounding puts the minimiser at the upper end, the bracket is empty
-    # and any part will do, as long as it exists: another would read as NaN.
+    # and any part will do, but an index out of range would give NaN.
     part = jnp.minimum(part, _PARTS - 1)
     inside = jnp.take_along_axis(parts, part[:, None, None], axis=1)[:, 0]
     above_high = above - jnp.sum(inside, axis=1)
@@ -212,12 +212,12 @@ def _slots(weights, index, low, width, parts):
     weights: x, `[weights]`.
     index: the level of each weight, likewise.
     low: lower ends of the brackets, `[levels]`.
-    width: of the brackets, `[levels]`.
-    parts: into how many parts each is divided.
+    width: widths of the brackets, `[levels]`.
+    parts: number of parts into which each is divided.
 
   Returns:
-    float `[levels, parts + 2]`: up to `low`, in each part (which has its
-    upper edge), and above. Exact below 2**24.
+    float `[levels, parts + 2]`: weights up to `low`, in each part (which
+    includes its upper edge), and above. Exact below 2**24.
   """
   levels, entries = low.shape[0], level_sums.entries
   scale = parts / jnp.maximum(width, parts * jnp.finfo(width.dtype).tiny)
@@ -242,12 +242,12 @@ def _narrow(mu, threshold, count, low, width, inside, above):
     threshold: t.
     count: how many weights a level has, `[levels]`.
     low: lower end of the bracket, `[levels]`.
-    width: of the bracket.
+    width: width of the bracket.
     inside: how many weights lie in each part, `[levels, parts]`.
-    above: how many lie above the bracket.
+    above: how many weights lie above the bracket.
 
   Returns:
-    (low, high, the part's number, how many lie above low).
+    (low, high, the part's number, how many weights lie above low).
   """
 
   def pick(table, column):

@@ -1,9 +1,9 @@
-"""Bins: many weights that the soft quantizer treats as few.
+"""Bins: how the soft quantizer treats many weights as few.
 
-Where there are many weights, the sum over the steps is taken at evenly spaced
-bins only. A weight interpolates its value and its derivative between two bins,
-and divides its share of the levels' gradient between them: a few lookups and
-two scatters, whatever the number of levels.
+Where weights are many, the sum over the steps is taken at evenly spaced bins
+alone. A weight then interpolates its value and its derivative between two bins,
+and splits its contribution to the gradient of the levels between them: a few
+lookups and two scatters, whatever the number of levels.
 """
 
 import jax.numpy as jnp
@@ -13,13 +13,12 @@ from quped_jax.quantization import level_sums
 # Bins per 1 / P, the length over which a step rises. A sigmoid interpolated
 # between them is off by at most 0.1 / 12**2 / 8 = 1e-4.
 _BINS = 12
-# This many times 1 / P beyond the outermost levels, every step is either fully
-# climbed or not at all.
+# At this many times 1 / P beyond the outermost levels, all sigmoids are 0 or 1.
 _SATURATED = 16
 
 
 def bin_count(max_levels, sharpness, size):
-  """How many bins the gradient of the levels takes; 0 for none.
+  """How many bins to use; 0 for none.
 
   Args:
     max_levels: how many levels a codebook may have.
@@ -34,13 +33,12 @@ def bin_count(max_levels, sharpness, size):
 
 
 def _grid(bins, centers, slope):
-  """The first of `bins` evenly spaced weights, and their distance.
+  """The first of `bins` evenly spaced weights, and the distance between them.
 
-  Below and above them every step is fully climbed or not at all, and functions
-  are constant.
+  Below and above them all sigmoids are 0 or 1, and functions constant.
   """
   margin = _SATURATED / slope
-  # For very large levels the margin, or the whole length, may overflow.
+  # Levels may be so large that the margin, or the whole length, overflows.
   largest = jnp.finfo(centers.dtype).max / 2
   low = jnp.maximum(centers[0] - margin, -largest)
   span = jnp.minimum(centers[-1] - centers[0] + 2 * margin, largest - low)
@@ -50,8 +48,8 @@ def _grid(bins, centers, slope):
 def _place(bins, x, centers, slope):
   """The bins around a weight: (index of the left one, share of the right one).
 
-  A function interpolated between bins is off by at most its curvature times
-  their distance squared, over 8.
+  A function interpolated between bins is off by at most its curvature times the
+  square of their distance, over 8.
   """
   low, width = _grid(bins, centers, slope)
   place = jnp.clip((x - low) * (1 / width), 0, bins - 1)
@@ -68,9 +66,9 @@ def interpolate(fn, bins, x, centers, levels, slope, width):
     bins: how many bins.
     x: weights, any shape.
     centers: the levels, `[max_levels]`.
-    levels: how many of them count.
+    levels: how many of them are valid.
     slope: P, the slope of the steps.
-    width: of the window, which fn takes.
+    width: of the window, passed on to fn.
 
   Returns:
     Values, of the shape of x.
@@ -85,10 +83,11 @@ def interpolate(fn, bins, x, centers, levels, slope, width):
 
 
 def binned(bins, x, cotangent, centers, slope):
-  """The bins, as weights that stand for all, with their cotangents.
+  """The bins, as weights that stand for all others, with their cotangents.
 
-  What a weight's cotangent contributes to a level is a smooth function of the
-  weight; dividing each cotangent between two bins interpolates it.
+  A weight contributes to the gradient of a level its cotangent times a smooth
+  function of the weight. Splitting the cotangent between two bins interpolates
+  that function.
 
   Args:
     bins: how many bins.

@@ -1,11 +1,11 @@
 """The two forms of the soft quantizer's sum over steps, and their gradients.
 
 `dense` sums all steps. In `windowed`, a weight's sum runs over a window: the
-step between the two levels around it and as many on either side as the accuracy
-requires, which is one with evenly spaced levels and the default sharpness.
+step between the two levels around the weight, and as many steps on either side
+as accuracy requires (one, with evenly spaced levels and the default sharpness).
 
 Gradients are written out rather than left to autodiff, so that only the weights
-are kept for the backward pass and only the gradients asked for are computed.
+are kept for them and only the gradients asked for are computed.
 """
 
 import functools
@@ -17,8 +17,8 @@ from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import level_sums, soft_bins
 from quped_jax.quantization.codebook import Codebook
 
-# What the steps beyond one side of the window may add to a weight, in mean
-# gaps, and to its derivative.
+# The most that the steps left out on one side of the window may contribute to a
+# weight, in mean gaps, and to its derivative.
 _WINDOW_ERROR = 5e-4
 
 
@@ -27,10 +27,10 @@ def _step(x, low, high, slope):
 
   Returns:
     gap: its height.
-    share: how much of it a weight has climbed, the sigmoid; by tanh, which XLA
-      evaluates faster than an exponential and a division.
-    bend: half the derivative of `gap * share` with respect to x. Minus that is
-      the derivative to either level through the position of the step.
+    share: the fraction of it that a weight has climbed, a sigmoid; by tanh,
+      which XLA evaluates faster than an exponential and a division.
+    bend: half the derivative of `gap * share` with respect to x, which is minus
+      that with respect to either level through the position of the step.
   """
   gap = high - low
   share = 0.5 + 0.5 * jnp.tanh(slope / 2 * (x - (low + high) / 2))
@@ -39,12 +39,12 @@ def _step(x, low, high, slope):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def dense(bins, x, centers, slope):
-  """The sum over all steps, as the definition says.
+  """The sum over all steps, as in the definition.
 
   Args:
     bins: how many bins the gradient of the levels takes; 0 for none.
     x: weights, any shape.
-    centers: the levels, `[max_levels]`, of one dtype with x.
+    centers: the levels, `[max_levels]`, of the dtype of x.
     slope: P, the slope of the steps.
 
   Returns:
@@ -93,12 +93,12 @@ def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
   r"""How many steps on either side of its own a weight's sum must include.
 
   A weight between levels l and l + 1 is at least :math:`u = c_l - m_j` above
-  the middle of a lower step j, so at most the share :math:`e^{-P u}` of that
-  step is missing. The share must be small for the gradients of the levels, the
-  share times the gap for the value, and P times that for the derivative. Of all
-  steps below :math:`c_j` together at most the integral of :math:`e^{-P u}` over
-  the distance u is missing (Jensen), :math:`e^{-P (c_l - c_j)} / P`. The same
-  holds above.
+  the middle :math:`m_j` of a lower step j, so it lacks at most the share
+  :math:`e^{-P u}` of that step. This share must be small as it is, for the
+  gradients of the levels, times the gap, for the value, and times P and the
+  gap, for the derivative. Of all steps below :math:`c_j` together, the weight
+  lacks at most the integral of :math:`e^{-P u}` over the distance u (Jensen),
+  :math:`e^{-P (c_l - c_j)} / P`. The same holds for the steps above.
   """
   centers = jax.lax.stop_gradient(codebook_lib.view_centers(codebook))
   high = _shifted(centers, 1)
@@ -109,7 +109,7 @@ def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
   )
 
   def too_much(distance, gap, rest, step, further):
-    """Whether a step must be in the window, given those `further` away."""
+    """Whether omitting a step, and any `further` ones, would lose too much."""
     share = jnp.exp(-slope * distance)
     lost = gap * share
     lost += jnp.where(further, jnp.exp(-slope * rest) / slope, 0)
@@ -132,7 +132,7 @@ def window_width(codebook: Codebook, slope: jax.Array) -> jax.Array:
 
 
 def _cells(x, centers, levels):
-  """The level below each weight, at the foot of its own step.
+  """The level below each weight, the lower one of the weight's own step.
 
   Beyond the levels, the outermost step counts as a weight's own.
   """
@@ -142,7 +142,7 @@ def _cells(x, centers, levels):
 
 
 def _reader(x, centers, levels):
-  """Returns a function of an offset: the levels that far from the cells'."""
+  """Returns a function of an offset: the levels that far from the cells."""
   cell = _cells(x, centers, levels)
   return lambda offset: level_sums.entries(_shifted(centers, offset), cell)
 
@@ -155,8 +155,8 @@ def _steps(x, read, slope, offset):
 
 def _widen(width, add, total):
   """Adds what lies more than one step away, up to `width`."""
-  # Without turns, the condition also saves what the loop would compute once
-  # beforehand, over all weights.
+  # Without the condition, what the loop's iterations share would be computed,
+  # over all weights, even if there are none.
   return jax.lax.cond(
     width > 1,
     lambda total: jax.lax.fori_loop(2, width + 1, add, total),
@@ -195,7 +195,7 @@ def _derivative(x, centers, levels, slope, width):
 
 
 def _levels_gradient(x, cotangent, centers, levels, slope, width):
-  """Sums what each weight contributes to the levels of its window."""
+  """Sums what each weight contributes to the levels in its window."""
   cell = _cells(x, centers, levels)
   read = _reader(x, centers, levels)
   count = centers.shape[0]
@@ -234,8 +234,8 @@ def windowed(bins, x, centers, levels, slope, width):
   Args:
     bins: how many bins the values and gradients take; 0 for none.
     x: weights, any shape.
-    centers: the levels, `[max_levels]`, of one dtype with x.
-    levels: how many of them count.
+    centers: the levels, `[max_levels]`, of the dtype of x.
+    levels: how many of them are valid.
     slope: P, the slope of the steps.
     width: steps on either side of a weight's own, see `window_width`.
 

@@ -4,10 +4,10 @@ r"""The soft quantizer: differentiable in the weights and in the levels.
   \tilde Q_c(x) = c_1 + \sum_{k=2}^m (c_k - c_{k-1})
     \, \sigma(P (x - (c_k + c_{k-1}) / 2))
 
-Up to four levels are all summed; with more, a weight's sum runs over a window
-of levels around it (`soft_forms.py`). Where there are many weights, sums are
-taken at evenly spaced bins only, and weights interpolate between them
-(`soft_bins.py`).
+With up to four levels all steps are summed; with more, a weight's sum runs over
+a window of steps around it (`soft_forms.py`). Where weights are many, sums are
+taken at evenly spaced bins alone, and each weight interpolates between two of
+them (`soft_bins.py`).
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -32,7 +32,7 @@ _DENSE_LEVELS = 4
 
 
 def check_sharpness(sharpness: Any, unit: str) -> None:
-  """Raises a ValueError unless the two make sense."""
+  """Raises a ValueError unless both are valid."""
   checks.choice("sharpness_unit", unit, SHARPNESS_UNITS)
   if not codebook_lib.is_traced(sharpness) and not np.all(
     np.asarray(sharpness) > 0
@@ -76,28 +76,28 @@ def soft_quantize(
       \, \sigma(P (x - (c_k + c_{k-1}) / 2))
 
   It tends to `hard_quantize` as the sharpness grows, and is differentiable in
-  x and in the centers (P carries no gradient). With full precision: x.
+  x and in the centers (P carries no gradient). In full precision x is returned.
 
-  Up to four levels are summed in full. With more, the sum runs over a window
-  around each weight, which widens where uneven levels or a low sharpness demand
-  it: an absolute sharpness that is sharp at 1 bit is not sharp at 8, and costs
-  accordingly. Each weight interpolates between bins if there are more than four
-  levels, many weights (from 4 500 at 4 bits and 62 000 at 8), and a sharpness
-  in gaps that is a number, not traced. The result agrees with the full sum to
-  1e-3 of the mean gap plus 1e-4 of the largest; the derivative to 1e-3 of its
-  largest value; a weight's contribution to the gradient of a level to 1e-3.
+  With up to four levels all steps are summed; with more, those in a window
+  around each weight, which widens as far as uneven levels or a low sharpness
+  require: an absolute sharpness that is high for 1 bit is low for 8, and costs
+  accordingly. With more than four levels, many weights (at the default
+  sharpness from 4 400 at 4 bits and 62 000 at 8) and a sharpness in gaps that
+  is a number, not traced, each weight interpolates between bins. The result
+  agrees with the full sum to 1e-3 of the mean gap plus 1e-4 of the largest; the
+  derivative to 1e-3 of its largest value; what a weight contributes to the
+  gradient of a level to 1e-3.
 
-  Passes over the weights: one for the value and one for the gradient of x, each
-  with a few sigmoids or two lookups. The gradient of the levels takes two sums
-  with two levels, otherwise three passes that prepare and two that scatter
-  (also with three or four levels, where there are many weights). Gradients are
-  computed from x alone.
+  Passes over the weights: one for the value and one for the gradient of x,
+  each with a few sigmoids or two lookups. The gradient of the levels takes two
+  sums with two levels; with more, where weights are many, three passes that
+  prepare and two that scatter. For the gradients only x is kept.
 
   Args:
     x: weights, any shape.
     codebook: the levels.
     sharpness: slope of the steps, in the `unit`.
-    unit: "gap": of the mean distance between levels; "absolute": of x.
+    unit: "gap": per mean distance between levels; "absolute": per unit of x.
 
   Returns:
     An array of the shape of x.

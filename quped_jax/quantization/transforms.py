@@ -9,10 +9,10 @@ last in a chain over the levels:
     )
     updates, state = optimizer.update(grads, state, params, codebooks=codebooks)
 
-Step size and strength are given to the factory, as numbers or as schedules of
-the transformation's own count of updates; values given to `update` take
-precedence. Values that differ from one learner to the next must be given to
-`update`, because what a factory closes over is not mapped by vmap.
+Step size and strength are those given to the factory (numbers, or schedules of
+the transformation's own count of updates), unless `update` is given others.
+Values that differ between learners must be given to `update`, because vmap does
+not map what a factory closes over.
 """
 
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ def _value(
 
 
 def _threshold(extra_args, learning_rate, strength, count) -> Any:
-  """Step size times strength, given to update or else to the factory."""
+  """Step size times strength, each as given to update or else the factory."""
   step = _value(
     extra_args.get("learning_rate"), learning_rate, count, "learning_rate"
   )
@@ -87,14 +87,14 @@ def prox_quantize(
   .. math::
     u \leftarrow \mathrm{prox}_{\eta \lambda R(\cdot, c)}(x + u) - x
 
-  where u is the incoming update. Tensors without a codebook, or with one of
-  full precision, keep their update to the bit. Since updates are float
-  differences, a weight can miss its level by one rounding error: apply
-  `hard_quantize` to the parameters for exact levels.
+  where u is the incoming update. Tensors without a codebook, and those in full
+  precision, keep their update bit for bit. Since updates are float differences,
+  a weight can miss its level by one rounding error: apply `hard_quantize` to
+  the parameters for exact levels.
 
   `update(updates, state, params, *, codebooks, learning_rate=None,
   strength=None)` takes a tree of codebooks that mirrors params. Under
-  `optax.masked`, mask them alike with `mask_codebooks`.
+  `optax.masked`, mask it in the same way with `mask_codebooks`.
 
   Args:
     learning_rate: eta, a number or a schedule.
@@ -107,7 +107,7 @@ def prox_quantize(
   Raises:
     ValueError: unknown norm or a negative number; at update, missing params,
       codebooks or values.
-    AssertionError: at update, updates of other shapes than params.
+    AssertionError: at update, updates whose shapes are not those of params.
 
   References:
     Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -157,8 +157,8 @@ def prox_centers(
 
   `update(updates, state, params, *, codebooks, weights, learning_rate=None,
   strength=None)` takes the codebooks before the step and the tree of weights;
-  params are the centers of these codebooks. Padding never moves, nor do the
-  centers of full-precision codebooks.
+  params are the centers of these codebooks. Padding is never moved, and
+  codebooks in full precision get no update.
 
   Args:
     learning_rate: eta, a number or a schedule.
@@ -172,7 +172,7 @@ def prox_centers(
   Raises:
     ValueError: unknown norm or method or a negative number; at update,
       missing params, codebooks, weights or values.
-    AssertionError: at update, updates of other shapes than params.
+    AssertionError: at update, updates whose shapes are not those of params.
 
   References:
     Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -240,9 +240,9 @@ def scale_by_step_size(
 ) -> optax.GradientTransformationExtraArgs:
   """Scale updates by minus a step size that `update` may be given.
 
-  Like `optax.scale_by_learning_rate`, but
-  `update(..., learning_rate=)` takes precedence: every learner can have its own
-  step size without a compilation of its own.
+  Like `optax.scale_by_learning_rate`, but `update(..., learning_rate=)` takes
+  precedence: each learner can have its own step size without a compilation of
+  its own.
 
   Args:
     learning_rate: a number or a schedule, used when update is given none.
