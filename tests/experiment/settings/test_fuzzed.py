@@ -277,7 +277,7 @@ def test_random_settings_are_found_valid_or_refused_by_name(monkeypatch):
   @given(changes(), st.booleans())
   @settings(
     deadline=None,
-    max_examples=4000 if LONG else 100,
+    max_examples=4000 if LONG else 200,
     derandomize=not LONG,
     **QUIET,
   )
@@ -294,7 +294,7 @@ def test_random_settings_run_two_rounds_or_are_refused(tmp_path):
 
   @given(drawn, st.booleans())
   @settings(
-    deadline=None, max_examples=1200 if LONG else 4, derandomize=True, **QUIET
+    deadline=None, max_examples=1200 if LONG else 6, derandomize=True, **QUIET
   )
   def play(values, directly):
     check(values, directly, outcomes, tmp_path)
