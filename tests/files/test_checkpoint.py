@@ -133,7 +133,7 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(tmp_path, how):
     path.mkdir()
   with pytest.warns(UserWarning, match="is damaged") as warned:
     assert latest(found).round == 1
-  # It points to whoever asked the one that looks for a checkpoint.
+  # It points two calls up: in a run, to the line that asked to resume.
   line = linecache.getline(warned[0].filename, warned[0].lineno)
   assert "latest(found).round == 1" in line
 
@@ -219,8 +219,8 @@ def test_a_workdir_in_use_is_refused(tmp_path):
     try:
       checkpoint.lock(tmp_path)
     finally:
-      # At once, without waiting for the other run.
-      assert time.monotonic() - begin < 0.5
+      # Without waiting for the other run.
+      assert time.monotonic() - begin < 0.9
   with checkpoint.lock(tmp_path):
     pass
 

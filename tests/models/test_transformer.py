@@ -74,7 +74,7 @@ def test_a_federation_learns_text_by_its_source():
   )
   settings = qj.Settings(
     clients=3,
-    bits=(1, 32, 32),
+    bits=(1, 2, 32),
     rounds=4,
     steps=25,
     eval_every=4,
