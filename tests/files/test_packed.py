@@ -1,91 +1,34 @@
 """Packed model files: exact, small, and refused unless they are correct."""
 
 import ast
-import contextlib
-import dataclasses
-import errno
-import json
 import os
 import pathlib
-import tracemalloc
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import quped_jax as qj
 from quped_jax.experiment import client_types
-from quped_jax.files import container
-from quped_jax.quantization import codebook, codebook_tree
-from tests import tiny  # Registers "normed", with batch normalisation.
+from quped_jax.quantization import codebook
+from tests import tiny
+from tests.files.packed_files import (
+  INFOS,
+  build,
+  cases,
+  info_of,
+  measured,
+  parts,
+  refused,
+  same_bits,
+  variables_of,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Many more cases, for some twenty minutes.
-LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
-# Bytes that Python and NumPy may take to read or refuse a file of a few KB.
-MOST_MEMORY = 8 * 2**20
-
-
-def cases(few, many):
-  """Sets how many cases a test draws, slowly if the machine is busy."""
-  return settings(
-    max_examples=many if LONG else few,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-  )
-
-
-def info_of(name="mlp", bits=2, shape=(6,), **changes):
-  if name == "mlp":
-    changes.setdefault("options", {"features": (8, 8)})
-  return qj.ModelInfo(name, tiny.CLASSES, shape, bits=bits, **changes)
-
-
-def variables_of(info, seed=0):
-  """Random parameters and statistics, with as many levels as allowed."""
-  rng = np.random.default_rng(seed)
-  model = info.create()
-  inputs = jax.ShapeDtypeStruct((1, *info.input_shape), jnp.float32)
-  params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
-
-  def draw(path, like):
-    name = codebook_tree.path_name(path)
-    if info.bits == 32 or not model.is_quantized(name):
-      return rng.normal(size=like.shape).astype(like.dtype)
-    channels = like.shape[-1]
-    index = rng.integers(0, 2**info.bits, like.shape)
-    if info.granularity == "tensor":
-      return rng.normal(size=2**info.bits).astype(like.dtype)[index]
-    levels = rng.normal(size=(channels, 2**info.bits)).astype(like.dtype)
-    return levels[np.arange(channels), index]
-
-  params = jax.tree_util.tree_map_with_path(draw, params)
-  stats = jax.tree.map(lambda x: rng.random(x.shape).astype(x.dtype), stats)
-  return params, stats
-
-
-def same_bits(first, second):
-  leaves, structure = jax.tree.flatten(first)
-  others, other_structure = jax.tree.flatten(second)
-  return structure == other_structure and all(
-    (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
-    for x, y in zip(
-      map(np.asarray, leaves), map(np.asarray, others), strict=True
-    )
-  )
-
-
-INFOS = [
-  *(info_of(bits=bits) for bits in (1, 2, 3, 8, 32)),
-  info_of(bits=3, granularity="channel"),
-  info_of("normed", bits=1, dataset="d", method="m", client=7, variant="v"),
-  info_of("normed", bits=5, granularity="channel"),
-  info_of("transformer", bits=4, options={"width": 8, "blocks": 1, "heads": 2}),
-]
 
 
 @pytest.mark.parametrize("info", INFOS, ids=str)
@@ -105,20 +48,6 @@ def test_a_model_comes_back_to_the_bit(info, tmp_path):
     "again.safetensors",
     "model.safetensors",
   ]
-
-
-def bare(classes, *, image_channels, conv, rows, columns):
-  """Nothing but one quantized tensor."""
-  del image_channels, conv
-  return qj.Model(
-    "bare",
-    lambda key, inputs: ({"kernel": jnp.zeros((rows, columns))}, {}),
-    lambda params, stats, inputs, train: (inputs @ params["kernel"], stats),
-    lambda path: True,
-  )
-
-
-qj.register_model("bare", bare)
 
 
 @given(st.data())
@@ -281,85 +210,6 @@ def test_files_are_as_small_as_they_say(
     assert packed <= size <= 1.02 * packed + 4096 + 160 * stored
 
 
-@pytest.mark.parametrize(
-  ("changes", "message"),
-  [
-    ({"model": 3}, "model=3: must be text"),
-    ({"num_classes": 0}, "num_classes=0: must be a whole number, at least 1"),
-    ({"num_classes": True}, "num_classes=True: must be a whole number"),
-    ({"bits": 9}, "bits=9: must be from 1 to 8"),
-    ({"bits": 2.0}, "bits=2.0: must be a whole number"),
-    ({"client": -1}, "client=-1: must be a whole number, at least 0"),
-    ({"granularity": "row"}, "granularity='row': must be one of"),
-    ({"compute_dtype": "int8"}, "compute_dtype='int8': must be one of"),
-    ({"input_shape": ()}, r"input_shape=\(\): must be a tuple of positive"),
-    ({"input_shape": [6]}, r"input_shape=\[6\]: must be a tuple"),
-    (
-      {"input_shape": (6, 0)},
-      r"input_shape=\(6, 0\): must be a tuple of posit",
-    ),
-    ({"input_shape": (2**20, 2**20)}, "must be of at most 2147483648 numbers"),
-    ({"options": [1]}, r"options=\[1\]: must be a mapping"),
-    ({"options": {"features": ((1,),)}}, "options=.*must be numbers, text"),
-    ({"options": {"features": (1,) * 257}}, "at most 256 layers"),
-    ({"options": {"blocks": 257}}, "at most 256 layers"),
-    ({"options": {"dtype": "int8"}}, "without 'dtype', which follows"),
-  ],
-)
-def test_a_description_that_cannot_be_is_an_error(changes, message):
-  with pytest.raises(ValueError, match=message):
-    dataclasses.replace(info_of(), **changes)
-
-
-@pytest.mark.parametrize(
-  "changes",
-  [
-    {"input_shape": (2**20, 2**11)},
-    {"options": {"features": (1,) * 256}},
-    {"options": {"blocks": 256}},
-  ],
-)
-def test_what_is_as_large_as_allowed_can_be_described(changes):
-  info = dataclasses.replace(info_of(), **changes)
-  assert all(getattr(info, name) == value for name, value in changes.items())
-
-
-@pytest.mark.parametrize(("channels", "width"), [(1, 32), (3, 64)])
-def test_the_channels_of_images_choose_the_widths(channels, width):
-  info = info_of("cnn1", shape=(8, 8, channels))
-  inputs = jax.ShapeDtypeStruct((1, 8, 8, channels), np.float32)
-  params, _ = jax.eval_shape(info.create().init, jax.random.key(0), inputs)
-  assert params["first"]["kernel"].shape == (5, 5, channels, width)
-
-
-def test_a_description_makes_its_network_once():
-  assert info_of().create() is info_of(bits=1, client=3).create()
-  assert info_of(options={"features": (8,)}).create() is not info_of().create()
-  with pytest.raises(ValueError, match="model='lenet': must be one of .*mlp"):
-    info_of("lenet").create()
-  with pytest.raises(ValueError, match="'bare', which takes no dtype"):
-    info_of("bare", compute_dtype="bfloat16").create()
-  half = info_of(compute_dtype="bfloat16")
-  params, stats = variables_of(half)
-  jaxpr = jax.make_jaxpr(lambda x: half.create().apply(params, stats, x, True))(
-    np.ones((2, 6), np.float32)
-  )
-  assert "bf16" in str(jaxpr)
-
-
-def test_a_name_that_is_registered_anew_is_another_network():
-  def factory(width):
-    return lambda classes, **_: qj.create_model(
-      "mlp", classes, features=(width, 8)
-    )
-
-  made = []
-  for width in (4, 5):
-    qj.register_model("anew", factory(width))
-    made.append(variables_of(info_of("anew"))[0]["first"]["kernel"].shape)
-  assert made == [(6, 4), (6, 5)]
-
-
 def wrong(params, change):
   params = jax.tree.map(np.copy, params)
   change(params)
@@ -406,111 +256,6 @@ def test_what_is_not_the_architectures_is_not_written(
 def test_what_cannot_normalise_is_an_error(scale, message, tmp_path):
   with pytest.raises(ValueError, match=message):
     qj.save_packed(tmp_path / "m", *variables_of(info_of()), info_of(), **scale)
-
-
-def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, monkeypatch):
-  path = tmp_path / "model.safetensors"
-  path.write_bytes(b"old")
-
-  def full(descriptor):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-  monkeypatch.setattr(os, "fsync", full)
-  with pytest.raises(ValueError, match="path=.*No space left on device"):
-    qj.save_packed(path, *variables_of(info_of()), info_of())
-  assert path.read_bytes() == b"old"
-  assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_no_folder_is_an_error(tmp_path):
-  path = tmp_path / "none" / "model.safetensors"
-  with pytest.raises(ValueError, match=r"path=.*none.*must be a file that can"):
-    qj.save_packed(path, *variables_of(info_of()), info_of())
-
-
-# Files that are damaged, or crafted to do harm.
-
-
-def refused(path, message=None):
-  with pytest.raises(ValueError, match=message) as error:
-    qj.load_packed(path)
-  assert str(error.value).startswith(f"path={os.fspath(path)!r}: must be a ")
-  assert len(str(error.value)) < 1000 and "\n" not in str(error.value)
-
-
-def parts(data):
-  """A file's header, our metadata in it, and the bytes of its tensors."""
-  end = 8 + int.from_bytes(data[:8], "little")
-  header = json.loads(data[8:end])
-  return header, json.loads(header["__metadata__"]["quped_jax"]), data[end:]
-
-
-def build(header, about, tensors):
-  """The inverse of `parts`, with the right checksum; about may be any text."""
-  if not isinstance(about, str):
-    about = json.dumps({**about, "sha256": "0" * 64}, separators=(",", ":"))
-  header = {**header, "__metadata__": {"quped_jax": about}}
-  text = json.dumps(header, separators=(",", ":")).encode()
-  text += b" " * (-len(text) % 8)
-  data = bytearray(len(text).to_bytes(8, "little") + text + tensors)
-  # A text without a place for a checksum gets none.
-  with contextlib.suppress(ValueError):
-    container.seal(data)
-  return bytes(data)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-  """[(a good file's bytes, what it holds)], and a path for bad ones."""
-  path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
-  good = []
-  for info in INFOS:
-    if info.bits not in (2, 3, 1, 32):
-      continue
-    qj.save_packed(path, *variables_of(info), info, mean=0.5, std=0.25)
-    good.append((path.read_bytes(), qj.load_packed(path)))
-  return good, path
-
-
-def test_the_tests_build_the_same_file_again(files):
-  for data, _ in files[0]:
-    assert build(*parts(data)) == data
-
-
-def test_what_is_no_packed_file_is_refused(files, tmp_path):
-  path = tmp_path / "model.safetensors"
-  refused(path, "No such file")
-  refused(tmp_path, "it is no regular file")
-  refused("/dev/zero", "it is no regular file")
-  qj.save_weights(path, *variables_of(info_of()))
-  refused(path, "it has no checksum")
-  for content in (b"", b"\0" * 7, b"\0" * 8, b"PK\3\4" * 50, b"\xff" * 64):
-    path.write_bytes(content)
-    refused(path)
-
-
-@pytest.mark.parametrize("metadata", [{}, {"__metadata__": None}])
-def test_a_checksum_elsewhere_makes_no_metadata(metadata, tmp_path):
-  tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-  name = '{"sha256":"' + "0" * 64 + '"'
-  text = json.dumps({**metadata, name: tensor}, separators=(",", ":")).encode()
-  text += b" " * (-len(text) % 8)
-  data = bytearray(len(text).to_bytes(8, "little") + text + b"\0" * 4)
-  container.seal(data)
-  path = tmp_path / "model.safetensors"
-  path.write_bytes(data)
-  refused(path, "it has no metadata")
-
-
-def test_a_long_header_is_not_read(tmp_path):
-  path = tmp_path / "model.safetensors"
-  size = 2**20 + 1
-  path.write_bytes(size.to_bytes(8, "little") + b"{" * size)
-  tracemalloc.start()
-  refused(path, "its header has 1048577 bytes, more than 1048576")
-  peak = tracemalloc.get_traced_memory()[1]
-  tracemalloc.stop()
-  assert peak < 2**18
 
 
 def test_another_format_is_named(files, tmp_path):
@@ -577,100 +322,7 @@ def test_an_error_quotes_little_of_a_file(files, tmp_path):
   path = tmp_path / "model.safetensors"
   header, about, tensors = parts(files[0][1][0])
   path.write_bytes(build(header, {**about, "model": "x" * 5000}, tensors))
-  with pytest.raises(ValueError, match=r"model='xxx.*x\.\.\.\)$") as caught:
-    qj.load_packed(path)
-  assert len(str(caught.value)) < 1000 + len(str(path))
-
-
-@pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_metadata_without_a_json_form_is_not_written(number, tmp_path):
-  qj.register_model(
-    "sloped",
-    lambda classes, slope, **_: qj.create_model("mlp", classes),
-  )
-  info = info_of("sloped", options={"slope": number})
-  path = tmp_path / "model.safetensors"
-  with pytest.raises(ValueError, match="not JSON compliant"):
-    qj.save_packed(path, *variables_of(info), info)
-  assert not path.exists()
-
-
-@pytest.mark.parametrize(
-  "text",
-  [
-    "",
-    "null",
-    "[]",
-    "[" * 100_000,
-    '{"sha256":"' + "0" * 64 + '","a":' + "[" * 100_000,
-    '{"sha256":"' + "0" * 64 + '","format":1e999}',
-    '{"sha256":"' + "0" * 64 + '","format":' + "9" * 5000 + "}",
-    '{"sha256":"' + "0" * 64 + '","format":NaN}',
-  ],
-)
-def test_metadata_that_is_no_json_of_ours_is_refused(text, files, tmp_path):
-  path = tmp_path / "model.safetensors"
-  header, _, tensors = parts(files[0][0][0])
-  path.write_bytes(build(header, text, tensors))
-  refused(path)
-
-
-def measured(path):
-  """What a file holds, or None if refused; checks that memory stays small."""
-  tracemalloc.start()
-  try:
-    found = qj.load_packed(path)
-    event("right")
-    return found
-  except ValueError as error:
-    assert str(error).startswith(f"path={os.fspath(path)!r}: must be a ")
-    event("refused: " + str(error).split("(", 1)[1][:24])
-    return None
-  finally:
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < MOST_MEMORY, peak
-
-
-@st.composite
-def damages(draw, data):
-  """A file that was cut, that has flipped bits, or that is something else."""
-  kind = draw(
-    st.sampled_from(["cut", "flip", "length", "splice", "swap", "random"])
-  )
-  size = len(data)
-  if kind == "cut":
-    return data[: draw(st.integers(0, size - 1))]
-  if kind == "length":
-    length = draw(
-      st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 2 * size))
-    )
-    return length.to_bytes(8, "little") + data[8:]
-  if kind == "random":
-    return draw(st.binary(max_size=300))
-  changed = bytearray(data)
-  if kind == "flip":
-    for at in draw(st.lists(st.integers(0, 8 * size - 1), min_size=1)):
-      changed[at // 8] ^= 1 << at % 8
-    return bytes(changed)
-  start, end = sorted(draw(st.integers(0, size)) for _ in range(2))
-  if kind == "splice":
-    changed[start:end] = draw(st.binary(max_size=50))
-  else:
-    changed[start:end] = changed[start:end][::-1]
-  return bytes(changed)
-
-
-@given(data=st.data())
-@cases(200, 8000)
-def test_a_damaged_file_is_right_or_refused(files, data):
-  good, path = files
-  content, expected = data.draw(st.sampled_from(good))
-  path.write_bytes(data.draw(damages(content)))
-  found = measured(path)
-  if found is not None:
-    assert path.read_bytes() == content and found.info == expected.info
-    assert same_bits(found[1:], expected[1:])
+  refused(path, r"model='xxx.*x\.\.\.\)$")
 
 
 NUMBERS = st.one_of(
@@ -678,6 +330,8 @@ NUMBERS = st.one_of(
   st.sampled_from([2**15, 2**31, 2**63, 10**30, 10**400, -(2**63)]),
   st.floats(),
 )
+
+
 VALUES = st.recursive(
   st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=20)),
   lambda inner: st.one_of(
@@ -686,11 +340,15 @@ VALUES = st.recursive(
   ),
   max_leaves=8,
 )
+
+
 OPTIONS = st.dictionaries(
   st.sampled_from(["features", "blocks", "width", "heads", "dtype", "x"]),
   st.one_of(VALUES, st.lists(NUMBERS, max_size=5)),
   max_size=3,
 )
+
+
 HOSTILE = {
   "model": st.sampled_from(["mlp", "normed", "transformer", "resnet8", "bare"]),
   "options": OPTIONS,

@@ -1,0 +1,139 @@
+"""Packed files, good and bad, that the tests of their modules share."""
+
+import contextlib
+import json
+import os
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, event, settings
+
+import quped_jax as qj
+from quped_jax.files import container
+from quped_jax.quantization import codebook_tree
+from tests import tiny  # Registers "normed", with batch normalisation.
+
+# Many more cases, for some twenty minutes.
+LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
+# Bytes that Python and NumPy may take to read or refuse a file of a few KB.
+MOST_MEMORY = 8 * 2**20
+
+
+def cases(few, many):
+  """Sets how many cases a test draws, slowly if the machine is busy."""
+  return settings(
+    max_examples=many if LONG else few,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+  )
+
+
+def info_of(name="mlp", bits=2, shape=(6,), **changes):
+  if name == "mlp":
+    changes.setdefault("options", {"features": (8, 8)})
+  return qj.ModelInfo(name, tiny.CLASSES, shape, bits=bits, **changes)
+
+
+def variables_of(info, seed=0):
+  """Random parameters and statistics, with as many levels as allowed."""
+  rng = np.random.default_rng(seed)
+  model = info.create()
+  inputs = jax.ShapeDtypeStruct((1, *info.input_shape), jnp.float32)
+  params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
+
+  def draw(path, like):
+    name = codebook_tree.path_name(path)
+    if info.bits == 32 or not model.is_quantized(name):
+      return rng.normal(size=like.shape).astype(like.dtype)
+    channels = like.shape[-1]
+    index = rng.integers(0, 2**info.bits, like.shape)
+    if info.granularity == "tensor":
+      return rng.normal(size=2**info.bits).astype(like.dtype)[index]
+    levels = rng.normal(size=(channels, 2**info.bits)).astype(like.dtype)
+    return levels[np.arange(channels), index]
+
+  params = jax.tree_util.tree_map_with_path(draw, params)
+  stats = jax.tree.map(lambda x: rng.random(x.shape).astype(x.dtype), stats)
+  return params, stats
+
+
+def same_bits(first, second):
+  leaves, structure = jax.tree.flatten(first)
+  others, other_structure = jax.tree.flatten(second)
+  return structure == other_structure and all(
+    (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
+    for x, y in zip(
+      map(np.asarray, leaves), map(np.asarray, others), strict=True
+    )
+  )
+
+
+def bare(classes, *, image_channels, conv, rows, columns):
+  """Nothing but one quantized tensor."""
+  del image_channels, conv
+  return qj.Model(
+    "bare",
+    lambda key, inputs: ({"kernel": jnp.zeros((rows, columns))}, {}),
+    lambda params, stats, inputs, train: (inputs @ params["kernel"], stats),
+    lambda path: True,
+  )
+
+
+qj.register_model("bare", bare)
+
+
+INFOS = [
+  *(info_of(bits=bits) for bits in (1, 2, 3, 8, 32)),
+  info_of(bits=3, granularity="channel"),
+  info_of("normed", bits=1, dataset="d", method="m", client=7, variant="v"),
+  info_of("normed", bits=5, granularity="channel"),
+  info_of("transformer", bits=4, options={"width": 8, "blocks": 1, "heads": 2}),
+]
+
+
+def refused(path, message=None):
+  with pytest.raises(ValueError, match=message) as error:
+    qj.load_packed(path)
+  assert str(error.value).startswith(f"path={os.fspath(path)!r}: must be a ")
+  assert len(str(error.value)) < 1000 and "\n" not in str(error.value)
+
+
+def parts(data):
+  """A file's header, our metadata in it, and the bytes of its tensors."""
+  end = 8 + int.from_bytes(data[:8], "little")
+  header = json.loads(data[8:end])
+  return header, json.loads(header["__metadata__"]["quped_jax"]), data[end:]
+
+
+def build(header, about, tensors):
+  """The inverse of `parts`, with the right checksum; about may be any text."""
+  if not isinstance(about, str):
+    about = json.dumps({**about, "sha256": "0" * 64}, separators=(",", ":"))
+  header = {**header, "__metadata__": {"quped_jax": about}}
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  data = bytearray(len(text).to_bytes(8, "little") + text + tensors)
+  # A text without a place for a checksum gets none.
+  with contextlib.suppress(ValueError):
+    container.seal(data)
+  return bytes(data)
+
+
+def measured(path):
+  """What a file holds, or None if refused; checks that memory stays small."""
+  tracemalloc.start()
+  try:
+    found = qj.load_packed(path)
+    event("right")
+    return found
+  except ValueError as error:
+    assert str(error).startswith(f"path={os.fspath(path)!r}: must be a ")
+    event("refused: " + str(error).split("(", 1)[1][:24])
+    return None
+  finally:
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MOST_MEMORY, peak
