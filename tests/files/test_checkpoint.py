@@ -168,7 +168,7 @@ def test_one_that_cannot_be_written_leaves_the_others(tmp_path, monkeypatch):
   def full(*_):
     raise RuntimeError("No space left on device")
 
-  monkeypatch.setattr(checkpoint, "_save_arrays", full)
+  monkeypatch.setattr(shutil, "disk_usage", full)
   with pytest.raises(OSError, match="No space left"):
     found.save(2, STATE, {})
   assert names(tmp_path) == ["round_00000001"]
@@ -179,7 +179,7 @@ def test_an_error_of_the_system_stays_what_it_is(tmp_path, monkeypatch):
   def full(*_):
     raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-  monkeypatch.setattr(checkpoint, "_save_arrays", full)
+  monkeypatch.setattr(shutil, "disk_usage", full)
   with pytest.raises(OSError, match="Disk quota exceeded") as caught:
     Checkpoints(tmp_path, {}).save(2, STATE, {})
   assert caught.value.errno == errno.EDQUOT
