@@ -1,14 +1,21 @@
 """A network as pure functions, and how to make one from a flax module."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from flax import errors
 
 # The name of the last layer, a dense one.
 _HEAD = "last"
+
+# Names of arguments and fields that tell a network whether it trains: true in
+# training, or true otherwise.
+_IN_TRAINING = frozenset({"train", "training", "is_training"})
+_TOLD = _IN_TRAINING | {"deterministic", "use_running_average"}
 
 
 class Model(NamedTuple):
@@ -71,25 +78,33 @@ def from_linen(
   """Makes a model from a flax linen module.
 
   Args:
-    module: called with `inputs`, and with `train` as a keyword argument if its
-      `__call__` takes it. It may keep the collections `params` and
-      `batch_stats`, and returns logits.
+    module: called with `inputs`, and told whether it trains: by a keyword
+      argument of its `__call__`, or a field of its own, that is called `train`,
+      `training`, `is_training`, `deterministic` or `use_running_average`. One
+      without batch statistics needs none of them. It may keep the collections
+      `params` and `batch_stats`, and returns logits.
     name: the name under which results are reported.
     is_quantized: predicate on the parameter path.
 
   Returns:
     The model. Its `init` raises ValueError if the module keeps another
-    collection of variables.
+    collection of variables, or batch statistics without being told whether it
+    trains; its `apply`, if the module draws random numbers in training.
   """
-  takes_train = "train" in inspect.signature(type(module).__call__).parameters
+  call = _TOLD.intersection(inspect.signature(type(module).__call__).parameters)
+  fields = _TOLD.intersection(f.name for f in dataclasses.fields(module))
 
-  def mode(train: bool) -> dict[str, Any]:
-    return {"train": train} if takes_train else {}
+  def told(names, train: bool) -> dict[str, Any]:
+    return {n: train if n in _IN_TRAINING else not train for n in names}
+
+  def run(method, *args, train: bool, **how):
+    mine = module.clone(**told(fields, train)) if fields else module
+    return getattr(mine, method)(*args, **told(call, train), **how)
 
   # Under jit the forward pass is dropped and only the initialisers run.
   @jax.jit
   def init_variables(key, inputs):
-    return module.init(key, inputs, **mode(False))
+    return run("init", key, inputs, train=False)
 
   def init(key, inputs):
     variables = init_variables(key, inputs)
@@ -99,18 +114,27 @@ def from_linen(
         f"module: must keep no collections but 'params' and 'batch_stats'; "
         f"that of model {name!r} keeps {unknown}"
       )
+    if "batch_stats" in variables and not (call or fields):
+      raise ValueError(
+        f"module: must have an argument or a field called one of "
+        f"{', '.join(sorted(_TOLD))}, as that of model {name!r} keeps batch "
+        "statistics and must be told when it trains"
+      )
     return variables.get("params", {}), variables.get("batch_stats", {})
 
   def apply(params, stats, inputs, train) -> tuple[Any, Any]:
-    if not (train and stats):
-      variables = {"params": params, "batch_stats": stats}
-      return module.apply(variables, inputs, **mode(train)), stats
-    logits, updated = module.apply(
-      {"params": params, "batch_stats": stats},
-      inputs,
-      mutable=["batch_stats"],
-      **mode(train),
-    )
+    variables = {"params": params, "batch_stats": stats}
+    try:
+      if not (train and stats):
+        return run("apply", variables, inputs, train=train), stats
+      logits, updated = run(
+        "apply", variables, inputs, train=train, mutable=["batch_stats"]
+      )
+    except errors.InvalidRngError as error:
+      raise ValueError(
+        f"module: must draw no random numbers in training, as dropout does; "
+        f"that of model {name!r} does"
+      ) from error
     return logits, updated["batch_stats"]
 
   def features(params, stats, inputs, train):

@@ -171,3 +171,80 @@ def test_a_model_without_a_last_layer_has_no_features():
 def test_the_head_is_known_by_its_path():
   assert qj.models.is_head("last/kernel") and qj.models.is_head("last/bias")
   assert not qj.models.is_head("first/last")
+
+
+class _Told(nn.Module):
+  """Told whether it trains by an argument with any name."""
+
+  normalise: bool = True
+
+  def body(self, inputs, average):
+    outputs = nn.Dense(3, name="first")(inputs)
+    if self.normalise:
+      outputs = nn.BatchNorm(average, momentum=0.5)(outputs)
+    return nn.Dense(2, name="last")(outputs)
+
+
+def told_by(name: str, how: str) -> nn.Module:
+  """A network with batch norm that is told by an argument or a field."""
+  negated = name in ("deterministic", "use_running_average")
+  average = name if negated else f"not {name}"
+  where: dict = {"nn": nn, "_Told": _Told}
+  if how == "field":
+    source = (
+      f"class Net(_Told):\n"
+      f"  {name}: bool = {negated}\n"
+      f"  @nn.compact\n"
+      f"  def __call__(self, x):\n"
+      f"    return self.body(x, {average.replace(name, 'self.' + name)})\n"
+    )
+  else:
+    source = (
+      f"class Net(_Told):\n"
+      f"  @nn.compact\n"
+      f"  def __call__(self, x, {name}={negated}):\n"
+      f"    return self.body(x, {average})\n"
+    )
+  exec(source, where)
+  return where["Net"]()
+
+
+@pytest.mark.parametrize("how", ["argument", "field"])
+@pytest.mark.parametrize(
+  "name",
+  ["train", "training", "is_training", "deterministic", "use_running_average"],
+)
+def test_from_linen_tells_a_network_whether_it_trains(name, how):
+  model = models.from_linen(told_by(name, how), "mine")
+  inputs = jnp.arange(6.0).reshape(3, 2)
+  params, stats = model.init(jax.random.key(0), inputs)
+  _, moved = model.apply(params, stats, inputs, True)
+  outputs = inputs @ params["first"]["kernel"] + params["first"]["bias"]
+  np.testing.assert_allclose(
+    moved["BatchNorm_0"]["mean"], 0.5 * outputs.mean(axis=0), rtol=1e-5
+  )
+  _, kept = model.apply(params, moved, inputs, False)
+  jax.tree.map(np.testing.assert_array_equal, kept, moved)
+
+
+def test_from_linen_refuses_batch_statistics_that_would_never_see_a_batch():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, norm=True):
+      return nn.Dense(2)(nn.BatchNorm(use_running_average=norm)(inputs))
+
+  model = models.from_linen(Net(), "mine")
+  with pytest.raises(ValueError, match="argument or a field called one of"):
+    model.init(jax.random.key(0), jnp.ones((3, 2)))
+
+
+def test_from_linen_says_that_it_cannot_drop_out():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, deterministic=True):
+      return nn.Dense(2)(nn.Dropout(0.5)(inputs, deterministic=deterministic))
+
+  model = models.from_linen(Net(), "mine")
+  params, stats = model.init(jax.random.key(0), jnp.ones((3, 2)))
+  with pytest.raises(ValueError, match="'mine' does"):
+    model.apply(params, stats, jnp.ones((3, 2)), True)
