@@ -99,7 +99,7 @@ def make(
     client = method.init_client(
       key, example, server, client_id, context.spec, tiny.COHORT
     )
-    return server, method.broadcast(server, client_id, tiny.COHORT), client
+    return server, method.broadcast(server, context, tiny.COHORT), client
 
   @jax.jit
   def update(download, client):

@@ -28,7 +28,7 @@ ROOMS = (
 )
 # Inside these rooms too there is an order.
 INNER = {
-  "methods": ("api", "blocks", "methods", "wrappers"),
+  "methods": ("by_precision", "api", "blocks", "methods", "wrappers"),
   "experiment": (
     "former_names",
     "client_types",

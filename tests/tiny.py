@@ -309,6 +309,18 @@ def method_of(name: str) -> api.FederatedMethod:
   )
 
 
+def about(client_id: int, bits: int = 32) -> api.Context:
+  """What a server knows when it deals with a client."""
+  return api.Context(
+    round=jnp.int32(0),
+    key=jax.random.key(0),
+    client_id=jnp.int32(client_id),
+    spec=api.ClientSpec(jnp.int32(bits)),
+    rates=None,
+    shared_learning_rate=None,
+  )
+
+
 def silence(made: Tiny, server: Any) -> api.Aggregate:
   """What a server has received when no client sent anything."""
   client = jax.tree.map(lambda x: x[0], made.state().clients[COHORT])
@@ -324,7 +336,7 @@ def silence(made: Tiny, server: Any) -> api.Aggregate:
       shared_learning_rate=population.shared_learning_rate,
       public=federation.public,
     )
-    download = made.method.broadcast(server, jnp.int32(0), COHORT)
+    download = made.method.broadcast(server, context, COHORT)
     result = made.method.client_update(
       download, client, federation.client(0), context, COHORT
     )
@@ -332,7 +344,7 @@ def silence(made: Tiny, server: Any) -> api.Aggregate:
       server, result.message, result.weight, context, COHORT
     )
     collect = made.method.collect
-    return heard, collect(result.message) if collect else None
+    return heard, collect(result.message, context) if collect else None
 
   shapes, part = jax.eval_shape(
     hear, server, client, made.federation, made.population

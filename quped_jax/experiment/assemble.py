@@ -191,7 +191,13 @@ def assemble(
   trained = federation.first(settings.clients)
   # A budget may have bought full precision only.
   bits = clients.assignment.bits.tolist() if settings.budget_bytes else None
-  built = build_method(settings, trained, clients.models, bits)
+  built = build_method(
+    settings,
+    trained,
+    clients.models,
+    bits,
+    assigned=clients.assignment.bits[: settings.clients].tolist(),
+  )
 
   population = build_population(built.settings, clients.assignment)
   simulation = _build_simulation(built, trained, clients, population, workdir)

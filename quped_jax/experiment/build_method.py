@@ -37,6 +37,8 @@ def build_method(
   federation: Federation,
   models: api.Models,
   bits: Sequence[int] | None = None,
+  *,
+  assigned: Sequence[int] | None = None,
 ) -> BuiltMethod:
   """Makes the method that the settings name, for clients that train.
 
@@ -45,6 +47,8 @@ def build_method(
     federation: of the clients that train.
     models: the networks, by cohort.
     bits: precisions of all clients, if not those that the settings name.
+    assigned: the precision of each client; those of the settings in turn, if
+      not given.
 
   Raises:
     ValueError: settings that do not fit the method or each other.
@@ -72,7 +76,10 @@ def build_method(
       f"finetune_at={settings.finetune_at}: must be 0 with "
       f"method={settings.method!r}, which has no fine-tuning phase"
     )
-  return BuiltMethod(_wrapped(settings, method), training, settings)
+  if assigned is None:
+    turns = settings.turns
+    assigned = [turns[i % len(turns)] for i in range(settings.clients)]
+  return BuiltMethod(_wrapped(settings, method, assigned), training, settings)
 
 
 def build_guarantee(settings: Settings) -> dict[str, Any] | None:
@@ -156,7 +163,7 @@ def _with_steps(settings: Settings, steps: int, why: str) -> Settings:
 
 
 def _wrapped(
-  settings: Settings, method: api.FederatedMethod
+  settings: Settings, method: api.FederatedMethod, assigned: Sequence[int]
 ) -> api.FederatedMethod:
   """The method with Byzantine clients, a robust average, or privacy.
 
@@ -185,7 +192,7 @@ def _wrapped(
       method,
       bound=settings.dp_clip,
       noise=settings.dp_noise,
-      expected=sum(chances),
+      expected=privacy_lib.expected_by_precision(chances, assigned),
     )
   return robust_lib.with_aggregation(
     method,

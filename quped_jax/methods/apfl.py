@@ -149,7 +149,7 @@ def make_apfl(
     mixture = mix(alpha, learner.params, server.params)
     return {
       "personalized": (mixture, learner.stats, model),
-      "global": (*server, model),
+      "global": (server.params, server.stats, model),
     }
 
   return method.replace(

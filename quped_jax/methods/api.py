@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from quped_jax.data.federation import ClientData
+from quped_jax.methods import by_precision
 from quped_jax.models import Model
 
 WEIGHTINGS = ("uniform", "samples")
@@ -35,10 +36,15 @@ class GlobalModel(NamedTuple):
   Attributes:
     params: w.
     stats: the batch-norm statistics.
+    quantized_stats: those of its quantized forms. The server holds a set for
+      each precision, arrays `[precisions, ...]`; a client receives and sends
+      that of its own, an OfPrecision. None if the model is not quantized or has
+      no such statistics.
   """
 
   params: Any
   stats: Any
+  quantized_stats: Any = None
 
 
 class ClientSpec(NamedTuple):
@@ -57,8 +63,9 @@ class Context(NamedTuple):
   Attributes:
     round: int32 `[]`, from 0.
     key: the client's or the server's random key for this round.
-    client_id: int32 `[]`; -1 at the server.
-    spec: the client's ClientSpec; None at the server.
+    client_id: int32 `[]`; -1 at the server, unless it deals with one client:
+      then that client's.
+    spec: the client's ClientSpec; None at the server, likewise.
     rates: the client's step sizes and regularization strength in this round;
       None at the server.
     shared_learning_rate: the step size for downloaded models in this round;
@@ -171,8 +178,8 @@ class InitClient(Protocol):
 class Broadcast(Protocol):
   """What a client of a cohort receives from the server."""
 
-  def __call__(self, server: Any, client_id: Any, cohort: str, /) -> Any:
-    """Returns the download."""
+  def __call__(self, server: Any, context: Context, cohort: str, /) -> Any:
+    """Returns the download; the context is the server's, of this client."""
     ...
 
 
@@ -198,15 +205,20 @@ class Receive(Protocol):
   def __call__(
     self, server: Any, message: Any, weight: Any, context: Any, cohort: str, /
   ) -> Aggregate:
-    """Returns the message's summand; the context is the server's."""
+    """Returns its summand; the context is the server's, of the sender."""
     ...
 
 
 class Collect(Protocol):
   """The part of each message that `ServerUpdate` sees individually."""
 
-  def __call__(self, message: Any, /) -> Any:
-    """Returns that part; the server holds one per client in memory."""
+  def __call__(self, message: Any, context: Context, /) -> Any:
+    """Returns the part; the server holds one per client in memory.
+
+    Args:
+      message: of one client.
+      context: the server's, of this client.
+    """
     ...
 
 
@@ -244,10 +256,20 @@ class Variants(Protocol):
 
 
 class GlobalModelOf(Protocol):
-  """The model from which a new client of a cohort would start."""
+  """The model that all clients of a cohort share."""
 
   def __call__(self, server: Any, cohort: str, /) -> Predictor:
     """Returns the model."""
+    ...
+
+
+class Start(Protocol):
+  """The model from which a new client of a cohort starts."""
+
+  def __call__(
+    self, server: Any, spec: ClientSpec, cohort: str, /
+  ) -> tuple[GlobalModel, Model]:
+    """Returns the model, as this client receives it, and its network."""
     ...
 
 
@@ -266,7 +288,9 @@ def weighted_sum(
   server: Any, message: Any, weight: Any, context: Context | None, cohort: str
 ) -> Aggregate:
   """The default `receive`: weight times message, with the weight."""
-  del server, context, cohort
+  del server, cohort
+  spec = None if context is None else context.spec
+  message = by_precision.split(message, None if spec is None else spec.bits)
   weight = jnp.asarray(weight, jnp.float32)
   total = jax.tree.map(lambda m: (weight * m).astype(m.dtype), message)
   return Aggregate(total, weight)
@@ -287,6 +311,7 @@ class Changes(TypedDict, total=False):
   collect: Collect | None
   averages: bool
   global_model: GlobalModelOf | None
+  start: Start | None
   begin_finetune: BeginFinetune | None
 
 
@@ -296,7 +321,7 @@ class FederatedMethod(NamedTuple):
   Attributes:
     init_server: `(key, inputs) -> server`.
     init_client: `(key, inputs, server, client_id, spec, cohort) -> client`.
-    broadcast: `(server, client_id, cohort) -> download`.
+    broadcast: `(server, context, cohort) -> download`.
     client_update: `(download, client, data, context, cohort) -> ClientResult`.
     server_update: `(server, {cohort: aggregate}, context) -> server`.
     variants: `(server, client, data, context, cohort) -> {name: (params,
@@ -308,13 +333,15 @@ class FederatedMethod(NamedTuple):
       say): `budget="gradients"` extrapolates from two numbers of steps. None
       if the number is unknown; the method then cannot run with that budget.
     receive: `(server, message, weight, context, cohort) -> Aggregate`.
-    collect: `message -> part`, which `server_update` finds in
+    collect: `(message, context) -> part`, which `server_update` finds in
       `Aggregate.collected`; None to collect nothing.
     averages: whether messages are differences of one model (a GlobalModel or
       a part of one) of which the server uses only the `mean_message` over all
       cohorts, so that another average can replace the mean.
     global_model: `(server, cohort) -> (params, stats, model)`; None if there
       is no such model.
+    start: `(server, spec, cohort) -> (GlobalModel, model)`, from which a new
+      client starts; None for the global model, if there is one.
     begin_finetune: `client -> client`; None if the method has no fine-tuning
       phase.
   """
@@ -331,6 +358,7 @@ class FederatedMethod(NamedTuple):
   collect: Collect | None = None
   averages: bool = False
   global_model: GlobalModelOf | None = None
+  start: Start | None = None
   begin_finetune: BeginFinetune | None = None
 
   def replace(self, **changes: Unpack[Changes]) -> "FederatedMethod":

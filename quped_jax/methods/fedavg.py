@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from quped_jax import checks
 from quped_jax.methods import api
@@ -100,13 +99,8 @@ def make_fedavg(
       server.model.params,
       learning_rate=options.server_learning_rate,
     )
-    new = FedavgServer(
-      api.GlobalModel(
-        optax.apply_updates(server.model.params, updates),
-        optax.apply_updates(server.model.stats, mean.stats),
-      ),
-      opt_state,
-    )
+    model = messages.add(server.model, mean._replace(params=updates))
+    new = FedavgServer(model, opt_state)
     # With momentum, the server would move even if the mean is zero.
     return messages.if_heard(aggregates, new, server)
 

@@ -15,7 +15,8 @@ have equal weight; `weighting` is for the parameters only.
 Down: w of the client's architecture. Up: the difference after the local steps;
 the server computes the logits, in one pass over the public set per client.
 Quantized clients train as in FedAvg: the teacher's logits are those of the
-weights in training, which travel.
+weights in training, which travel. The batch-norm statistics of their quantized
+models move, in the distillation, as those of the model do.
 
 Left out: early stopping of the distillation on validation data, its cosine
 schedule, and dropping clients that are worse than chance.
@@ -30,7 +31,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from quped_jax import checks
 from quped_jax.data.federation import Federation
@@ -41,6 +41,7 @@ from quped_jax.methods.blocks import (
   messages,
   predictions,
   requirements,
+  trees,
 )
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks import server as server_lib
@@ -98,6 +99,31 @@ class Heard(NamedTuple):
   count: jax.Array
 
 
+def follow(student: api.GlobalModel, stats: Any) -> Any:
+  """Statistics of quantized forms, moved as distillation moved the others.
+
+  The server has no levels, so it cannot run the quantized forms itself.
+
+  Args:
+    student: the model before distillation.
+    stats: its statistics after it.
+
+  Returns:
+    Tree of arrays `[precisions, ...]`; None if there are none.
+  """
+  if student.quantized_stats is None:
+    return None
+  # The statistics of each precision move alike.
+  moved = trees.difference(stats, student.stats)
+  difference = jax.tree.map(
+    lambda x, d: jnp.broadcast_to(d, x.shape), student.quantized_stats, moved
+  )
+  zero = jax.tree.map(jnp.zeros_like, student._replace(quantized_stats=None))
+  return messages.add(
+    student, zero._replace(quantized_stats=difference)
+  ).quantized_stats
+
+
 def make_feddf(
   models: api.Models,
   training: Training,
@@ -139,16 +165,19 @@ def make_feddf(
     own = server.models[cohort]
     return parts[cohort].init_client(key, inputs, own, client_id, spec, cohort)
 
-  def broadcast(server, client_id, cohort):
-    del client_id
-    return server.models[cohort]
+  def broadcast(server, context, cohort):
+    return parts[cohort].broadcast(server.models[cohort], context, cohort)
 
   def client_update(download, client, data, context, cohort):
     return parts[cohort].client_update(download, client, data, context, cohort)
 
   def receive(server, message, weight, context, cohort):
     plain = api.weighted_sum(server, message, weight, context, cohort)
-    params, stats = jax.tree.map(jnp.add, server.models[cohort], message)
+    # In full precision, with the statistics for it.
+    own, moved = (
+      m._replace(quantized_stats=None) for m in (server.models[cohort], message)
+    )
+    params, stats, _ = messages.add(own, moved)
     logits = predictions.predict(
       models.clients[cohort], params, stats, context.public.data()
     )
@@ -173,7 +202,7 @@ def make_feddf(
       own = server.models[cohort]
       difference = aggregate._replace(total=aggregate.total.difference)
       mean = messages.mean_message({cohort: difference}, own)
-      student: Any = optax.apply_updates(own, mean)
+      student = messages.add(own, mean)
       taught = public_lib.distill(
         models.clients[cohort],
         student,
@@ -183,6 +212,7 @@ def make_feddf(
         loss=loss,
         batch_size=training.batch_size,
       )
+      taught = taught._replace(quantized_stats=follow(student, taught.stats))
       return messages.if_heard(aggregates, taught, own)
 
     return FeddfServer({c: update(c, a) for c, a in aggregates.items()})
@@ -192,7 +222,12 @@ def make_feddf(
     return parts[cohort].variants(own, client, data, context, cohort)
 
   def global_model(server, cohort):
-    return (*server.models[cohort], models.clients[cohort])
+    own = server.models[cohort]
+    return own.params, own.stats, models.clients[cohort]
+
+  def start(server, spec, cohort):
+    own = averaging.copy_for(server.models[cohort], spec)
+    return own, models.clients[cohort]
 
   first = next(iter(parts.values()))
   return first.replace(
@@ -205,4 +240,5 @@ def make_feddf(
     receive=receive,
     averages=False,
     global_model=global_model,
+    start=start,
   )

@@ -155,9 +155,9 @@ def make_fedgen(
     params = made.init(jax.random.fold_in(key, random_keys.FEDGEN_GENERATOR))
     return FedgenServer(shared, params, optimizer.init(params))
 
-  def broadcast(server, client_id, cohort):
-    del client_id, cohort
-    return FedgenDownload(server.model, server.generator)
+  def broadcast(server, context, cohort):
+    model = method.broadcast(server, context, cohort)
+    return FedgenDownload(model, server.generator)
 
   def client_update(download, client, data, context, cohort):
     del cohort
@@ -197,7 +197,8 @@ def make_fedgen(
   def receive(server, message, weight, context, cohort):
     return api.weighted_sum(server, message.model, weight, context, cohort)
 
-  def collect(message):
+  def collect(message, context):
+    del context
     return divided.head_params(message.model.params), message.counts
 
   def server_update(server, aggregates, context):
@@ -212,7 +213,7 @@ def make_fedgen(
       ), stats
 
     key = jax.random.fold_in(context.key, random_keys.FEDGEN_SERVER)
-    (params, _), opt_state = server_lib.descend(
+    learned, opt_state = server_lib.descend(
       optimizer,
       options.generator_learning_rate,
       loss,
@@ -221,7 +222,7 @@ def make_fedgen(
       jax.random.split(key, options.generator_steps),
     )
     new = personal.add_mean(server, aggregates, context)
-    new = new._replace(generator=params, opt_state=opt_state)
+    new = new._replace(generator=learned.params, opt_state=opt_state)
     return messages.if_heard(aggregates, new, server)
 
   return method.replace(

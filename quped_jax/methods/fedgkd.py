@@ -100,9 +100,10 @@ def make_fedgkd(
   def init_server(key, inputs):
     return history.begin(method.init_server(key, inputs), options.models)
 
-  def broadcast(server, client_id, cohort):
-    del client_id, cohort
-    return FedgkdDownload(server.model, history.mean(server))
+  def broadcast(server, context, cohort):
+    model = method.broadcast(server, context, cohort)
+    teacher = history.mean(server)._replace(quantized_stats=None)
+    return FedgkdDownload(model, teacher)
 
   return method.replace(
     init_server=init_server,

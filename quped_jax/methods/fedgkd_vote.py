@@ -22,7 +22,7 @@ References:
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from quped_jax import checks
 from quped_jax.data.federation import Batch, ClientData
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, distill, history, personal
+from quped_jax.methods.blocks import averaging, distill, history
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model
 
@@ -64,6 +64,24 @@ class FedgkdVoteOptions:
       )
     checks.positive("fedgkd_vote.temperature", self.temperature)
     checks.choice("fedgkd_vote.weighting", self.weighting, api.WEIGHTINGS)
+
+
+class FedgkdVoteDownload(NamedTuple):
+  """What a client receives.
+
+  Attributes:
+    history: the last M global models, which teach in full precision.
+    quantized_stats: of the newest one's quantized form, see GlobalModel.
+  """
+
+  history: history.History
+  quantized_stats: Any
+
+  @property
+  def model(self) -> api.GlobalModel:
+    """The newest model."""
+    newest = self.history.model
+    return newest._replace(quantized_stats=self.quantized_stats)
 
 
 class Voted(NamedTuple):
@@ -160,18 +178,26 @@ def make_fedgkd_vote(
   def init_server(key, inputs):
     return history.begin(method.init_server(key, inputs), options.models)
 
+  def broadcast(server, context, cohort):
+    newest = method.broadcast(server, context, cohort)
+    teachers = server.models._replace(quantized_stats=None)
+    return FedgkdVoteDownload(
+      server._replace(models=teachers), newest.quantized_stats
+    )
+
   def client_update(download, client, data, context, cohort):
-    teachers = [history.nth(download.models, m) for m in range(options.models)]
+    known = download.history
+    teachers = [history.nth(known.models, m) for m in range(options.models)]
     losses = held_out_losses(training, model, teachers, data)
     shares = jax.nn.softmax(
-      -losses / options.temperature, where=history.remembered(download)
+      -losses / options.temperature, where=history.remembered(known)
     )
     voted = Voted(download.model, teachers, shares)
     return method.client_update(voted, client, data, context, cohort)
 
   return method.replace(
     init_server=init_server,
-    broadcast=personal.send,
+    broadcast=broadcast,
     client_update=client_update,
     server_update=history.add_mean,
   )

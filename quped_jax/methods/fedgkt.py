@@ -150,9 +150,9 @@ def make_fedgkt(
     table = jnp.zeros((num_clients, most, classes))
     return FedgktServer(params, optimizer.init(params), table)
 
-  def broadcast(server, client_id, cohort):
+  def broadcast(server, context, cohort):
     del cohort
-    return server.logits[client_id]
+    return server.logits[context.client_id]
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]
@@ -200,7 +200,7 @@ def make_fedgkt(
       labels = distill.cross_entropy(logits, batch.labels)
       return teach(labels, teachers[positions], logits), stats
 
-    (params, _), opt_state = server_lib.descend(
+    learned, opt_state = server_lib.descend(
       optimizer,
       options.server_learning_rate,
       loss,
@@ -210,13 +210,15 @@ def make_fedgkt(
         context.key, options.server_steps, training.batch_size
       ),
     )
-    logits = predictions.predict(network, params, {}, received.everything)
+    logits = predictions.predict(
+      network, learned.params, {}, received.everything
+    )
     # An empty slot writes past the end of the table, so it is dropped.
     target = jnp.where(counts > 0, clients, num_clients)
     table = server.logits.at[target].set(
       logits.reshape(-1, most, classes), mode="drop"
     )
-    new = FedgktServer(params, opt_state, table)
+    new = FedgktServer(learned.params, opt_state, table)
     return messages.if_heard(aggregates, new, server)
 
   def variants(server, client, data, context, cohort):
@@ -244,5 +246,5 @@ def make_fedgkt(
     server_update=server_update,
     variants=variants,
     receive=receive,
-    collect=lambda message: message,
+    collect=lambda message, context: message,
   )

@@ -117,7 +117,9 @@ def make_fedrep(
       steps=head_steps,
     )
     model = api.GlobalModel(learner.params, learner.stats)
+    stats = learner.quantized_stats
     learner = averaging.resume(training, model, averaging.keep(learner))
+    learner = learner._replace(quantized_stats=stats)
     left = context.num_steps
     learner, second = local_steps.run(
       lambda learner, batch: step(learner, batch, False),

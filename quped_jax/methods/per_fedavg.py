@@ -153,17 +153,17 @@ def make_per_fedavg(
   )
 
   def variants(server, client, data, context, cohort):
-    del cohort
+    shared = method.broadcast(server, context, cohort)
     key = jax.random.fold_in(context.key, random_keys.PER_FEDAVG_ADAPTATION)
     (positions,) = data.draw(key, 1, training.batch_size)
     objective = training.label_objective(model, data.batch(positions))
-    params, stats = adapt(objective, server.params, server.stats, options.alpha)
+    params, stats = adapt(objective, shared.params, shared.stats, options.alpha)
     result = {
       "personalized": (params, stats, model),
-      "global": (server.params, server.stats, model),
+      "global": (shared.params, shared.stats, model),
     }
     if quantized:
-      adapted = api.GlobalModel(params, stats)
+      adapted = shared._replace(params=params, stats=stats)
       learner = averaging.resume(training, adapted, client)
       result["quantized"] = training.quantized_variant(
         model, learner, data, context

@@ -27,15 +27,14 @@ References:
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
-  averaging,
   local_steps,
   messages,
   personal,
@@ -44,6 +43,7 @@ from quped_jax.methods.blocks import (
 )
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating, codebook_tree
+from quped_jax.quantization.alternating import Learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +78,20 @@ class PfedmeOptions:
     checks.choice("pfedme.weighting", self.weighting, api.WEIGHTINGS)
 
 
+def own_stats(theta: Learner, stats: Any) -> Any:
+  """Statistics of a quantized theta that starts at w.
+
+  They are the client's own; at full precision, where the quantized theta is
+  theta itself, they are the given ones, of w.
+  """
+  if theta.quantized_stats is None:
+    return None
+  own = codebook_tree.is_quantized(theta.codebooks)
+  return jax.tree.map(
+    lambda a, b: jnp.where(own, a, b), theta.quantized_stats, stats
+  )
+
+
 def make_pfedme(
   models: api.Models,
   training: Training,
@@ -101,7 +115,7 @@ def make_pfedme(
     new = learner._replace(
       params=shared.params,
       stats=shared.stats,
-      quantized_stats=averaging.own_stats(learner, shared.stats),
+      quantized_stats=own_stats(learner, shared.stats),
     )
     if learner.assignments is None:
       return new
@@ -144,7 +158,7 @@ def make_pfedme(
     # Statistics take the plain mean: with beta > 1 a variance could turn
     # negative.
     mixed = jax.tree.map(lambda d: options.beta * d, mean.params)
-    return optax.apply_updates(server, mean._replace(params=mixed))
+    return messages.add(server, mean._replace(params=mixed))
 
   method = personal.personal_method(
     models,

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from quped_jax import checks
 from quped_jax.data.federation import Federation
@@ -38,7 +37,6 @@ from quped_jax.methods.blocks import (
   averaging,
   local_steps,
   messages,
-  personal,
   trees,
 )
 from quped_jax.methods.blocks.training import Training
@@ -171,11 +169,11 @@ def make_scaffold(
       server.control,
       *updates,
     )
-    model = api.GlobalModel(
-      optax.apply_updates(server.model.params, steps),
-      optax.apply_updates(server.model.stats, moved.stats),
-    )
+    model = messages.add(server.model, moved._replace(params=steps))
     return messages.if_heard(aggregates, Controlled(model, control), server)
+
+  def broadcast(server, context, cohort):
+    return server._replace(model=method.broadcast(server, context, cohort))
 
   def variants(server, client, data, context, cohort):
     return method.variants(server, client.levels, data, context, cohort)
@@ -183,7 +181,7 @@ def make_scaffold(
   return method.replace(
     init_server=init_server,
     init_client=init_client,
-    broadcast=personal.send,
+    broadcast=broadcast,
     client_update=client_update,
     receive=receive,
     averages=False,

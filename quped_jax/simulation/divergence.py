@@ -1,13 +1,13 @@
 """Clients that diverge are found in the round in which it happens.
 
 A client's round counts if its loss is finite and at most `LARGEST_LOSS`, all of
-its new state is finite, and its message is not too long: the norm over all of
-its floating-point arrays is at most a given limit or, without one,
-`TIMES_MEDIAN` times the median norm of earlier rounds. SGD with too large a
-step size often stays finite for a while, with weights of 1e26; the norm shows
-that. A client that teaches a copy of the global model (QuPeD) may diverge and
-still send a short message; the loss shows that: it must not exceed both
-`LARGE_LOSS` and a thousand times the median loss.
+its new state is finite, without negative variances, and its message is not too
+long: the norm over all of its floating-point arrays is at most a given limit
+or, without one, `TIMES_MEDIAN` times the median norm of earlier rounds. SGD
+with too large a step size often stays finite for a while, with weights of 1e26;
+the norm shows that. A client that teaches a copy of the global model (QuPeD)
+may diverge and still send a short message; the loss shows that: it must not
+exceed both `LARGE_LOSS` and a thousand times the median loss.
 
 Only sums cross between clients and devices. A median is therefore taken from a
 histogram of all values so far, with four bins to an octave, and is exact to the
@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from quped_jax.quantization.codebook_tree import path_name
 
 LARGEST_LOSS = 1e6
 TIMES_MEDIAN = 100.0
@@ -192,6 +194,23 @@ def finite(tree: Any) -> jax.Array:
   return jnp.all(jnp.stack(found)) if found else jnp.bool_(True)
 
 
+def sound(tree: Any) -> jax.Array:
+  """Whether a tree is finite and none of its variances is negative, bool `[]`.
+
+  Variances are batch-norm statistics named `var`, as in flax: a negative one
+  gives NaN, though not on every device.
+  """
+
+  def is_variance(path):
+    fields = [key.name for key in path if hasattr(key, "name")]
+    of_stats = {"stats", "quantized_stats"}.intersection(fields)
+    return of_stats and path_name(path).split("/")[-1] == "var"
+
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  fine = [jnp.all(x >= 0) for path, x in leaves if is_variance(path)]
+  return jnp.all(jnp.stack([finite(tree), *fine]))
+
+
 def judge(result: Any, monitor: DivergenceMonitor, max_norm: float) -> Tally:
   """Whether a client's round counts.
 
@@ -209,7 +228,7 @@ def judge(result: Any, monitor: DivergenceMonitor, max_norm: float) -> Tally:
     loss = jnp.asarray(result.metrics["loss"], jnp.float32)
     fine &= loss <= loss_limit_of(monitor, max_norm)
     losses = _bin(loss)
-  fine &= finite(result.client)
+  fine &= sound(result.client)
   noted = ~monitor.calibrated | fine
   return Tally(
     jnp.float32(fine & monitor.calibrated),

@@ -1,8 +1,9 @@
 """Clients that took no part in training, and how well its model serves them.
 
-A held-out client starts from the global model, with levels fitted to it, takes
-some local steps on its own training data, and is evaluated on its test data.
-This is the same for all methods that have a global model.
+A held-out client starts from the global model, or from what the method has for
+new clients, with levels fitted to it, takes some local steps on its own
+training data, and is evaluated on its test data. This is the same for all
+methods that have such a model.
 """
 
 import dataclasses
@@ -52,12 +53,24 @@ class _Adaptation:
       public=federation.public,
     )
 
+  def start(self, server, spec, cohort):
+    """The model from which the client starts, and its network."""
+    if self.method.start is not None:
+      return self.method.start(server, spec, cohort)
+    assert self.method.global_model is not None
+    params, stats, model = self.method.global_model(server, cohort)
+    return api.GlobalModel(params, stats), model
+
   def variants(self, server, data, context, cohort):
     """The client's models after its local steps, by name."""
-    assert self.method.global_model is not None
     training = self.training
-    params, stats, model = self.method.global_model(server, cohort)
-    learner = training.learner(model, params, stats, context.spec.bits)
+    shared, model = self.start(server, context.spec, cohort)
+    learner = training.learner(
+      model, shared.params, shared.stats, context.spec.bits
+    )
+    known = shared.quantized_stats
+    if known is not None:
+      learner = learner._replace(quantized_stats=known.value)
 
     def step(learner, batch):
       objective = training.label_objective(model, batch)
@@ -70,9 +83,14 @@ class _Adaptation:
       learner, _ = local_steps.run(
         step, learner, data, context, training, steps=self.steps
       )
+    if self.steps or known is None:
+      quantized = training.quantized_variant(model, learner, data, context)
+    else:
+      # The shared model itself, with the server's statistics.
+      quantized = (*alternating.deployed(learner), model)
     return {
       "personalized": (*alternating.current(learner), model),
-      "quantized": training.quantized_variant(model, learner, data, context),
+      "quantized": quantized,
     }
 
 
@@ -95,7 +113,8 @@ def make_held_out_evaluation(
     federation: the samples of all clients, held out or not.
     population: what the clients bring, likewise.
     cohorts: {name: ids of the held-out clients in it}.
-    steps: local steps of each client; 0 evaluates the global model itself.
+    steps: local steps of each client; 0 evaluates the model that it starts
+      from.
     schedule: of the rates, by the state's round.
     layout: over which devices clients are divided; the default device if
       None.
@@ -103,9 +122,9 @@ def make_held_out_evaluation(
   Returns:
     `state -> {variant: accuracy [held-out clients]}` on test data, in the order
     of the cohorts' ids; variants are "personalized" and "quantized". Empty if
-    the method has no global model.
+    the method has nothing to start from.
   """
-  if method.global_model is None:
+  if method.global_model is None and method.start is None:
     return lambda state: {}
   layout = layout or Layout(None, 1)
   adaptation = _Adaptation(method, training, schedule or Schedule(), steps)

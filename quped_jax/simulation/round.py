@@ -123,13 +123,20 @@ class Engine:
       divergence_lib.new_monitor(not self.calibrate),
     )
 
+  def _about(self, state, federation, population, client_id):
+    """The server's context when it deals with one client."""
+    spec, _ = population.of_client(client_id)
+    context = self._server_context(state, federation.public)
+    return context._replace(client_id=client_id, spec=spec)
+
   def _update(self, state, federation, population, cohort, client_id, client):
     """A client's round: what it downloads, and its ClientResult."""
     context = self.client_context(
       population, federation.public, state.key, state.round, client_id
     )
     num_steps = population.participation.num_steps(context.key)
-    download = self.method.broadcast(state.server, client_id, cohort)
+    about = self._about(state, federation, population, client_id)
+    download = self.method.broadcast(state.server, about, cohort)
     return download, self.method.client_update(
       download,
       client,
@@ -138,12 +145,12 @@ class Engine:
       cohort,
     )
 
-  def _collect(self, message, weight, sent):
+  def _collect(self, message, weight, context, sent):
     """What the method collects of a single message: mostly nothing."""
     if self.method.collect is None:
       return ()
     weight = jnp.asarray(weight, jnp.float32)
-    kept = self.method.collect(message), weight, jnp.bool_(True)
+    kept = self.method.collect(message, context), weight, jnp.bool_(True)
     return divergence_lib.keep(sent, kept, jax.tree.map(jnp.zeros_like, kept))
 
   def client_step(self, state, federation, population, cohort):
@@ -154,19 +161,19 @@ class Engine:
     Returns:
       `(client_id, slot) -> (slot, Heard)`.
     """
-    at_server = self._server_context(state, federation.public)
 
     def step(client_id, slot):
       client, _, record = slot
+      about = self._about(state, federation, population, client_id)
       _, result = self._update(
         state, federation, population, cohort, client_id, client
       )
       tally = divergence_lib.judge(result, state.monitor, self.max_message_norm)
       counts = tally.heard > 0
       aggregate = self.method.receive(
-        state.server, result.message, result.weight, at_server, cohort
+        state.server, result.message, result.weight, about, cohort
       )
-      part = self._collect(result.message, result.weight, counts)
+      part = self._collect(result.message, result.weight, about, counts)
       sent = aggregate, result.metrics
       nothing = jax.tree.map(jnp.zeros_like, sent)
       aggregate, metrics = divergence_lib.keep(counts, sent, nothing)
@@ -188,7 +195,10 @@ class Engine:
       _, result = self._update(
         state, federation, population, cohort, members[0], client
       )
-      return self._collect(result.message, result.weight, jnp.bool_(True))
+      about = self._about(state, federation, population, members[0])
+      return self._collect(
+        result.message, result.weight, about, jnp.bool_(True)
+      )
 
     shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], clients))
     parts = jax.tree.map(
@@ -250,7 +260,7 @@ class Engine:
     context = self._server_context(state, public)
     # Unchanged if nobody was heard.
     server = self.method.server_update(state.server, aggregates, context)
-    fine = divergence_lib.finite(server)
+    fine = divergence_lib.sound(server)
     server = divergence_lib.keep(fine, server, state.server)
     state = state._replace(
       server=server,

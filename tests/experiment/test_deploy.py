@@ -166,6 +166,18 @@ def test_a_global_model_for_each_network(tmp_path):
   ]
 
 
+@pytest.mark.parametrize("method", ["fedbn", "fedrep"])
+def test_partial_methods_leave_no_global_model(method, tmp_path):
+  """The server's own part is never trained."""
+  settings = tiny.make_settings(
+    method, 3, bits=(32,), model="normed", hidden=(), save_models="clients"
+  )
+  made = assemble(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))
+  deploy.check(made, tmp_path, model_given=False)
+  deploy.save_models(made, made.simulation.init(0), tmp_path)
+  assert files_in(tmp_path) == names_of(3)
+
+
 def test_a_model_that_is_not_finite_has_no_file(tmp_path):
   settings = tiny.make_settings("local", 3, save_models="clients")
   made = assemble(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))

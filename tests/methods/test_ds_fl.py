@@ -80,7 +80,7 @@ def test_a_client_learns_from_labels_that_it_receives(federation):
   )
   # All of the server's targets are of one class, unlike the client's outputs.
   targets = jax.nn.one_hot(jnp.full(publics.SIZE, 2), tiny.CLASSES)
-  download = made.broadcast(server, context.client_id, COHORT)
+  download = made.broadcast(server, context, COHORT)
   still = context._replace(num_steps=jnp.int32(0))
 
   @jax.jit

@@ -39,7 +39,7 @@ def played():
 def test_normalisation_stays_and_differs_among_clients(played):
   made = played.made
   before, after = played.states[0], played.states[-1]
-  download = made.method.broadcast(after.server, jnp.int32(0), COHORT)
+  download = made.method.broadcast(after.server, tiny.about(0), COHORT)
   assert not jax.tree.leaves([download.params[name] for name in NORMS])
   assert not jax.tree.leaves(download.stats)
   own = after.clients[COHORT].own
@@ -73,7 +73,7 @@ def test_the_rest_is_the_weighted_mean():
       sums = []
       for i in chosen:
         result = made.client_update(
-          made.broadcast(server, jnp.int32(i), COHORT),
+          made.broadcast(server, tiny.about(i), COHORT),
           clients[i],
           federation.client(jnp.int32(i)),
           toy.make_context(i),

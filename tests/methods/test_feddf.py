@@ -156,7 +156,7 @@ def test_every_architecture_has_a_student_that_all_clients_teach(federation):
       for student in (before, new.models[name])
     ]
     assert distances[1] < 0.6 * distances[0]
-    assert made.broadcast(new, jnp.int32(0), name) is new.models[name]
+    assert made.broadcast(new, tiny.about(0), name) is new.models[name]
     assert made.global_model is not None
     params, _, network = made.global_model(new, name)
     assert network is model and params is new.models[name].params

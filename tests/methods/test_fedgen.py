@@ -44,7 +44,7 @@ def heard(made, messages, weights, server, context):
     for m, w in zip(messages, weights, strict=True)
   ]
   total = jax.tree.map(lambda *x: sum(x), *sums)
-  parts = [made.collect(m) for m in messages]
+  parts = [made.collect(m, context) for m in messages]
   collected = api.Collected(
     jnp.arange(len(messages)),
     jax.tree.map(lambda *x: jnp.stack(x), *parts),
@@ -71,7 +71,7 @@ def trained(federation):
   context = publics.make_context(federation)
   update = jax.jit(
     lambda client_id: made.client_update(
-      made.broadcast(server, client_id, COHORT),
+      made.broadcast(server, context, COHORT),
       start(made, federation, server, context),
       federation.client(client_id),
       context,
@@ -115,7 +115,7 @@ def test_clients_send_the_counts_of_their_labels(trained, federation):
 
 def test_the_server_knows_the_clients_last_layers_and_counts_alone(trained):
   made, _, _, _, messages, _ = trained
-  head, counts = made.collect(messages[0])
+  head, counts = made.collect(messages[0], None)
   assert {k: v.shape for k, v in head["last"].items()} == {
     "kernel": (8, tiny.CLASSES),
     "bias": (tiny.CLASSES,),
@@ -142,7 +142,7 @@ def test_generated_features_reach_the_last_layer_alone(federation):
   made, _, server = make(federation, alpha=2.0)
   context = publics.make_context(federation)._replace(num_steps=jnp.int32(1))
   own = start(made, federation, server, context)
-  download = made.broadcast(server, context.client_id, COHORT)
+  download = made.broadcast(server, context, COHORT)
 
   unweighted, _, _ = make(federation, alpha=0.0)
 

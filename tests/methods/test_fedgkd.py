@@ -27,7 +27,7 @@ def test_the_teacher_is_the_mean_of_the_last_models():
   past = []
   for state in played.states:
     past.append(state.server.model)
-    download = played.made.method.broadcast(state.server, jnp.int32(0), COHORT)
+    download = played.made.method.broadcast(state.server, tiny.about(0), COHORT)
     assert tiny.largest_difference(download.model, past[-1]) == 0
     mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *past[-3:])
     assert tiny.largest_difference(download.teacher, mean) < 1e-6

@@ -89,7 +89,7 @@ def test_local_steps_are_those_of_the_paper():
     "fedgkd_vote", two_of_three, gamma=gamma, models=3, temperature=temperature
   )
   newest, other = (
-    jax.tree.map(lambda x, i=i: x[i], played.download.models.params)
+    jax.tree.map(lambda x, i=i: x[i], played.download.history.models.params)
     for i in range(2)
   )
   # Without validation samples, all 23 training samples are used.

@@ -29,7 +29,7 @@ def make(federation, **options):
 def play(made, federation, server, client_id, context=None, logits=None):
   """A client's round, from its first state: (the state, the result)."""
   context = context or publics.make_context(federation, client_id)
-  download = made.broadcast(server, context.client_id, COHORT)
+  download = made.broadcast(server, context, COHORT)
   download = download if logits is None else logits
   start = made.init_client(
     jax.random.key(0),
@@ -142,7 +142,7 @@ def test_the_server_learns_what_it_received_and_keeps_the_rest(federation):
   np.testing.assert_allclose(new.logits[2][:17], x[:17], atol=1e-4)
   # The next round's client gets its logits; absent clients keep theirs.
   np.testing.assert_array_equal(
-    made.broadcast(new, jnp.int32(2), COHORT), new.logits[2]
+    made.broadcast(new, context._replace(client_id=2), COHORT), new.logits[2]
   )
   heard = received(made, new, [messages[1], messages[1]], (0, -1))
   later = update(new, heard, context)

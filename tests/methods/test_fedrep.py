@@ -26,7 +26,7 @@ def played():
 def test_the_head_stays_and_differs_among_clients(played):
   made = played.made
   before, after = played.states[0], played.states[-1]
-  download = made.method.broadcast(after.server, jnp.int32(0), COHORT)
+  download = made.method.broadcast(after.server, tiny.about(0), COHORT)
   assert set(jax.tree.leaves(download.params["last"])) == set()
   # The server's head is still the initial one, its body is not.
   bodies, heads = zip(
@@ -73,7 +73,7 @@ def round_of(client: int, head_steps: int, **changes):
 
   @jax.jit
   def play(server, start):
-    download = made.broadcast(server, context.client_id, COHORT)
+    download = made.broadcast(server, context, COHORT)
     data = federation.client(context.client_id)
     return made.client_update(download, start, data, context, COHORT)
 
@@ -137,7 +137,7 @@ def test_the_body_is_the_mean_of_the_clients_bodies():
       None,
     )
     server = made.init_server(jax.random.key(0), jnp.ones((1, 6)))
-    message = made.broadcast(server, jnp.int32(0), COHORT)
+    message = made.broadcast(server, tiny.about(0), COHORT)
     federation = tiny.make_federation((9, 3))
     sums = [
       made.receive(

@@ -131,7 +131,7 @@ def test_cohorts_of_two_architectures_share_a_third():
         key, example, server, client_id, api.ClientSpec(2), cohort
       )
       result = made.client_update(
-        made.broadcast(server, client_id, cohort),
+        made.broadcast(server, context, cohort),
         client,
         federation.client(client_id),
         context._replace(client_id=client_id),

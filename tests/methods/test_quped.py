@@ -157,7 +157,7 @@ def play_one_client(settings, federation, made):
     )
     # A global model unlike the client's.
     server = made.init_server(jax.random.key(2), example)
-    download = made.broadcast(server, context.client_id, COHORT)
+    download = made.broadcast(server, context, COHORT)
     result = made.client_update(download, start, data, context, COHORT)
     return start, download, result
 

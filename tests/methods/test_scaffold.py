@@ -148,7 +148,7 @@ def test_clients_weigh_as_told(weighting):
   federation = toy.linear_federation()
   server, clients = toy.begin(made, federation)
   result = made.client_update(
-    made.broadcast(server, jnp.int32(0), COHORT),
+    made.broadcast(server, tiny.about(0), COHORT),
     clients[0],
     federation.client(jnp.int32(0)),
     toy.make_context(),

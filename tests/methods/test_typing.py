@@ -19,7 +19,7 @@ import jax
 import quped_jax as qj
 from quped_jax.data.federation import Federation
 from quped_jax.methods.api import (
-  Aggregate, ClientResult, FederatedMethod, Models
+  Aggregate, ClientResult, FederatedMethod, GlobalModel, Models
 )
 from quped_jax.methods.blocks.averaging import averaging_method
 from quped_jax.methods.blocks.training import Training
@@ -40,7 +40,7 @@ FUNCTIONS = {
     "key, inputs, server, client_id, cohort",
     "()",
   ),
-  "broadcast": ("server, client_id, cohort", "server", "server"),
+  "broadcast": ("server, context, cohort", "server", "server"),
   "client_update": (
     "download, client, data, context, cohort",
     "client, data, context, cohort",
@@ -61,8 +61,13 @@ FUNCTIONS = {
     "server, message, weight",
     "Aggregate(message, weight)",
   ),
-  "collect": ("message", "server, message", "message"),
+  "collect": ("message, context", "message", "message"),
   "global_model": ("server, cohort", "server", "(server, {}, models.shared)"),
+  "start": (
+    "server, spec, cohort",
+    "server, cohort",
+    "(GlobalModel(server, {}), models.shared)",
+  ),
   "begin_finetune": ("client", "client, context", "client"),
 }
 

@@ -128,7 +128,7 @@ def play(made, federation, rounds: int, start=None, **changes):
     for i, client in enumerate(clients):
       context = make_context(i, 0, round=round_, **changes)
       result = made.client_update(
-        made.broadcast(server, jnp.int32(i), COHORT),
+        made.broadcast(server, context, COHORT),
         client,
         federation.client(jnp.int32(i)),
         context,
@@ -244,7 +244,7 @@ def play_one_client(name: str, prepare=None, **options) -> OneClient:
   def play_round():
     server, (client,) = begin(made, federation)
     server = prepare(server) if prepare else server
-    download = made.broadcast(server, jnp.int32(0), COHORT)
+    download = made.broadcast(server, context, COHORT)
     result = made.client_update(download, client, data, context, COHORT)
     return download, result
 

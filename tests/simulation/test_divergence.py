@@ -10,6 +10,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.methods import api
+from quped_jax.methods.blocks import personal
 from quped_jax.simulation import divergence
 from tests import tiny
 
@@ -409,3 +410,30 @@ def test_one_of_fifty_that_diverges_changes_no_bit_of_the_others():
       ):
         np.testing.assert_array_equal(x, y)
     assert good.clients[:49] == wrong.clients[:49]
+
+
+def test_a_negative_variance_is_not_sound():
+  """It gives NaN, though not on every device."""
+
+  def model(var):
+    return api.GlobalModel({"var": -jnp.ones(2)}, {"norm": {"var": var}})
+
+  assert divergence.sound((model(jnp.zeros(2)), {"var": -jnp.ones(1)}))
+  assert not divergence.sound([model(jnp.array([1.0, -1e-3]))])
+  second = model(jnp.ones(2))._replace(quantized_stats={"var": -jnp.ones(1)})
+  assert not divergence.sound(second)
+  assert not divergence.sound(model(jnp.full(2, jnp.nan)))
+
+
+def test_false_messages_leave_no_negative_variance_at_the_server():
+  settings = tiny.make_settings(
+    "fedavg", 4, bits=(32,), model="normed", hidden=(), byzantine_clients=1
+  )
+  made = tiny.assemble(settings)
+  state = made.simulation.init(0)
+  for _ in range(3):
+    state, _ = made.simulation.run_round(state)
+    stats = personal.model_of(state.server).stats
+    smallest = [np.min(layer["var"]) for layer in stats.values()]
+    assert min(smallest) >= 0
+  assert min(smallest) == 0  # The attack would make it negative.

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -102,3 +103,23 @@ def test_their_number_must_fit_the_federation():
     ValueError, match="held_out_clients=-1: must be at least 0"
   ):
     dataclasses.replace(settings, held_out_clients=-1)
+
+
+def test_without_steps_their_quantized_model_has_the_servers_statistics():
+  """As that of clients that train: it is the same shared model."""
+  assembly = made(
+    "fedavg",
+    bits=(1, 2),
+    model="normed",
+    hidden=(),
+    # Estimated again on its own data, nothing would depend on the server's.
+    recalibration_batches=10,
+  )
+  state, _ = assembly.simulation.run_rounds(assembly.simulation.init(0), 2)
+  before = assembly.evaluate_held_out(state)
+  model = state.server.model
+  zero = jax.tree.map(jnp.zeros_like, model.quantized_stats)
+  server = state.server._replace(model=model._replace(quantized_stats=zero))
+  after = assembly.evaluate_held_out(state._replace(server=server))
+  np.testing.assert_array_equal(before["personalized"], after["personalized"])
+  assert not np.array_equal(before["quantized"], after["quantized"])

@@ -224,7 +224,7 @@ def test_a_straggler_takes_its_own_number_of_steps():
     )
     client = jax.tree.map(lambda x: x[i], state.clients[COHORT])
     return full.method.client_update(
-      full.method.broadcast(state.server, i, COHORT),
+      full.method.broadcast(state.server, context, COHORT),
       client,
       full.federation.client(i),
       context,

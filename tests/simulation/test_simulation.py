@@ -424,7 +424,7 @@ def collecting_method():
     server_update=server_update,
     variants=lambda *_: {},
     primary_variant="",
-    collect=lambda message: message["id"],
+    collect=lambda message, context: message["id"],
   )
 
 

@@ -5,21 +5,26 @@ the alternating steps, with levels of their own that stay with them; their
 quantized model is the global one at these levels. Levels are fitted when the
 federation begins; those of a client that has not taken part for many rounds
 still belong to the old model.
+
+Batch-norm statistics belong to the model that they were taken with, so a
+quantized client has two sets: of w, and of w at its levels. Both travel and are
+averaged, the second among the clients of the same precision. A shared model is
+evaluated with the server's statistics, never with those of one client's data.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from quped_jax.data.federation import Batch
-from quped_jax.methods import api
+from quped_jax.methods import api, by_precision
 from quped_jax.methods.blocks import local_steps, messages, requirements, trees
 from quped_jax.methods.blocks.personal import add_mean, model_of
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model
-from quped_jax.quantization import codebook_tree
+from quped_jax.quantization import alternating
 from quped_jax.quantization.alternating import Learner, Objective
 
 
@@ -29,12 +34,10 @@ class Levels(NamedTuple):
   Attributes:
     codebooks: its levels.
     centers_opt_state: state of their optimizer.
-    quantized_stats: batch-norm statistics of its quantized model.
   """
 
   codebooks: Any
   centers_opt_state: Any
-  quantized_stats: Any
 
 
 # `(download, batch, context) -> Objective`
@@ -43,43 +46,66 @@ LocalLoss = Callable[[Any, Batch, api.Context], Objective]
 
 def keep(learner: Learner) -> Levels:
   """What stays with the client of its learner of the shared model."""
-  return Levels(
-    learner.codebooks, learner.centers_opt_state, learner.quantized_stats
+  return Levels(learner.codebooks, learner.centers_opt_state)
+
+
+def begin(
+  training: Training, model: Model, key: jax.Array, inputs: jax.Array
+) -> api.GlobalModel:
+  """A server's fresh model, with statistics for each precision."""
+  params, stats = model.init(key, inputs)
+  quantized = training.precisions and jax.tree.leaves(stats)
+  return api.GlobalModel(
+    params,
+    stats,
+    by_precision.begin(stats, training.precisions) if quantized else None,
   )
+
+
+def copy_for(model: api.GlobalModel, spec: api.ClientSpec) -> api.GlobalModel:
+  """What a client receives of a server's model: one set for its precision.
+
+  At full precision the quantized form is the model itself, and so are its
+  statistics.
+  """
+  if model.quantized_stats is None:
+    return model
+  own = by_precision.take(model.quantized_stats, spec.bits, model.stats)
+  return model._replace(quantized_stats=own)
 
 
 def resume(
   training: Training, shared: api.GlobalModel, levels: Levels
 ) -> Learner:
-  """A learner at the shared model, with the client's own levels."""
+  """A learner at a client's copy of the model, with the client's own levels."""
   learner = training.alternating.init(
     shared.params, shared.stats, levels.codebooks
   )
-  return learner._replace(
-    centers_opt_state=levels.centers_opt_state,
-    quantized_stats=own_stats(levels, shared.stats),
-  )
+  learner = learner._replace(centers_opt_state=levels.centers_opt_state)
+  if shared.quantized_stats is None:
+    return learner
+  return learner._replace(quantized_stats=shared.quantized_stats.value)
 
 
-def own_stats(client: Levels | Learner, stats: Any) -> Any:
-  """Statistics of a quantized model that starts from a shared one.
-
-  They are the client's own; at full precision, where the quantized model is
-  the model itself, they are the given `stats`.
-  """
-  if client.quantized_stats is None:
-    return None
-  own = codebook_tree.is_quantized(client.codebooks)
-  return jax.tree.map(
-    lambda a, b: jnp.where(own, a, b), client.quantized_stats, stats
-  )
+def model_after(learner: Learner, shared: api.GlobalModel) -> api.GlobalModel:
+  """The model that a client's copy of the shared one has become."""
+  own = shared.quantized_stats
+  if own is not None:
+    own = dataclasses.replace(own, value=learner.quantized_stats)
+  return api.GlobalModel(learner.params, learner.stats, own)
 
 
 def difference(learner: Learner, shared: api.GlobalModel) -> api.GlobalModel:
-  """How far a learner has moved from the shared model."""
-  return trees.difference(
-    api.GlobalModel(learner.params, learner.stats), shared
-  )
+  """How far a learner has moved from a client's copy of the shared model."""
+  return trees.difference(model_after(learner, shared), shared)
+
+
+def quantized_model(
+  training: Training, model: Model, server: Any, levels: Levels, spec: Any
+) -> api.Predictor:
+  """The shared model at a client's levels, with the server's statistics."""
+  shared = copy_for(model_of(server), spec)
+  return (*alternating.deployed(resume(training, shared, levels)), model)
 
 
 def with_term(
@@ -106,8 +132,7 @@ def with_term(
 
 def predict(model: Model, teacher: api.GlobalModel, batch: Batch) -> jax.Array:
   """Logits of a teacher, with its running batch-norm statistics."""
-  params, stats = teacher
-  return model.apply(params, stats, batch.inputs, False)[0]
+  return model.apply(teacher.params, teacher.stats, batch.inputs, False)[0]
 
 
 def averaging_method(
@@ -147,7 +172,7 @@ def averaging_method(
   objective = local_loss or from_labels
 
   def init_server(key, inputs):
-    return api.GlobalModel(*model.init(key, inputs))
+    return begin(training, model, key, inputs)
 
   def init_client(key, inputs, server, client_id, spec, cohort):
     del key, inputs, client_id, cohort
@@ -155,9 +180,9 @@ def averaging_method(
     learner = training.learner(model, shared.params, shared.stats, spec.bits)
     return keep(learner)
 
-  def broadcast(server, client_id, cohort):
-    del client_id, cohort
-    return model_of(server)
+  def broadcast(server, context, cohort):
+    del cohort
+    return copy_for(model_of(server), context.spec)
 
   def client_update(download, client, data, context, cohort):
     del cohort
@@ -176,14 +201,19 @@ def averaging_method(
 
   def global_model(server, cohort):
     del cohort
-    return (*model_of(server), model)
+    shared = model_of(server)
+    return shared.params, shared.stats, model
+
+  def start(server, spec, cohort):
+    del cohort
+    return copy_for(model_of(server), spec), model
 
   def variants(server, client, data, context, cohort):
+    del data
     result = {"global": global_model(server, cohort)}
     if quantized:
-      learner = resume(training, model_of(server), client)
-      result["quantized"] = training.quantized_variant(
-        model, learner, data, context
+      result["quantized"] = quantized_model(
+        training, model, server, client, context.spec
       )
     return result
 
@@ -198,4 +228,5 @@ def averaging_method(
     gradients=training.steps * training.gradients_per_step,
     averages=True,
     global_model=global_model,
+    start=start,
   )

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax.data.federation import ClientData
-from quped_jax.methods.api import Aggregate
+from quped_jax.methods import by_precision
+from quped_jax.methods.api import Aggregate, GlobalModel
+from quped_jax.quantization.codebook_tree import path_name
 
 
 def client_weight(weighting: str, data: ClientData) -> Any:
@@ -21,7 +23,7 @@ def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
 
   Args:
     aggregates: the sums that the server received, by cohort.
-    like: a tree with the structure of a message.
+    like: a tree with the structure of what the server holds.
 
   Returns:
     A tree like `like`.
@@ -29,11 +31,46 @@ def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
   weight = sum(a.weight for a in aggregates.values())
   totals = [a.total for a in aggregates.values()]
 
-  def mean(leaf, *parts):
-    share = sum(parts) / jnp.where(weight > 0, weight, 1.0)
+  def mean(total, leaf):
+    share = total / jnp.where(weight > 0, weight, 1.0)
     return jnp.where(weight > 0, share, 0.0).astype(leaf.dtype)
 
-  return jax.tree.map(mean, like, *totals)
+  return by_precision.map_parts(
+    mean,
+    lambda heard, _: by_precision.mean(heard),
+    jax.tree.map(lambda *parts: sum(parts), *totals),
+    like,
+  )
+
+
+def add(model: GlobalModel, difference: GlobalModel) -> GlobalModel:
+  """A model with a difference added, of which no variance becomes negative.
+
+  An honest client's variances cannot make one negative, but false messages and
+  noise can.
+
+  Args:
+    model: its variances are statistics named `var`, as in flax.
+    difference: a tree like the model.
+  """
+
+  def keep(path, d, s):
+    is_variance = path_name(path).split("/")[-1] == "var"
+    return jnp.maximum(d, -s) if is_variance else d
+
+  def limited(differences, stats):
+    return jax.tree_util.tree_map_with_path(keep, differences, stats)
+
+  moved: Any = optax.apply_updates(
+    model,
+    difference._replace(
+      stats=limited(difference.stats, model.stats),
+      quantized_stats=limited(
+        difference.quantized_stats, model.quantized_stats
+      ),
+    ),
+  )
+  return moved
 
 
 def if_heard(aggregates: Mapping[str, Aggregate], new: Any, old: Any) -> Any:

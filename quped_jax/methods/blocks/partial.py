@@ -3,9 +3,14 @@
 The rest, chosen by the paths of parameters and batch-norm statistics, is the
 client's own: it starts as in the server's initial model and never travels.
 Down: the shared part. Up: its difference after the local steps. A client's
-model is the server's shared part together with the client's own part.
+model is the server's shared part together with the client's own part. No model
+is global: the server's own part is never trained.
+
+Both sets of batch-norm statistics are divided like the model. Of a quantized
+client's model the shared ones are the server's; its own ones are re-estimated.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +18,7 @@ import jax
 import optax
 
 from quped_jax.data.federation import ClientData
-from quped_jax.methods import api
+from quped_jax.methods import api, by_precision
 from quped_jax.methods.blocks import averaging, local_steps, messages, trees
 from quped_jax.methods.blocks.personal import add_mean
 from quped_jax.methods.blocks.training import Training
@@ -59,8 +64,15 @@ def divide(
   model: api.GlobalModel, predicate: Predicate
 ) -> tuple[api.GlobalModel, api.GlobalModel]:
   """The two parts of a model: the shared one, and the client's own."""
+
+  def part(tree, keep):
+    if by_precision.is_of_precision(tree):
+      value = prune(tree.value, predicate, keep)
+      return dataclasses.replace(tree, value=value)
+    return prune(tree, predicate, keep)
+
   shared, own = (
-    api.GlobalModel(*(prune(tree, predicate, keep) for tree in model))
+    api.GlobalModel(*(part(tree, keep) for tree in model))
     for keep in (False, True)
   )
   return shared, own
@@ -123,11 +135,11 @@ def partial_method(
 
   def init_client(key, inputs, server, client_id, spec, cohort):
     levels = base.init_client(key, inputs, server, client_id, spec, cohort)
-    return PartialClient(parts(server)[1], levels)
+    return PartialClient(parts(averaging.copy_for(server, spec))[1], levels)
 
-  def broadcast(server, client_id, cohort):
-    del client_id, cohort
-    return parts(server)[0]
+  def broadcast(server, context, cohort):
+    del cohort
+    return parts(averaging.copy_for(server, context.spec))[0]
 
   def client_update(download, client, data, context, cohort):
     del cohort
@@ -135,7 +147,7 @@ def partial_method(
     learner, metrics = train(
       averaging.resume(training, whole, client.levels), data, context
     )
-    shared, own = parts(api.GlobalModel(learner.params, learner.stats))
+    shared, own = parts(averaging.model_after(learner, whole))
     return api.ClientResult(
       PartialClient(own, averaging.keep(learner)),
       trees.difference(shared, download),
@@ -147,15 +159,18 @@ def partial_method(
     shared, initial = parts(server)
     return merge(add_mean(shared, aggregates, context), initial)
 
+  def quantized_model(whole, client, data, context):
+    learner = averaging.resume(training, whole, client.levels)
+    params, stats, _ = training.quantized_variant(model, learner, data, context)
+    predicate = predicate_of(learner.params)
+    shared = prune(learner.quantized_stats, predicate, False)
+    return params, merge(shared, prune(stats, predicate)), model
+
   def variants(server, client, data, context, cohort):
-    del cohort
-    whole = merge(parts(server)[0], client.own)
-    result = {"personalized": (*whole, model)}
+    whole = merge(broadcast(server, context, cohort), client.own)
+    result = {"personalized": (whole.params, whole.stats, model)}
     if quantized:
-      learner = averaging.resume(training, whole, client.levels)
-      result["quantized"] = training.quantized_variant(
-        model, learner, data, context
-      )
+      result["quantized"] = quantized_model(whole, client, data, context)
     return result
 
   return base.replace(
@@ -166,4 +181,5 @@ def partial_method(
     server_update=server_update,
     variants=variants,
     primary_variant="quantized" if quantized else "personalized",
+    global_model=None,
   )

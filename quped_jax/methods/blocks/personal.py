@@ -44,9 +44,9 @@ def with_model(server: Any, model: api.GlobalModel) -> Any:
   return server._replace(model=model)
 
 
-def send(server: Any, client_id: Any, cohort: str) -> Any:
+def send(server: Any, context: api.Context, cohort: str) -> Any:
   """The `broadcast` of the server's whole state."""
-  del client_id, cohort
+  del context, cohort
   return server
 
 
@@ -57,8 +57,7 @@ def add_mean(
   del context
   model = model_of(server)
   mean = messages.mean_message(aggregates, model)
-  new: Any = optax.apply_updates(model, mean)
-  return with_model(server, new)
+  return with_model(server, messages.add(model, mean))
 
 
 def shared_step(
@@ -163,7 +162,8 @@ def personal_method(
 
   def global_model(server, cohort):
     del cohort
-    return (*model_of(server), models.shared)
+    shared = model_of(server)
+    return shared.params, shared.stats, models.shared
 
   def variants(server, client, data, context, cohort):
     model, learner = models.clients[cohort], learner_of(client)

@@ -67,7 +67,7 @@ def descend(
       grads, opt_state, model.params, learning_rate=learning_rate
     )
     params: Any = optax.apply_updates(model.params, updates)
-    return (api.GlobalModel(params, stats), opt_state), None
+    return (model._replace(params=params, stats=stats), opt_state), None
 
   return jax.lax.scan(step, (model, opt_state), xs)[0]
 

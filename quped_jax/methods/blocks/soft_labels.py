@@ -103,8 +103,8 @@ def soft_label_method(
     nothing = quantized_labels.nothing(bits_down, shape)
     return SoftLabelServer(model, public_lib.Download(nothing, rows, rows))
 
-  def broadcast(server, client_id, cohort):
-    del client_id, cohort
+  def broadcast(server, context, cohort):
+    del context, cohort
     return server.download
 
   def client_update(download, client, data, context, cohort):
@@ -144,7 +144,7 @@ def soft_label_method(
     )
     if dual:
       logits = predictions.predict(
-        models.shared, *model, public.data(rows=rows)
+        models.shared, model.params, model.stats, public.data(rows=rows)
       )
       labels = jax.nn.softmax(logits)
     labels = quantized_labels.encode(labels, bits_down)

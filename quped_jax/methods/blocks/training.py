@@ -46,6 +46,11 @@ class Training(NamedTuple):
   plain_sgd: bool = True
 
   @property
+  def precisions(self) -> int:
+    """The bits of the most precise quantized client; 0 if there is none."""
+    return 0 if self.max_levels is None else self.max_levels.bit_length() - 1
+
+  @property
   def gradients_per_step(self) -> int:
     """Gradient evaluations of an alternating step."""
     return 1 if self.max_levels is None else 3
@@ -105,19 +110,62 @@ def _batch_statistics(model, params, like, data, positions) -> Any:
 
   After k batches a running average that started from zero is too small by the
   factor 1 - m^k. Its momentum m is the share of the old value that one update
-  keeps.
+  keeps. A statistic that is no such average stays as it is.
   """
-  zero = jax.tree.map(jnp.zeros_like, like)
-  one = jax.tree.map(jnp.ones_like, like)
 
   def update(stats, position):
     inputs = data.batch(position).inputs
     return model.apply(params, stats, inputs, True)[1], None
 
-  momentum = jax.tree.map(
-    jnp.subtract, update(one, positions[0])[0], update(zero, positions[0])[0]
+  floats, join = _floats(like)
+
+  def after(floats):
+    return _floats(update(join(floats), positions[0])[0])[0]
+
+  momenta = _momenta(after, floats)
+  averaged = [(m >= 0) & (m < 1) for m in momenta]
+  start = [jnp.where(a, 0.0, x) for a, x in zip(averaged, floats, strict=True)]
+  total, _ = jax.lax.scan(update, join(start), positions)
+
+  def estimate(total, momentum, averaged, old):
+    share = 1 - jnp.where(averaged, momentum, 0.0) ** positions.shape[0]
+    return jnp.where(averaged, total / share, old)
+
+  found = map(estimate, _floats(total)[0], momenta, averaged, floats)
+  return join(list(found))
+
+
+def _momenta(after: Callable[[list], list], floats: list) -> list:
+  """The share of each statistic that an update keeps: its derivative.
+
+  Args:
+    after: the statistics after an update, given those before it.
+    floats: the statistics before it.
+  """
+
+  def derivatives(tangents):
+    return jax.jvp(after, (floats,), (tangents,))[1]
+
+  # One that is frozen, or that counts, keeps all. It may enter the others
+  # through the features that it normalises, so it is held still for them.
+  kept = [m == 1 for m in derivatives([jnp.ones_like(x) for x in floats])]
+  found = derivatives(
+    [1.0 - k.astype(x.dtype) for k, x in zip(kept, floats, strict=True)]
   )
-  total, _ = jax.lax.scan(update, zero, positions)
-  return jax.tree.map(
-    lambda t, m: t / (1 - m ** positions.shape[0]), total, momentum
-  )
+  return [jnp.where(k, 1.0, m) for k, m in zip(kept, found, strict=True)]
+
+
+def _floats(tree: Any) -> tuple[list[jax.Array], Callable[[list], Any]]:
+  """The arrays of floats in a tree, and how to put others in their place."""
+  leaves, structure = jax.tree.flatten(tree)
+  places = [
+    i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+
+  def join(floats):
+    new = list(leaves)
+    for place, x in zip(places, floats, strict=True):
+      new[place] = x.astype(leaves[place].dtype)
+    return structure.unflatten(new)
+
+  return [leaves[i] for i in places], join

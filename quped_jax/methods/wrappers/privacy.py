@@ -1,11 +1,14 @@
 """Differential privacy of the model that clients train together.
 
-What a client sends, including batch-norm statistics, is clipped to L2 norm
-C. The server sums the messages with weight 1 each, adds Gaussian noise of
-standard deviation sigma C once to every coordinate of the sum, and divides by
-the expected number of clients, no matter how many took part:
+What a client sends, including both sets of batch-norm statistics, is clipped to
+L2 norm C. The server sums the messages with weight 1 each, adds Gaussian noise
+of standard deviation sigma C once to every coordinate of the sum, and divides
+by the expected number of clients, no matter how many took part:
 
   w <- server_update(w, (sum_i clip(m_i, C) + sigma C N(0, I)) / sum_i q_i)
+
+Statistics that belong to one precision are divided by the expected number of
+clients of that precision, and no variance becomes negative by noise.
 
 Client i takes part in a round independently with probability q_i. Rounds in
 which no client takes part add noise too. So each round is a Gaussian mechanism
@@ -15,7 +18,7 @@ privacy losses of all rounds, with the largest q_i for all clients.
 The guarantee: to an observer of the server's models in all rounds, who knows
 all other clients, the presence of a client is (epsilon, delta)-private.
 Neighbours differ by one client, added or removed with all its samples. The
-expected number of clients counts as known.
+expected number of clients, of each precision too, counts as known.
 
 Stragglers and drop-outs are covered: how a client arrives at its message does
 not matter, and one that drops out takes part less often than q_i, for which
@@ -41,6 +44,7 @@ References:
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,10 +52,8 @@ import jax.numpy as jnp
 import optax
 
 from quped_jax import random_keys
-from quped_jax.methods import api
+from quped_jax.methods import api, by_precision
 from quped_jax.methods.blocks.messages import clip, instead_of_mean
-from quped_jax.methods.blocks.personal import model_of
-from quped_jax.quantization.codebook_tree import path_name
 
 # Below it, one round with one client has an epsilon above 80 (delta 1e-5).
 SMALLEST_NOISE = 0.1
@@ -144,8 +146,27 @@ def chances(participation: tuple[float, ...], clients: int) -> list[float]:
   return [participation[i % len(participation)] for i in range(clients)]
 
 
+def expected_by_precision(
+  chances: Sequence[float], bits: Sequence[int]
+) -> dict[int, float]:
+  """The expected number of clients of each precision in a round.
+
+  Args:
+    chances: each client's probability of taking part.
+    bits: each client's precision.
+  """
+  result: dict[int, float] = {}
+  for chance, own in zip(chances, bits, strict=True):
+    result[own] = result.get(own, 0.0) + chance
+  return result
+
+
 def with_privacy(
-  method: api.FederatedMethod, *, bound: float, noise: float, expected: float
+  method: api.FederatedMethod,
+  *,
+  bound: float,
+  noise: float,
+  expected: Mapping[int, float],
 ) -> api.FederatedMethod:
   """The method with clipped messages, and noise on their sum.
 
@@ -153,49 +174,43 @@ def with_privacy(
     method: a method that `averages`; its weights are ignored.
     bound: C, the largest L2 norm of a message.
     noise: sigma; the noise on the sum has standard deviation sigma C.
-    expected: the expected number of clients in a round, by which the sum is
-      divided.
+    expected: {bits: the expected number of such clients in a round}. Sums are
+      divided by the total; what is averaged by precision, by these numbers.
   """
+  everyone = sum(expected.values())
 
   def receive(server, message, weight, context, cohort):
     del weight
     message = clip(message, bound)
-    return api.weighted_sum(server, message, 1.0, context, cohort)
+    return method.receive(server, message, 1.0, context, cohort)
+
+  def by_precision_of(sums):
+    """Divided by expected numbers: who sent what must stay private."""
+    precisions = jax.tree.leaves(sums)[0].shape[0]
+    numbers = [expected.get(bits, 0.0) for bits in range(1, precisions + 1)]
+    return by_precision.ByPrecision(sums, jnp.asarray(numbers, jnp.float32))
 
   def server_update(server, aggregates, context):
     totals = [aggregate.total for aggregate in aggregates.values()]
-    total = jax.tree.map(lambda *parts: sum(parts), *totals)
+    heard = jax.tree.map(lambda *parts: sum(parts), *totals)
+    total = by_precision.map_parts(lambda t: t, lambda x: x.totals, heard)
     key = jax.random.fold_in(context.key, random_keys.PRIVACY_NOISE)
-    mean = jax.tree.map(
-      lambda t, z: ((t + noise * bound * z) / expected).astype(t.dtype),
+    noisy = jax.tree.map(
+      lambda t, z: t + noise * bound * z,
       total,
       optax.tree.random_like(key, total, jax.random.normal),
     )
-    cohort = next(iter(aggregates))
-    model = model_of(method.broadcast(server, jnp.int32(-1), cohort))
-    mean = mean._replace(stats=keep_variances(mean.stats, model.stats))
+    mean = by_precision.map_parts(
+      lambda t, sums: (sums / everyone).astype(t.dtype),
+      lambda _, sums: by_precision_of(sums),
+      heard,
+      noisy,
+    )
     # Weight 1 always: whether anybody sent a message must stay private.
     new = instead_of_mean(aggregates, mean, 1.0)
     return method.server_update(server, new, context)
 
   return method.replace(receive=receive, server_update=server_update)
-
-
-def keep_variances(difference: Any, stats: Any) -> Any:
-  """Limits a difference of statistics so that no variance becomes negative.
-
-  Noise could make one negative; post-processing costs no privacy.
-
-  Args:
-    difference: the difference, which is to be added to the statistics.
-    stats: batch-norm statistics; variances are named `var`, as in flax.
-  """
-
-  def keep(path, d, s):
-    is_variance = path_name(path).split("/")[-1] == "var"
-    return jnp.maximum(d, -s) if is_variance else d
-
-  return jax.tree_util.tree_map_with_path(keep, difference, stats)
 
 
 def check_installed() -> None:

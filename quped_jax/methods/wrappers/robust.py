@@ -19,13 +19,14 @@ References:
   2019.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quped_jax.methods import api
+from quped_jax.methods import api, by_precision
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.methods.blocks.messages import clip, instead_of_mean
 
@@ -60,21 +61,43 @@ def check_averages(
     )
 
 
-def _mean_of_ranks(messages: Any, sent: jax.Array, low: Any, high: Any) -> Any:
+def _mean_of_ranks(
+  x: jax.Array, sent: jax.Array, low: Any, high: Any
+) -> jax.Array:
   """The mean over the values with ranks low to high - 1 in each coordinate.
 
   NaNs have the highest ranks.
   """
+  along = (-1, *(1,) * (x.ndim - 1))
+  # Values of absent clients come last.
+  ranked = jnp.sort(jnp.where(sent.reshape(along), x, jnp.nan), axis=0)
+  rank = jnp.arange(x.shape[0]).reshape(along)
+  kept = (rank >= low) & (rank < high)
+  return jnp.sum(jnp.where(kept, ranked, 0.0), axis=0) / (high - low)
 
-  def mean(x):
-    along = (-1, *(1,) * (x.ndim - 1))
-    # Values of absent clients come last.
-    ranked = jnp.sort(jnp.where(sent.reshape(along), x, jnp.nan), axis=0)
-    rank = jnp.arange(x.shape[0]).reshape(along)
-    kept = (rank >= low) & (rank < high)
-    return jnp.sum(jnp.where(kept, ranked, 0.0), axis=0) / (high - low)
 
-  return jax.tree.map(mean, messages)
+def _over_senders(
+  average: Callable[[jax.Array, jax.Array], jax.Array],
+  messages: Any,
+  sent: jax.Array,
+) -> Any:
+  """Averages messages, and parts by precision over clients of the same bits.
+
+  Args:
+    average: `(values [slots, ...], sent) -> average [...]`.
+    messages: tree of arrays `[slots, ...]`, perhaps with ByPrecision of single
+      messages.
+    sent: bool `[slots]`.
+  """
+
+  def apart(heard):
+    counts = sent[:, None] & (heard.weights > 0)
+    of_each = jax.vmap(average, in_axes=(1, 1))
+    averages = jax.tree.map(lambda x: of_each(x, counts), heard.totals)
+    known = jnp.any(counts, axis=0).astype(jnp.float32)
+    return by_precision.ByPrecision(averages, known)
+
+  return by_precision.map_parts(lambda x: average(x, sent), apart, messages)
 
 
 def median(messages: Any, sent: jax.Array) -> Any:
@@ -87,8 +110,12 @@ def median(messages: Any, sent: jax.Array) -> Any:
   Returns:
     Tree of arrays `[...]`; for an even number, the mean of the middle two.
   """
-  count = jnp.sum(sent)
-  return _mean_of_ranks(messages, sent, (count - 1) // 2, count // 2 + 1)
+
+  def average(x, sent):
+    count = jnp.sum(sent)
+    return _mean_of_ranks(x, sent, (count - 1) // 2, count // 2 + 1)
+
+  return _over_senders(average, messages, sent)
 
 
 def trimmed_mean(messages: Any, sent: jax.Array, trim: float) -> Any:
@@ -108,9 +135,13 @@ def trimmed_mean(messages: Any, sent: jax.Array, trim: float) -> Any:
   cuts = np.floor(trim * counts + 1e-9).astype(np.int32)
   # It must not turn a share just below a half into a half.
   cuts = np.minimum(cuts, np.maximum(counts - 1, 0) // 2)
-  count = jnp.sum(sent)
-  cut = jnp.asarray(cuts)[count]
-  return _mean_of_ranks(messages, sent, cut, count - cut)
+
+  def average(x, sent):
+    count = jnp.sum(sent)
+    cut = jnp.asarray(cuts)[count]
+    return _mean_of_ranks(x, sent, cut, count - cut)
+
+  return _over_senders(average, messages, sent)
 
 
 def with_aggregation(
@@ -154,6 +185,8 @@ def with_aggregation(
 
   return method.replace(
     receive=receive_apart,
-    collect=lambda message: message,
+    collect=lambda message, context: by_precision.split(
+      message, context.spec.bits
+    ),
     server_update=server_update,
   )

@@ -84,3 +84,19 @@ def test_what_replaces_the_mean_is_the_mean_message():
     new = messages.instead_of_mean(aggregates, message(7.0), weight)
     mean = messages.mean_message(new, message(0.0))
     np.testing.assert_array_equal(mean["w"], np.full(3, expected))
+
+
+def test_no_message_makes_a_variance_negative():
+  stats = {"norm": {"var": jnp.array([0.1, 0.2]), "mean": jnp.array([1.0])}}
+  moved = {"norm": {"var": jnp.array([0.3, -0.3]), "mean": jnp.array([-9.0])}}
+  # A parameter may have any name.
+  params = {"var": jnp.array([1.0])}
+  model = api.GlobalModel(params, stats, {"var": jnp.array([[1.0], [2.0]])})
+  difference = api.GlobalModel(
+    {"var": jnp.array([-3.0])}, moved, {"var": jnp.array([[-0.5], [-7.0]])}
+  )
+  new = messages.add(model, difference)
+  np.testing.assert_allclose(new.stats["norm"]["var"], [0.4, 0.0])
+  np.testing.assert_array_equal(new.stats["norm"]["mean"], [-8.0])
+  np.testing.assert_array_equal(new.params["var"], [-2.0])
+  np.testing.assert_array_equal(new.quantized_stats["var"], [[0.5], [0.0]])

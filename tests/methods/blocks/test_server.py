@@ -15,7 +15,7 @@ def test_descent_is_the_optimizers_with_statistics_carried():
   xs = jnp.array([1.0, -2.0, 0.5])
   optimizer = optimizers.base_optimizer("momentum", momentum=0.5)
   start = api.GlobalModel(jnp.float32(3.0), jnp.float32(0))
-  (params, stats), _ = server.descend(
+  (params, stats, _), _ = server.descend(
     optimizer, 0.1, loss, start, optimizer.init(start.params), xs
   )
   by_hand, velocity = 3.0, 0.0

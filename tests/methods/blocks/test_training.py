@@ -76,3 +76,38 @@ def test_recalibration_leaves_a_client_of_full_precision_alone():
   data = qj.make_federation(dataset, parts).client(jnp.int32(0))
   _, stats, _ = training.quantized_variant(model, quantized, data, context)
   assert tiny.largest_difference(stats, quantized.quantized_stats) > 1e-3
+
+
+class Odd(nn.Module):
+  """Statistics that are no exponential averages, beside one that is."""
+
+  @nn.compact
+  def __call__(self, inputs, train: bool):
+    x = nn.Dense(6, name="first")(inputs)
+    steps = self.variable("batch_stats", "steps", jnp.zeros, ())
+    whole = self.variable("batch_stats", "whole", jnp.zeros, (), jnp.int32)
+    if train and not self.is_initializing():
+      steps.value += 1.0
+      whole.value += 1
+    x = nn.BatchNorm(use_running_average=True, name="frozen")(x)
+    x = nn.Dense(6, name="hidden_1")(nn.relu(x))
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="own")(x)
+    return nn.Dense(tiny.CLASSES, name="last")(x)
+
+
+def test_only_exponential_averages_are_estimated_again():
+  settings = tiny.make_settings("local", 2, recalibration_batches=7)
+  training = make_training(settings)
+  model = qj.from_linen(Odd(), "odd")
+  federation = tiny.make_federation((30, 40))
+  params, stats = model.init(jax.random.key(0), federation.example())
+  stats["frozen"]["var"] = stats["frozen"]["var"] + 1.5
+  stats["steps"] = jnp.float32(12.0)
+  data = federation.client(jnp.int32(1))
+  context = api.Context(0, jax.random.key(5), 1, None, None, None)
+  learner = training.learner(model, params, stats, jnp.int32(1))
+  _, found, _ = training.quantized_variant(model, learner, data, context)
+  for name in ("frozen", "steps", "whole"):
+    jax.tree.map(np.testing.assert_array_equal, found[name], stats[name])
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+  assert tiny.largest_difference(found["own"], stats["own"]) > 1e-2

@@ -16,7 +16,7 @@ import scipy.stats
 import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.training import make_schedule
-from quped_jax.methods import api
+from quped_jax.methods import api, by_precision
 from quped_jax.methods.blocks import trees
 from quped_jax.methods.wrappers import privacy
 from tests import tiny
@@ -40,7 +40,7 @@ def model(value: float = 0.0, size: int = 20000) -> api.GlobalModel:
 
 def adding(**how) -> api.FederatedMethod:
   """A private method whose server adds the mean to its model."""
-  settings = {"bound": 2.0, "noise": 1.5, "expected": 4.0}
+  settings = {"bound": 2.0, "noise": 1.5, "expected": {32: 3.0, 1: 1.0}}
   return privacy.with_privacy(tiny.method_of("quped"), **{**settings, **how})
 
 
@@ -97,6 +97,46 @@ def test_cohorts_share_one_noise_and_the_divisor_is_fixed():
   assert tiny.largest_difference(one.params, expected) < 1e-5
 
 
+def test_what_is_averaged_by_precision_has_a_divisor_for_each():
+  """Known numbers alone divide, whoever took part."""
+  size = 2000
+  server = model(1e3, 200)._replace(
+    quantized_stats={"var": jnp.full((3, size), 1e3)}
+  )
+  own = by_precision.OfPrecision({"var": jnp.full(size, 0.01)}, 3)
+  message = model(0.0, 200)._replace(quantized_stats=own)
+  method = adding(expected={32: 3.0, 1: 1.0, 2: 0.5}, noise=0.0)
+
+  def total(senders, weight=7.0):
+    sums = [
+      method.receive(
+        None,
+        message,
+        weight,
+        at_server()._replace(spec=api.ClientSpec(jnp.int32(bits))),
+        COHORT,
+      )
+      for bits in senders
+    ]
+    return jax.tree.map(lambda *x: sum(x), *sums)
+
+  def after(method, heard):
+    new = method.server_update(server, {COHORT: heard}, at_server())
+    return np.asarray(new.quantized_stats["var"]) - 1e3
+
+  # Divided by 1 of 1 bit and 0.5 of 2 bits; of 3 bits there is nobody.
+  heard = total([1, 1, 1, 2, 32])
+  for moved, expected in zip(
+    after(method, heard), (0.03, 0.02, 0.0), strict=True
+  ):
+    np.testing.assert_allclose(moved, expected, atol=1e-4)
+  noisy = adding(expected={1: 1.0, 2: 0.5}, noise=1.5, bound=0.1)
+  one, two, three = after(noisy, jax.tree.map(jnp.zeros_like, heard))
+  assert abs(np.std(one) / 0.15 - 1) < 4 / math.sqrt(2 * size)
+  assert abs(np.std(two) / 0.30 - 1) < 4 / math.sqrt(2 * size)
+  np.testing.assert_array_equal(three, 0)
+
+
 def test_no_variance_becomes_negative():
   server = model(0.1)
   new = step(adding(), [model()], server)
@@ -104,13 +144,6 @@ def test_no_variance_becomes_negative():
   assert variances.min() == 0 and 0.4 < np.mean(variances == 0) < 0.5
   # Anything that is not a variance may be negative.
   assert np.min(new.stats["norm"]["mean"]) < -1
-  plain = {"norm": {"var": jnp.array([0.3, -0.3]), "mean": jnp.array([-9.0])}}
-  stats = {"norm": {"var": jnp.array([0.1, 0.2]), "mean": jnp.array([1.0])}}
-  kept = privacy.keep_variances(plain, stats)
-  np.testing.assert_array_equal(
-    kept["norm"]["var"], np.array([0.3, -0.2], np.float32)
-  )
-  np.testing.assert_array_equal(kept["norm"]["mean"], [-9.0])
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-4, 0.5, 1e20, np.inf, np.nan])
@@ -143,7 +176,7 @@ def test_without_a_bound_and_without_noise_it_is_the_mean():
   settings = tiny.make_settings("fedavg", 5, bits=(32,), **UNIFORM)
   made = tiny.assemble(settings)
   method = privacy.with_privacy(
-    made.method, bound=1e30, noise=0.0, expected=5.0
+    made.method, bound=1e30, noise=0.0, expected={32: 5.0}
   )
   simulation = qj.make_simulation(
     method,

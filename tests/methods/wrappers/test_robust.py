@@ -33,7 +33,7 @@ def messages(slots: int, seed: int = 0) -> Any:
     return rng.normal(size=shape).astype(np.float32)
 
   params = {"kernel": draw(slots, 3, 2), "bias": draw(slots, 2)}
-  return api.GlobalModel(params, {"var": draw(slots, 2)})
+  return api.GlobalModel(params, {"mean": draw(slots, 2)})
 
 
 def absent(slots: int, count: int, seed: int = 0) -> np.ndarray:
@@ -204,7 +204,7 @@ def sent_in_first_round(made, start):
       shared_learning_rate=made.population.shared_learning_rate,
     )
     result = made.method.client_update(
-      made.method.broadcast(state.server, client_id, COHORT),
+      made.method.broadcast(state.server, context, COHORT),
       client,
       made.federation.client(client_id),
       context,
