@@ -1,19 +1,20 @@
 r"""FedGen: FedAvg with a generator of features, which the server learns.
 
-From noise e and a label y, the server's generator G makes features
-z = G(e, y), the input of a classifier's last layer. The server sees no samples:
-the clients' last layers h_k, weighted by their numbers of samples of y, must
-recognise the label of the generated features,
+From noise e, uniform in [0, 1), and a label y, the server's generator G makes
+features z = G(e, y), the input of a classifier's last layer. The server sees no
+samples: the clients' last layers h_k, weighted by their numbers of samples of
+y, must recognise the label of the generated features,
 
 .. math::
   \min_G \; \mathrm{CE}\Big(\sum_k \tfrac{n_k(y)}{\sum_j n_j(y)}\, h_k(z),\;
     y\Big) + \delta \exp\Big(-\operatorname{mean}_{i,j}
-    |z_i - z_j| \, \|e_i - e_j\|\Big),
+    \operatorname{mean}|z_i - z_j| \operatorname{mean}(e_i - e_j)^2\Big),
 
-where the last term keeps the features diverse, and y is drawn with its
-frequency among the clients. A client adds alpha CE(h(G(e, y)), y) to its loss,
-with uniform y, so that its last layer does not forget the classes of which it
-has no samples.
+where the last term keeps the features diverse (the inner means are over the
+entries of features and of noise, as in the released code), and y is drawn with
+its frequency among the clients. A client adds alpha CE(h(G(e, y)), y) to its
+loss, with uniform y, so that its last layer does not forget the classes of
+which it has no samples.
 
 Down: the model and the generator. Up: the difference of the model, and the
 number of samples per label. Quantized clients do all this by alternating steps;

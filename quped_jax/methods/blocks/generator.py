@@ -36,7 +36,7 @@ def make_generator(
   Args:
     width: number of features.
     classes: number of labels.
-    noise_size: number of entries of the noise, which is Gaussian.
+    noise_size: number of entries of the noise, which is uniform in [0, 1).
     hidden: widths of the hidden layers.
     batch_size: how many features are drawn at once.
   """
@@ -47,7 +47,7 @@ def make_generator(
 
   def draw(key, params, frequencies):
     noise_key, label_key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, (batch_size, noise_size))
+    noise = jax.random.uniform(noise_key, (batch_size, noise_size))
     labels = jax.random.categorical(
       label_key, jnp.log(frequencies), shape=(batch_size,)
     )
@@ -67,14 +67,21 @@ def label_counts(data: ClientData, classes: int) -> jax.Array:
 
 
 def diversity_loss(noise: jax.Array, features: jax.Array) -> jax.Array:
-  """In (0, 1]: smaller, the more features of different noise differ.
+  r"""In (0, 1]: smaller, the more features of different noise differ.
+
+  .. math::
+    \exp\Big(-\operatorname{mean}_{i,j} \operatorname{mean}|z_i - z_j|
+    \operatorname{mean}(e_i - e_j)^2\Big)
+
+  Both distances are means over entries, not sums or norms, so that the exponent
+  is small at any width: where it is large, the loss is flat.
 
   Args:
-    noise: `[batch, n]`.
-    features: `[batch, width]`, generated from the noise.
+    noise: e, `[batch, n]`.
+    features: z, `[batch, width]`, generated from the noise.
   """
-  distances = jnp.mean(jnp.abs(features[:, None] - features), axis=-1)
-  apart = jnp.linalg.norm(noise[:, None] - noise, axis=-1)
+  distances = jnp.mean(jnp.abs(features[:, None] - features[None]), axis=-1)
+  apart = jnp.mean((noise[:, None] - noise[None]) ** 2, axis=-1)
   return jnp.exp(-jnp.mean(distances * apart))
 
 

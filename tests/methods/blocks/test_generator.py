@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from quped_jax.methods.blocks import generator
 from tests import tiny
@@ -40,16 +41,41 @@ def test_clients_speak_for_the_labels_that_they_have():
 
 
 def test_diverse_features_of_different_noise_lose_less():
-  noise = jnp.array([[0.0, 0.0], [3.0, 4.0]])
-  features = jnp.array([[0.0, 1.0], [1.0, 0.0]])
-  # Two of the four pairs differ: mean feature distance 1, noise distance 5.
-  loss = generator.diversity_loss(noise, features)
-  np.testing.assert_allclose(loss, np.exp(-2 * 5 / 4), rtol=1e-6)
-  np.testing.assert_allclose(
-    generator.diversity_loss(noise, jnp.ones((2, 2))), 1.0
+  rng = np.random.default_rng(0)
+  noise, features = rng.uniform(size=(6, 4)), rng.normal(size=(6, 3))
+  total = 0.0
+  for i in range(6):
+    for j in range(6):
+      distance = np.abs(features[i] - features[j]).sum() / 3
+      total += distance * ((noise[i] - noise[j]) ** 2).sum() / 4
+  loss = generator.diversity_loss(jnp.array(noise), jnp.array(features))
+  np.testing.assert_allclose(loss, np.exp(-total / 36), rtol=1e-6)
+  same = generator.diversity_loss(jnp.array(noise), jnp.ones((6, 3)))
+  np.testing.assert_allclose(same, 1.0)
+
+
+@pytest.mark.parametrize("size", (1.0, 2.0))
+def test_the_diversity_loss_is_not_flat_where_training_starts(size):
+  """The slope of exp(-x) is -exp(-x): where the loss is near 0, so is it."""
+  made = generator.make_generator(64, 10, 32, (64,), batch_size=32)
+  params = made.init(jax.random.key(0))
+  noise, _, features = made.draw(jax.random.key(1), params, jnp.ones(10))
+  features *= size / jnp.std(features)
+  slope, grads = jax.value_and_grad(
+    lambda z: generator.diversity_loss(noise, z)
+  )(features)
+  assert 0.5 < slope < 0.95
+  assert np.all(np.isfinite(grads))
+
+
+def test_noise_is_uniform_between_0_and_1():
+  made = generator.make_generator(2, 3, 50, (), batch_size=200)
+  noise, _, _ = made.draw(
+    jax.random.key(1), made.init(jax.random.key(0)), jnp.ones(3)
   )
-  grads = jax.grad(lambda z: generator.diversity_loss(noise, z))(features)
-  assert np.all(np.isfinite(grads)) and np.max(np.abs(grads)) > 0
+  assert jnp.min(noise) >= 0 and jnp.max(noise) < 1
+  shares, _ = np.histogram(np.asarray(noise), bins=10, range=(0, 1))
+  np.testing.assert_allclose(shares / noise.size, 0.1, atol=0.01)
 
 
 def test_labels_are_drawn_as_often_as_they_are_there():
