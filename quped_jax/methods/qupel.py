@@ -8,7 +8,8 @@ its copy w_i of the global model, so all architectures must be equal.
     + \\tfrac{\\lambda_p}{2} \\|\\tilde Q_c(x) - w\\|^2
 
 Down: the global model w. Up: w_i, as a difference. For a client with full
-precision, Q is the identity and the penalty ties x itself.
+precision, Q is the identity and the penalty ties x itself. With the hard
+estimator the penalty moves quantized weights by their levels alone.
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeL: Quantized Personalization with

@@ -10,10 +10,16 @@ by alternating proximal gradient steps on one batch. In the fine-tuning phase
 the index k(i) of each weight's level is frozen, the model is c[k(i)], and
 training continues for the levels and the parameters that are not quantized.
 
+That is the soft estimator. With the hard one, which is that of the released
+code, the quantized model is that of the nearest levels, Q_c(x), and trains the
+levels alone: all parameters, the biases too, get the gradient of f(x).
+
 Cost of a step in forward passes (a backward pass counts as two): in the first
 phase 9, namely 3 for f(x), 3 for f of the quantized model and, to update the
 levels, 3 for the same at the new x; in the fine-tuning phase, and without
 codebooks, 3. The soft quantizer runs twice per step, each proximal map once.
+With the hard estimator 7: the first pass through the quantized model only
+updates its batch-norm statistics; where there are none, the compiler drops it.
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -104,11 +110,14 @@ class Alternating(NamedTuple):
       full precision too. `correction`, a tree over the parameters, is added to
       their gradient (a control variate, say).
     views: `learner -> [View, ...]`, the models whose losses are minimised.
+    gradients: how many gradients of the objective a step of the first phase
+      takes with codebooks.
   """
 
   init: Callable[[Any, Any, Any], Learner]
   step: Callable[..., tuple[Learner, jax.Array]]
   views: Callable[[Learner], list[View]]
+  gradients: int
 
 
 def has_codebooks(codebooks: Any) -> bool:
@@ -186,14 +195,16 @@ def make_alternating(
       sorted, any moments that it keeps are not reordered with them; plain SGD
       keeps none.
     estimator: "soft" differentiates through the soft quantizer; "hard" runs
-      the model at the nearest levels, through which no gradient reaches x.
+      the model at the nearest levels, through which no gradient reaches the
+      parameters, quantized or not. A `penalty` runs no model: the parameters
+      that are not quantized get its gradient.
     sharpness: of the soft quantizer, in `sharpness_unit`.
     sharpness_unit: "gap" or "absolute".
     norm: of the regularizer, "l1" or "l2".
     center_prox: "exact" or "subgradient".
 
   Returns:
-    The functions init, step and views.
+    The functions init, step and views, and how many gradients a step takes.
 
   Raises:
     ValueError: unknown estimator, unit, norm or center_prox.
@@ -207,8 +218,10 @@ def make_alternating(
     centers_optimizer, transforms.prox_centers(norm=norm, method=center_prox)
   )
 
+  hard = estimator == "hard"
+
   def quantize(params, codebooks):
-    if estimator == "hard":
+    if hard:
       return codebook_tree.hard_quantize_tree(params, codebooks)
     return soft_quantizer.soft_quantize_tree(
       params, codebooks, sharpness, unit=sharpness_unit
@@ -248,7 +261,10 @@ def make_alternating(
       models = views(learner._replace(params=params))
       total, losses, stats = jnp.zeros(()), [], []
       for view in models:
-        loss, new_stats = objective(view.params, view.stats)
+        at = view.params
+        if hard and view is not models[0]:
+          at = jax.lax.stop_gradient(at)
+        loss, new_stats = objective(at, view.stats)
         total = add_loss(view, total, loss)
         losses.append(loss)
         stats.append(new_stats)
@@ -346,4 +362,4 @@ def make_alternating(
     )
     return learner, loss
 
-  return Alternating(init, step, views)
+  return Alternating(init, step, views, gradients=2 if hard else 3)

@@ -37,6 +37,14 @@ def test_codebooks_hold_the_precisions_that_there_are(
   assert training.gradients_per_step == (1 if max_levels is None else 3)
 
 
+@pytest.mark.parametrize(("bits", "gradients"), [(1, 2), (32, 1)])
+def test_with_the_hard_estimator_a_step_takes_one_gradient_less(
+  bits, gradients
+):
+  settings = qj.Settings(estimator="hard", bits=(bits,))
+  assert make_training(settings).gradients_per_step == gradients
+
+
 def test_the_training_is_what_the_settings_say():
   training = make_training(
     qj.Settings(

@@ -75,7 +75,9 @@ def taught(params, stats):
 
 
 def penalty(params):
-  return 0.3 * jnp.sum((params["hidden"]["kernel"] - ANCHOR) ** 2)
+  """Of a quantized tensor and of one that is not."""
+  apart = jnp.sum((params["hidden"]["kernel"] - ANCHOR) ** 2)
+  return 0.3 * apart + 0.2 * jnp.sum(params["first"]["bias"] ** 2)
 
 
 def make_learner(alternating, bits=None, key=0, max_levels=4, codebooks=None):
@@ -189,9 +191,13 @@ def reference_step(
     return loss if extra is None else loss + extra(q)
 
   x, old = learner.params, indices(learner.params)
-  g = jax.grad(
-    lambda x: fn(x, learner.stats)[0] + quantized_loss(x, levels, old)
-  )(x)
+  g = jax.grad(lambda x: fn(x, learner.stats)[0])(x)
+  if estimator == "soft":
+    more = jax.grad(lambda x: quantized_loss(x, levels, old))(x)
+    g = jax.tree.map(jnp.add, g, more)
+  elif extra is not None:
+    # Nothing but the penalty of what is not quantized.
+    g["first"] = jax.tree.map(jnp.add, g["first"], jax.grad(extra)(x)["first"])
   new = jax.tree.map(lambda x, g: x - RATES.learning_rate * g, x, g)
   t = RATES.learning_rate * RATES.strength
   for name in QUANTIZED:
@@ -296,6 +302,55 @@ def test_a_statically_full_precision_tree_is_plain_sgd_too():
     np.testing.assert_allclose(loss, mixed_loss, rtol=1e-6)
   leaves_close(learner.params, mixed.params)
   assert learner.quantized_stats is None
+
+
+def test_with_the_hard_estimator_a_bias_moves_by_the_gradient_at_x_alone():
+  """Not by that of the quantized model, which is nearly the same again."""
+  hard = make_alternating(optax.sgd(0.1), optax.sgd(1e-3), estimator="hard")
+  params = {
+    "kernel": jax.random.normal(jax.random.key(5), (6, 3)),
+    "bias": jnp.zeros(3),
+  }
+
+  def dense(params, stats):
+    logits = INPUTS @ params["kernel"] + params["bias"]
+    return cross_entropy(logits, LABELS), stats
+
+  codebooks = init_codebooks(params, lambda name: name == "kernel", 1)
+  learner = hard.init(params, {}, codebooks)
+  stepped, _ = hard.step(learner, dense, RATES._replace(strength=0.0))
+  grads = jax.grad(dense, has_aux=True)(params, {})[0]
+  for name in params:
+    np.testing.assert_allclose(
+      stepped.params[name], params[name] - 0.1 * grads[name], atol=1e-7
+    )
+  # The levels follow the quantized model.
+  before, after = (x.codebooks["kernel"].centers for x in (learner, stepped))
+  assert np.all(np.abs(after - before) > 1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["soft", "hard"])
+def test_a_step_takes_as_many_gradients_as_it_says(estimator):
+  alternating = make(estimator=estimator)
+  backward = []
+
+  @jax.custom_vjp
+  def counted(params, stats):
+    return objective(params, stats)
+
+  def forward(params, stats):
+    return jax.vjp(objective, params, stats)
+
+  def pull_back(residuals, cotangents):
+    backward.append(None)
+    return residuals(cotangents)
+
+  counted.defvjp(forward, pull_back)
+  learner = make_learner(alternating)
+  got, _ = alternating.step(learner, counted, RATES)
+  assert len(backward) == alternating.gradients
+  want, _ = alternating.step(learner, objective, RATES)
+  leaves_close(got, want)
 
 
 def test_each_step_traces_only_the_passes_that_it_needs():

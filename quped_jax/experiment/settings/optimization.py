@@ -34,8 +34,8 @@ class QuantizationSettings(Group):
   )
   estimator: str = setting(
     "soft",
-    "quantizer that gradients go through, 'soft', or 'hard' (straight to the "
-    "nearest levels).",
+    "what the quantized model's loss trains: 'soft', weights and levels, "
+    "through the soft quantizer; or 'hard', the levels alone.",
     one_of(alternating.ESTIMATORS),
   )
   sharpness: float = setting(10.0, "of the soft quantizer.", checks.positive)

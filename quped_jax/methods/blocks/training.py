@@ -53,7 +53,7 @@ class Training(NamedTuple):
   @property
   def gradients_per_step(self) -> int:
     """Gradient evaluations of an alternating step."""
-    return 1 if self.max_levels is None else 3
+    return 1 if self.max_levels is None else self.alternating.gradients
 
   def learner(
     self, model: Model, params: Any, stats: Any, bits: Any
