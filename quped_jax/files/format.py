@@ -16,15 +16,6 @@ from quped_jax.quantization import codebook_tree
 
 MEAN, STD = "inputs/mean", "inputs/std"
 
-# The names of types in safetensors.
-TYPES = {
-  np.dtype(bool): "BOOL",
-  np.dtype(jnp.bfloat16): "BF16",
-  **{np.dtype(f"f{size}"): f"F{8 * size}" for size in (2, 4, 8)},
-  **{np.dtype(f"i{size}"): f"I{8 * size}" for size in (1, 2, 4, 8)},
-  **{np.dtype(f"u{size}"): f"U{8 * size}" for size in (1, 2, 4, 8)},
-}
-
 
 class Plan(NamedTuple):
   """The tensors of a model: their shapes and types.
@@ -82,9 +73,11 @@ def plan_of_file(info: ModelInfo, size: int) -> Plan:
 def kind_of(x: Any) -> tuple[str, tuple[int, ...]]:
   """Type and shape of an array as safetensors states them."""
   dtype = np.dtype(x.dtype)
-  if dtype not in TYPES:
-    raise ValueError(f"dtype={dtype}: must be one of {', '.join(TYPES)}")
-  return TYPES[dtype], tuple(x.shape)
+  if dtype not in weights_lib.TYPES:
+    raise ValueError(
+      f"dtype={dtype}: must be one of {', '.join(weights_lib.TYPES)}"
+    )
+  return weights_lib.TYPES[dtype], tuple(x.shape)
 
 
 def check_kinds(want: Mapping[str, Any], have: Mapping[str, Any]) -> None:
@@ -113,7 +106,7 @@ def packed_kinds(info: ModelInfo, plan: Plan) -> dict[str, Any]:
       continue
     channels = like.shape[-1:] if info.granularity == "channel" else ()
     planes = (info.bits, -(-math.prod(like.shape) // 8))
-    kinds[f"{name}.planes"] = TYPES[np.dtype(np.uint8)], planes
+    kinds[f"{name}.planes"] = weights_lib.TYPES[np.dtype(np.uint8)], planes
     kinds[f"{name}.levels"] = kind_of(like)[0], (*channels, 2**info.bits)
   return kinds
 

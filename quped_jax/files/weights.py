@@ -5,11 +5,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from quped_jax.quantization import codebook_tree
+
+# The names of types in safetensors.
+TYPES = {
+  np.dtype(bool): "BOOL",
+  np.dtype(jnp.bfloat16): "BF16",
+  **{np.dtype(f"f{size}"): f"F{8 * size}" for size in (2, 4, 8)},
+  **{np.dtype(f"i{size}"): f"I{8 * size}" for size in (1, 2, 4, 8)},
+  **{np.dtype(f"u{size}"): f"U{8 * size}" for size in (1, 2, 4, 8)},
+}
+
+# Those in which weights are read, whatever the model's own is.
+_FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 def named(params: Any, stats: Any) -> dict[str, Any]:
@@ -41,35 +54,69 @@ def save_weights(path: str | os.PathLike, params: Any, stats: Any) -> None:
 def load_weights(
   path: str | os.PathLike, params: Any, stats: Any
 ) -> tuple[Any, Any]:
-  """Reads what `save_weights` wrote.
+  """Reads what `save_weights` wrote, or another file with the same tensors.
 
   Args:
-    path: of the file.
-    params: tree whose structure and shapes the file must have.
+    path: of the file. Floating-point numbers may be of 16, 32 or 64 bits,
+      whatever the result has.
+    params: tree whose structure, shapes and types the result has.
     stats: likewise.
 
   Returns:
     (params, stats) of numpy arrays.
 
   Raises:
-    ValueError: no such file, not a safetensors file, or one with other tensors.
+    ValueError: no such file, not a safetensors file, one with tensors of other
+      names, shapes or types, or with numbers that are not finite.
   """
-  try:
-    tensors = safetensors.numpy.load_file(path)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise ValueError(
-      f"warm_start={os.fspath(path)!r}: must be a file of weights ({error})"
-    ) from error
+  field = f"warm_start={os.fspath(path)!r}"
   wanted = named(params, stats)
-  for name in sorted(wanted.keys() | tensors.keys()):
-    want = wanted[name].shape if name in wanted else None
-    have = tensors[name].shape if name in tensors else None
+  try:
+    with safetensors.safe_open(path, "np") as file:
+      _check_header(field, file, wanted)
+      tensors = {name: file.get_tensor(name) for name in wanted}
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(f"{field}: must be a file of weights ({error})") from error
+  converted = {
+    name: _converted(f"{field}: {name!r}", tensor, wanted[name].dtype)
+    for name, tensor in tensors.items()
+  }
+  return from_named(converted, params, stats)
+
+
+def _check_header(field: str, file: Any, wanted: Mapping[str, Any]) -> None:
+  """Raises a ValueError unless a file has the tensors that are wanted."""
+  names = file.keys()
+  found = {name: file.get_slice(name) for name in names}
+  for name in sorted(wanted.keys() | found.keys()):
+    want = tuple(wanted[name].shape) if name in wanted else None
+    have = tuple(found[name].get_shape()) if name in found else None
     if want != have:
       raise ValueError(
-        f"warm_start={os.fspath(path)!r}: {name!r} must have shape {want} "
-        f"for this model; the file has {have}"
+        f"{field}: {name!r} must have shape {want} for this model; the file "
+        f"has {have}"
       )
-  return from_named(tensors, params, stats)
+    dtype, own = found[name].get_dtype(), wanted[name].dtype
+    floats = jnp.issubdtype(own, jnp.floating)
+    allowed = _FLOATS if floats else (TYPES.get(np.dtype(own), str(own)),)
+    if dtype not in allowed:
+      raise ValueError(
+        f"{field}: {name!r} must be of type {' or '.join(allowed)}; the file "
+        f"has {dtype}"
+      )
+
+
+def _converted(field: str, tensor: np.ndarray, dtype: Any) -> np.ndarray:
+  """A tensor in a model's own type, which must hold its numbers."""
+  with np.errstate(over="ignore"):
+    result = tensor.astype(dtype)
+  wrong = ~np.isfinite(result)
+  if wrong.any():
+    raise ValueError(
+      f"{field} must hold finite numbers of type {np.dtype(dtype)}; the file "
+      f"has {tensor[wrong][0]}"
+    )
+  return result
 
 
 def from_named(

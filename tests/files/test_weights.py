@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,6 +28,85 @@ def test_weights_of_another_model_are_refused(tmp_path):
   for other in (wider, deeper):
     with pytest.raises(ValueError, match="warm_start=.*must have shape"):
       qj.load_weights(path, *other.init(jax.random.key(0), INPUTS))
+
+
+def save_with(path, name, change):
+  """Saves weights of the model, of which one tensor is changed."""
+  params, _ = MODEL.init(jax.random.key(0), INPUTS)
+  params = jax.tree.map(np.asarray, params)
+  params["hidden_1"][name] = change(params["hidden_1"][name])
+  qj.save_weights(path, params, {})
+  return params
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float64])
+def test_numbers_of_another_size_are_read_as_the_models_own(tmp_path, dtype):
+  path = tmp_path / "model.safetensors"
+  saved = save_with(path, "kernel", lambda x: x.astype(dtype))
+  assert saved["hidden_1"]["kernel"].dtype == dtype
+  like = MODEL.init(jax.random.key(1), INPUTS)
+  loaded, _ = qj.load_weights(path, *like)
+  for x in jax.tree.leaves(loaded):
+    assert x.dtype == np.float32
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float32)),
+    loaded,
+    saved,
+  )
+
+
+@pytest.mark.parametrize(
+  ("dtype", "name"),
+  [(np.int8, "I8"), (np.int32, "I32"), (bool, "BOOL"), (np.complex64, "C64")],
+)
+def test_what_is_no_floating_point_number_is_refused(tmp_path, dtype, name):
+  path = tmp_path / "model.safetensors"
+  save_with(path, "kernel", lambda x: x.astype(dtype))
+  with pytest.raises(
+    ValueError,
+    match=f"warm_start='.*model.safetensors': 'params/hidden_1/kernel' must "
+    f"be of type F16 or BF16 or F32 or F64; the file has {name}$",
+  ):
+    qj.load_weights(path, *MODEL.init(jax.random.key(0), INPUTS))
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
+  path = tmp_path / "model.safetensors"
+  save_with(path, "bias", lambda x: np.append(x[1:], np.float64(value)))
+  with pytest.raises(
+    ValueError,
+    match="'params/hidden_1/bias' must hold finite numbers of type float32; "
+    f"the file has {value}$".replace("+", r"\+"),
+  ):
+    qj.load_weights(path, *MODEL.init(jax.random.key(0), INPUTS))
+
+
+def test_types_and_numbers_are_checked_before_a_run(tmp_path):
+  path = tmp_path / "model.safetensors"
+  settings = qj.Settings(
+    clients=4, hidden=(8, 8), bits=(2,), method="local", warm_start=str(path)
+  )
+  model = qj.create_model("mlp", 10, features=(8, 8))
+  params, _ = model.init(jax.random.key(0), np.zeros((1, 64), np.float32))
+  for change in (lambda x: x.astype(int), lambda x: x * np.nan):
+    qj.save_weights(path, jax.tree.map(change, params), {})
+    with pytest.raises(ValueError, match="warm_start=.*'params/first/bias'"):
+      qj.build(settings)
+
+
+def test_a_models_own_integers_must_be_there_as_they_are(tmp_path):
+  path = tmp_path / "model.safetensors"
+  qj.save_weights(path, {}, {"count": np.arange(3, dtype=np.int32)})
+  like = {"count": np.zeros(3, np.int32)}
+  _, stats = qj.load_weights(path, {}, like)
+  np.testing.assert_array_equal(stats["count"], np.arange(3))
+  assert stats["count"].dtype == np.int32
+  qj.save_weights(path, {}, {"count": np.arange(3.0)})
+  with pytest.raises(
+    ValueError, match="'stats/count' must be of type I32; .* F64$"
+  ):
+    qj.load_weights(path, {}, like)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff" * 64])
