@@ -63,11 +63,13 @@ def _base():
 
 
 # Step sizes of clients' own models, and of the shared ones beside them.
-_RATES = {"learning_rate": (0.02, 0.05, 0.1, 0.2)}
-_BOTH_RATES = {**_RATES, "shared_learning_rate": (0.02, 0.05, 0.1, 0.2)}
+_RATES = {"learning_rate": (0.02, 0.05, 0.1, 0.2, 0.4)}
+_BOTH_RATES = {**_RATES, "shared_learning_rate": (0.02, 0.05, 0.1, 0.2, 0.4)}
 _DIGEST = {"digest_steps": (2, 5, 10)}
 
-# Trials are drawn from these: step sizes, and what a method's paper tunes.
+# Trials are drawn from these: step sizes, and what a method's paper tunes, its
+# default among the values. No setting has more values than there are trials, so
+# that each value is tried.
 _SPACES = {
   "quped": {**_BOTH_RATES, "quped": {"lambda_p": (0.25, 0.5, 0.75)}},
   "qupel": {**_BOTH_RATES, "qupel": {"lambda_p": (0.1, 0.5, 2.0)}},
@@ -78,11 +80,11 @@ _SPACES = {
   "per_fedavg": {**_RATES, "per_fedavg": {"alpha": (0.01, 0.03, 0.1)}},
   "pfedme": {
     **_RATES,
-    "pfedme": {"lambda_p": (5.0, 15.0), "eta": (0.02, 0.06)},
+    "pfedme": {"lambda_p": (5.0, 15.0), "eta": (0.02, 0.05)},
   },
   "ditto": {**_BOTH_RATES, "ditto": {"lambda_p": (0.1, 0.5, 1.0)}},
   "apfl": {**_BOTH_RATES, "apfl": {"alpha": (0.25, 0.5, 0.75)}},
-  "fedrep": {**_RATES, "fedrep": {"head_steps": (10, 20, 30)}},
+  "fedrep": {**_RATES, "fedrep": {"head_steps": (10, 0, 30)}},  # 0: half
   "fml": {**_BOTH_RATES, "fml": {"alpha": (0.3, 0.5, 0.7)}},
   "fedkd": _BOTH_RATES,
   "fedgkd": {**_RATES, "fedgkd": {"gamma": (0.1, 0.2, 0.5)}},
@@ -92,7 +94,7 @@ _SPACES = {
   "fedmd": {**_RATES, "fedmd": _DIGEST},
   "ds_fl": {**_RATES, "ds_fl": {**_DIGEST, "temperature": (0.1, 0.3)}},
   "cfd": {**_RATES, "cfd": {**_DIGEST, "bits_down": (1, 32)}},
-  "feddf": {**_RATES, "feddf": {"distill_steps": (20, 50)}},
+  "feddf": {**_RATES, "feddf": {"distill_steps": (20, 50, 100)}},
   "fedgkt": {
     **_RATES,
     "fedgkt": {"weight": (0.3, 1.0), "temperature": (1.0, 3.0)},

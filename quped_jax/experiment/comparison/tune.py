@@ -2,9 +2,11 @@
 
 For each row, a method at a precision, the same number of settings is tried,
 drawn without replacement from the grid that the config gives for the method. A
-trial's score is the accuracy of the method's primary variant after the last
-round, on the validation part of the clients' training data: its mean over
-clients, then over seeds. Test data is never looked at.
+row has a draw of its own, and it is balanced: each value of a setting is tried
+as often as its other values, or once more or less. A trial's score is the
+accuracy of the method's primary variant after the last round, on the validation
+part of the clients' training data: its mean over clients, then over seeds. Test
+data is never looked at.
 
 Two caveats. Test samples of one seed can be validation samples of another,
 where they belong to other clients. FedGKD-VOTE weights its teachers by how they
@@ -12,7 +14,6 @@ do on validation samples, the same on which its settings are then chosen.
 """
 
 import csv
-import itertools
 import json
 import math
 import pathlib
@@ -32,6 +33,9 @@ _FIELDS = ("trials", "seeds", "rounds", "validation_fraction", "spaces")
 
 # Settings that no space may hold.
 _FIXED = (*plan.SHARED, "rounds", "eval_every", "method", "bits")
+
+# Random draws of a row's settings before they are taken along diagonals.
+_ATTEMPTS = 50
 
 
 class Trial(NamedTuple):
@@ -71,33 +75,80 @@ def unflatten(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draw(
-  field: str, space: Mapping[str, Any], trials: int, seed: int = 0
+  field: str, space: Mapping[str, Any], trials: int, name: str
 ) -> list[dict[str, Any]]:
-  """Draws distinct points of a grid.
+  """Draws distinct points of a grid, balanced over each setting's values.
+
+  Each value of a setting is in `trials / number of values` points, rounded down
+  or up. None is left out unless a setting has more values than there are
+  trials.
 
   Args:
     field: what errors call the space.
     space: {setting: values, or method: {option: values}}.
     trials: number of points.
-    seed: of the draw; from equal spaces the same points are drawn.
+    name: whose draw it is; another name draws other points.
 
   Raises:
     ValueError: a grid with fewer points.
   """
   flat = flatten(space)
-  for name, values in flat.items():
+  for setting, values in flat.items():
     if not isinstance(values, (list, tuple)) or not values:
       raise ValueError(
-        f"{field}.{name}={values!r}: must be a tuple of the values to try"
+        f"{field}.{setting}={values!r}: must be a tuple of the values to try"
       )
-  grid = list(itertools.product(*flat.values()))
-  if len(grid) < trials:
+  sizes = [len(values) for values in flat.values()]
+  if math.prod(sizes) < trials:
     raise ValueError(
       f"{field}: must have at least trials={trials} settings, as many as are "
-      f"tried for every method; got {len(grid)}"
+      f"tried for every method; got {math.prod(sizes)}"
     )
-  chosen = np.random.default_rng(seed).choice(len(grid), trials, replace=False)
-  return [dict(zip(flat, grid[i], strict=True)) for i in sorted(chosen)]
+  # The same in every process, unlike `hash`.
+  rng = np.random.default_rng(list(name.encode()))
+  return [
+    {s: values[i] for (s, values), i in zip(flat.items(), point, strict=True)}
+    for point in sorted(_balanced_points(sizes, trials, rng))
+  ]
+
+
+def _balanced_points(
+  sizes: Sequence[int], trials: int, rng: np.random.Generator
+) -> list[tuple[int, ...]]:
+  """Distinct points of a grid that has axes of these sizes; see `draw`."""
+  for _ in range(_ATTEMPTS):
+    # On each axis, all of its values in random order, again and again.
+    axes = []
+    for size in sizes:
+      turns = np.tile(np.arange(size), (-(-trials // size), 1))
+      axes.append(rng.permuted(turns, axis=1).ravel()[:trials])
+    points = list(zip(*(axis.tolist() for axis in axes), strict=True))
+    if len(set(points)) == trials:
+      return points
+  # Hardly any draw has distinct points if it takes most of the grid.
+  orders = [rng.permutation(size) for size in sizes]
+  return [
+    tuple(int(order[i]) for order, i in zip(orders, point, strict=True))
+    for point in _diagonal_points(sizes, trials)
+  ]
+
+
+def _diagonal_points(
+  sizes: Sequence[int], trials: int
+) -> list[tuple[int, ...]]:
+  """The first points of a path along a grid's diagonals, through all points.
+
+  Every step goes one further on each axis, from its end to its start. Where the
+  path would close, its later axes go one further once more, so that it goes on
+  beside itself. It is balanced wherever it is cut.
+  """
+  times, axes, period = np.arange(trials), [], 1
+  for size in sizes:
+    # The path over the axes so far is closed after this many steps.
+    closed = math.lcm(period, size)
+    period *= size
+    axes.append((times + times % period // closed) % size)
+  return [tuple(int(axis[i]) for axis in axes) for i in range(trials)]
 
 
 def make_trials(
@@ -152,7 +203,7 @@ def _draw_for(row: Row, section: Mapping[str, Any]) -> list[dict[str, Any]]:
   for name in spaces[row.method]:
     if name in _FIXED:
       raise ValueError(f"{field}.{name}: must be the same for all methods")
-  return draw(field, spaces[row.method], section["trials"])
+  return draw(field, spaces[row.method], section["trials"], row.name)
 
 
 def _make_trial(

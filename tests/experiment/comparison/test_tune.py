@@ -1,10 +1,15 @@
 """Tuning on validation data, with the same budget for every method."""
 
+import collections
 import csv
 import json
+import math
 
+import hypothesis
 import pytest
 
+from configs import compare_digits
+from quped_jax import methods
 from quped_jax.experiment.comparison import plan, tune
 from tests.experiment.comparison import small
 
@@ -25,9 +30,59 @@ def test_every_row_tries_the_same_number_of_settings(tmp_path):
   assert tune.make_trials(config, tmp_path) == trials
 
 
+@hypothesis.given(
+  hypothesis.strategies.lists(
+    hypothesis.strategies.integers(1, 6), min_size=0, max_size=3
+  ),
+  hypothesis.strategies.data(),
+  hypothesis.strategies.text(min_size=1),
+)
+def test_each_value_of_a_setting_is_tried_equally_often(sizes, data, name):
+  space = {f"s{i}": tuple(range(size)) for i, size in enumerate(sizes)}
+  # Up to the whole grid, where there is hardly a choice.
+  trials = data.draw(hypothesis.strategies.integers(1, math.prod(sizes)))
+  drawn = tune.draw("space", space, trials, name)
+  assert len(drawn) == len({tune.describe(point) for point in drawn}) == trials
+  for setting, values in space.items():
+    tried = collections.Counter(point[setting] for point in drawn)
+    for value in values:
+      assert trials // len(values) <= tried[value] <= -(-trials // len(values))
+  assert tune.draw("space", space, trials, name) == drawn
+
+
+def test_much_of_a_grid_is_drawn_as_evenly_as_a_little_of_it():
+  space = {"a": (0, 1, 2, 3), "b": (0, 1, 2, 3), "c": (0, 1, 2)}
+  for trials in range(1, 49):
+    drawn = tune.draw("space", space, trials, "row")
+    assert len({tuple(point.values()) for point in drawn}) == trials
+    for setting, values in space.items():
+      tried = collections.Counter(point[setting] for point in drawn)
+      assert len(tried) == min(len(values), trials)
+      assert max(tried.values()) <= -(-trials // len(values))
+
+
+def test_rows_with_equal_spaces_try_different_settings(tmp_path):
+  config = small.make_config(
+    methods=("fedgkd", "fedgkd_vote"), tune={"trials": 6}
+  )
+  rates = {"learning_rate": (0.02, 0.05, 0.1, 0.2)}
+  config["tune"]["spaces"] = {
+    name: {**rates, name: {"gamma": (0.1, 0.2, 0.5)}}
+    for name in config["methods"]
+  }
+  trials = tune.make_trials(config, tmp_path)
+  drawn = [
+    [tuple(t.settings.values()) for t in trials if t.row == row]
+    for row in dict.fromkeys(trial.row for trial in trials)
+  ]
+  assert len(drawn) == 4
+  for i, one in enumerate(drawn):
+    assert one not in drawn[:i]
+
+
 def test_draws_are_points_of_the_grid():
   space = {"learning_rate": (0.1, 0.2), "quped": {"lambda_p": (0.3, 0.4)}}
-  drawn = tune.draw("space", space, 4)
+  drawn = tune.draw("space", space, 4, "quped_32")
   assert drawn == [
     {"learning_rate": rate, "quped.lambda_p": share}
     for rate in (0.1, 0.2)
@@ -38,6 +93,27 @@ def test_draws_are_points_of_the_grid():
     "quped": {"lambda_p": 0.3},
   }
   assert tune.flatten(tune.unflatten(drawn[0])) == drawn[0]
+
+
+def test_the_comparison_of_all_methods_tries_every_value(tmp_path):
+  config = compare_digits.get_config().to_dict()
+  section, tried = config["tune"], collections.defaultdict(set)
+  for trial in tune.make_trials(config, tmp_path):
+    for setting, value in trial.settings.items():
+      tried[trial.row, setting].add(value)
+  for (row, setting), values in tried.items():
+    space = tune.flatten(section["spaces"][row.method])
+    assert values == set(space[setting]), f"{row.name}: {setting}"
+
+
+def test_the_comparison_tries_defaults_of_what_it_tunes():
+  config = compare_digits.get_config().to_dict()
+  for name, space in config["tune"]["spaces"].items():
+    method = config["overrides"].get(name, {}).get("method", name)
+    own = space.get(method, {})
+    defaults = methods.get_method(method).options()
+    for option, values in own.items():
+      assert getattr(defaults, option) in values, f"{name}: {option}"
 
 
 def test_tuning_is_on_validation_data_alone(tmp_path):
