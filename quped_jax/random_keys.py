@@ -38,6 +38,9 @@ PER_FEDAVG_ADAPTATION = 121
 ATTACK = 131
 PRIVACY_NOISE = 141
 
+# Folded into the key of a draw by chance.
+FURTHER_BITS = 0
+
 # Folded into the key of a synthetic dataset, which comes from its seed alone.
 SYNTHETIC_MEANS = 0
 SYNTHETIC_CLASSES = 1

@@ -18,6 +18,7 @@ ROOMS = (
   "version",
   "checks",
   "random_keys",
+  "chances",
   "quantization",
   "models",
   "data",

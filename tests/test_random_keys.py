@@ -31,6 +31,7 @@ CLIENT = {
   "ATTACK": 131,
   "PRIVACY_NOISE": 141,
 }
+CHANCE = {"FURTHER_BITS": 0}
 SYNTHETIC = {
   "SYNTHETIC_MEANS": 0,
   "SYNTHETIC_CLASSES": 1,
@@ -40,7 +41,7 @@ SYNTHETIC = {
 
 def test_the_register_is_what_it_was():
   names = {name for name in vars(random_keys) if name.isupper()}
-  listed = ROOT | ROUND | CLIENT | SYNTHETIC
+  listed = ROOT | ROUND | CLIENT | CHANCE | SYNTHETIC
   assert {name: getattr(random_keys, name) for name in names} == listed
 
 

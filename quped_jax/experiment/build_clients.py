@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quped_jax import checks
+from quped_jax import chances, checks
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import client_types as client_types_lib
@@ -293,13 +293,12 @@ def build_population(
 
 def _build_participation(settings: Settings) -> Participation:
   def chance(value):
-    return jnp.float32(value) if value else None
+    return chances.make(value) if value else None
 
   probability, trace = None, None
   if settings.participation:
     turn = np.arange(settings.clients) % len(settings.participation)
-    chances = np.asarray(settings.participation, np.float32)
-    probability = jnp.asarray(chances[turn])
+    probability = chances.make(np.asarray(settings.participation)[turn])
   if settings.participation_trace:
     trace = load_trace(
       settings.participation_trace, settings.clients, settings.rounds

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quped_jax import random_keys
+from quped_jax import chances, random_keys
+from quped_jax.chances import Chance
 
 
 @jax.tree_util.register_dataclass
@@ -54,23 +55,23 @@ class Participation:
   At most one of `count`, `probability` and `trace`; with none, everyone does.
 
   Attributes:
-    probability: float32 `[clients]`, each client's probability to take part,
-      independently of other clients and rounds.
+    probability: Chance of arrays `[clients]`, each client's probability to take
+      part, independently of other clients and rounds.
     trace: who is present in which round.
-    dropout: float32 `[]`, the probability that a participant does not complete
-      the round: it keeps its state and sends nothing, as if it had been absent.
+    dropout: Chance of arrays `[]`, the probability that a participant does not
+      complete the round: it keeps its state and sends nothing, as if it had
+      been absent. None for 0.
+    stragglers: Chance of arrays `[]`, the probability that a participant takes
+      fewer local steps than the others: 1 to `steps - 1`, all equally likely.
       None for 0.
-    stragglers: float32 `[]`, the probability that a participant takes fewer
-      local steps than the others: 1 to `steps - 1`, all equally likely. None
-      for 0.
     count: how many clients are drawn, uniformly, static.
     steps: the local steps of a client that does not straggle, static.
   """
 
-  probability: Any = None
+  probability: Chance | None = None
   trace: Trace | None = None
-  dropout: Any = None
-  stragglers: Any = None
+  dropout: Chance | None = None
+  stragglers: Chance | None = None
   count: int | None = dataclasses.field(default=None, metadata={"static": True})
   steps: int = dataclasses.field(default=1, metadata={"static": True})
 
@@ -91,7 +92,7 @@ class Participation:
     if self.trace is not None:
       return self.trace.clients.shape[0] / self.trace.rounds
     if self.probability is not None:
-      return float(np.sum(np.asarray(self.probability, np.float64)))
+      return float(np.sum(chances.values(self.probability)))
     return num_clients if self.count is None else min(self.count, num_clients)
 
   def present(self, key: jax.Array, round_: Any, num_clients: int) -> jax.Array:
@@ -111,14 +112,17 @@ class Participation:
     if self.trace is not None:
       present = self.trace.present(round_, num_clients)
     elif self.probability is not None:
-      present = jax.random.uniform(key, (num_clients,)) < self.probability
+      present = chances.happens(key, self.probability)
     elif self.count is not None and self.count < num_clients:
       order = jax.random.permutation(key, num_clients)
       first = order[: self.count]
       present = jnp.zeros(num_clients, bool).at[first].set(True)
     if self.dropout is not None:
       key = jax.random.fold_in(round_key, random_keys.DROPOUT)
-      present &= jax.random.uniform(key, (num_clients,)) >= self.dropout
+      dropout = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (num_clients,)), self.dropout
+      )
+      present &= ~chances.happens(key, dropout)
     return present
 
   def num_steps(self, client_key: jax.Array) -> jax.Array | None:
@@ -131,7 +135,7 @@ class Participation:
       return None
     key = jax.random.fold_in(client_key, random_keys.STRAGGLER)
     chance_key, steps_key = jax.random.split(key)
-    slow = jax.random.uniform(chance_key) < self.stragglers
+    slow = chances.happens(chance_key, self.stragglers)
     fewer = jax.random.randint(steps_key, (), 1, max(self.steps, 2))
     return jnp.where(slow, fewer, self.steps).astype(jnp.int32)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax import chances, random_keys
 from quped_jax.methods import api
 from quped_jax.simulation.participation import Participation, load_trace
 from tests import tiny
@@ -24,7 +25,7 @@ def test_nothing_said_is_everyone():
   assert Participation().is_everyone(5)
   assert Participation(count=5).is_everyone(5)
   assert not Participation(count=4).is_everyone(5)
-  assert not Participation(dropout=jnp.float32(0.1)).is_everyone(5)
+  assert not Participation(dropout=chances.make(0.1)).is_everyone(5)
   assert draws(Participation(), 5).all()
 
 
@@ -37,24 +38,44 @@ def test_a_count_is_drawn_uniformly():
 
 
 def test_chances_are_each_clients_own():
-  chances = jnp.array([0.1, 0.5, 1.0])
-  present = draws(Participation(probability=chances), 3, rounds=4000)
-  np.testing.assert_allclose(present.mean(axis=0), chances, atol=0.03)
+  participation = Participation(probability=chances.make([0.1, 0.5, 1.0]))
+  present = draws(participation, 3, rounds=4000)
+  np.testing.assert_allclose(present.mean(axis=0), [0.1, 0.5, 1], atol=0.03)
   together = (present[:, 0] & present[:, 1]).mean()
   assert abs(together - 0.05) < 0.02
-  assert Participation(probability=chances).most(3) == 3
-  assert Participation(probability=chances).mean(3) == pytest.approx(1.6)
+  assert participation.most(3) == 3
+  assert participation.mean(3) == pytest.approx(1.6, rel=1e-15)
+
+
+def test_draws_are_those_of_uniform_numbers():
+  """Which have as many bits as they need, except in a tie."""
+  shares = np.array([0.1, 0.3, 0.6, 0.95])
+  participation = Participation(
+    probability=chances.make(shares), dropout=chances.make(0.2)
+  )
+  key = jax.random.key(0)
+
+  def expected(round_):
+    round_key = jax.random.fold_in(key, round_)
+    present, dropped = (
+      jax.random.uniform(jax.random.fold_in(round_key, number), (4,))
+      for number in (random_keys.SELECTION, random_keys.DROPOUT)
+    )
+    return (present < shares) & (dropped >= 0.2)
+
+  expected = jax.vmap(expected)(jnp.arange(500))
+  np.testing.assert_array_equal(draws(participation, 4, 500), expected)
 
 
 def test_drop_outs_are_some_of_those_who_were_there():
   with_all = draws(Participation(count=4), 10)
-  dropped = draws(Participation(count=4, dropout=jnp.float32(0.25)), 10)
+  dropped = draws(Participation(count=4, dropout=chances.make(0.25)), 10)
   assert not (dropped & ~with_all).any()
   assert abs(dropped.sum() / with_all.sum() - 0.75) < 0.06
 
 
 def test_stragglers_take_fewer_steps_by_their_own_draw():
-  participation = Participation(stragglers=jnp.float32(0.4), steps=5)
+  participation = Participation(stragglers=chances.make(0.4), steps=5)
   keys = jax.random.split(jax.random.key(1), 4000)
   steps = np.asarray(jax.vmap(participation.num_steps)(keys))
   assert set(steps) == {1, 2, 3, 4, 5}
@@ -111,6 +132,10 @@ def test_a_trace_that_is_not_there_is_an_error(tmp_path):
   [
     ({"participation": (0.0,)}, "participation=.*must be chances in"),
     ({"participation": (1.5,)}, "participation=.*must be chances in"),
+    ({"participation": (0.5, 1e-13)}, "participation=.*at least 9.1e-13"),
+    ({"participation": (float("nan"),)}, "participation=.*must be chances in"),
+    ({"dropout": 1e-13}, "dropout=1e-13: must be 0, or from 9.1e-13"),
+    ({"stragglers": 1e-13}, "stragglers=1e-13: must be 0, or from 9.1e-13"),
     ({"dropout": 1.0}, "dropout=1.0: must be a chance in"),
     ({"dropout": -0.1}, "dropout=-0.1: must be a chance in"),
     ({"stragglers": 1.1}, "stragglers=1.1: must be from 0 to 1"),
@@ -132,7 +157,7 @@ def test_what_cannot_be_is_an_error(changes, message):
 
 def test_stragglers_of_two_steps_take_one():
   assert qj.Settings(stragglers=0.5, steps=2).steps == 2
-  participation = Participation(stragglers=jnp.float32(1.0), steps=2)
+  participation = Participation(stragglers=chances.make(1.0), steps=2)
   assert participation.num_steps(jax.random.key(0)) == 1
 
 

@@ -1,6 +1,7 @@
 """Settings of the clients: how many, what they have, when they take part."""
 
 from quped_jax import checks, models
+from quped_jax.chances import SMALLEST, check_chance
 from quped_jax.experiment import client_types as client_types_lib
 from quped_jax.experiment.settings.fields import (
   Group,
@@ -21,15 +22,22 @@ def _precisions(field: str, value: tuple[int, ...]) -> None:
 
 
 def _chances(field: str, value: tuple[float, ...]) -> None:
-  if not all(0 < chance <= 1 for chance in value):
+  if not all(SMALLEST <= chance <= 1 for chance in value):
     raise ValueError(
-      f"{field}={value}: must be chances in (0, 1], or () for everyone"
+      f"{field}={value}: must be chances in (0, 1], at least {SMALLEST:.2g}, "
+      "the smallest that is drawn, or () for everyone"
     )
 
 
 def _chance(field: str, value: float) -> None:
   if not 0 <= value < 1:
     raise ValueError(f"{field}={value}: must be a chance in [0, 1)")
+  check_chance(field, value)
+
+
+def _share(field: str, value: float) -> None:
+  checks.unit_interval(field, value)
+  check_chance(field, value)
 
 
 @group
@@ -188,7 +196,7 @@ class ParticipationSettings(Group):
     0.0,
     "chance that a participant takes fewer local steps than `steps`: 1 to "
     "`steps - 1`, all equally likely.",
-    checks.unit_interval,
+    _share,
   )
 
   def _check(self) -> None:

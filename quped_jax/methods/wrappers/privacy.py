@@ -34,7 +34,10 @@ Not covered:
 * The clients' messages in transit and at the server, which is trusted.
 * The noise itself: it follows from `seed`, which `config.json` holds, and its
   generator is not cryptographic. Whoever knows the seed can remove the noise.
-* The rounding of floating-point numbers.
+* The rounding of floating-point numbers, the noise among them: it is made of 23
+  random bits, and never more than 5.5 standard deviations from zero.
+
+Participation is exact: q_i is the chance that is drawn (`quped_jax.chances`).
 
 References:
   McMahan, Ramage, Talwar, Zhang, Learning Differentially Private Recurrent
@@ -51,6 +54,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from quped_jax import chances as chances_lib
 from quped_jax import random_keys
 from quped_jax.methods import api, by_precision
 from quped_jax.methods.blocks.messages import clip, instead_of_mean
@@ -142,8 +146,12 @@ def check_privacy(
 
 
 def chances(participation: tuple[float, ...], clients: int) -> list[float]:
-  """Each client's probability of taking part: the given ones in turn."""
-  return [participation[i % len(participation)] for i in range(clients)]
+  """Each client's probability of taking part: the given ones in turn.
+
+  They are those that are drawn, exactly.
+  """
+  drawn = [chances_lib.drawn(chance) for chance in participation]
+  return [drawn[i % len(drawn)] for i in range(clients)]
 
 
 def expected_by_precision(

@@ -14,6 +14,7 @@ import scipy.optimize
 import scipy.stats
 
 import quped_jax as qj
+from quped_jax import chances
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api, by_precision
@@ -348,6 +349,20 @@ def test_a_run_says_what_it_promises(tmp_path):
   assert all(
     np.isfinite(list(record.values())).all() for record in result.history
   )
+
+
+@pytest.mark.parametrize("chance", [1e-9, 1e-7, 0.3])
+def test_the_chance_that_is_counted_with_is_the_one_that_is_drawn(chance):
+  settings = qj.Settings(
+    **{**BASE, "participation": (chance,)}, clients=3, bits=(32,), dp_delta=1e-9
+  )
+  made = assemble(settings, federation=tiny.make_federation((9, 9, 9)))
+  drawn = made.population.participation.probability
+  assert made.privacy is not None and drawn is not None
+  np.testing.assert_array_equal(
+    chances.values(drawn), made.privacy["sampling_probability"]
+  )
+  assert made.privacy["sampling_probability"] == pytest.approx(chance, rel=1e-5)
 
 
 def test_without_privacy_nothing_is_promised_and_nothing_is_needed(monkeypatch):
