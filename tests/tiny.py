@@ -54,6 +54,7 @@ CASES: dict[str, Case] = {
   "ds_fl": Case(),
   "fd": Case(),
   "fedavg": Case(),
+  "fedavg_ft": Case(),
   "fedbn": Case(model="normed"),
   "feddf": Case(options=(("distill_steps", 5),)),
   "fedgen": Case(options=(("generator_steps", 5), ("alpha", 0.1))),

@@ -14,7 +14,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +28,18 @@ from quped_jax.quantization import optimizers
 
 @dataclasses.dataclass(frozen=True)
 class FedavgOptions:
-  """Settings of FedAvg.
+  """Settings of FedAvg, and of methods that differ from it at clients only.
 
   Attributes:
+    method: the method's name, for errors.
     server_optimizer: the server's optimizer: "sgd", "momentum", "adam" or
       "adamw".
     server_learning_rate: its step size; 1 with "sgd" is the plain mean.
     server_momentum: decay rate of "momentum".
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
+
+  method: ClassVar[str] = "fedavg"
 
   server_optimizer: str = "sgd"
   server_learning_rate: float = 1.0
@@ -45,11 +48,15 @@ class FedavgOptions:
 
   def __post_init__(self):
     checks.choice(
-      "fedavg.server_optimizer", self.server_optimizer, optimizers.OPTIMIZERS
+      f"{self.method}.server_optimizer",
+      self.server_optimizer,
+      optimizers.OPTIMIZERS,
     )
-    checks.positive("fedavg.server_learning_rate", self.server_learning_rate)
-    checks.unit_interval("fedavg.server_momentum", self.server_momentum)
-    checks.choice("fedavg.weighting", self.weighting, api.WEIGHTINGS)
+    checks.positive(
+      f"{self.method}.server_learning_rate", self.server_learning_rate
+    )
+    checks.unit_interval(f"{self.method}.server_momentum", self.server_momentum)
+    checks.choice(f"{self.method}.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class FedavgServer(NamedTuple):
@@ -80,7 +87,7 @@ def make_fedavg(
     ValueError: a cohort with another architecture.
   """
   method = averaging.averaging_method(
-    "fedavg", models, training, weighting=options.weighting
+    options.method, models, training, weighting=options.weighting
   )
   server_optimizer = optimizers.base_optimizer(
     options.server_optimizer, momentum=options.server_momentum

@@ -22,10 +22,9 @@ import jax
 
 from quped_jax import checks, random_keys
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, local_steps, partial
+from quped_jax.methods.blocks import adapt, averaging, local_steps, partial
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import is_head
-from quped_jax.quantization.codebook_tree import path_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,37 +78,14 @@ def make_fedrep(
   """
 
   def predicate_of(params):
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    heads = [is_head(path_name(path)) for path, _ in leaves]
-    if all(heads) or not any(heads):
-      raise ValueError(
-        f"model={models.shared.name!r}: must have a layer 'last', its head, "
-        "and others with method='fedrep', which divides the model there"
-      )
+    adapt.check_head("method='fedrep'", models.shared, params)
     return is_head
 
   head_steps = _head_steps(training, options)
 
-  def keep(new, old, head):
-    """Takes the head (or else the body) from `new`, the rest from `old`."""
-    return partial.merge(
-      partial.prune(new, is_head, head), partial.prune(old, is_head, not head)
-    )
-
   def train(learner, data, context):
-    def step(learner, batch, head):
-      objective = training.label_objective(models.shared, batch)
-      new, loss = training.alternating.step(learner, objective, context.rates)
-      new = new._replace(params=keep(new.params, learner.params, head))
-      if head:
-        new = new._replace(
-          codebooks=learner.codebooks,
-          centers_opt_state=learner.centers_opt_state,
-        )
-      return new, {"loss": loss}
-
     learner, first = local_steps.run(
-      lambda learner, batch: step(learner, batch, True),
+      adapt.step_of(training, models.shared, context, "head"),
       learner,
       data,
       context,
@@ -122,7 +98,7 @@ def make_fedrep(
     learner = learner._replace(quantized_stats=stats)
     left = context.num_steps
     learner, second = local_steps.run(
-      lambda learner, batch: step(learner, batch, False),
+      adapt.step_of(training, models.shared, context, "body"),
       learner,
       data,
       context._replace(

@@ -17,6 +17,7 @@ from quped_jax.methods.ditto import DittoOptions, make_ditto
 from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fd import FdOptions, make_fd
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
+from quped_jax.methods.fedavg_ft import FedavgFtOptions, make_fedavg_ft
 from quped_jax.methods.fedbn import FedbnOptions, make_fedbn
 from quped_jax.methods.feddf import FeddfOptions, make_feddf
 from quped_jax.methods.fedgen import FedgenOptions, make_fedgen
@@ -120,6 +121,7 @@ METHODS: dict[str, Entry] = {
   "ds_fl": _entry(make_ds_fl, DsFlOptions),
   "fd": _entry(make_fd, FdOptions),
   "fedavg": _entry(make_fedavg, FedavgOptions),
+  "fedavg_ft": _entry(make_fedavg_ft, FedavgFtOptions),
   "fedbn": _entry(make_fedbn, FedbnOptions),
   "feddf": _entry(make_feddf, FeddfOptions),
   "fedgen": _entry(make_fedgen, FedgenOptions),

@@ -16,7 +16,7 @@ import numpy as np
 from quped_jax import random_keys
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
-from quped_jax.methods.blocks import local_steps
+from quped_jax.methods.blocks import adapt
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
 from quped_jax.simulation import client_axis as clients_lib
@@ -71,18 +71,9 @@ class _Adaptation:
     known = shared.quantized_stats
     if known is not None:
       learner = learner._replace(quantized_stats=known.value)
-
-    def step(learner, batch):
-      objective = training.label_objective(model, batch)
-      learner, loss = training.alternating.step(
-        learner, objective, context.rates
-      )
-      return learner, {"loss": loss}
-
-    if self.steps:
-      learner, _ = local_steps.run(
-        step, learner, data, context, training, steps=self.steps
-      )
+    learner = adapt.adapted(
+      training, model, learner, data, context, steps=self.steps
+    )
     if self.steps or known is None:
       quantized = training.quantized_variant(model, learner, data, context)
     else:

@@ -226,7 +226,9 @@ def test_an_unknown_choice_is_an_error():
     qj.Settings(save_models="all")
 
 
-@pytest.mark.parametrize("method", ["apfl", "fedrep", "fedkd", "per_fedavg"])
+@pytest.mark.parametrize(
+  "method", ["apfl", "fedrep", "fedkd", "per_fedavg", "fedavg_ft"]
+)
 def test_methods_whose_models_are_made_for_use_have_files_too(method):
   settings = tiny.make_settings(method, CLIENTS, save_models="clients")
   made = assemble(settings, federation=tiny.make_federation())

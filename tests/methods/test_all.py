@@ -38,7 +38,7 @@ PUBLIC = ("cfd", "ds_fl", "feddf", "fedmd")
 
 def test_the_table_holds_every_method():
   assert set(tiny.METHODS) == set(methods.METHODS)
-  assert len(tiny.METHODS) == 24
+  assert len(tiny.METHODS) == 25
 
 
 # `tiny.tiny` runs one client at a time by default.
@@ -290,9 +290,10 @@ def check_levels(made, state):
 # All but APFL, whose clients have full precision, and FedBN, which has another
 # model here.
 QUANTIZED = (
-  "cfd", "ditto", "ds_fl", "fd", "fedavg", "feddf", "fedgen", "fedgkd",
-  "fedgkd_vote", "fedgkt", "fedkd", "fedmd", "fedntd", "fedprox", "fedrep",
-  "fml", "local", "per_fedavg", "pfedme", "quped", "qupel", "scaffold",
+  "cfd", "ditto", "ds_fl", "fd", "fedavg", "fedavg_ft", "feddf", "fedgen",
+  "fedgkd", "fedgkd_vote", "fedgkt", "fedkd", "fedmd", "fedntd", "fedprox",
+  "fedrep", "fml", "local", "per_fedavg", "pfedme", "quped", "qupel",
+  "scaffold",
 )  # fmt: skip
 
 
@@ -362,9 +363,9 @@ def test_the_fine_tuning_phase_trains_levels_with_frozen_assignments(name):
 
 # Whose messages are differences of one model, which wrappers can average.
 AVERAGES = (
-  "apfl", "ditto", "fedavg", "fedbn", "fedgkd", "fedgkd_vote", "fedkd",
-  "fedntd", "fedprox", "fedrep", "fml", "per_fedavg", "pfedme", "quped",
-  "qupel",
+  "apfl", "ditto", "fedavg", "fedavg_ft", "fedbn", "fedgkd", "fedgkd_vote",
+  "fedkd", "fedntd", "fedprox", "fedrep", "fml", "per_fedavg", "pfedme",
+  "quped", "qupel",
 )  # fmt: skip
 
 

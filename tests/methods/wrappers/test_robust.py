@@ -18,9 +18,9 @@ from tests.methods import toy
 
 COHORT = tiny.COHORT
 AVERAGING = {
-  "apfl", "ditto", "fedavg", "fedbn", "fedgkd", "fedgkd_vote", "fedkd",
-  "fedntd", "fedprox", "fedrep", "fml", "per_fedavg", "pfedme", "quped",
-  "qupel",
+  "apfl", "ditto", "fedavg", "fedavg_ft", "fedbn", "fedgkd", "fedgkd_vote",
+  "fedkd", "fedntd", "fedprox", "fedrep", "fml", "per_fedavg", "pfedme",
+  "quped", "qupel",
 }  # fmt: skip
 SLOTS = 10
 
