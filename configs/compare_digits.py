@@ -8,6 +8,7 @@ from configs import digits
 
 # The others are compared with the first.
 _METHODS = (
+  "quped_labels",
   "quped",
   "local",
   "fedavg",
@@ -32,10 +33,21 @@ _METHODS = (
   "fedgkt",
   "fedgen",
   "qupel",
-)  # fedbn needs a network with normalisation, as in cifar10's
+)  # fedbn needs a network with normalisation, such as resnet20
+
+# Variants of methods, under names of their own. QuPeD's global model learns
+# from the clients' models, as in the paper, or from labels too.
+_VARIANTS = {
+  "quped": {"quped": {"global_loss": "distill"}},
+  "quped_labels": {
+    "method": "quped",
+    "quped": {"global_loss": "distill+labels"},
+  },
+}
 
 # Those that also run with quantized clients.
 _QUANTIZED = (
+  "quped_labels",
   "quped",
   "qupel",
   "local",
@@ -73,6 +85,7 @@ _DIGEST = {"digest_steps": (2, 5, 10)}
 # default among the values. No setting has more values than there are trials, so
 # that each value is tried.
 _SPACES = {
+  "quped_labels": {**_BOTH_RATES, "quped": {"lambda_p": (0.25, 0.5, 0.75)}},
   "quped": {**_BOTH_RATES, "quped": {"lambda_p": (0.25, 0.5, 0.75)}},
   "qupel": {**_BOTH_RATES, "qupel": {"lambda_p": (0.1, 0.5, 2.0)}},
   "local": {"learning_rate": (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)},
@@ -107,12 +120,12 @@ _SPACES = {
 
 # The best of what `--tune` tried (experiments/results/compare_digits/tune.csv).
 _TUNED = {
-  "quped_32": {
+  "quped_labels_32": {
     "learning_rate": 0.05,
     "quped": {"lambda_p": 0.25},
     "shared_learning_rate": 0.02,
   },
-  "quped_1": {
+  "quped_labels_1": {
     "learning_rate": 0.05,
     "quped": {"lambda_p": 0.25},
     "shared_learning_rate": 0.1,
@@ -206,6 +219,7 @@ def get_config():
   # entry a variant of that method, under a name of its own.
   config.overrides = ml_collections.ConfigDict(
     {
+      **_VARIANTS,
       **{n: {"bits": ("32",)} for n in _METHODS if n not in _QUANTIZED},
       **_TUNED,
     }

@@ -17,7 +17,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_the_config_of_digits_is_allowed(tmp_path):
   config = compare_digits.get_config().to_dict()
-  assert len(plan.make_runs(config, tmp_path)) >= 24
+  planned = plan.make_runs(config, tmp_path)
+  assert len(planned) >= 24
+  losses = {
+    run.row.method: run.settings.options().global_loss
+    for run in planned
+    if run.settings.method == "quped"
+  }
+  assert losses == {"quped_labels": "distill+labels", "quped": "distill"}
   assert len(tune.make_trials(config, tmp_path)) >= 8
 
 
@@ -27,6 +34,9 @@ def test_the_configs_of_images_are_allowed(tmp_path, name):
   planned = plan.make_runs(config, tmp_path)
   assert {run.settings.dataset for run in planned} == {name}
   assert {run.settings.method for run in planned} >= {"quped", "fedgkt"}
+  assert {run.row.method for run in planned} >= {"quped", "quped_labels"}
+  # Step sizes that were chosen on digits are not taken over.
+  assert len({run.settings.learning_rate for run in planned}) == 1
   assert len(tune.make_trials(config, tmp_path)) >= 8
 
 
