@@ -29,7 +29,7 @@ SHARING = (
   "fedrep",
 )
 # Those that adapt the shared model to a client before it is evaluated.
-ADAPTING = (pytest.param("per_fedavg", marks=SLOW),)
+ADAPTING = (pytest.param("per_fedavg", marks=SLOW), "fedavg_ft")
 
 
 @functools.cache
