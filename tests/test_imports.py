@@ -29,7 +29,14 @@ ROOMS = (
 )
 # Inside these rooms too there is an order.
 INNER = {
-  "methods": ("by_precision", "api", "blocks", "methods", "wrappers"),
+  "methods": (
+    "by_precision",
+    "exchange",
+    "api",
+    "blocks",
+    "methods",
+    "wrappers",
+  ),
   "experiment": (
     "former_names",
     "client_types",

@@ -169,16 +169,11 @@ def _wrapped(
 
   With none of them it is the method itself.
   """
-  for field, none in (
-    ("byzantine_clients", 0),
-    ("aggregation", "mean"),
-    ("dp_clip", 0),
-  ):
-    value = getattr(settings, field)
-    if value != none:
-      robust_lib.check_averages(
-        method, settings.method, f"{field}={value!r}", repr(none)
-      )
+  robust_lib.check_robust(method, settings.method, settings.aggregation)
+  if settings.dp_clip:
+    robust_lib.check_averages(
+      method, settings.method, f"dp_clip={settings.dp_clip!r}", "0"
+    )
   if settings.byzantine_clients:
     method = byzantine.with_byzantine_clients(
       method,

@@ -5,7 +5,6 @@ tuple of pure functions that close over everything static. Code that methods
 share is in `blocks`.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import jax
@@ -13,126 +12,17 @@ import jax.numpy as jnp
 
 from quped_jax.data.federation import ClientData
 from quped_jax.methods import by_precision
+from quped_jax.methods.exchange import Aggregate as Aggregate
+from quped_jax.methods.exchange import ClientResult as ClientResult
+from quped_jax.methods.exchange import ClientSpec as ClientSpec
+from quped_jax.methods.exchange import Collected as Collected
+from quped_jax.methods.exchange import Context as Context
+from quped_jax.methods.exchange import GlobalModel as GlobalModel
+from quped_jax.methods.exchange import Models as Models
+from quped_jax.methods.exchange import Predictor as Predictor
 from quped_jax.models import Model
 
 WEIGHTINGS = ("uniform", "samples")
-
-
-class Models(NamedTuple):
-  """The networks of a federation.
-
-  Attributes:
-    shared: the architecture of the global model.
-    clients: the architecture of each cohort's clients, by cohort name.
-  """
-
-  shared: Model
-  clients: Mapping[str, Model]
-
-
-class GlobalModel(NamedTuple):
-  """A model that travels: the server's, or a difference from it.
-
-  Attributes:
-    params: w.
-    stats: the batch-norm statistics.
-    quantized_stats: those of its quantized forms. The server holds a set for
-      each precision, arrays `[precisions, ...]`; a client receives and sends
-      that of its own, an OfPrecision. None if the model is not quantized or has
-      no such statistics.
-  """
-
-  params: Any
-  stats: Any
-  quantized_stats: Any = None
-
-
-class ClientSpec(NamedTuple):
-  """Fixed properties of a client: scalars (arrays when stacked).
-
-  Attributes:
-    bits: its precision, int32, 1 to 8 or 32.
-  """
-
-  bits: Any
-
-
-class Context(NamedTuple):
-  """What a client or the server knows in one round.
-
-  Attributes:
-    round: int32 `[]`, from 0.
-    key: the client's or the server's random key for this round.
-    client_id: int32 `[]`; -1 at the server, unless it deals with one client:
-      then that client's.
-    spec: the client's ClientSpec; None at the server, likewise.
-    rates: the client's step sizes and regularization strength in this round;
-      None at the server.
-    shared_learning_rate: the step size for downloaded models in this round;
-      None at the server.
-    num_steps: int32 `[]`, how many local steps count (fewer for a straggler);
-      None if all count.
-    public: the PublicSet, known to the server and all clients; None without
-      one.
-  """
-
-  round: Any
-  key: Any
-  client_id: Any
-  spec: Any
-  rates: Any
-  shared_learning_rate: Any
-  num_steps: Any = None
-  public: Any = None
-
-
-class ClientResult(NamedTuple):
-  """The result of a client's round.
-
-  Attributes:
-    client: its new state.
-    message: what it sends; a model travels as the difference from the download.
-    weight: its weight in the average, float32 `[]`.
-    metrics: scalars to report.
-  """
-
-  client: Any
-  message: Any
-  weight: Any
-  metrics: dict[str, jax.Array]
-
-
-class Collected(NamedTuple):
-  """The parts of a cohort's messages that the server keeps one by one.
-
-  Attributes:
-    clients: int32 `[slots]`, the senders; -1 in an empty slot.
-    parts: tree of arrays `[slots, ...]`, zero in an empty slot.
-    weights: float32 `[slots]`, likewise.
-  """
-
-  clients: jax.Array
-  parts: Any
-  weights: jax.Array
-
-
-class Aggregate(NamedTuple):
-  """What the server received from a cohort.
-
-  Attributes:
-    total: sum of weight times message.
-    weight: sum of the weights, float32 `[]`.
-    collected: the Collected parts of the individual messages; None unless the
-      method has `collect`.
-  """
-
-  total: Any
-  weight: Any
-  collected: Any = None
-
-
-# (params, stats, network): all that a prediction needs.
-Predictor = tuple[Any, Any, Model]
 
 
 class InitServer(Protocol):
@@ -222,6 +112,17 @@ class Collect(Protocol):
     ...
 
 
+class Plausible(Protocol):
+  """Whether an honest client could have sent a message."""
+
+  def __call__(self, message: Any, samples: Any, /) -> Any:
+    """Returns which parts may be true: bools, in a prefix of its tree.
+
+    The server knows that the client has `samples` training samples.
+    """
+    ...
+
+
 class ServerUpdate(Protocol):
   """The server's state after a round.
 
@@ -233,6 +134,37 @@ class ServerUpdate(Protocol):
     self, server: Any, aggregates: dict[str, Aggregate], context: Context, /
   ) -> Any:
     """Returns the new state, given the aggregates by cohort name."""
+    ...
+
+
+class Center(Protocol):
+  """An average of messages that tolerates a few false ones."""
+
+  def __call__(self, messages: Any, sent: Any, /) -> Any:
+    """Averages arrays `[slots, ...]` over the slots where `sent` is True."""
+    ...
+
+
+class Robust(Protocol):
+  """What the server receives if a robust average takes the mean's place."""
+
+  def __call__(
+    self,
+    server: Any,
+    aggregates: dict[str, Aggregate],
+    center: Center,
+    context: Context,
+    /,
+  ) -> dict[str, Aggregate]:
+    """Makes the aggregates that `ServerUpdate` gets.
+
+    Args:
+      server: the server's state.
+      aggregates: by cohort; all messages whole in `collected`, and sums of the
+        weights, but of nothing else.
+      center: the average.
+      context: the server's.
+    """
     ...
 
 
@@ -296,6 +228,12 @@ def weighted_sum(
   return Aggregate(total, weight)
 
 
+def anything(message: Any, samples: Any) -> bool:
+  """The default `plausible`: any message that is finite may be true."""
+  del message, samples
+  return True
+
+
 class Changes(TypedDict, total=False):
   """The fields of a FederatedMethod, for `replace`."""
 
@@ -309,7 +247,9 @@ class Changes(TypedDict, total=False):
   gradients: float | None
   receive: Receive
   collect: Collect | None
+  plausible: Plausible
   averages: bool
+  robust: Robust | None
   global_model: GlobalModelOf | None
   start: Start | None
   begin_finetune: BeginFinetune | None
@@ -335,9 +275,14 @@ class FederatedMethod(NamedTuple):
     receive: `(server, message, weight, context, cohort) -> Aggregate`.
     collect: `(message, context) -> part`, which `server_update` finds in
       `Aggregate.collected`; None to collect nothing.
+    plausible: `(message, samples) -> bools`; a client whose message is not
+      plausible in all of its parts is left out, as one that diverges is.
     averages: whether messages are differences of one model (a GlobalModel or
       a part of one) of which the server uses only the `mean_message` over all
       cohorts, so that another average can replace the mean.
+    robust: `(server, {cohort: aggregate}, center, context) -> {cohort:
+      aggregate}`, by which a median or a trimmed mean can replace what the
+      server computes from sums, for a method that does not just average.
     global_model: `(server, cohort) -> (params, stats, model)`; None if there
       is no such model.
     start: `(server, spec, cohort) -> (GlobalModel, model)`, from which a new
@@ -356,7 +301,9 @@ class FederatedMethod(NamedTuple):
   gradients: float | None = None
   receive: Receive = weighted_sum
   collect: Collect | None = None
+  plausible: Plausible = anything
   averages: bool = False
+  robust: Robust | None = None
   global_model: GlobalModelOf | None = None
   start: Start | None = None
   begin_finetune: BeginFinetune | None = None

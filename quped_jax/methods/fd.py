@@ -38,6 +38,7 @@ from quped_jax.methods.blocks import (
   local_steps,
   messages,
   personal,
+  reports,
 )
 from quped_jax.methods.blocks.label_outputs import Outputs
 from quped_jax.methods.blocks.training import Training
@@ -168,8 +169,16 @@ def make_fd(
     new = FdServer(summed, context.round)
     return messages.if_heard(aggregates, new, server)
 
+  def plausible(message, samples):
+    del samples  # A sample counts as often as it is drawn.
+    drawn = training.steps * training.batch_size
+    return reports.are_counts(message.counts, drawn) & (
+      reports.are_probabilities(message.sums, message.counts)
+    )
+
   return method.replace(
     init_server=init_server,
     init_client=init_client,
     server_update=server_update,
+    plausible=plausible,
   )

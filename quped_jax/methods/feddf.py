@@ -37,6 +37,7 @@ from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   averaging,
+  centers,
   distill,
   messages,
   predictions,
@@ -171,16 +172,19 @@ def make_feddf(
   def client_update(download, client, data, context, cohort):
     return parts[cohort].client_update(download, client, data, context, cohort)
 
-  def receive(server, message, weight, context, cohort):
-    plain = api.weighted_sum(server, message, weight, context, cohort)
+  def predict(server, message, context, cohort):
     # In full precision, with the statistics for it.
     own, moved = (
       m._replace(quantized_stats=None) for m in (server.models[cohort], message)
     )
     params, stats, _ = messages.add(own, moved)
-    logits = predictions.predict(
+    return predictions.predict(
       models.clients[cohort], params, stats, context.public.data()
     )
+
+  def receive(server, message, weight, context, cohort):
+    plain = api.weighted_sum(server, message, weight, context, cohort)
+    logits = predict(server, message, context, cohort)
     counts = plain.weight > 0
     heard = Heard(
       plain.total,
@@ -188,6 +192,30 @@ def make_feddf(
       counts.astype(plain.weight.dtype),
     )
     return plain._replace(total=heard)
+
+  def robust(server, aggregates, center, context):
+    said, sent = [], []
+    for cohort, aggregate in aggregates.items():
+      said.append(
+        jax.lax.map(
+          lambda message, c=cohort: predict(server, message, context, c),
+          aggregate.collected.parts,
+        )
+      )
+      sent.append(centers.senders(aggregate.collected))
+    teacher = center(jnp.concatenate(said), jnp.concatenate(sent))
+    # The ensemble is that of all cohorts, the models are each cohort's own.
+    share = 1 / len(aggregates)
+
+    def heard(aggregate, sent):
+      difference = center(aggregate.collected.parts, sent)
+      total = Heard(difference, share * teacher, jnp.float32(share))
+      return api.Aggregate(total, jnp.float32(jnp.any(sent)))
+
+    return {
+      cohort: heard(aggregate, own)
+      for (cohort, aggregate), own in zip(aggregates.items(), sent, strict=True)
+    }
 
   def loss(logits, teacher):
     return distill.kl_divergence(teacher, logits, options.temperature)
@@ -239,6 +267,7 @@ def make_feddf(
     variants=variants,
     receive=receive,
     averages=False,
+    robust=robust,
     global_model=global_model,
     start=start,
   )

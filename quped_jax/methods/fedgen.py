@@ -47,6 +47,7 @@ from quped_jax.methods.blocks import (
   local_steps,
   messages,
   personal,
+  reports,
 )
 from quped_jax.methods.blocks import generator as generator_lib
 from quped_jax.methods.blocks import server as server_lib
@@ -202,6 +203,10 @@ def make_fedgen(
     del context
     return divided.head_params(message.model.params), message.counts
 
+  def plausible(message, samples):
+    counts = reports.are_counts(message.counts, samples)
+    return FedgenMessage(True, counts)
+
   def server_update(server, aggregates, context):
     _, (differences, counts), weights = server_lib.all_collected(aggregates)
     before = divided.head_params(server.model.params)
@@ -234,4 +239,5 @@ def make_fedgen(
     receive=receive,
     averages=False,
     collect=collect,
+    plausible=plausible,
   )

@@ -45,6 +45,7 @@ from quped_jax.methods.blocks import (
   messages,
   personal,
   predictions,
+  reports,
 )
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.methods.blocks.training import Training
@@ -188,6 +189,14 @@ def make_fedgkt(
     # Everything is collected; there is nothing to sum.
     return api.weighted_sum(server, (), weight, context, cohort)
 
+  def plausible(message, samples):
+    return FedgktMessage(
+      features=True,
+      logits=True,
+      labels=reports.are_labels(message.labels, message.count, classes),
+      count=(message.count >= 0) & (message.count <= samples),
+    )
+
   def server_update(server, aggregates, context):
     clients, sent, weights = server_lib.all_collected(aggregates)
     counts = jnp.where(weights > 0, sent.count, 0)
@@ -247,4 +256,5 @@ def make_fedgkt(
     variants=variants,
     receive=receive,
     collect=lambda message, context: message,
+    plausible=plausible,
   )

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from quped_jax import checks, random_keys
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill, messages, personal
+from quped_jax.methods.blocks import centers, distill, messages, personal
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
@@ -150,4 +150,5 @@ def make_fedmd(
     init_server=init_server,
     init_client=init_client,
     server_update=server_update,
+    robust=centers.in_place_of_mean,
   )

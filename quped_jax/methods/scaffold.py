@@ -35,6 +35,7 @@ from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   averaging,
+  centers,
   local_steps,
   messages,
   trees,
@@ -175,6 +176,19 @@ def make_scaffold(
   def broadcast(server, context, cohort):
     return server._replace(model=method.broadcast(server, context, cohort))
 
+  def robust(server, aggregates, center, context):
+    sent = [centers.senders(a.collected) for a in aggregates.values()]
+    new = centers.in_place_of_mean(server, aggregates, center, context)
+    # The mean over the clients that took part, for as many of all N.
+    count = sum(jnp.sum(x) for x in sent)
+
+    def total(aggregate):
+      model, control = aggregate.total
+      control = jax.tree.map(lambda c: count * c, control)
+      return aggregate._replace(total=Controlled(model, control))
+
+    return {cohort: total(aggregate) for cohort, aggregate in new.items()}
+
   def variants(server, client, data, context, cohort):
     return method.variants(server, client.levels, data, context, cohort)
 
@@ -185,6 +199,7 @@ def make_scaffold(
     client_update=client_update,
     receive=receive,
     averages=False,
+    robust=robust,
     server_update=server_update,
     variants=variants,
   )

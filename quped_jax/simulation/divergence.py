@@ -5,9 +5,11 @@ its new state is finite, without negative variances, and its message is not too
 long: the norm over all of its floating-point arrays is at most a given limit
 or, without one, `TIMES_MEDIAN` times the median norm of earlier rounds. SGD
 with too large a step size often stays finite for a while, with weights of 1e26;
-the norm shows that. A client that teaches a copy of the global model (QuPeD)
-may diverge and still send a short message; the loss shows that: it must not
-exceed both `LARGE_LOSS` and a thousand times the median loss.
+the norm shows that. Nor does it count if the client's weight is not from 0 to
+its number of samples, or its message is none that an honest client could send:
+what cannot be true is not believed. A client that teaches a copy of the global
+model (QuPeD) may diverge and still send a short message; the loss shows that:
+it must not exceed both `LARGE_LOSS` and a thousand times the median loss.
 
 Only sums cross between clients and devices. A median is therefore taken from a
 histogram of all values so far, with four bins to an octave, and is exact to the
@@ -25,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from quped_jax.checks import LARGEST
 from quped_jax.quantization.codebook_tree import path_name
 
 LARGEST_LOSS = 1e6
@@ -105,6 +108,11 @@ class Tally(NamedTuple):
   diverged: Any
   norms: Any
   losses: Any
+
+  @property
+  def metrics(self) -> dict[str, jax.Array]:
+    """The metrics that every method reports."""
+    return {"participants": self.heard, "diverged": self.diverged}
 
 
 def new_records(slots: int) -> DivergenceRecord:
@@ -211,18 +219,32 @@ def sound(tree: Any) -> jax.Array:
   return jnp.all(jnp.stack([finite(tree), *fine]))
 
 
-def judge(result: Any, monitor: DivergenceMonitor, max_norm: float) -> Tally:
+def judge(
+  result: Any,
+  monitor: DivergenceMonitor,
+  max_norm: float,
+  *,
+  samples: Any = LARGEST,
+  plausible: Any = True,
+) -> Tally:
   """Whether a client's round counts.
 
   Args:
     result: the client's ClientResult, whose metrics may hold a loss.
     monitor: before the round.
     max_norm: limit on a message's norm; 0 to go by the running median.
+    samples: the largest weight that the client may have: its number of
+      training samples.
+    plausible: whether an honest client could have sent the message: a tree of
+      bools, for its parts.
   """
   norm = _norm(result.message)
   fine = norm <= limit_of(monitor, max_norm)  # False for NaN, and infinity:
   fine &= jnp.isfinite(norm)
-  fine &= jnp.isfinite(jnp.asarray(result.weight, jnp.float32))
+  weight = jnp.asarray(result.weight, jnp.float32)
+  fine &= (weight >= 0) & (weight <= jnp.asarray(samples, jnp.float32))
+  for part in jax.tree.leaves(plausible):
+    fine &= part
   losses = jnp.zeros(_BINS, jnp.int32)
   if "loss" in result.metrics:
     loss = jnp.asarray(result.metrics["loss"], jnp.float32)

@@ -22,11 +22,6 @@ from quped_jax.simulation.schedule import Schedule
 from quped_jax.simulation.state import Heard, Population, SimulationState
 
 
-def _counted(tally: divergence_lib.Tally) -> dict[str, jax.Array]:
-  """The metrics that every method reports."""
-  return {"participants": tally.heard, "diverged": tally.diverged}
-
-
 @dataclasses.dataclass(frozen=True)
 class Engine:
   """The computations of a federation; every method is a pure function.
@@ -145,12 +140,12 @@ class Engine:
       cohort,
     )
 
-  def _collect(self, message, weight, context, sent):
+  def _collect(self, result, context, sent):
     """What the method collects of a single message: mostly nothing."""
     if self.method.collect is None:
       return ()
-    weight = jnp.asarray(weight, jnp.float32)
-    kept = self.method.collect(message, context), weight, jnp.bool_(True)
+    part = self.method.collect(result.message, context)
+    kept = part, jnp.asarray(result.weight, jnp.float32), jnp.bool_(True)
     return divergence_lib.keep(sent, kept, jax.tree.map(jnp.zeros_like, kept))
 
   def client_step(self, state, federation, population, cohort):
@@ -168,12 +163,19 @@ class Engine:
       _, result = self._update(
         state, federation, population, cohort, client_id, client
       )
-      tally = divergence_lib.judge(result, state.monitor, self.max_message_norm)
+      samples = federation.train.of_client(client_id).count
+      tally = divergence_lib.judge(
+        result,
+        state.monitor,
+        self.max_message_norm,
+        samples=samples,
+        plausible=self.method.plausible(result.message, samples),
+      )
       counts = tally.heard > 0
       aggregate = self.method.receive(
         state.server, result.message, result.weight, about, cohort
       )
-      part = self._collect(result.message, result.weight, about, counts)
+      part = self._collect(result, about, counts)
       sent = aggregate, result.metrics
       nothing = jax.tree.map(jnp.zeros_like, sent)
       aggregate, metrics = divergence_lib.keep(counts, sent, nothing)
@@ -196,9 +198,7 @@ class Engine:
         state, federation, population, cohort, members[0], client
       )
       about = self._about(state, federation, population, members[0])
-      return self._collect(
-        result.message, result.weight, about, jnp.bool_(True)
-      )
+      return self._collect(result, about, jnp.bool_(True))
 
     shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], clients))
     parts = jax.tree.map(
@@ -269,7 +269,7 @@ class Engine:
         state.monitor, tally, self.num_clients, ~fine, state.round
       ),
     )
-    return state, {**metrics, **_counted(tally)}
+    return state, metrics | tally.metrics
 
   def zeros(self, state, federation, population):
     """{cohort: the carry when nobody has been heard}."""
@@ -313,7 +313,7 @@ class Engine:
     # All cohorts report the same metrics.
     nothing = next(iter(zeros.values()))[0]
     metrics = jax.tree.map(lambda x: x / nothing.tally.heard, nothing.metrics)
-    metrics |= _counted(nothing.tally)
+    metrics |= nothing.tally.metrics
     more = (~state.monitor.calibrated).astype(jnp.int32)
     return jax.lax.fori_loop(
       0, rounds + more, lambda _, carry: round_(carry[0]), (state, metrics)

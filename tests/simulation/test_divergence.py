@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax import methods
 from quped_jax.methods import api
 from quped_jax.methods.blocks import personal
 from quped_jax.simulation import divergence
@@ -73,6 +74,87 @@ def test_a_round_counts_if_all_of_it_is_in_bounds(changes, max_norm, fine):
   assert bool(found.heard) == fine
   assert bool(found.diverged) != fine
   assert int(jnp.sum(found.norms)) == int(jnp.sum(found.losses)) == fine
+
+
+@pytest.mark.parametrize(
+  ("weight", "fine"),
+  [
+    (0.0, True),
+    (1.0, True),
+    (0.5, True),
+    (23, True),
+    (23.5, False),
+    (1e30, False),
+    (-1e-6, False),
+    (-400.0, False),
+    (np.inf, False),
+    (-np.inf, False),
+    (np.nan, False),
+  ],
+)
+def test_no_weight_is_above_the_number_of_samples(weight, fine):
+  samples = jnp.int32(23)
+  found = divergence.judge(result(weight=weight), known(), 0.0, samples=samples)
+  assert bool(found.heard) == fine
+  assert bool(found.diverged) != fine
+
+
+def test_all_of_a_message_must_be_plausible():
+  for parts, fine in (
+    (True, True),
+    ({"a": True, "b": jnp.bool_(False)}, False),
+    ((jnp.bool_(True), True), True),
+    (False, False),
+  ):
+    found = divergence.judge(result(), known(), 0.0, plausible=parts)
+    assert bool(found.heard) == fine
+
+
+CLAIMS = (None, 1e30, -400.0, np.inf, None)
+
+
+def overweight(make):
+  """The method, with clients that claim any weight."""
+
+  def make_overweight(*args):
+    method = make(*args)
+
+    def client_update(download, client, data, context, cohort):
+      result = method.client_update(download, client, data, context, cohort)
+      claims = jnp.array([np.nan if x is None else x for x in CLAIMS])
+      claim = claims[context.client_id]
+      weight = jnp.where(jnp.isnan(claim), result.weight, claim)
+      return result._replace(weight=weight)
+
+    return method.replace(client_update=client_update)
+
+  return make_overweight
+
+
+@pytest.mark.parametrize("client_state", ["device", "host"])
+@pytest.mark.parametrize("aggregation", ["mean", "norm_clipped_mean"])
+def test_who_claims_too_much_weight_is_left_out(
+  aggregation, client_state, monkeypatch, tmp_path
+):
+  changes = {"aggregation": aggregation, "client_state": client_state}
+  honest = [i for i, claim in enumerate(CLAIMS) if claim is None]
+  trace = tmp_path / "trace.csv"
+  rows = [f"0,{i}" for i in honest]
+  trace.write_text("\n".join(["round,client", *rows, ""]))
+
+  def play(**further):
+    settings = tiny.make_settings("fedavg", 5, bits=(32,), **changes, **further)
+    simulation = tiny.assemble(settings).simulation
+    state, metrics = simulation.run_round(simulation.init(0))
+    return jax.device_get(state.server), metrics
+
+  expected, _ = play(participation_trace=str(trace))
+  entry = methods.METHODS["fedavg"]
+  lying = entry._replace(make=overweight(entry.make))
+  monkeypatch.setitem(methods.METHODS, "fedavg", lying)
+  got, metrics = play()
+  assert (metrics["participants"], metrics["diverged"]) == (2, 3)
+  assert tiny.largest_difference(expected, got) < 1e-6
 
 
 def test_a_method_without_a_loss_counts_none():

@@ -21,7 +21,8 @@ class RobustnessSettings(Group):
     "what the server takes of the messages: the 'mean', with the method's "
     "weights; the 'median' or 'trimmed_mean' of every coordinate, of clients "
     "that weigh the same; or 'norm_clipped_mean'. All but 'mean' are for "
-    "methods whose server takes the mean of models.",
+    "methods whose server takes the mean of models; median and trimmed mean "
+    "also for scaffold, feddf, fedmd, ds_fl and cfd.",
     one_of(robust_lib.AGGREGATIONS),
   )
   trim: float = setting(

@@ -14,14 +14,17 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
+  centers,
   messages,
   personal,
   predictions,
   quantized_labels,
+  reports,
 )
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks import server as server_lib
@@ -127,6 +130,26 @@ def soft_label_method(
     labels = quantized_labels.decode(message, bits_up, shape)
     return api.weighted_sum(server, labels, weight, context, cohort)
 
+  def plausible(message, samples):
+    del samples
+    labels = quantized_labels.decode(message, bits_up, shape)
+    return reports.are_probabilities(labels)
+
+  def robust(server, aggregates, center, context):
+    def labels(messages, sent):
+      decoded = jax.vmap(
+        lambda message: quantized_labels.decode(message, bits_up, shape)
+      )(messages)
+      found = center(decoded, sent)
+      # Coordinates of a median need not add up to 1, nor be above 0.
+      total = jnp.sum(found, axis=-1, keepdims=True)
+      uniform = 1 / found.shape[-1]
+      return jnp.where(
+        total > 0, found / jnp.where(total > 0, total, 1), uniform
+      )
+
+    return centers.in_place_of_mean(server, aggregates, labels, context)
+
   def server_update(server, aggregates, context):
     like = quantized_labels.decode(server.download.targets, bits_down, shape)
     labels = messages.mean_message(aggregates, like)
@@ -164,6 +187,8 @@ def soft_label_method(
     init_server=init_server,
     broadcast=broadcast,
     receive=receive,
+    plausible=plausible,
     averages=False,
+    robust=robust,
     server_update=server_update,
   )

@@ -1,4 +1,10 @@
-"""Byzantine clients, which send false messages."""
+"""Byzantine clients, which send false messages.
+
+Where a method checks what clients report (`FederatedMethod.plausible`), a lie
+that the server would see through is no attack: such a part of the message is
+sent with every value in its neighbour's place, by which a soft label names
+another class; and if that would be noticed too, as it is.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,18 +30,53 @@ def check_attack(byzantine_clients: int, clients: int) -> None:
 
 def _sign_flip(message: Any, key: jax.Array, scale: float) -> Any:
   del key
-  return optax.tree.scale(-scale, message)
+  return jax.tree.map(lambda x: -scale * x if _is_float(x) else ~x, message)
 
 
 def _random(message: Any, key: jax.Array, scale: float) -> Any:
-  noise = optax.tree.random_like(key, message, jax.random.normal)
-  return optax.tree.scale(scale, noise)
+  def draw(key, shape, dtype):
+    if jnp.issubdtype(dtype, jnp.floating):
+      return scale * jax.random.normal(key, shape, dtype)
+    limits = jnp.iinfo(dtype)
+    return jax.random.randint(key, shape, limits.min, limits.max, dtype)
+
+  return optax.tree.random_like(key, message, draw)
+
+
+def _is_float(x: Any) -> bool:
+  return jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating)
+
+
+def _shifted(message: Any) -> Any:
+  """Every value in its neighbour's place, along the last axis."""
+  return jax.tree.map(
+    lambda x: jnp.roll(x, 1, axis=-1) if jnp.ndim(x) else x, message
+  )
 
 
 _FALSE: Mapping[str, Callable[..., Any]] = {
   "random": _random,
   "sign_flip": _sign_flip,
 }
+
+
+def _choose(conditions: Any, new: Any, old: Any) -> Any:
+  """The new parts where the condition of each holds, else the old ones.
+
+  Args:
+    conditions: bools, in a tree with which the structure of the others begins.
+    new: a tree of arrays.
+    old: a tree like it.
+  """
+
+  def choose(condition, new, old):
+    return jax.tree.map(
+      lambda a, b: jnp.where(condition, a, b).astype(jnp.asarray(b).dtype),
+      new,
+      old,
+    )
+
+  return jax.tree.map(choose, conditions, new, old)
 
 
 def with_byzantine_clients(
@@ -46,21 +87,23 @@ def with_byzantine_clients(
   These clients are trained and evaluated like the others.
 
   Args:
-    method: any method whose messages are floats.
+    method: any method.
     first: clients whose id is this or higher are Byzantine.
     attack: one of `ATTACKS`: "sign_flip" sends minus `scale` times the message,
-      "random" sends Gaussian noise with standard deviation `scale`.
+      "random" sends Gaussian noise with standard deviation `scale`. Of integers
+      the first flips all bits, and the second draws any.
     scale: see `attack`.
   """
 
   def client_update(download, client, data, context, cohort):
     result = method.client_update(download, client, data, context, cohort)
     key = jax.random.fold_in(context.key, random_keys.ATTACK)
-    false = _FALSE[attack](result.message, key, scale)
+    true = result.message
+    false = _FALSE[attack](true, key, scale)
+    for second in (_shifted(true), true):
+      believed = method.plausible(false, data.train.count)
+      false = _choose(believed, false, second)
     lies = context.client_id >= first
-    message = jax.tree.map(
-      lambda a, b: jnp.where(lies, a, b).astype(b.dtype), false, result.message
-    )
-    return result._replace(message=message)
+    return result._replace(message=_choose(lies, false, true))
 
   return method.replace(client_update=client_update)

@@ -1,7 +1,8 @@
 """Averages that tolerate a few false messages.
 
 Each wraps a method whose server takes the mean of the clients' messages
-(`FederatedMethod.averages`) over all cohorts:
+(`FederatedMethod.averages`) over all cohorts, or the first two one that says
+what they mean to it (`FederatedMethod.robust`):
 
   median             of each coordinate, over the clients that sent a message
   trimmed mean       of each coordinate, without its smallest and largest values
@@ -27,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax.methods import api, by_precision
-from quped_jax.methods.blocks import server as server_lib
-from quped_jax.methods.blocks.messages import clip, instead_of_mean
+from quped_jax.methods.blocks import centers
+from quped_jax.methods.blocks.messages import clip
 
 AGGREGATIONS = ("mean", "median", "trimmed_mean", "norm_clipped_mean")
 
@@ -59,6 +60,28 @@ def check_averages(
       f"{field}: must be {allowed} with method={name!r}, whose server does not "
       "just take the mean of models that clients send"
     )
+
+
+def check_robust(
+  method: api.FederatedMethod, name: str, aggregation: str
+) -> None:
+  """Raises a ValueError unless a method can take this average.
+
+  Args:
+    method: the method to wrap.
+    name: the method's name.
+    aggregation: one of `AGGREGATIONS`.
+  """
+  ranks = aggregation in ("median", "trimmed_mean")
+  if aggregation == "mean" or (ranks and method.robust is not None):
+    return
+  field = f"aggregation={aggregation!r}"
+  if method.robust is not None:
+    raise ValueError(
+      f"{field}: must be 'mean', 'median' or 'trimmed_mean' with "
+      f"method={name!r}, whose clients send more than a model"
+    )
+  check_averages(method, name, field, "'mean'")
 
 
 def _mean_of_ranks(
@@ -154,7 +177,7 @@ def with_aggregation(
   """The method with an average other than the mean.
 
   Args:
-    method: a method that `averages`.
+    method: a method that passes `check_robust`.
     aggregation: one of `AGGREGATIONS`; "mean" is the method itself.
     trim: for "trimmed_mean", see `trimmed_mean`.
     clip_norm: for "norm_clipped_mean", the largest L2 norm of a message.
@@ -173,14 +196,15 @@ def with_aggregation(
     del message
     return api.weighted_sum(server, (), weight, context, cohort)
 
-  def server_update(server, aggregates, context):
-    clients, messages, weights = server_lib.all_collected(aggregates)
-    sent = (clients >= 0) & (weights > 0)
+  def center(messages, sent):
     if aggregation == "median":
-      center = median(messages, sent)
-    else:
-      center = trimmed_mean(messages, sent, trim)
-    new = instead_of_mean(aggregates, center, jnp.any(sent))
+      return median(messages, sent)
+    return trimmed_mean(messages, sent, trim)
+
+  robust = method.robust or centers.in_place_of_mean
+
+  def server_update(server, aggregates, context):
+    new = robust(server, aggregates, center, context)
     return method.server_update(server, new, context)
 
   return method.replace(

@@ -7,8 +7,11 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.methods import api
+from quped_jax.methods.blocks import label_outputs, quantized_labels
+from quped_jax.methods.fedgen import FedgenMessage
 from quped_jax.methods.wrappers import byzantine
 from tests import tiny
+from tests.methods import toy
 
 COHORT = tiny.COHORT
 
@@ -58,6 +61,63 @@ def test_the_last_clients_lie_and_the_others_do_not(attack):
     draws = [jax.tree.leaves(send(4, seed)) for seed in range(300)]
     values = np.concatenate([np.ravel(x) for draw in draws for x in draw])
     assert abs(np.std(values) - 4) < 0.2 and abs(np.mean(values)) < 0.2
+
+
+def lie(name: str, message, samples: int = 23, attack: str = "sign_flip"):
+  """What the Byzantine client 1 sends in place of a message."""
+
+  def client_update(download, client, data, context, cohort):
+    del download, data, context, cohort
+    return api.ClientResult(client, message, 1.0, {})
+
+  method = tiny.method_of(name).replace(client_update=client_update)
+  lying = byzantine.with_byzantine_clients(method, 1, attack, 10.0)
+  data = tiny.make_federation((samples,)).client(jnp.int32(0))
+  context = toy.make_context(1)
+  sent = lying.client_update((), (), data, context, COHORT).message
+  believed = jax.tree.leaves(method.plausible(sent, jnp.int32(samples)))
+  assert all(bool(part) for part in believed)
+  return sent
+
+
+@pytest.mark.parametrize("attack", ["random", "sign_flip"])
+def test_no_lie_is_one_that_the_server_sees_through(attack):
+  soft = jax.nn.softmax(jnp.arange(4.0) * jnp.arange(24.0)[:, None])
+  # Each soft label names another class.
+  sent = lie("ds_fl", soft, attack=attack)
+  np.testing.assert_array_equal(sent, jnp.roll(soft, 1, axis=1))
+  # The model is false in any case, the counts are those of other labels.
+  counts = jnp.array([20.0, 3.0, 0.0, 0.0])
+  sent = lie("fedgen", FedgenMessage(jnp.ones(2), counts), attack=attack)
+  np.testing.assert_array_equal(sent.counts, jnp.array([0.0, 20.0, 3.0, 0.0]))
+  assert not np.any(np.asarray(sent.model) == 1)
+  if attack == "sign_flip":
+    np.testing.assert_array_equal(sent.model, [-10.0, -10.0])
+  # So does each byte of packed labels, here of two samples.
+  bits = quantized_labels.encode(soft, 1)
+  sent = lie("cfd", bits, attack=attack)
+  np.testing.assert_array_equal(sent, jnp.roll(bits, 1))
+  # These are as they are, since any change would be noticed.
+  labels = jnp.arange(40) % 4
+  outputs = label_outputs.collect(jnp.eye(4)[labels][:37], labels[:37])
+  sent = lie("fd", outputs, attack=attack)
+  assert tiny.largest_difference(sent, outputs) == 0
+
+
+@pytest.mark.parametrize(
+  ("name", "attack"), [("cfd", "random"), ("fedgkt", "sign_flip")]
+)
+def test_any_method_can_be_attacked(name, attack):
+  """Whose messages have integers too."""
+  settings = tiny.make_settings(
+    name, 3, bits=(32,), byzantine_clients=1, attack=attack,
+    max_message_norm=1e30,
+  )  # fmt: skip
+  simulation = tiny.assemble(settings).simulation
+  state, metrics = simulation.run_round(simulation.init(0))
+  assert (metrics["participants"], metrics["diverged"]) == (3, 0)
+  for x in jax.tree.leaves(state.server):
+    assert np.all(np.isfinite(x))
 
 
 @pytest.mark.parametrize(
