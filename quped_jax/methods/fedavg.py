@@ -1,8 +1,17 @@
-"""FedAvg: the server averages the models that clients train from its own.
+r"""FedAvg: the server averages the models that clients train from its own.
 
 Down: the global model w. Up: the difference after the local steps. The server
 takes the mean weighted by samples and passes it to its own optimizer (plain SGD
-with step size 1 is FedAvg, momentum is FedAvgM, Adam is FedAdam).
+with step size 1 is FedAvg, momentum is FedAvgM). "adam" is FedAdam as in its
+paper: with the mean difference Delta, without bias correction, and with tau
+outside the root,
+
+.. math::
+  m &\leftarrow \beta_1 m + (1 - \beta_1) \Delta, \quad m_0 = 0 \\
+  v &\leftarrow \beta_2 v + (1 - \beta_2) \Delta^2, \quad v_0 = \tau^2 \\
+  w &\leftarrow w + \eta_g \, m / (\sqrt{v} + \tau)
+
+The paper asks for v_0 of at least tau^2; this is the least.
 
 Quantized clients train w by the alternating steps, with levels of their own
 that stay with them; their quantized model is the global one at these levels.
@@ -23,7 +32,7 @@ from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging, messages
 from quped_jax.methods.blocks.training import Training
-from quped_jax.quantization import optimizers
+from quped_jax.quantization import optimizers, transforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +41,14 @@ class FedavgOptions:
 
   Attributes:
     method: the method's name, for errors.
-    server_optimizer: the server's optimizer: "sgd", "momentum", "adam" or
-      "adamw".
+    server_optimizer: the server's optimizer: "sgd", "momentum", "adam"
+      (FedAdam), or "adamw", which is Adam with bias correction and the usual
+      constants.
     server_learning_rate: its step size; 1 with "sgd" is the plain mean.
-    server_momentum: decay rate of "momentum".
+    server_momentum: decay rate of "momentum", and beta_1 of "adam".
+    server_beta2: decay rate of the squares, in "adam".
+    server_tau: tau of "adam": where differences are much smaller, it takes
+      plain steps of size `server_learning_rate / server_tau`.
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
@@ -44,6 +57,8 @@ class FedavgOptions:
   server_optimizer: str = "sgd"
   server_learning_rate: float = 1.0
   server_momentum: float = 0.9
+  server_beta2: float = 0.99
+  server_tau: float = 1e-3
   weighting: str = "samples"
 
   def __post_init__(self):
@@ -56,6 +71,13 @@ class FedavgOptions:
       f"{self.method}.server_learning_rate", self.server_learning_rate
     )
     checks.unit_interval(f"{self.method}.server_momentum", self.server_momentum)
+    checks.unit_interval(f"{self.method}.server_beta2", self.server_beta2)
+    checks.positive(f"{self.method}.server_tau", self.server_tau)
+    if self.server_optimizer == "adam" and self.server_momentum == 1:
+      raise ValueError(
+        f"{self.method}.server_momentum={self.server_momentum}: must be less "
+        "than 1 with server_optimizer='adam', which would not move"
+      )
     checks.choice(f"{self.method}.weighting", self.weighting, api.WEIGHTINGS)
 
 
@@ -69,6 +91,57 @@ class FedavgServer(NamedTuple):
 
   model: api.GlobalModel
   opt_state: Any
+
+
+class FedadamState(NamedTuple):
+  """State of FedAdam.
+
+  Attributes:
+    mean: m, a tree over the parameters.
+    squares: v, likewise.
+  """
+
+  mean: Any
+  squares: Any
+
+
+def scale_by_fedadam(
+  beta1: float, beta2: float, tau: float
+) -> optax.GradientTransformation:
+  """FedAdam's direction, for a step size; see above."""
+
+  def init(params):
+    return FedadamState(
+      jax.tree.map(jnp.zeros_like, params),
+      jax.tree.map(lambda p: jnp.full_like(p, tau**2), params),
+    )
+
+  def update(updates, state, params=None):
+    del params
+    mean = jax.tree.map(
+      lambda m, u: beta1 * m + (1 - beta1) * u, state.mean, updates
+    )
+    squares = jax.tree.map(
+      lambda v, u: beta2 * v + (1 - beta2) * u**2, state.squares, updates
+    )
+    scaled = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + tau), mean, squares)
+    return scaled, FedadamState(mean, squares)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _server_optimizer(options: FedavgOptions):
+  """The server's optimizer; its `update` takes `learning_rate`."""
+  if options.server_optimizer == "adam":
+    return optax.chain(
+      scale_by_fedadam(
+        options.server_momentum, options.server_beta2, options.server_tau
+      ),
+      transforms.scale_by_step_size(),
+    )
+  return optimizers.base_optimizer(
+    options.server_optimizer, momentum=options.server_momentum
+  )
 
 
 def make_fedavg(
@@ -89,9 +162,7 @@ def make_fedavg(
   method = averaging.averaging_method(
     options.method, models, training, weighting=options.weighting
   )
-  server_optimizer = optimizers.base_optimizer(
-    options.server_optimizer, momentum=options.server_momentum
-  )
+  server_optimizer = _server_optimizer(options)
 
   def init_server(key, inputs):
     shared = method.init_server(key, inputs)

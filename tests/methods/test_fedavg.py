@@ -90,8 +90,32 @@ def test_a_server_with_momentum_goes_on_in_its_direction():
   np.testing.assert_allclose([first, second], [1.5, 0.75], rtol=1e-5)
 
 
-def test_an_adaptive_server_steps_by_its_step_size():
-  made, server = make(server_optimizer="adam", server_learning_rate=0.01)
+@pytest.mark.parametrize(
+  "constants",
+  [
+    {},
+    {"server_momentum": 0.5, "server_beta2": 0.9, "server_tau": 0.1},
+  ],
+)
+def test_fedadam_is_that_of_its_paper(constants):
+  """Algorithm 2 of Reddi et al., in Python; the defaults are the paper's."""
+  beta1 = constants.get("server_momentum", 0.9)
+  beta2 = constants.get("server_beta2", 0.99)
+  tau = constants.get("server_tau", 1e-3)
+  made, server = make(
+    server_optimizer="adam", server_learning_rate=0.03, **constants
+  )
+  m, v = 0.0, tau**2
+  for values in ((1.0, 3.0), (-2e-3, 1e-3), (0.0, 0.0)):
+    delta = (3 * values[0] + values[1]) / 4
+    m = beta1 * m + (1 - beta1) * delta
+    v = beta2 * v + (1 - beta2) * delta**2
+    step, server = moved(made, server, values)
+    np.testing.assert_allclose(step, 0.03 * m / (v**0.5 + tau), rtol=1e-4)
+
+
+def test_a_server_with_bias_correction_steps_by_its_step_size():
+  made, server = make(server_optimizer="adamw", server_learning_rate=0.01)
   for values in ((1.0, 3.0), (1e-3, 2e-3)):
     step, _ = moved(made, server, values)
     np.testing.assert_allclose(step, 0.01, rtol=1e-3)
@@ -287,3 +311,22 @@ def test_a_residual_network_with_batch_norm_trains():
   assert tiny.largest_difference(after.stats, before.server.model.stats) > 1e-3
   assert tiny.largest_difference(after.params, before.server.model.params) > 0
   assert np.isfinite(float(metrics["loss"]))
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"server_optimizer": "lion"}, "server_optimizer='lion': must be one of"),
+    ({"server_learning_rate": 0.0}, "server_learning_rate=0.0: must be posit"),
+    ({"server_momentum": 1.5}, "fedavg.server_momentum=1.5: must be from 0"),
+    ({"server_beta2": -0.1}, "fedavg.server_beta2=-0.1: must be from 0 to 1"),
+    ({"server_tau": 0.0}, "fedavg.server_tau=0.0: must be positive"),
+    (
+      {"server_optimizer": "adam", "server_momentum": 1.0},
+      "fedavg.server_momentum=1.0: must be less than 1",
+    ),
+  ],
+)
+def test_wrong_options_are_errors(options, message):
+  with pytest.raises(ValueError, match=message):
+    qj.Settings(method_options={"fedavg": options})
