@@ -38,10 +38,15 @@ def make_training(
     granularity=settings.granularity,
     outer_level=settings.outer_level or None,
     recalibration_batches=settings.recalibration_batches,
-    plain_sgd=settings.optimizer == "sgd"
-    and not settings.weight_decay
-    and not settings.weight_clip,
+    momentum=_momentum(settings),
   )
+
+
+def _momentum(settings: Settings) -> float | None:
+  """See `Training.momentum`."""
+  if settings.weight_clip:
+    return None
+  return {"sgd": 0.0, "momentum": settings.momentum}.get(settings.optimizer)
 
 
 def _alternating(settings: Settings) -> alternating.Alternating:

@@ -14,10 +14,17 @@ difference:
 with S the clients that took part, out of N. Down: w and c. Up: the differences
 of y_i and of c_i.
 
-The division by the step size assumes that clients use plain SGD: with momentum,
-Adam or weight decay c_i is no estimate of a gradient. Quantized clients correct
-only the gradient of their weights x; c_i then includes the mean pull of the
-proximal map, and their levels stay with them.
+With weight decay, f_i includes its penalty. With momentum beta, K above is the
+sum of (1 - beta^k) / (1 - beta) over the steps k = 1 to K: as far as constant
+gradients of 1 would take a client at eta = 1. So c_i stays a mean of gradients,
+the earlier ones with more weight, since they move the client for longer.
+Published comparisons that run SCAFFOLD with momentum divide by the number of
+steps, and their c_i overstate gradients by up to 1 / (1 - beta); they correct
+the weights for it, where here the gradient is corrected before momentum.
+Distances say nothing about gradients with Adam or clipped weights, which are
+refused. Quantized clients correct only the gradient of their weights x; c_i
+then includes the mean pull of the proximal map, and their levels stay with
+them.
 
 References:
   Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, SCAFFOLD: Stochastic
@@ -29,6 +36,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from quped_jax import checks
 from quped_jax.data.federation import Federation
@@ -85,6 +93,20 @@ class ScaffoldClient(NamedTuple):
   control: Any
 
 
+def _lengths(steps: int, momentum: float) -> jax.Array:
+  """How far 0, 1, ... steps go from zero momentum, by gradients of 1.
+
+  Args:
+    steps: the most steps.
+    momentum: beta; with 0, k steps go k.
+
+  Returns:
+    float32 `[steps + 1]`.
+  """
+  velocities = np.cumsum(np.power(float(momentum), np.arange(steps)))
+  return jnp.asarray(np.append(0, np.cumsum(velocities)), jnp.float32)
+
+
 def make_scaffold(
   models: api.Models,
   training: Training,
@@ -95,20 +117,21 @@ def make_scaffold(
 
   Args:
     models: the networks; every cohort must use the global architecture.
-    training: how clients train, with plain SGD.
+    training: how clients train, by SGD with or without momentum.
     options: the method's own settings.
     federation: has `num_clients`, N.
 
   Raises:
-    ValueError: a cohort with another architecture, or an optimizer other than
-      plain SGD.
+    ValueError: a cohort with another architecture, or steps that are not sums
+      of gradients.
   """
-  if not training.plain_sgd:
+  if training.momentum is None:
     raise ValueError(
-      "optimizer: must be 'sgd', with weight_decay=0 and weight_clip=0, with "
+      "optimizer: must be 'sgd' or 'momentum', with weight_clip=0, with "
       "method='scaffold', whose controls are gradients told from how far a "
       "client went"
     )
+  lengths = _lengths(training.steps, training.momentum)
   method = averaging.averaging_method("scaffold", models, training)
 
   def init_server(key, inputs):
@@ -133,7 +156,7 @@ def make_scaffold(
     steps = training.steps
     if context.num_steps is not None:
       steps = jnp.minimum(steps, context.num_steps)
-    scale = steps * context.rates.learning_rate
+    scale = lengths[steps] * context.rates.learning_rate
     stepped = scale > 0
     # The move is eta times K gradients; without a step, nothing is learned.
     update = jax.tree.map(

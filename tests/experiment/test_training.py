@@ -62,17 +62,22 @@ def test_the_training_is_what_the_settings_say():
 
 
 @pytest.mark.parametrize(
-  ("changes", "plain"),
+  ("changes", "momentum"),
   [
-    ({}, True),
-    ({"optimizer": "momentum"}, False),
-    ({"weight_decay": 0.1}, False),
-    ({"weight_clip": 0.1}, False),
-    ({"shared_optimizer": "adam", "centers_optimizer": "adam"}, True),
+    ({}, 0.0),
+    ({"momentum": 0.7}, 0.0),
+    ({"optimizer": "momentum", "momentum": 0.7}, 0.7),
+    ({"weight_decay": 0.1}, 0.0),
+    ({"weight_clip": 0.1}, None),
+    ({"optimizer": "adam"}, None),
+    ({"optimizer": "adamw"}, None),
+    ({"shared_optimizer": "adam", "centers_optimizer": "adam"}, 0.0),
   ],
 )
-def test_plain_sgd_is_that_of_the_weights_alone(changes, plain):
-  assert make_training(qj.Settings(**changes)).plain_sgd is plain
+def test_momentum_is_that_of_steps_that_are_sums_of_gradients(
+  changes, momentum
+):
+  assert make_training(qj.Settings(**changes)).momentum == momentum
 
 
 def test_the_optimizer_of_downloaded_models_has_the_weight_decay():

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax.experiment.training import make_training
+from quped_jax.methods import api
 from tests import tiny
 from tests.methods import toy
 
@@ -68,6 +70,67 @@ def test_it_removes_the_bias_of_clients_that_drift():
     distances[name] = np.abs(w - toy.linear_optimum()).max()
   assert distances["scaffold"] < 1e-3
   assert distances["fedavg"] > 0.1
+
+
+def with_optimizer(steps, **changes):
+  """SCAFFOLD on the linear models, with another optimizer at clients."""
+  settings = tiny.make_settings(
+    "scaffold", 2, bits=(32,), steps=steps, batch_size=2, **changes
+  )
+  return qj.methods.get_method("scaffold").build(
+    api.Models(shared=toy.LINEAR, clients={COHORT: toy.LINEAR}),
+    make_training(settings)._replace(loss=toy.squared_loss),
+    settings.options(),
+    toy.linear_federation(),
+  )
+
+
+MOMENTUM = {"optimizer": "momentum", "momentum": 0.8}
+
+
+def test_a_single_step_has_no_momentum_yet():
+  ends = [
+    toy.play(with_optimizer(1, **changes), toy.linear_federation(), 3)
+    for changes in ({}, MOMENTUM)
+  ]
+  assert tiny.largest_difference(*ends) == 0
+
+
+@pytest.mark.parametrize("num_steps", [None, 3])
+def test_with_momentum_and_decay_controls_are_means_of_gradients(num_steps):
+  """Each gradient weighs as much as it moved the client."""
+  beta, decay, taken = 0.8, 0.1, num_steps or STEPS
+  made = with_optimizer(STEPS, weight_decay=decay, **MOMENTUM)
+  changes = {} if num_steps is None else {"num_steps": jnp.int32(num_steps)}
+  start = toy.play(made, toy.linear_federation(), 1, **changes)
+  end = toy.play(made, toy.linear_federation(), 1, start, **changes)
+  w, c = (np.asarray(x["w"]) for x in (start[0].model.params, start[0].control))
+  weights = np.cumsum(beta ** np.arange(taken))[::-1]
+  for i in range(2):
+    y, velocity, gradients = w, 0, []
+    for _ in range(taken):
+      gradients.append(toy.linear_gradient(i, y) + decay * y)
+      own = np.asarray(start[1][i].control["w"])
+      velocity = beta * velocity + gradients[-1] - own + c
+      y = y - toy.RATE * velocity
+    mean = np.average(gradients, axis=0, weights=weights)
+    control = end[1][i].control["w"]
+    np.testing.assert_allclose(control, mean, rtol=1e-3, atol=1e-4)
+
+
+def test_with_momentum_and_decay_drift_has_no_bias_either():
+  """The optimum is that of the mean loss with its penalty."""
+  decay = 0.1
+  X, y = (np.concatenate(x) for x in (toy.INPUTS, toy.TARGETS))
+  optimum = np.linalg.solve(
+    X.T @ X / len(y) + decay * np.eye(2), X.T @ y / len(y)
+  )
+  changes = {"optimizer": "momentum", "momentum": 0.5, "weight_decay": decay}
+  made = with_optimizer(STEPS, **changes)
+  server, _ = toy.play(made, toy.linear_federation(), 150)
+  distances = np.abs(np.asarray(server.model.params["w"]) - optimum)
+  assert distances.max() < 1e-3
+  assert np.abs(optimum - toy.linear_optimum()).max() > 0.05
 
 
 def test_a_straggler_counts_the_steps_that_it_took():
@@ -159,11 +222,11 @@ def test_clients_weigh_as_told(weighting):
 
 @pytest.mark.parametrize(
   "changes",
-  [{"optimizer": "adam"}, {"weight_decay": 1e-3}, {"weight_clip": 1.0}],
+  [{"optimizer": "adam"}, {"optimizer": "adamw"}, {"weight_clip": 1.0}],
 )
-def test_controls_are_of_plain_sgd(changes):
+def test_controls_are_of_steps_that_are_sums_of_gradients(changes):
   settings = tiny.make_settings("scaffold", 3, **changes)
-  with pytest.raises(ValueError, match="optimizer: must be 'sgd'"):
+  with pytest.raises(ValueError, match="must be 'sgd' or 'momentum', with"):
     qj.build(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))
 
 

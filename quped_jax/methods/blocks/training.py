@@ -30,8 +30,8 @@ class Training(NamedTuple):
     recalibration_batches: number of training batches on which the quantized
       model's batch-norm statistics are re-estimated before it is evaluated.
     loss: `(logits, labels) -> scalar`.
-    plain_sgd: whether the clients' optimizer is SGD without momentum, weight
-      decay or clipping.
+    momentum: beta of the clients' optimizer, if a client goes as far as a sum
+      of its gradients says: SGD has 0; None for Adam or clipped weights.
   """
 
   steps: int
@@ -43,7 +43,7 @@ class Training(NamedTuple):
   outer_level: float | None = None
   recalibration_batches: int = 10
   loss: Callable[[jax.Array, jax.Array], jax.Array] = distill.cross_entropy
-  plain_sgd: bool = True
+  momentum: float | None = 0.0
 
   @property
   def precisions(self) -> int:
