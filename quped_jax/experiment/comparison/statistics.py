@@ -7,11 +7,17 @@ import numpy as np
 
 
 class Difference(NamedTuple):
-  """A mean difference in accuracy and its interval, as fractions."""
+  """A mean difference in accuracy and its interval, as fractions.
+
+  Attributes:
+    mean: the difference.
+    low: the lower end of the interval; None without one.
+    high: the upper end, likewise.
+  """
 
   mean: float
-  low: float
-  high: float
+  low: float | None
+  high: float | None
 
 
 def paired_difference(
@@ -28,8 +34,8 @@ def paired_difference(
   resampled in two stages, with replacement in both: seeds are drawn, and then
   clients within each seed drawn. The clients of a seed share a partition and a
   training run, so that to resample clients alone would make the interval too
-  narrow. With one seed the interval is over its clients only; with two or three
-  it is a rough one.
+  narrow. From one seed there is therefore none; with two or three it is a rough
+  one.
 
   Args:
     own: {seed: accuracy `[clients]`}, NaN where a client has no test samples.
@@ -39,7 +45,7 @@ def paired_difference(
 
   Returns:
     The mean over seeds of the mean over clients of own - other, and its
-    percentile interval.
+    percentile interval if there are several seeds.
 
   Raises:
     ValueError: the seeds or the numbers of clients are not the same.
@@ -57,8 +63,11 @@ def paired_difference(
       )
     each = own[seed] - other[seed]
     differences.append(each[~np.isnan(each)])
-  rng = np.random.default_rng(0)
+  mean = float(np.mean([each.mean() for each in differences]))
   count = len(differences)
+  if count == 1:
+    return Difference(mean, None, None)
+  rng = np.random.default_rng(0)
   drawn = rng.integers(count, size=(samples, count))
   means = np.zeros((samples, count))
   for seed, each in enumerate(differences):
@@ -67,5 +76,4 @@ def paired_difference(
     means[drawn == seed] = each[clients].mean(axis=1)
   tail = (1 - level) / 2
   low, high = np.quantile(means.mean(axis=1), (tail, 1 - tail))
-  mean = np.mean([each.mean() for each in differences])
-  return Difference(float(mean), float(low), float(high))
+  return Difference(mean, float(low), float(high))

@@ -135,6 +135,8 @@ def _std(record: Record) -> str:
 
 def _interval(record: Record) -> str:
   low, high = record["difference_low"], record["difference_high"]
+  if low is None:
+    return ""
   return f" [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
@@ -188,9 +190,9 @@ NOTES = (
   "accuracy: % of each client's own test samples, of the variant that the "
   "method would deploy, mean over clients, then mean (standard deviation) over "
   "seeds",
-  "minus: difference over the same clients and seeds, in points, with its 95 % "
-  "bootstrap interval over seeds and clients; where it contains 0, the "
-  "difference may be noise",
+  "minus: difference over the same clients and seeds, in points; from several "
+  "seeds with its 95 % bootstrap interval over seeds and clients; where that "
+  "contains 0, the two are not distinguishable at this sample size",
   "worst, p10: the worst client and the 10th percentile over clients, means "
   "over seeds; held-out: clients that took no part in training",
   "grads: gradient evaluations per client and round; KB sent: down and up, per "

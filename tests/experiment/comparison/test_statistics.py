@@ -18,6 +18,7 @@ def test_a_shift_is_found_through_the_spread_of_clients():
   own = {s: x + 0.1 + noise.normal(0, 0.02, 40) for s, x in other.items()}
   difference = statistics.paired_difference(own, other)
   assert difference.mean == pytest.approx(0.1, abs=0.01)
+  assert difference.low is not None and difference.high is not None
   assert 0.08 < difference.low < difference.mean < difference.high < 0.12
 
 
@@ -26,11 +27,22 @@ def test_noise_of_clients_gives_an_interval_with_zero():
   own = {seed: clients(seed) for seed in range(3)}
   other = {seed: clients(seed + 100) for seed in range(3)}
   difference = statistics.paired_difference(own, other)
+  assert difference.low is not None and difference.high is not None
   assert difference.low < 0 < difference.high
-  # Clients of one seed: the spread of a mean of 40.
-  single = statistics.paired_difference({0: own[0]}, {0: other[0]})
-  expected = 2 * 1.96 * np.std(own[0] - other[0]) / np.sqrt(40)
-  assert single.high - single.low == pytest.approx(expected, rel=0.15)
+  # Where seeds agree, it is about the spread of a mean of all clients.
+  same = statistics.paired_difference(
+    {s: own[0] for s in range(3)}, {s: other[0] for s in range(3)}
+  )
+  assert same.low is not None and same.high is not None
+  expected = 2 * 1.96 * np.std(own[0] - other[0]) / np.sqrt(3 * 40)
+  assert same.high - same.low == pytest.approx(expected, rel=0.15)
+
+
+def test_one_seed_gives_a_difference_without_an_interval():
+  own, other = {0: clients(0)}, {0: clients(100)}
+  difference = statistics.paired_difference(own, other)
+  assert difference.mean == pytest.approx(np.mean(own[0] - other[0]))
+  assert difference.low is None and difference.high is None
 
 
 def test_seeds_that_disagree_widen_the_interval():
@@ -39,13 +51,14 @@ def test_seeds_that_disagree_widen_the_interval():
   difference = statistics.paired_difference(own, other)
   # Within each seed all clients agree.
   assert difference.mean == pytest.approx(0.1)
+  assert difference.low is not None and difference.high is not None
   assert difference.low < 0.04
   assert difference.high > 0.16
 
 
 def test_clients_without_accuracy_are_left_out():
-  other = {0: clients(0)}
-  own = {0: other[0] + 0.1}
+  other = {0: clients(0), 1: clients(1)}
+  own = {0: other[0] + 0.1, 1: other[1] + 0.1}
   own[0][3] = np.nan
   difference = statistics.paired_difference(own, other)
   assert difference == pytest.approx((0.1, 0.1, 0.1))

@@ -45,6 +45,20 @@ def test_one_seed_has_no_standard_deviation():
   assert shown == ("70.0", False)
 
 
+def test_one_seed_has_a_difference_but_no_interval(tmp_path):
+  results = {
+    row: {0: finished[0]} for row, finished in small.make_results().items()
+  }
+  records = tables.make_records(results, dict.fromkeys(results, 1000.0))
+  (_, (shown, _)) = tables.cells(records, tables.columns("local 32")[1])
+  assert shown == "+10.0"
+  tables.write(records, tmp_path)
+  with (tmp_path / "table.csv").open() as file:
+    _, row = csv.DictReader(file)
+  assert float(row["difference_mean"]) == pytest.approx(0.1)
+  assert row["difference_low"] == row["difference_high"] == ""
+
+
 def test_the_best_of_a_column_is_bold():
   lines = tables.markdown_table(make_records()).splitlines()
   titles, _, first, second = (
