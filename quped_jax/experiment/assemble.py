@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -202,6 +203,7 @@ def assemble(
   population = build_population(built.settings, clients.assignment)
   simulation = _build_simulation(built, trained, clients, population, workdir)
   _check_memory(built.settings, simulation)
+  _check_messages(built.settings, simulation)
   return Assembly(
     settings=built.settings,
     federation=federation,
@@ -282,6 +284,18 @@ def _check_memory(settings: Settings, simulation: Simulation) -> None:
       f"{room / 1e9:.1f} GB; a round takes an estimated {needed / 1e9:.3g} GB. "
       "Smaller networks, a smaller batch_size or chunk_size, or "
       "client_state='disk' take less"
+    )
+
+
+def _check_messages(settings: Settings, simulation: Simulation) -> None:
+  """Warns of messages that are empty by mistake, as it seems."""
+  if simulation.empty_messages:
+    cohorts = ", ".join(simulation.empty_messages)
+    warnings.warn(
+      f"method={settings.method!r}: the messages of cohort {cohorts} are "
+      "empty. Is there a path that matches no parameter? Where clients are to "
+      "send nothing, the message must be ()",
+      stacklevel=2,
     )
 
 

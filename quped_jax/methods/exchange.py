@@ -81,7 +81,8 @@ class ClientResult(NamedTuple):
 
   Attributes:
     client: its new state.
-    message: what it sends; a model travels as the difference from the download.
+    message: what it sends, `()` for nothing; a model travels as the difference
+      from the download.
     weight: its weight in the average, float32 `[]`: from 0 to its number of
       training samples, which the server knows. A client that claims any other
       weight is left out of the round, as one that diverges is.

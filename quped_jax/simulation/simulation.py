@@ -64,6 +64,8 @@ class Simulation(NamedTuple):
     shapes: `finetuning -> state` of shapes and types: those of an export.
     bytes_down: bytes that a client receives per round, on average.
     bytes_up: bytes that a client sends per round, likewise.
+    empty_messages: cohorts whose messages hold nothing, though the method
+      does not say so: theirs is neither `()` nor None.
     gradients: gradient evaluations of a client per round, see
       `FederatedMethod`.
     memory: bytes that a round takes on each device, by the formula of
@@ -88,6 +90,7 @@ class Simulation(NamedTuple):
   shapes: Callable[[bool], SimulationState]
   bytes_down: float
   bytes_up: float
+  empty_messages: tuple[str, ...]
   gradients: float | None
   memory: int
   program: Program
@@ -242,6 +245,7 @@ def _simulation(programs: Backend, sizes: Sizes) -> Simulation:
     shapes=programs.shapes,
     bytes_down=sizes.down,
     bytes_up=sizes.up,
+    empty_messages=sizes.empty,
     gradients=method.gradients,
     memory=estimate.total(slots, layout.chunk_size),
     program=programs.main,

@@ -27,12 +27,15 @@ class Sizes(NamedTuple):
     state: of the states of all clients.
     down: that a client receives in a round, on average over clients.
     up: that it sends, likewise.
+    empty: cohorts whose message is not `()` or None, by which a method says
+      that it sends nothing, and yet holds nothing.
   """
 
   estimate: memory_lib.Estimate
   state: int
   down: float
   up: float
+  empty: tuple[str, ...]
 
 
 def measure(
@@ -52,9 +55,13 @@ def measure(
     step_bytes: by cohort, see `make_simulation`.
   """
   abstract = _abstract_state(engine, ids, federation, population)
-  sizes = {
-    cohort: _client_sizes(engine, abstract, federation, population, cohort)
+  shapes = {
+    cohort: _client_shapes(engine, abstract, federation, population, cohort)
     for cohort in ids
+  }
+  sizes = {
+    cohort: np.array([memory_lib.nbytes(tree) for tree in trees])
+    for cohort, trees in shapes.items()
   }
   weights = [len(members) for members in ids.values()]
   own, down, up = np.average(list(sizes.values()), axis=0, weights=weights)
@@ -76,7 +83,12 @@ def measure(
     step=max(steps, default=0),
     kept=int(own),
   )
-  return Sizes(estimate, int(own * sum(weights)), float(down), float(up))
+  empty = tuple(
+    cohort
+    for cohort, (_, _, message) in shapes.items()
+    if not (sizes[cohort][2] or message is None or message == ())
+  )
+  return Sizes(estimate, int(own * sum(weights)), float(down), float(up), empty)
 
 
 def _abstract_state(engine: Engine, ids, federation, population) -> Any:
@@ -87,17 +99,16 @@ def _abstract_state(engine: Engine, ids, federation, population) -> Any:
   )
 
 
-def _client_sizes(
+def _client_shapes(
   engine: Engine, abstract, federation, population, cohort
-) -> np.ndarray:
-  """Bytes of a client's state, download and message, `[3]`."""
-  shapes = jax.eval_shape(
+) -> tuple[Any, Any, Any]:
+  """The shapes of a client's state, download and message."""
+  return jax.eval_shape(
     lambda s, f, p: engine.traffic(s, f, p, cohort),
     abstract,
     federation,
     population,
   )
-  return np.array([memory_lib.nbytes(tree) for tree in shapes])
 
 
 def _collected_bytes(engine: Engine, abstract, federation, population) -> int:

@@ -1,16 +1,17 @@
 import dataclasses
 
+import jax.numpy as jnp
 import pytest
 
 import quped_jax as qj
 from quped_jax import checks, methods
 from quped_jax.experiment.assemble import assemble
-from quped_jax.methods.blocks import requirements
+from quped_jax.methods.blocks import averaging, partial, requirements
 from tests import tiny
 
 
-def made(**changes):
-  settings = tiny.make_settings("quped", 3, **changes)
+def made(method="quped", **changes):
+  settings = tiny.make_settings(method, 3, **changes)
   return assemble(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))
 
 
@@ -65,6 +66,55 @@ def test_a_budget_of_gradients_is_of_a_method_that_counts_them():
   finally:
     methods.METHODS.clear()
     methods.METHODS.update(before)
+
+
+@pytest.fixture
+def sending(monkeypatch):
+  """Changes the messages of FedAvg, whose server makes nothing of them."""
+  entry = methods.get_method("fedavg")
+
+  def change_messages(change):
+    def make(models, training, options):
+      fedavg = averaging.averaging_method("fedavg", models, training)
+
+      def client_update(*args):
+        result = fedavg.client_update(*args)
+        return result._replace(message=change(result.message))
+
+      return fedavg.replace(
+        client_update=client_update,
+        server_update=lambda server, aggregates, context: server,
+        averages=False,
+      )
+
+    monkeypatch.setitem(methods.METHODS, "fedavg", entry._replace(make=make))
+
+  return change_messages
+
+
+@pytest.mark.parametrize(
+  "empty",
+  [
+    lambda model: partial.prune(model, lambda path: path == "nowhere"),
+    lambda model: {},
+    lambda model: jnp.zeros((3, 0)),
+  ],
+)
+def test_a_method_with_empty_messages_is_named_in_a_warning(sending, empty):
+  sending(empty)
+  with pytest.warns(
+    UserWarning, match="method='fedavg': .* of cohort clients are empty"
+  ):
+    simulation = made(method="fedavg").simulation
+  assert simulation.bytes_up == 0
+
+
+@pytest.mark.parametrize(
+  "message", [lambda model: (), lambda model: None, lambda model: model]
+)
+def test_a_method_that_sends_nothing_or_something_is_not(sending, message):
+  sending(message)
+  assert made(method="fedavg").simulation.empty_messages == ()
 
 
 def test_the_global_model_can_be_another_network():

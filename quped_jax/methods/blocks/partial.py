@@ -94,7 +94,7 @@ def partial_method(
   weighting: str,
   train: Train | None = None,
 ) -> api.FederatedMethod:
-  """FedAvg of a part of the model.
+  """FedAvg of a part of the model; of all of it if nothing is a client's own.
 
   Args:
     name: the method's name, for errors.
@@ -108,7 +108,8 @@ def partial_method(
       labels.
 
   Raises:
-    ValueError: a cohort with another architecture.
+    ValueError: a cohort with another architecture; once the parameters' shapes
+      are known, also a predicate under which nothing is shared.
   """
   base = averaging.averaging_method(name, models, training)
   model = models.shared
@@ -130,7 +131,11 @@ def partial_method(
 
   def init_server(key, inputs):
     server = base.init_server(key, inputs)
-    predicate_of(server.params)
+    if not jax.tree.leaves(parts(server)[0]):
+      raise ValueError(
+        f"method={name!r}: must share a part of the model, but all parameters "
+        f"of model={model.name!r} are each client's own"
+      )
     return server
 
   def init_client(key, inputs, server, client_id, spec, cohort):

@@ -60,15 +60,12 @@ def test_where_nothing_is_a_clients_own_it_is_fedavg(weighting):
   assert np.abs(server.params["w"]).max() > 0.1
 
 
-def test_where_everything_is_it_is_local_training():
-  federation = toy.linear_federation()
-  made = make(lambda path: True)
-  server, clients = toy.play(made, federation, 2)
-  local = toy.linear_method("local", 3)
-  _, learners = toy.play(local, federation, 2)
-  start, _ = toy.begin(made, federation)
-  assert tiny.largest_difference(server, start) == 0
-  for client, learner in zip(clients, learners, strict=True):
-    np.testing.assert_allclose(
-      client.own.params["w"], learner.params["w"], rtol=1e-6
-    )
+def test_where_everything_is_a_clients_own_nothing_is_shared():
+  """That would be local training, which sends nothing unnoticed."""
+  made = make(lambda path: path.startswith("w"))
+  with pytest.raises(
+    ValueError,
+    match="method='partial': must share a part of the model, but all "
+    "parameters of model='linear' are each client's own",
+  ):
+    toy.begin(made, toy.linear_federation())
