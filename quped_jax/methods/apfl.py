@@ -23,6 +23,9 @@ alpha stay with the client; the personalized model is the mixture of v and the
 server's current w. All clients have full precision: a mixture of a quantized
 model and another one is not quantized.
 
+Optimizer states: that of v stays with the client; that of the copy of w starts
+afresh each round. Alpha takes plain gradient steps.
+
 References:
   Deng, Kamani, Mahdavi, Adaptive Personalized Federated Learning, 2020.
 """

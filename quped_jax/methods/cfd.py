@@ -16,6 +16,10 @@ Left out: delta coding, which sends only the labels that changed since the last
 round and needs messages whose size depends on their values. Here a one-hot
 label takes 1 bit per class, not its entropy.
 
+Optimizer states: those of the client's own weights and levels stay with it, and
+serve all its steps, on public samples and on its own; that of the server's
+distillation starts afresh each round.
+
 References:
   Sattler, Marban, Rischke, Samek, CFD: Communication-Efficient Federated
   Distillation via Soft-Label Quantization and Delta Coding, 2021.

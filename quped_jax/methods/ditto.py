@@ -13,6 +13,9 @@ Down: the global model w. Up: the difference of the copy. The copy has full
 precision. v_i may be quantized: it then takes alternating steps, in which the
 penalty pulls the weights x and the levels follow the loss.
 
+Optimizer states: those of the client's own weights and levels stay with it;
+that of its copy of the global model starts afresh each round.
+
 References:
   Li, Hu, Beirami, Smith, Ditto: Fair and Robust Federated Learning Through
   Personalization, 2021.

@@ -15,6 +15,10 @@ alternating steps; their outputs are those of the weights in training.
 
 Left out: aggregation by the plain mean (see cfd).
 
+Optimizer states: those of the client's own weights and levels stay with it, and
+serve all its steps, on public samples and on its own; that of the server's
+distillation starts afresh each round.
+
 References:
   Itahara, Nishio, Koda, Morikura, Yamamoto, Distillation-Based Semi-Supervised
   Federated Learning for Communication-Efficient Collaborative Training with

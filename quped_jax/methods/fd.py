@@ -19,6 +19,8 @@ As in the paper, the outputs are collected during the local steps, each before
 its step. A quantized client learns by alternating steps, and its outputs are
 those of its model at x (in the fine-tuning phase, at its levels).
 
+Optimizer states: those of the client's own weights and levels stay with it.
+
 References:
   Jeong, Oh, Kim, Park, Bennis, Kim, Communication-Efficient On-Device Machine
   Learning: Federated Distillation and Augmentation under Non-IID Private Data,

@@ -16,6 +16,10 @@ The paper asks for v_0 of at least tau^2; this is the least.
 Quantized clients train w by the alternating steps, with levels of their own
 that stay with them; their quantized model is the global one at these levels.
 
+Optimizer states: that of the weights starts afresh each round, with the
+download; that of the levels stays with the client; that of the server's
+optimizer stays at the server.
+
 References:
   McMahan, Moore, Ramage, Hampson, Aguera y Arcas, Communication-Efficient
   Learning of Deep Networks from Decentralized Data, 2017.
@@ -27,6 +31,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from quped_jax import checks
 from quped_jax.methods import api

@@ -11,6 +11,10 @@ stay with them. A held-out client starts from the server's initial
 normalisation. No global model is evaluated, since the server's normalisation is
 never trained.
 
+Optimizer states: that of the weights starts afresh each round, with the
+download; that of the levels stays with the client. Those of normalisation
+layers start afresh too.
+
 References:
   Li, Jiang, Zhang, Kamp, Dou, FedBN: Federated Learning on Non-IID Features via
   Local Batch Normalization, 2021.

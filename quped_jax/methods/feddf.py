@@ -21,6 +21,10 @@ models move, in the distillation, as those of the model do.
 Left out: early stopping of the distillation on validation data, its cosine
 schedule, and dropping clients that are worse than chance.
 
+Optimizer states: that of the weights starts afresh each round, with the
+download; that of the levels stays with the client; that of the distillation
+starts afresh each round.
+
 References:
   Lin, Kong, Stich, Jaggi, Ensemble Distillation for Robust Model Fusion in
   Federated Learning, 2020.

@@ -26,6 +26,10 @@ those for generated features of its label, and the decay of alpha. Clients draw
 labels uniformly; in the paper they draw them with their frequency over all
 clients.
 
+Optimizer states: that of the weights starts afresh each round, with the
+download; that of the levels stays with the client; the generator's stays at the
+server.
+
 References:
   Zhu, Hong, Zhou, Data-Free Knowledge Distillation for Heterogeneous Federated
   Learning, 2021.
@@ -210,7 +214,7 @@ def make_fedgen(
   def server_update(server, aggregates, context):
     _, (differences, counts), weights = server_lib.all_collected(aggregates)
     before = divided.head_params(server.model.params)
-    heads = jax.tree.map(jnp.add, before, differences)
+    heads = jax.tree.map(lambda w, d: w[None] + d, before, differences)
     counts = jnp.where(weights[:, None] > 0, counts, 0)
 
     def loss(params, stats, key):

@@ -11,6 +11,9 @@ Up: the difference after the local steps. The server takes the weighted mean.
 Quantized clients minimise this at x and at Q(x), with levels of their own that
 stay with them; the teacher has full precision.
 
+Optimizer states: that of the weights starts afresh each round, with the
+download; that of the levels stays with the client.
+
 References:
   Yao, Pan, Dai, Wan, Ding, Yu, Jin, Xu, Sun, FedGKD: Toward Heterogeneous
   Federated Learning via Global Knowledge Distillation, 2023.

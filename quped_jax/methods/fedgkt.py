@@ -24,6 +24,9 @@ of the quantized extractor.
 Left out: the server's convolutions on feature maps. Here its network has dense
 layers, on the input of the client's last layer.
 
+Optimizer states: those of the client's own weights and levels stay with it;
+that of the server's network stays at the server.
+
 References:
   He, Annavaram, Avestimehr, Group Knowledge Transfer: Federated Learning of
   Large CNNs at the Edge, 2020.

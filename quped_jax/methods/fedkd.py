@@ -22,6 +22,9 @@ Left out: the loss on hidden states and attentions, which needs matching layers
 in both models, and the compression of the mentee's updates by truncated
 singular value decomposition.
 
+Optimizer states: those of the mentor's weights and levels stay with the client;
+that of the mentee starts afresh each round.
+
 References:
   Wu, Wu, Lyu, Huang, Xie, Communication-Efficient Federated Learning via
   Knowledge Distillation, 2022.

@@ -14,6 +14,9 @@ the weights in training.
 The transfer learning costs time in a client's first round, also for the clients
 that run at the same time; `gradients` does not count it.
 
+Optimizer states: those of the client's own weights and levels stay with it, and
+serve all its steps, on public samples and on its own.
+
 References:
   Li, Wang, FedMD: Heterogenous Federated Learning via Model Distillation, 2019.
 """

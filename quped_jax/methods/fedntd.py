@@ -11,6 +11,9 @@ Down: the global model. Up: the difference after the local steps. The server
 takes the weighted mean. Quantized clients minimise this at x and at Q(x), with
 levels of their own that stay with them; the teacher has full precision.
 
+Optimizer states: that of the weights starts afresh each round, with the
+download; that of the levels stays with the client.
+
 References:
   Lee, Jeong, Shin, Bae, Yun, Preservation of the Global Knowledge by
   Not-True Distillation in Federated Learning, 2022.

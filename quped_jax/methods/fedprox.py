@@ -9,6 +9,9 @@ Quantized clients minimise this at x and at Q(x), with levels of their own that
 stay with them. In place of the paper's inexact local solver, clients take the
 usual local steps.
 
+Optimizer states: that of the weights starts afresh each round, with the
+download; that of the levels stays with the client.
+
 References:
   Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, Federated Optimization in
   Heterogeneous Networks, 2020.

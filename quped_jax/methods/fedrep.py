@@ -3,13 +3,15 @@
 In each round a client first takes some of its local steps on its head alone, on
 top of the body that it received, and then the rest on the body alone. The head
 is the last layer; it stays with the client. Down: the body. Up: its difference
-after the local steps. The server takes the mean. The optimizer starts afresh
-with the steps on the body.
+after the local steps. The server takes the mean.
 
 Quantized clients train by the alternating steps, with levels of their own that
 stay with them; the levels train with the body. A held-out client starts from
 the server's initial head. No global model is evaluated, since the server's head
 is never trained.
+
+Optimizer states: that of the weights starts afresh each round, and again with
+the steps on the body; that of the levels stays with the client.
 
 References:
   Collins, Hassani, Mokhtari, Shakkottai, Exploiting Shared Representations for

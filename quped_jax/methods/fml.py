@@ -15,6 +15,9 @@ precision. The server takes the mean, by default uniform as in the paper. A
 quantized own model learns by alternating steps and teaches in its quantized
 form.
 
+Optimizer states: those of the own model's weights and levels stay with the
+client; that of the copy starts afresh each round.
+
 References:
   Shen, Zhang, Jia, Zhang, Huang, Zhou, Kuang, Wu, Wu, Federated Mutual
   Learning, 2020.

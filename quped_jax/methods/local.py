@@ -3,6 +3,8 @@
 This is the baseline that personalization has to beat. With quantized clients it
 is the quantized training of Algorithm 1 on each client's data. Nothing travels.
 
+Optimizer states: those of the client's own weights and levels stay with it.
+
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
   Distillation with Applications to Federated Learning, 2021 (Algorithm 1).

@@ -19,6 +19,9 @@ its training data. Quantized clients take the meta-gradient at x and at Q(x),
 with levels of their own that stay with them; their quantized model is the
 personalized one at these levels. The paper's exact Hessian is left out.
 
+Optimizer states: that of the weights starts afresh each round, with the
+download; that of the levels stays with the client.
+
 References:
   Fallah, Mokhtari, Ozdaglar, Personalized Federated Learning with Theoretical
   Guarantees: A Model-Agnostic Meta-Learning Approach, 2020.

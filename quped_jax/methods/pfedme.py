@@ -21,6 +21,9 @@ loss. In the fine-tuning phase a quantized theta, whose weights sit at their
 levels, no longer restarts from w. The step size of theta is `learning_rate`;
 with plain SGD its product with lambda must be below 2.
 
+Optimizer states: those of theta's weights and levels stay with the client,
+though theta starts from w each round; w_i takes plain steps.
+
 References:
   Dinh, Tran, Nguyen, Personalized Federated Learning with Moreau Envelopes,
   2020.

@@ -16,6 +16,9 @@ Network passes of a local step, in forward-equivalents (a backward pass is two):
 14 in all. With full precision, when no client of the federation is quantized,
 7: 1 for w_i, 3 for x, 1 for the new x, 2 back through w_i. Plain SGD takes 3.
 
+Optimizer states: those of the client's own weights and levels stay with it;
+that of its copy of the global model starts afresh each round.
+
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
   Distillation with Applications to Federated Learning, 2021 (Algorithm 2).

@@ -11,6 +11,9 @@ Down: the global model w. Up: w_i, as a difference. For a client with full
 precision, Q is the identity and the penalty ties x itself. With the hard
 estimator the penalty moves quantized weights by their levels alone.
 
+Optimizer states: those of the client's own weights and levels stay with it;
+that of its copy of the global model starts afresh each round.
+
 References:
   Ozkara, Singh, Data, Diggavi, QuPeL: Quantized Personalization with
   Applications to Federated Learning, 2021.

@@ -26,6 +26,9 @@ refused. Quantized clients correct only the gradient of their weights x; c_i
 then includes the mean pull of the proximal map, and their levels stay with
 them.
 
+Optimizer states: that of the weights starts afresh each round (plain SGD has
+none that matters); that of the levels stays with the client.
+
 References:
   Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, SCAFFOLD: Stochastic
   Controlled Averaging for Federated Learning, 2020.

@@ -1,6 +1,7 @@
 """What every registered method promises, in one table: `tiny.CASES`."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -39,6 +40,23 @@ PUBLIC = ("cfd", "ds_fl", "feddf", "fedmd")
 def test_the_table_holds_every_method():
   assert set(tiny.METHODS) == set(methods.METHODS)
   assert len(tiny.METHODS) == 25
+
+
+@each
+def test_the_docstring_says_which_optimizer_states_survive_a_round(name):
+  made = methods.METHODS[name].make
+  text = " ".join((sys.modules[made.__module__].__doc__ or "").split())
+  _, _, states = text.partition("Optimizer states: ")
+  shapes = tiny.tiny(name).simulation.shapes(False)
+
+  def survives(tree):
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return any(".opt_state" in jax.tree_util.keystr(path) for path, _ in leaves)
+
+  afresh = "that of the weights starts afresh each round" in states
+  assert afresh != survives(shapes.clients)
+  assert ("stays at the server" in states) == survives(shapes.server)
+  assert "with the client" in states or "stay with it" in states
 
 
 # `tiny.tiny` runs one client at a time by default.

@@ -4,7 +4,8 @@ Down: w. Up: the difference after the local steps. Quantized clients train w by
 the alternating steps, with levels of their own that stay with them; their
 quantized model is the global one at these levels. Levels are fitted when the
 federation begins; those of a client that has not taken part for many rounds
-still belong to the old model.
+still belong to the old model. The state of the weights' optimizer starts afresh
+each round, with the download; that of the levels' stays with them.
 
 Batch-norm statistics belong to the model that they were taken with, so a
 quantized client has two sets: of w, and of w at its levels. Both travel and are
