@@ -13,6 +13,7 @@ from quped_jax.methods.apfl import ApflOptions, make_apfl
 from quped_jax.methods.api import FederatedMethod, Models
 from quped_jax.methods.blocks.training import Training
 from quped_jax.methods.cfd import CfdOptions, make_cfd
+from quped_jax.methods.code import code_hash
 from quped_jax.methods.ditto import DittoOptions, make_ditto
 from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fd import FdOptions, make_fd
@@ -89,11 +90,20 @@ class Entry(NamedTuple):
     make: the function that makes it.
     options: the frozen dataclass of the method's own settings.
     takes_federation: whether `make` has an argument `federation`.
+    version: raised whenever a change of the code changes results; None if the
+      method declares none.
   """
 
   make: Make | MakeForData
   options: type
   takes_federation: bool
+  version: int | None
+
+  def behaviour(self) -> str:
+    """What stands for the method's code: its version, or a hash of the code."""
+    if self.version is not None:
+      return f"version {self.version}"
+    return f"code {code_hash(self.make, self.options)}"
 
   def build(
     self,
@@ -109,37 +119,41 @@ class Entry(NamedTuple):
     return make(models, training, options)
 
 
-def _entry(make: Make | MakeForData, options: type) -> Entry:
+def _entry(
+  make: Make | MakeForData, options: type, version: int | None
+) -> Entry:
   takes_federation = "federation" in inspect.signature(make).parameters
-  return Entry(make, options, takes_federation)
+  return Entry(make, options, takes_federation, version)
 
 
+# A version is raised whenever a change of the code changes a method's results:
+# finished runs and checkpoints are those of one version.
 METHODS: dict[str, Entry] = {
-  "apfl": _entry(make_apfl, ApflOptions),
-  "cfd": _entry(make_cfd, CfdOptions),
-  "ditto": _entry(make_ditto, DittoOptions),
-  "ds_fl": _entry(make_ds_fl, DsFlOptions),
-  "fd": _entry(make_fd, FdOptions),
-  "fedavg": _entry(make_fedavg, FedavgOptions),
-  "fedavg_ft": _entry(make_fedavg_ft, FedavgFtOptions),
-  "fedbn": _entry(make_fedbn, FedbnOptions),
-  "feddf": _entry(make_feddf, FeddfOptions),
-  "fedgen": _entry(make_fedgen, FedgenOptions),
-  "fedgkd": _entry(make_fedgkd, FedgkdOptions),
-  "fedgkd_vote": _entry(make_fedgkd_vote, FedgkdVoteOptions),
-  "fedgkt": _entry(make_fedgkt, FedgktOptions),
-  "fedkd": _entry(make_fedkd, FedkdOptions),
-  "fedmd": _entry(make_fedmd, FedmdOptions),
-  "fedntd": _entry(make_fedntd, FedntdOptions),
-  "fedprox": _entry(make_fedprox, FedproxOptions),
-  "fedrep": _entry(make_fedrep, FedrepOptions),
-  "fml": _entry(make_fml, FmlOptions),
-  "local": _entry(make_local, LocalOptions),
-  "per_fedavg": _entry(make_per_fedavg, PerFedavgOptions),
-  "pfedme": _entry(make_pfedme, PfedmeOptions),
-  "quped": _entry(make_quped, QupedOptions),
-  "qupel": _entry(make_qupel, QupelOptions),
-  "scaffold": _entry(make_scaffold, ScaffoldOptions),
+  "apfl": _entry(make_apfl, ApflOptions, version=1),
+  "cfd": _entry(make_cfd, CfdOptions, version=1),
+  "ditto": _entry(make_ditto, DittoOptions, version=1),
+  "ds_fl": _entry(make_ds_fl, DsFlOptions, version=1),
+  "fd": _entry(make_fd, FdOptions, version=1),
+  "fedavg": _entry(make_fedavg, FedavgOptions, version=1),
+  "fedavg_ft": _entry(make_fedavg_ft, FedavgFtOptions, version=1),
+  "fedbn": _entry(make_fedbn, FedbnOptions, version=1),
+  "feddf": _entry(make_feddf, FeddfOptions, version=1),
+  "fedgen": _entry(make_fedgen, FedgenOptions, version=1),
+  "fedgkd": _entry(make_fedgkd, FedgkdOptions, version=1),
+  "fedgkd_vote": _entry(make_fedgkd_vote, FedgkdVoteOptions, version=1),
+  "fedgkt": _entry(make_fedgkt, FedgktOptions, version=1),
+  "fedkd": _entry(make_fedkd, FedkdOptions, version=1),
+  "fedmd": _entry(make_fedmd, FedmdOptions, version=1),
+  "fedntd": _entry(make_fedntd, FedntdOptions, version=1),
+  "fedprox": _entry(make_fedprox, FedproxOptions, version=1),
+  "fedrep": _entry(make_fedrep, FedrepOptions, version=1),
+  "fml": _entry(make_fml, FmlOptions, version=1),
+  "local": _entry(make_local, LocalOptions, version=1),
+  "per_fedavg": _entry(make_per_fedavg, PerFedavgOptions, version=1),
+  "pfedme": _entry(make_pfedme, PfedmeOptions, version=1),
+  "quped": _entry(make_quped, QupedOptions, version=1),
+  "qupel": _entry(make_qupel, QupelOptions, version=1),
+  "scaffold": _entry(make_scaffold, ScaffoldOptions, version=1),
 }
 
 
@@ -153,7 +167,12 @@ def get_method(name: str) -> Entry:
   return METHODS[name]
 
 
-def register_method(name: str, make: Make | MakeForData, options: type) -> None:
+def register_method(
+  name: str,
+  make: Make | MakeForData,
+  options: type,
+  version: int | None = None,
+) -> None:
   """Adds a method, or replaces one.
 
   Args:
@@ -162,5 +181,14 @@ def register_method(name: str, make: Make | MakeForData, options: type) -> None:
       has a further argument named `federation`, it gets the data too.
     options: a frozen dataclass; its fields become the settings
       `NAME.FIELD`.
+    version: of the method's code, to be raised when its results change, so that
+      results and checkpoints of another version are not taken for those of this
+      one. None: any change of the code counts as a change of results, that of
+      `make` and of all that it uses outside of installed packages.
+
+  Raises:
+    ValueError: a version that is no whole number.
   """
-  METHODS[name] = _entry(make, options)
+  if version is not None and type(version) is not int:
+    raise ValueError(f"version={version!r}: must be a whole number, or None")
+  METHODS[name] = _entry(make, options, version)

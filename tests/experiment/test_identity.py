@@ -1,0 +1,100 @@
+"""The identity of a run, and what differs between two."""
+
+import dataclasses
+
+import pytest
+
+import quped_jax as qj
+from quped_jax.experiment import identity
+from quped_jax.experiment.assemble import assemble
+from tests import tiny
+
+
+def identity_of(method="quped", *, federation=None, model=None, **changes):
+  settings = tiny.make_settings(method, 2, bits=(1, 32), **changes)
+  federation = federation or tiny.make_federation((9, 12))
+  made = assemble(settings, federation=federation, model=model)
+  return identity.of(made, settings)
+
+
+def names_of(differences):
+  return [line.partition(" is ")[0] for line in differences]
+
+
+def test_the_same_run_differs_in_nothing():
+  assert identity_of() == identity_of()
+  assert identity.differences(identity_of(), identity_of()) == []
+  # Nor by settings that change no result.
+  assert identity_of(checkpoint_every=3, strategy="vmap") == identity_of()
+
+
+def test_what_differs_is_named_with_both_values():
+  other = identity_of(rounds=7, method_options={"quped": {"lambda_p": 0.7}})
+  first = identity_of()
+  assert identity.differences(first, other) == [
+    "quped.lambda_p is 0.5 there and 0.7 here",
+    "rounds is 40 there and 7 here",
+  ]
+  data = identity_of(federation=tiny.make_federation((9, 12), seed=1))
+  assert names_of(identity.differences(first, data)) == ["data"]
+  del data["data"]
+  (line,) = identity.differences(data, first)
+  assert line.startswith("data is not known there and '")
+
+
+def test_the_networks_of_cohorts_are_named():
+  def make(activation):
+    model = qj.create_model("mlp", tiny.CLASSES, features=(8, 8))
+    return model._replace(
+      apply=lambda params, stats, inputs, train: (
+        activation * model.apply(params, stats, inputs, train)[0],
+        stats,
+      )
+    )
+
+  first, second = identity_of(model=make(1.0)), identity_of(model=make(2.0))
+  assert names_of(identity.differences(first, second)) == [
+    "global network",
+    "network of clients",
+  ]
+
+
+def test_the_version_of_a_method_is_part_of_the_identity(monkeypatch):
+  first = identity_of()
+  entry = qj.methods.METHODS["quped"]
+  monkeypatch.setitem(
+    qj.methods.METHODS, "quped", entry._replace(version=entry.version + 1)
+  )
+  (line,) = identity.differences(first, identity_of())
+  version = entry.version
+  assert line == (
+    f"code of the method is 'version {version}' there and "
+    f"'version {version + 1}' here"
+  )
+
+
+def test_so_is_that_of_the_library(monkeypatch):
+  first = identity_of()
+  monkeypatch.setattr(identity.version, "__version__", "99")
+  assert identity.differences(first, identity_of()) == [
+    f"version of quped_jax is {first['version of quped_jax']!r} there and '99' "
+    "here"
+  ]
+
+
+@pytest.mark.parametrize("line", ["1,1", "0,1"])
+def test_so_is_the_content_of_a_participation_trace(tmp_path, line):
+  trace = tmp_path / "trace.csv"
+  trace.write_text("round,client\n0,0\n1,0\n")
+  first = identity_of("fedavg", rounds=3, participation_trace=str(trace))
+  trace.write_text(f"round,client\n0,0\n{line}\n")
+  second = identity_of("fedavg", rounds=3, participation_trace=str(trace))
+  assert names_of(identity.differences(first, second)) == [
+    "content of participation_trace"
+  ]
+
+
+def test_every_setting_that_changes_results_is_in_it():
+  fields = {f.name for f in dataclasses.fields(qj.Settings)}
+  free = {f.name for f in dataclasses.fields(qj.Settings) if f.metadata["free"]}
+  assert fields - free - {"method_options"} <= set(identity_of())
