@@ -20,6 +20,7 @@ _CONFIG = common.define_config("configs/centralized.py:digits")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
+_RESTART = common.define_restart()
 
 
 def main(argv: list[str]) -> None:
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
           f"{field}={value!r}: must be {only!r} for centralized training; "
           "experiments.federated trains others"
         )
-    result = qj.run(settings, _WORKDIR.value)
+    result = qj.run(settings, _WORKDIR.value, resume=not _RESTART.value)
     learner = qj.client_state(result.state, 0)
     path = pathlib.Path(_WORKDIR.value) / "model.safetensors"
     qj.save_weights(path, *qj.current(learner))

@@ -119,6 +119,16 @@ def define_config(default: str) -> flags.FlagHolder:
     )
 
 
+def define_restart() -> flags.FlagHolder:
+  """Defines the flag `--restart`, whose value is a bool."""
+  return flags.DEFINE_bool(
+    "restart",
+    False,
+    "Begin anew, even if the folder holds checkpoints, or results of another "
+    "run, which are replaced.",
+  )
+
+
 def run_app(main: Callable[[list[str]], None]) -> None:
   """Runs `main` by `app.run`; an unknown config field is an error of one line.
 

@@ -5,8 +5,10 @@ python -m experiments.compare --config=configs/compare_digits.py \
 
 Every method runs at every precision with every seed, each run in a folder of
 its own. Finished runs are not repeated: after an interruption the same command
-resumes. `--tune` instead tries the same number of settings for every method,
-and chooses the best on validation data:
+resumes. A folder with results of other settings, data, networks or code is
+refused; `--restart` runs those anew, and only those. `--tune` instead tries the
+same number of settings for every method, and chooses the best on validation
+data:
 
 python -m experiments.compare --tune --workdir=results/tune
 python -m experiments.compare --overrides=results/tune/best.json
@@ -36,6 +38,7 @@ _TUNE = flags.DEFINE_bool(
 _OVERRIDES = flags.DEFINE_string(
   "overrides", "", "JSON file of further overrides, such as best.json."
 )
+_RESTART = common.define_restart()
 
 
 def _config() -> dict[str, Any]:
@@ -47,11 +50,12 @@ def _config() -> dict[str, Any]:
 
 
 def _compare(config: Mapping[str, Any], folder: pathlib.Path) -> None:
-  report.compare(config, folder, console=common.make_console())
+  console = common.make_console()
+  report.compare(config, folder, console=console, restart=_RESTART.value)
 
 
 def _tune(config: Mapping[str, Any], folder: pathlib.Path) -> None:
-  best = tune.tune(config, folder)
+  best = tune.tune(config, folder, restart=_RESTART.value)
   print("config.overrides that did best on validation data:")
   pprint.pp(best)
   print(f"All that was tried: {folder / 'tune.csv'}")

@@ -7,8 +7,8 @@ On several machines, or in several processes on one, run the same command in
 each with --coordinator=HOST:PORT, --num_processes=N and a --process_id from 0
 to N - 1; on a cluster that JAX knows, such as Slurm, with --distributed alone.
 
-The same command resumes an interrupted run from its last checkpoint; --restart
-begins anew.
+The same command resumes an interrupted run from its last checkpoint. A folder
+with checkpoints or results of another run is refused; --restart begins anew.
 """
 
 from absl import app, flags
@@ -21,9 +21,7 @@ _CONFIG = common.define_config("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
-_RESTART = flags.DEFINE_bool(
-  "restart", False, "Begin anew, even if the folder holds checkpoints."
-)
+_RESTART = common.define_restart()
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "HOST:PORT of process 0, if there are several processes."
 )

@@ -1,8 +1,8 @@
 """What settings and files were called before, and are called now.
 
 A setting's former name is an error that gives the present one. Files that a run
-left under former names, `config.json`, `summary.json` and checkpoints, are read
-as if they had been written under the present ones.
+left under former names, `config.json`, `identity.json`, `summary.json` and
+checkpoints, are read as if they had been written under the present ones.
 """
 
 import re
@@ -24,6 +24,10 @@ SUMMARY = {
 
 PROGRESS = {"second_phase": "finetuning"}
 
+# What checkpoints once said of data and networks is less than is compared now:
+# whether a run is the same does not follow from it.
+_LESS = ("federation", "networks", "content of participation_trace")
+
 # Fields of a simulation's state, with which the paths of its arrays begin.
 STATE = {".health": ".monitor", ".watch": ".divergence"}
 
@@ -44,9 +48,10 @@ def renamed_checkpoint(content: Mapping[str, Any]) -> dict[str, Any]:
   Args:
     content: of its `progress.json`, see `quped_jax.files.checkpoint`.
   """
+  identity = renamed(content["identity"], SETTINGS)
   return {
     **content,
-    "identity": renamed(content["identity"], SETTINGS),
+    "identity": {k: v for k, v in identity.items() if k not in _LESS},
     "progress": renamed(content["progress"], PROGRESS),
     "arrays": [[_path(path), *kind] for path, *kind in content["arrays"]],
   }

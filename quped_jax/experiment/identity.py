@@ -8,15 +8,33 @@ for theirs.
 """
 
 import json
-from collections.abc import Mapping
+import os
+import pathlib
 from typing import Any
 
 from quped_jax import methods, version
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import fingerprints
+from quped_jax.experiment import fingerprints, former_names
 from quped_jax.experiment.assemble import Assembly
+from quped_jax.experiment.build_clients import build_clients
+from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.settings import Settings
+from quped_jax.files.differences import differences
 from quped_jax.methods import api
+from quped_jax.simulation.participation import load_trace
+
+__all__ = [
+  "Identity",
+  "differences",
+  "join",
+  "of",
+  "of_another_run",
+  "of_data",
+  "of_networks",
+  "of_settings",
+  "of_trace",
+  "recorded",
+]
 
 # JSON values by name.
 Identity = dict[str, Any]
@@ -24,25 +42,45 @@ Identity = dict[str, Any]
 VERSION = "version of quped_jax"
 METHOD = "code of the method"
 DATA = "data"
-TRACE = "content of participation_trace"
+TRACE = "participation trace"
 SHARED_NETWORK = "global network"
+STATE, FRESH = "initial state", "fresh weights"
 
-# What `differences` shows in place of what is missing.
-_NONE = "not known"
+# Its own files, in a workdir.
+_FILE, _CONFIG = "identity.json", "config.json"
 
 
-def of(made: Assembly, given: Settings) -> Identity:
+def of(made: Assembly, given: Settings, *, begun: bool = False) -> Identity:
   """The identity of a run.
 
   Args:
     made: the run.
     given: its settings, as they were given.
+    begun: whether it goes on from a state that was given, instead of fresh
+      weights.
   """
   return join(
     given,
     of_data(made.federation),
     of_networks(made.models, made.federation),
-    made.population.participation.trace,
+    _trace(made.population.participation.trace),
+    begun=begun,
+  )
+
+
+def of_settings(given: Settings) -> Identity:
+  """The identity of the run that settings describe; compiles nothing.
+
+  Raises:
+    ValueError: settings that do not fit each other or the data.
+  """
+  federation = build_federation(given)
+  models = build_clients(given, federation).models
+  return join(
+    given,
+    of_data(federation),
+    of_networks(models, federation),
+    of_trace(given),
   )
 
 
@@ -66,56 +104,83 @@ def of_networks(models: api.Models, federation: Federation) -> Identity:
   }
 
 
-def join(
-  given: Settings, data: Identity, networks: Identity, trace: Any
-) -> Identity:
+def of_trace(given: Settings) -> Identity:
+  """The part that follows from the file that says who takes part when."""
+  path = given.participation_trace
+  return _trace(load_trace(path, given.clients, given.rounds) if path else None)
+
+
+def _trace(trace: Any) -> Identity:
+  return {TRACE: None if trace is None else fingerprints.of_arrays(trace)}
+
+
+def join(given: Settings, *parts: Identity, begun: bool = False) -> Identity:
   """An identity of its parts.
 
   Args:
     given: settings, as they were given.
-    data: see `of_data`.
-    networks: see `of_networks`.
-    trace: who takes part when, an array or a tree of them; None without.
+    *parts: see `of_data`, `of_networks` and `of_trace`.
+    begun: see `of`.
   """
   identity = {
     **given.identity(),
     VERSION: version.__version__,
     METHOD: methods.get_method(given.method).behaviour(),
-    **data,
-    **networks,
-    TRACE: None if trace is None else fingerprints.of_arrays(trace),
+    STATE: "given" if begun else FRESH,
   }
+  for part in parts:
+    identity |= part
   # As it is read back from a file.
   return json.loads(json.dumps(identity))
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-  """What differs between two identities, in words; [] if nothing does.
+def recorded(workdir: str | os.PathLike, here: Identity) -> Identity:
+  """The identity of the run whose files a workdir holds.
+
+  Of a run of a version that did not record it, only the settings are known; of
+  a folder without any, nothing.
 
   Args:
-    there: such as one that was read from a file.
-    here: such as that of the run that is to begin.
+    workdir: the folder.
+    here: the identity that it will be compared with.
   """
-  there, here = _flat(there), _flat(here)
-  return [
-    f"{name} is {_shown(there, name)} there and {_shown(here, name)} here"
-    for name in sorted(there.keys() | here.keys())
-    if name not in there
-    or name not in here
-    or json.dumps(there[name]) != json.dumps(here[name])
-  ]
+  folder = pathlib.Path(workdir)
+  values = _read(folder / _FILE)
+  if values:
+    return values
+  # Without settings that change no result, and methods that are not run.
+  values = _read(folder / _CONFIG)
+  return {name: value for name, value in values.items() if name in here}
 
 
-def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
-  """The options of methods under names of their own, `quped.lambda_p` say."""
-  flat = {}
-  for name, value in identity.items():
-    if isinstance(value, Mapping):
-      flat |= {f"{name}.{option}": x for option, x in value.items()}
-    else:
-      flat[name] = value
-  return flat
+def of_another_run(
+  workdir: str | os.PathLike, here: Identity
+) -> list[str] | None:
+  """How the run whose finished results a workdir holds differs from this one.
+
+  Args:
+    workdir: the folder.
+    here: the identity of this run.
+
+  Returns:
+    What differs, in words; [] if it is the same run, and None if there are no
+    results.
+  """
+  if not (pathlib.Path(workdir) / "summary.json").exists():
+    return None
+  differ = differences(recorded(workdir, here), here)
+  if not differ and here[STATE] != FRESH:
+    # Which one is not recorded.
+    return [f"{STATE} may be another"]
+  return differ
 
 
-def _shown(identity: Mapping[str, Any], name: str) -> str:
-  return repr(identity[name]) if name in identity else _NONE
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """What a file says, under present names; {} if it says nothing."""
+  try:
+    values = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}
+  if not isinstance(values, dict):
+    return {}
+  return former_names.renamed(values, former_names.SETTINGS)

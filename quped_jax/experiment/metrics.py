@@ -28,8 +28,9 @@ def plain(value: Any) -> Any:
 class Writer:
   """Writes a run's files into its workdir.
 
-  They are `config.json`, all settings with their values; `metrics.jsonl`, a
-  line per evaluated round; `clients.csv`, a row per client; and `summary.json`.
+  They are `config.json`, all settings with their values; `identity.json`, what
+  results follow from; `metrics.jsonl`, a line per evaluated round;
+  `clients.csv`, a row per client; and `summary.json`.
 
   Args:
     workdir: made if it does not exist; None writes nothing.
@@ -57,20 +58,41 @@ class Writer:
       text = json.dumps(plain(value), indent=2, allow_nan=False)
       _replace(self._folder / name, text + "\n")
 
-  def start(self, settings: dict[str, Any]) -> None:
-    """Writes `config.json`, and removes what an earlier run left."""
+  def start(self, settings: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Says what the run is, and removes what an earlier run left.
+
+    Args:
+      settings: all settings with their values, for `config.json`.
+      identity: what results follow from, for `identity.json`.
+    """
     if self._folder is None:
       return
     for name in ("summary.json", "clients.csv"):
       (self._folder / name).unlink(missing_ok=True)
     (self._folder / "metrics.jsonl").write_text("")
-    self._json("config.json", settings)
+    self._run(settings, identity)
 
-  def go_on(self, history: list[dict[str, Any]]) -> None:
-    """Cuts `metrics.jsonl` back to the rounds up to a checkpoint."""
-    if self._folder is not None:
-      lines = "".join(map(_line, history))
-      _replace(self._folder / "metrics.jsonl", lines)
+  def go_on(
+    self,
+    settings: dict[str, Any],
+    identity: dict[str, Any],
+    history: list[dict[str, Any]],
+  ) -> None:
+    """Says what the run is now, and where in `metrics.jsonl` it goes on.
+
+    Args:
+      settings: see `start`.
+      identity: likewise.
+      history: the records of the rounds up to a checkpoint, which are kept.
+    """
+    if self._folder is None:
+      return
+    _replace(self._folder / "metrics.jsonl", "".join(map(_line, history)))
+    self._run(settings, identity)
+
+  def _run(self, settings: dict[str, Any], identity: dict[str, Any]) -> None:
+    self._json("identity.json", identity)
+    self._json("config.json", settings)
 
   def summary(self, summary: dict[str, Any]) -> None:
     """Writes `summary.json`."""

@@ -12,12 +12,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from quped_jax import version
 from quped_jax.experiment import former_names
+from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
+from quped_jax.files.differences import refusal
 from quped_jax.simulation import processes
 from quped_jax.simulation.state import SimulationState
 
@@ -139,6 +140,7 @@ class Saver:
   Args:
     made: the run.
     given: its settings, as they were given.
+    identity: what its results follow from.
     workdir: where checkpoints go; None saves nothing.
     anew: whether the run was asked to begin anew.
   """
@@ -147,10 +149,12 @@ class Saver:
     self,
     made: Assembly,
     given: Settings,
+    identity: identity_lib.Identity,
     workdir: str | os.PathLike | None,
     anew: bool,
   ):
     self.workdir = "" if workdir is None else os.fspath(workdir)
+    self._identity = identity
     self._simulation, self._settings = made.simulation, given
     self._how = "without --restart, " if anew else ""
     # Several processes save together, but their clocks differ, and a signal
@@ -162,16 +166,7 @@ class Saver:
     if self.workdir:
       self._checkpoints = checkpoint.Checkpoints(
         self.workdir,
-        {
-          **given.identity(),
-          "version of quped_jax": version.__version__,
-          "federation": checkpoint.fingerprint(made.federation),
-          # Everything else that decides who takes part is in the settings.
-          "content of participation_trace": checkpoint.fingerprint(
-            made.population.participation.trace
-          ),
-          "networks": summary_lib.model_name(made),
-        },
+        identity,
         given.keep_checkpoints,
         former_names.renamed_checkpoint,
       )
@@ -180,6 +175,25 @@ class Saver:
     """Deletes the checkpoints of an earlier run."""
     if self._checkpoints is not None and processes.is_first():
       self._checkpoints.clear()
+
+  def keeps_results(self) -> bool:
+    """Whether the workdir has finished results, which are of this very run.
+
+    Of several processes, the first looks, and all are told.
+
+    Raises:
+      ValueError: they are of another run.
+    """
+    differ = None
+    if self.workdir and processes.is_first():
+      differ = identity_lib.of_another_run(self.workdir, self._identity)
+    if jax.process_count() > 1:
+      told = multihost_utils.process_allgather(np.int32(bool(differ)))
+      if np.any(told) and not differ:
+        differ = ["the first process says which"]
+    if differ:
+      raise refusal(self.workdir, "results", differ)
+    return differ is not None
 
   def latest(self) -> tuple[SimulationState, Progress] | None:
     """State and progress of the latest checkpoint; None if there is none."""

@@ -12,6 +12,7 @@ import numpy as np
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import deploy, dispatch, divergence_reports
+from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.assemble import Assembly, assemble
@@ -70,14 +71,16 @@ def run(
     display: shows progress; by default a live display on a terminal and log
       lines elsewhere. `Display(quiet=True)` shows nothing.
     resume: whether to go on from checkpoints in the workdir; if not, or if a
-      state is given, these are deleted.
+      state is given, these are deleted. If not, finished results of any run in
+      the workdir are replaced; otherwise only those of this very run.
 
   Returns:
     The result, which is also in the workdir.
 
   Raises:
     ValueError: settings that are not allowed, before anything is compiled; a
-      workdir with checkpoints of another run, or that another run uses.
+      workdir with results or checkpoints of another run, or that another run
+      uses.
     Interrupted: a signal came; a checkpoint is saved.
     DivergenceError: a client diverged and `on_divergence` is "raise"; or all
       participants diverged, in three rounds in a row or in all rounds.
@@ -92,9 +95,10 @@ def run(
     )
     deploy.check(made, workdir, model_given=model is not None)
     _check_state(settings, state)
-    job = _Job.of(made, settings, workdir, display, anew=not resume)
+    own = identity_lib.of(made, settings, begun=state is not None)
+    job = _Job.of(made, settings, own, workdir, display, anew=not resume)
     try:
-      begin = _restore(job, state, resume=resume and state is None)
+      begin = _restore(job, state, resume=resume)
       end = _train(job, *begin)
       return _finish(job, end, began)
     except OSError as error:
@@ -108,6 +112,7 @@ class _Job(NamedTuple):
   Attributes:
     made: the run.
     given: its settings, as they were given.
+    identity: what its results follow from.
     workdir: where results are written; None for nowhere.
     writer: writes them.
     saver: writes checkpoints.
@@ -116,20 +121,21 @@ class _Job(NamedTuple):
 
   made: Assembly
   given: Settings
+  identity: identity_lib.Identity
   workdir: str | os.PathLike | None
   writer: metrics_lib.Writer
   saver: Saver
   display: metrics_lib.Display
 
   @classmethod
-  def of(cls, made, given, workdir, display, *, anew: bool) -> "_Job":
+  def of(cls, made, given, identity, workdir, display, *, anew: bool) -> "_Job":
     """Of several processes, only the first writes and shows anything."""
     first = processes.is_first()
     if display is None or not first:
       display = metrics_lib.Display(quiet=not first)
     writer = metrics_lib.Writer(workdir if first else None)
-    saver = Saver(made, given, workdir, anew=anew)
-    return cls(made, given, workdir, writer, saver, display)
+    saver = Saver(made, given, identity, workdir, anew=anew)
+    return cls(made, given, identity, workdir, writer, saver, display)
 
 
 class _Begin(NamedTuple):
@@ -168,10 +174,11 @@ def _restore(
 ) -> _Begin:
   """State and progress of the latest checkpoint, or of a run that begins."""
   settings = job.made.settings
-  saved = job.saver.latest() if resume else None
+  saved = job.saver.latest() if resume and state is None else None
+  keeps = resume and job.saver.keeps_results()
   if saved:
     state, progress = saved
-    job.writer.go_on(progress.history)
+    job.writer.go_on(job.given.to_dict(), job.identity, progress.history)
     job.display.note(
       f"goes on after round {int(state.round)}, from a checkpoint"
     )
@@ -183,8 +190,8 @@ def _restore(
       progress.finetuning = int(state.round) > settings.finetune_at
     # All is checked: now what an earlier run left in the workdir is removed.
     job.saver.clear()
-    job.writer.start(job.given.to_dict())
-    if job.workdir is not None and processes.is_first():
+    job.writer.start(job.given.to_dict(), job.identity)
+    if job.workdir is not None and processes.is_first() and not keeps:
       deploy.clear(job.workdir)
   if settings.budget_bytes:
     job.display.note(summary_lib.budget_note(job.made))

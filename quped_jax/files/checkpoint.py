@@ -22,6 +22,8 @@ import filelock
 import jax
 import numpy as np
 
+from quped_jax.files.differences import differences, refusal
+
 _FORMAT = 1
 _FOLDER = "checkpoints"
 _MANIFEST, _PROGRESS, _STATE = "manifest.json", "progress.json", "state"
@@ -184,20 +186,9 @@ class Checkpoints:
     return None
 
   def _check_identity(self, other: Mapping[str, Any]) -> None:
-    names = sorted(self._identity.keys() | other.keys())
-    differ = [
-      f"{name} is {other.get(name)!r} there and {self._identity.get(name)!r} "
-      "here"
-      for name in names
-      if other.get(name) != self._identity.get(name)
-    ]
+    differ = differences(other, self._identity)
     if differ:
-      raise ValueError(
-        f"workdir={str(self._workdir)!r}: must be another folder, or be "
-        "started anew (--restart, resume=False), since it has checkpoints of "
-        "another run: "
-        f"{'; '.join(differ)}"
-      )
+      raise refusal(self._workdir, "checkpoints", differ)
 
 
 def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
@@ -221,23 +212,6 @@ def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
       f"({error.strerror})"
     ) from error
   return held
-
-
-def fingerprint(federation: Any) -> str:
-  """A short hash of who holds what: tables, labels and some of the samples.
-
-  Args:
-    federation: a Federation.
-  """
-  digest = hashlib.sha256()
-  for x in jax.tree.leaves(federation):
-    # A thousand rows suffice; a process should not have to read all samples.
-    rows = np.linspace(0, len(x) - 1, 1024, dtype=int) if np.ndim(x) > 1 else ()
-    array = np.ascontiguousarray(x[np.unique(rows)] if len(rows) else x)
-    digest.update(repr((np.shape(x), array.dtype.str)).encode())
-    digest.update(array.tobytes())
-  digest.update(str(jax.tree.structure(federation)).encode())
-  return digest.hexdigest()[:16]
 
 
 def _describe(tree: Any) -> list[list[Any]]:

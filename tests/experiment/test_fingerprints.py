@@ -34,6 +34,18 @@ def test_federations_that_differ_have_other_fingerprints():
   assert fingerprints.of_data(private) != first
 
 
+def test_arrays_of_other_shape_or_type_are_others():
+  zeros = np.zeros((2, 3), np.float32)
+  first = fingerprints.of_arrays([zeros])
+  assert fingerprints.of_arrays([zeros.copy()]) == first
+  assert fingerprints.of_arrays([np.asfortranarray(zeros)]) == first
+  assert fingerprints.of_arrays([jnp.asarray(zeros)]) == first
+  assert fingerprints.of_arrays((zeros,)) != first
+  assert fingerprints.of_arrays([zeros.T]) != first
+  assert fingerprints.of_arrays([zeros.view(np.int32)]) != first
+  assert fingerprints.of_arrays([zeros, np.zeros(0)]) != first
+
+
 @pytest.mark.parametrize("field", ["inputs", "labels"])
 @pytest.mark.parametrize("row", [0, 1, 2999, 3019])
 def test_every_sample_counts(field, row):

@@ -90,7 +90,7 @@ def test_so_is_the_content_of_a_participation_trace(tmp_path, line):
   trace.write_text(f"round,client\n0,0\n{line}\n")
   second = identity_of("fedavg", rounds=3, participation_trace=str(trace))
   assert names_of(identity.differences(first, second)) == [
-    "content of participation_trace"
+    "participation trace"
   ]
 
 

@@ -44,11 +44,12 @@ def read(workdir, name):
   return json.loads((workdir / name).read_text())
 
 
-def test_it_writes_four_files(finished):
+def test_it_writes_five_files(finished):
   _, workdir = finished
-  assert {"clients.csv", "config.json", "metrics.jsonl", "summary.json"} <= {
-    path.name for path in workdir.iterdir()
-  }
+  assert {
+    "clients.csv", "config.json", "identity.json", "metrics.jsonl",
+    "summary.json",
+  } <= {path.name for path in workdir.iterdir()}  # fmt: skip
   assert not list(workdir.glob("*.part"))
 
 
@@ -202,6 +203,85 @@ def test_a_run_can_start_from_a_state(finished):
   assert more.history[0]["loss"] < result.history[0]["loss"]
   with pytest.raises(ValueError, match="rounds=6: must be more than 6"):
     qj.run(settings(rounds=6), state=more.state, display=QUIET)
+
+
+def content(workdir):
+  files = sorted(x for x in workdir.rglob("*") if x.is_file())
+  return {path: path.read_bytes() for path in files}
+
+
+def short(**changes):
+  """A run that ends before its first checkpoint is due."""
+  values = {"rounds": 1, "steps": 1, "bits": (32,), "eval_every": 1}
+  return settings(**{**values, **changes})
+
+
+def test_finished_results_of_another_run_are_kept(tmp_path):
+  qj.run(short(save_models="clients"), tmp_path, display=QUIET)
+  assert list((tmp_path / "models").iterdir())
+  before = content(tmp_path)
+  message = (
+    r"workdir='.*': must be another folder, or be started anew \(--restart, "
+    r"resume=False\), since it has results of another run: "
+  )
+  others = [
+    (short(seed=1), {}, "seed is 0 there and 1 here"),
+    (short(method="local"), {}, "method is 'fedavg' there and 'local' here$"),
+    (short(), {"federation": tiny.make_federation((9, 9, 9))}, "data is "),
+    (
+      short(),
+      {"model": qj.create_model("mlp", 10, features=(9, 9))},
+      "global network is ",
+    ),
+  ]
+  for other, given, differs in others:
+    with pytest.raises(ValueError, match=f"{message}.*{differs}"):
+      qj.run(other, tmp_path, display=QUIET, **given)
+    assert content(tmp_path) == before
+  result = qj.run(short(seed=1), tmp_path, display=QUIET, resume=False)
+  assert read(tmp_path, "config.json")["seed"] == 1
+  assert read(tmp_path, "summary.json")["seed"] == result.summary["seed"] == 1
+  # Those of the run that was replaced.
+  assert not list((tmp_path / "models").glob("*"))
+
+
+def test_results_that_do_not_say_what_they_are_of_are_kept(tmp_path):
+  """Such as those of versions that recorded settings only."""
+  qj.run(short(), tmp_path, display=QUIET)
+  (tmp_path / "identity.json").unlink()
+  before = content(tmp_path)
+  with pytest.raises(ValueError, match="data is not known there and '"):
+    qj.run(short(), tmp_path, display=QUIET)
+  assert content(tmp_path) == before
+
+
+def test_a_finished_run_may_be_run_again_and_keeps_its_models(tmp_path):
+  first = qj.run(short(save_models="clients"), tmp_path, display=QUIET)
+  models = content(tmp_path / "models")
+  again = qj.run(short(), tmp_path, display=QUIET)
+  assert again.clients == first.clients and again.history == first.history
+  assert content(tmp_path / "models") == models
+  assert read(tmp_path, "config.json")["save_models"] == "none"
+
+
+def test_a_run_from_a_given_state_is_not_that_from_fresh_weights(tmp_path):
+  first = qj.run(short(), tmp_path / "fresh", display=QUIET)
+  state = first.simulation.export(first.state)
+  given = short(rounds=2, checkpoint_every=1)
+
+  def go_on(workdir, **how):
+    start = first.simulation.restore(state)
+    return qj.run(given, workdir, state=start, display=QUIET, **how)
+
+  with pytest.raises(ValueError, match="initial state is 'fresh weights' ther"):
+    go_on(tmp_path / "fresh")
+  go_on(tmp_path / "given")
+  with pytest.raises(ValueError, match="initial state may be another"):
+    go_on(tmp_path / "given")
+  # Its checkpoints are not those of a run without it.
+  with pytest.raises(ValueError, match="initial state is 'given' there and 'f"):
+    qj.run(given, tmp_path / "given", display=QUIET)
+  go_on(tmp_path / "given", resume=False)
 
 
 def test_synthetic_data_runs_like_any_other():

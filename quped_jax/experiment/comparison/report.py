@@ -56,6 +56,8 @@ def compare(
   workdir: pathlib.Path,
   start: Callable[..., Any] = run_experiment,
   console: rich.console.Console | None = None,
+  *,
+  restart: bool = False,
 ) -> list[tables.Record]:
   """Runs what is missing of a comparison, and writes its table and figures.
 
@@ -64,16 +66,18 @@ def compare(
     workdir: where all results go.
     start: `start(settings, folder, display=..., resume=...)` runs one.
     console: where the table is printed; the standard output by default.
+    restart: whether results of other runs in the workdir may be replaced.
 
   Returns:
     The rows of the table.
 
   Raises:
-    ValueError: anything in the config that is not allowed, before a run starts.
+    ValueError: anything in the config that is not allowed, or a workdir with
+      results of other runs, before a run starts.
   """
   console = console or rich.console.Console()
   planned = plan.make_runs(config, workdir)
-  runs.run_missing(planned, start)
+  runs.run_missing(planned, start, restart=restart)
   gathered = gather(planned)
   records = tables.make_records(*gathered)
   tables.write(records, workdir)

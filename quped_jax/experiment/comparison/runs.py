@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from quped_jax.experiment import former_names
+from quped_jax.experiment import former_names, identity
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
+from quped_jax.experiment.comparison.identities import identities
 from quped_jax.experiment.comparison.plan import Run
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import run as run_experiment
+from quped_jax.files.checkpoint import Checkpoints
 
 
 class Finished(NamedTuple):
@@ -31,33 +33,48 @@ class Finished(NamedTuple):
   history: list[dict[str, Any]]
 
 
-def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A run's config without the options of the methods that it does not run.
+class Pending(NamedTuple):
+  """A run that is to do.
 
-  A finished run is recognized even if the library got a new method since.
+  Attributes:
+    run: the run.
+    resume: whether its folder holds files of this very run, not yet finished.
   """
-  method = values["method"]
-  plain = json.loads(json.dumps(values))
-  return {
-    name: value
-    for name, value in plain.items()
-    if name == method or not isinstance(value, dict)
-  }
+
+  run: Run
+  resume: bool
 
 
-def is_done(run: Run) -> bool:
-  """Whether a run's folder holds the results of exactly its settings."""
-  return (run.folder / "summary.json").is_file() and _is_begun(run)
+def to_do(runs: Sequence[Run], *, restart: bool = False) -> list[Pending]:
+  """The runs that are not done.
 
+  A run is done if its folder holds the results of a run of its identity.
 
-def _is_begun(run: Run) -> bool:
-  """Whether a run's folder belongs to a run of exactly its settings."""
-  if not (run.folder / "config.json").is_file():
-    return False
-  recorded = former_names.renamed(
-    json.loads((run.folder / "config.json").read_text()), former_names.SETTINGS
-  )
-  return _comparable(recorded) == _comparable(run.settings.to_dict())
+  Args:
+    runs: in the order in which to run them.
+    restart: whether results and checkpoints of other runs may be replaced.
+
+  Raises:
+    ValueError: a run's folder holds those of another run; names the first.
+      Also settings that do not fit each other or the data.
+  """
+  pending, others = [], []
+  for run, here in zip(runs, identities(runs), strict=True):
+    differ = identity.differences(identity.recorded(run.folder, here), here)
+    finished = (run.folder / "summary.json").is_file()
+    if differ and (finished or Checkpoints(run.folder, here)):
+      others.append((run, differ))
+    if differ or not finished:
+      pending.append(Pending(run, resume=not differ))
+  if others and not restart:
+    run, differ = others[0]
+    raise ValueError(
+      f"workdir={str(run.folder.parent.parent)!r}: must be another folder, or "
+      "have what differs begun anew (--restart), since results or checkpoints "
+      f"of {len(others)} of the {len(runs)} runs are of other ones; of "
+      f"{run.folder.name}, {'; '.join(differ)}"
+    )
+  return pending
 
 
 def check(runs: Sequence[Run]) -> None:
@@ -91,6 +108,7 @@ def run_missing(
   say: Callable[[str], None] = print,
   *,
   quiet: bool = False,
+  restart: bool = False,
 ) -> int:
   """Runs those that are not done, and says after each how long is left.
 
@@ -99,23 +117,24 @@ def run_missing(
     start: `start(settings, folder, display=..., resume=...)` runs one.
     say: prints a line.
     quiet: whether the progress within each run is hidden.
+    restart: see `to_do`.
 
   Returns:
     How many were run.
 
   Raises:
-    ValueError: settings that do not fit each other or the data, before any run
-      starts.
+    ValueError: settings that do not fit each other or the data, or folders with
+      results of other runs, before any run starts.
   """
-  pending = [run for run in runs if not is_done(run)]
+  found = to_do(runs, restart=restart)
+  pending = [run for run, _ in found]
   check(pending)
   say(f"{len(pending)} of {len(runs)} runs to do")
   began, seconds = time.perf_counter(), {}
-  for number, run in enumerate(pending, 1):
+  for number, (run, resume) in enumerate(found, 1):
     started = time.perf_counter()
     display = Display(label=run.title, lines=2, quiet=quiet)
-    # A folder of other settings is emptied, and that run begins anew.
-    start(run.settings, run.folder, display=display, resume=_is_begun(run))
+    start(run.settings, run.folder, display=display, resume=resume)
     now = time.perf_counter()
     next_one = now - started
     if run.row not in seconds:

@@ -304,6 +304,8 @@ def tune(
   workdir: pathlib.Path,
   start: Callable[..., Any] = run_experiment,
   say: Callable[[str], None] = print,
+  *,
+  restart: bool = False,
 ) -> dict[str, Any]:
   """Tries settings for every row, and chooses the best.
 
@@ -312,17 +314,19 @@ def tune(
     workdir: where all results go; what is there already is not run again.
     start: `start(settings, folder, display=..., resume=...)` runs one.
     say: prints a line.
+    restart: whether results of other runs in the workdir may be replaced.
 
   Returns:
     {method_bits: overrides}, which is also in `best.json`.
 
   Raises:
-    ValueError: anything in the config that is not allowed, before a run starts.
+    ValueError: anything in the config that is not allowed, or a workdir with
+      results of other runs, before a run starts.
   """
   trials = make_trials(config, workdir)
   all_runs = [run for trial in trials for run in trial.runs]
   # Quiet: a run's own display shows accuracy on test data.
-  runs_lib.run_missing(all_runs, start, say, quiet=True)
+  runs_lib.run_missing(all_runs, start, say, quiet=True, restart=restart)
   tried = records(trials)
   chosen = best(trials, tried)
   budget = {k: v for k, v in config["tune"].items() if k != "spaces"}

@@ -9,6 +9,7 @@ import rich.console
 
 import quped_jax as qj
 from configs import compare_digits
+from quped_jax.experiment import identity
 from quped_jax.experiment.comparison import runs
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.metrics import Writer
@@ -53,7 +54,7 @@ class Stub:
   def __call__(self, settings, folder, *, display, resume):
     del display, resume
     writer = Writer(folder)
-    writer.start(settings.to_dict())
+    writer.start(settings.to_dict(), identity.of_settings(settings))
     if len(self.folders) == self._stop_after:
       raise KeyboardInterrupt
     self.settings.append(settings)

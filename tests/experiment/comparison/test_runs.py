@@ -1,6 +1,7 @@
 """Running what is missing of a list of runs."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -44,17 +45,6 @@ def test_after_an_interruption_the_same_call_goes_on(tmp_path):
   assert run_stub(config, tmp_path)[0] == ["local_32_seed1", "fedavg_32_seed1"]
 
 
-def test_other_settings_are_run_again(tmp_path):
-  config = small.make_config(bits=("32",), seeds=(0,))
-  run_stub(config, tmp_path)
-  changed = copy.deepcopy(config)
-  changed["overrides"] = {"fedavg": {"fedavg": {"server_learning_rate": 0.5}}}
-  assert run_stub(changed, tmp_path)[0] == ["fedavg_32_seed0"]
-  # Options of a method that does not run change nothing.
-  changed["base"]["quped"]["lambda_p"] = 0.1
-  assert run_stub(changed, tmp_path)[0] == []
-
-
 @pytest.mark.parametrize(
   ("method", "base"),
   [("local", {"epochs": 2}), ("quped", {"budget": "gradients"})],
@@ -67,7 +57,7 @@ def test_steps_that_follow_from_others_are_recognized(tmp_path, method, base):
   qj.run(run.settings, run.folder, display=qj.Display(quiet=True))
   summary = json.loads((run.folder / "summary.json").read_text())
   assert summary["steps"] != run.settings.steps
-  assert runs.is_done(run)
+  assert runs.to_do([run]) == []
 
 
 def test_what_remains_is_estimated_by_row():
@@ -76,3 +66,134 @@ def test_what_remains_is_estimated_by_row():
   assert runs.estimate({one: 3.0}, left) == 9.0
   assert runs.estimate({one: 3.0, two: 1.0}, left) == 7.0
   assert runs.minutes(187.4) == "3:07"
+
+
+def refused(config, folder, message, restart=False):
+  start = small.Stub()
+  planned = plan.make_runs(config, folder)
+  with pytest.raises(ValueError, match=message):
+    runs.run_missing(planned, start, restart=restart)
+  assert not start.folders
+
+
+def content(folder):
+  files = sorted(x for x in folder.rglob("*") if x.is_file())
+  return {path: path.read_bytes() for path in files}
+
+
+def again(config, folder):
+  start = small.Stub()
+  planned = plan.make_runs(config, folder)
+  runs.run_missing(planned, start, lambda line: None, restart=True)
+  return [path.name for path in start.folders]
+
+
+def test_results_of_other_settings_are_kept_or_begun_anew(tmp_path):
+  config = small.make_config(bits=("32",), seeds=(0, 1))
+  run_stub(config, tmp_path)
+  before = content(tmp_path)
+  changed = copy.deepcopy(config)
+  changed["overrides"] = {"fedavg": {"fedavg": {"server_learning_rate": 0.5}}}
+  refused(
+    changed,
+    tmp_path,
+    r"must be another folder, or have what differs begun anew \(--restart\), "
+    "since results or checkpoints of 2 of the 4 runs are of other ones; of "
+    "fedavg_32_seed0, fedavg.server_learning_rate is 1.0 there and 0.5 here$",
+  )
+  assert content(tmp_path) == before
+  # Those alone, and then there is nothing to do.
+  assert again(changed, tmp_path) == ["fedavg_32_seed0", "fedavg_32_seed1"]
+  assert run_stub(changed, tmp_path)[0] == []
+  # Options of a method that does not run change nothing.
+  changed["base"]["quped"]["lambda_p"] = 0.1
+  assert run_stub(changed, tmp_path)[0] == []
+
+
+def register(monkeypatch, name, factory):
+  models = dict(qj.models.registry._registered, **{name: factory})
+  monkeypatch.setattr(qj.models.registry, "_registered", models)
+
+
+def test_a_registered_network_that_changed_is_another_run(
+  tmp_path, monkeypatch
+):
+  def widths(*features):
+    register(
+      monkeypatch,
+      "own",
+      lambda classes, **_: qj.create_model("mlp", classes, features=features),
+    )
+
+  config = small.make_config(
+    bits=("32",), seeds=(0,), base={"model": "own", "hidden": ()}
+  )
+  widths(8, 8)
+  run_stub(config, tmp_path)
+  assert run_stub(config, tmp_path)[0] == []
+  widths(8, 9)
+  refused(config, tmp_path, "of local_32_seed0, global network is '.*; network")
+  widths(8, 8)
+  assert run_stub(config, tmp_path)[0] == []
+
+
+def test_a_dataset_whose_samples_changed_is_another_run(tmp_path, monkeypatch):
+  dataset = qj.load_dataset("digits")
+  loaders = qj.data.sources._LOADERS
+  monkeypatch.setitem(loaders, "own", lambda data_dir, keep: dataset)
+  config = small.make_config(bits=("32",), seeds=(0,), base={"dataset": "own"})
+  run_stub(config, tmp_path)
+  inputs = dataset.inputs.copy()
+  inputs[700] += 0.5
+  dataset = dataclasses.replace(dataset, inputs=inputs)
+  refused(config, tmp_path, "local_32_seed0, data is '")
+
+
+def test_a_participation_trace_that_changed_is_another_run(tmp_path):
+  trace = tmp_path / "trace.csv"
+  trace.write_text("round,client\n0,0\n1,1\n")
+  config = small.make_config(
+    bits=("32",), seeds=(0,), base={"participation_trace": str(trace)}
+  )
+  run_stub(config, tmp_path / "runs")
+  trace.write_text("round,client\n0,0\n1,2\n")
+  refused(config, tmp_path / "runs", "_seed0, participation trace is '")
+
+
+def test_a_method_of_another_version_is_another_run(tmp_path, monkeypatch):
+  config = small.make_config(bits=("32",), seeds=(0,))
+  run_stub(config, tmp_path)
+  methods = qj.methods.METHODS
+  entry = methods["fedavg"]._replace(version=99)
+  monkeypatch.setitem(methods, "fedavg", entry)
+  refused(config, tmp_path, "1 of the 2 runs .* of fedavg_32_seed0, code of th")
+  assert again(config, tmp_path) == ["fedavg_32_seed0"]
+
+
+def test_results_that_do_not_say_what_they_are_of_are_not_taken(tmp_path):
+  """Such as those of versions that recorded settings only."""
+  config = small.make_config(bits=("32",), seeds=(0,))
+  run_stub(config, tmp_path)
+  (tmp_path / "runs" / "local_32_seed0" / "identity.json").unlink()
+  refused(config, tmp_path, "1 of the 2 .* of local_32_seed0, code of the .* n")
+  assert again(config, tmp_path) == ["local_32_seed0"]
+
+
+def test_an_unfinished_run_of_other_settings_begins_anew(tmp_path):
+  config = small.make_config(methods=("local",), bits=("32",), seeds=(0,))
+  run_stub(config, tmp_path)
+  folder = tmp_path / "runs" / "local_32_seed0"
+  (folder / "summary.json").unlink()
+  other = small.make_config(
+    methods=("local",), bits=("32",), seeds=(0,), base={"rounds": 3}
+  )
+
+  def pending(config):
+    return [x.resume for x in runs.to_do(plan.make_runs(config, tmp_path))]
+
+  assert pending(config) == [True]
+  assert pending(other) == [False]
+  # Unless it has got as far as a checkpoint.
+  (folder / "checkpoints" / "round_00000001").mkdir(parents=True)
+  assert pending(config) == [True]
+  refused(other, tmp_path, "1 of the 1 runs .* rounds is 2 there and 3 here$")
