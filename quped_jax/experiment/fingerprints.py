@@ -59,6 +59,7 @@ def of_network(model: Model, federation: Federation) -> str:
     federation: it gives the shape of a sample.
   """
   digest = _Digest()
+  apply: Any = model.apply
   example = jax.eval_shape(federation.example)
   inputs = jax.ShapeDtypeStruct((_BATCH, *example.shape[1:]), example.dtype)
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -66,7 +67,7 @@ def of_network(model: Model, federation: Federation) -> str:
   params, stats = jax.eval_shape(model.init, key, inputs)
   for train in (False, True):
     digest.function(
-      lambda *args, train=train: model.apply(*args, train),
+      lambda *args, train=train: apply(*args, train),
       params,
       stats,
       inputs,
@@ -117,7 +118,7 @@ class _Digest:
     x = np.asarray(value)
     self.text((x.shape, x.dtype.name))
     if x.size:
-      self._hash.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+      self._hash.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
 
   def function(self, fn: Callable[..., Any], *args: Any) -> None:
     """Adds what a function computes, as JAX traces it."""

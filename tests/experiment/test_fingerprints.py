@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -87,9 +88,9 @@ def test_samples_that_are_drawn_are_told_apart_by_what_draws_them():
 class Net(nn.Module):
   """A perceptron, each of whose parts can be another."""
 
-  activation: object = nn.relu
-  scale: object = None
-  kernel: object = nn.initializers.lecun_normal()
+  activation: Any = nn.relu
+  scale: Any = None
+  kernel: Any = nn.initializers.lecun_normal()
   rate: float = 0.9
   width: int = 8
 

@@ -62,11 +62,12 @@ def test_the_networks_of_cohorts_are_named():
 def test_the_version_of_a_method_is_part_of_the_identity(monkeypatch):
   first = identity_of()
   entry = qj.methods.METHODS["quped"]
+  version = entry.version
+  assert version is not None
   monkeypatch.setitem(
-    qj.methods.METHODS, "quped", entry._replace(version=entry.version + 1)
+    qj.methods.METHODS, "quped", entry._replace(version=version + 1)
   )
   (line,) = identity.differences(first, identity_of())
-  version = entry.version
   assert line == (
     f"code of the method is 'version {version}' there and "
     f"'version {version + 1}' here"

@@ -15,6 +15,7 @@ from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.methods import api
 from tests import tiny
+from tests.methods import golden
 
 COHORT = tiny.COHORT
 CLIENTS = len(tiny.COUNTS)
@@ -57,6 +58,35 @@ def test_the_docstring_says_which_optimizer_states_survive_a_round(name):
   assert afresh != survives(shapes.clients)
   assert ("stays at the server" in states) == survives(shapes.server)
   assert "with the client" in states or "stay with it" in states
+
+
+@each
+def test_two_rounds_of_a_method_are_those_of_its_version(name):
+  """Whose finished runs and checkpoints would pass for those of other code."""
+  known = golden.read()[name]
+  assert methods.METHODS[name].version == known["version"], (
+    f"version of {name} was raised: run python -m tests.methods.golden"
+  )
+  changed = golden.changed(known["numbers"], golden.numbers_of(name))
+  assert not changed, (
+    f"behaviour of {name} changed ({', '.join(changed)}): raise its version in "
+    "quped_jax/methods/registry.py, then run python -m tests.methods.golden"
+  )
+
+
+def test_golden_numbers_tell_changes_from_rounding():
+  known = golden.read()
+  assert list(known) == sorted(tiny.METHODS)
+  numbers = known["quped"]["numbers"]
+  rounded = {
+    name: value if name.startswith("accuracy") else value * (1 + 1e-5)
+    for name, value in numbers.items()
+  }
+  assert golden.changed(numbers, rounded) == []
+  assert len({str(entry["numbers"]) for entry in known.values()}) == 24
+  for name, value in numbers.items():
+    others = {**numbers, name: 1.2 * value + 0.1}
+    assert golden.changed(numbers, others) == [name]
 
 
 # `tiny.tiny` runs one client at a time by default.

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 import quped_jax as qj
@@ -56,3 +58,29 @@ def test_the_methods_that_are_given_the_federation():
   assert takers == {
     "cfd", "ds_fl", "feddf", "fedgen", "fedgkt", "fedmd", "scaffold"
   }  # fmt: skip
+
+
+def test_every_built_in_method_has_a_version():
+  for name in tiny.METHODS:
+    assert isinstance(qj.methods.METHODS[name].version, int), name
+
+
+def test_a_registered_method_has_the_version_it_declares_or_that_of_its_code(
+  monkeypatch,
+):
+  local = qj.methods.get_method("local")
+  monkeypatch.setitem(qj.methods.METHODS, "mine", local)
+
+  def behaviour(factor, version=None):
+    def make(models, training, options):
+      return factor, local.build(models, training, options, None)
+
+    qj.register_method("mine", make, local.options, version)
+    return qj.methods.get_method("mine").behaviour()
+
+  assert behaviour(1.0, version=3) == behaviour(2.0, version=3) == "version 3"
+  assert behaviour(1.0) == behaviour(1.0) != behaviour(2.0)
+  assert behaviour(1.0).startswith("code ")
+  wrong: Any = "3"
+  with pytest.raises(ValueError, match="version='3': must be a whole number"):
+    behaviour(1.0, version=wrong)

@@ -7,8 +7,10 @@ import json
 import pytest
 
 import quped_jax as qj
+from quped_jax.data import sources
 from quped_jax.experiment.comparison import plan, runs
 from quped_jax.experiment.comparison.plan import Row
+from quped_jax.models import registry
 from tests.experiment.comparison import small
 
 
@@ -111,8 +113,8 @@ def test_results_of_other_settings_are_kept_or_begun_anew(tmp_path):
 
 
 def register(monkeypatch, name, factory):
-  models = dict(qj.models.registry._registered, **{name: factory})
-  monkeypatch.setattr(qj.models.registry, "_registered", models)
+  models = dict(registry._registered, **{name: factory})
+  monkeypatch.setattr(registry, "_registered", models)
 
 
 def test_a_registered_network_that_changed_is_another_run(
@@ -139,7 +141,7 @@ def test_a_registered_network_that_changed_is_another_run(
 
 def test_a_dataset_whose_samples_changed_is_another_run(tmp_path, monkeypatch):
   dataset = qj.load_dataset("digits")
-  loaders = qj.data.sources._LOADERS
+  loaders = sources._LOADERS
   monkeypatch.setitem(loaders, "own", lambda data_dir, keep: dataset)
   config = small.make_config(bits=("32",), seeds=(0,), base={"dataset": "own"})
   run_stub(config, tmp_path)

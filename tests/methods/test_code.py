@@ -1,0 +1,195 @@
+"""Hashes of a method's code: other code, another hash; the same, the same."""
+
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from quped_jax.methods.code import code_hash
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+SOURCE = """
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+import {helpers}
+from {helpers} import scaled
+
+RATE = 0.5
+TABLE = {{"a": (1, 2), "b": np.arange(3)}}
+STEP = optax.sgd(0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  strength: float = 0.5
+
+
+class Net(nn.Module):
+  width: int = 4
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.relu(nn.Dense(self.width)(x))
+
+
+def pull(x):
+  return 2.0 * x
+
+
+@jax.jit
+def push(x):
+  return RATE * x
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def repeat(x, n):
+  return n * x
+
+
+def unused(x):
+  return x
+
+
+def make(models, training, options):
+  def client_update(x):
+    # A comment.
+    inner = lambda y: repeat(push(pull(y)), 2)
+    return inner(x) + {helpers}.shifted(scaled(x)) + len(TABLE) + STEP.init(x)
+
+  return client_update, Net(3), models in {{"one", "two", "three"}}
+"""
+HELPERS = """
+SHIFT = 1.0
+
+def shifted(x):
+  return x + SHIFT
+
+def scaled(x):
+  return 3.0 * x
+
+def other(x):
+  return x
+"""
+
+
+class Author:
+  """Writes modules, and hashes what they make."""
+
+  def __init__(self, folder):
+    self._folder = folder
+    self._count = 0
+
+  def hash(self, old="", new="", helper_old="", helper_new=""):
+    """The hash after changes of the code."""
+    assert old in SOURCE and helper_old in HELPERS
+    self._count += 1
+    # Both of the same name each time, as if they were edited.
+    for name in ("own_method", "own_helpers"):
+      sys.modules.pop(name, None)
+    folder = self._folder / str(self._count)
+    folder.mkdir()
+    source = SOURCE.replace(old, new, 1) if old else SOURCE
+    (folder / "own_method.py").write_text(source.format(helpers="own_helpers"))
+    helpers = HELPERS.replace(helper_old, helper_new, 1)
+    (folder / "own_helpers.py").write_text(helpers if helper_old else HELPERS)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+      module = importlib.import_module("own_method")
+      return code_hash(module.make, module.Options)
+    finally:
+      sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def author(tmp_path):
+  yield Author(tmp_path)
+  for name in ("own_method", "own_helpers"):
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    ("return 2.0 * x", "return 2.5 * x"),
+    ("return 2.0 * x", "return 2.0 + x"),
+    ("RATE = 0.5", "RATE = 0.25"),
+    ("return RATE * x", "return RATE + x"),
+    ("np.arange(3)", "np.arange(4)"),
+    ("optax.sgd(0.1)", "optax.sgd(0.2)"),
+    ("nn.relu", "nn.gelu"),
+    ("strength: float = 0.5", "strength: float = 0.6"),
+    ("pull(y)), 2)", "pull(y)), 3)"),
+    ("repeat(push(pull(y))", "repeat(pull(push(y))"),
+    ("Net(3)", "Net(4)"),
+    ("", "", "return 3.0 * x", "return 4.0 * x"),
+    ("", "", "return x + SHIFT", "return x - SHIFT"),
+    ("", "", "SHIFT = 1.0", "SHIFT = 2.0"),
+  ],
+)
+def test_other_code_has_another_hash(author, change):
+  assert author.hash(*change) != author.hash()
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    ("# A comment.", "# Another comment,\n    # and longer."),
+    ("def unused(x):\n  return x", "def unused(x):\n  return -x"),
+    ("", "", "def other(x):\n  return x", "def other(x):\n  return -x"),
+  ],
+)
+def test_what_is_not_used_does_not_count(author, change):
+  assert author.hash(*change) == author.hash()
+
+
+def test_closures_count():
+  def make(rate):
+    return lambda x: rate * x
+
+  assert code_hash(make(0.1)) == code_hash(make(0.1))
+  assert code_hash(make(0.1)) != code_hash(make(0.2))
+
+
+def test_code_without_a_source_has_a_hash():
+  def make(text):
+    names = {}
+    exec(text, names)
+    return names["make"]
+
+  text = "def f(x):\n  return x\n\ndef make(x):\n  return f(x)"
+  assert code_hash(make(text)) == code_hash(make(text))
+  assert code_hash(make(text)) != code_hash(make(text.replace("n x", "n -x")))
+
+
+def test_another_process_finds_the_same(author, tmp_path):
+  here = author.hash()
+  program = (
+    "import own_method as m; from quped_jax.methods.code import code_hash; "
+    "print(code_hash(m.make, m.Options))"
+  )
+  for seed in ("1", "2"):
+    done = subprocess.run(
+      [sys.executable, "-c", program],
+      cwd=ROOT,
+      env={
+        **os.environ,
+        "PYTHONHASHSEED": seed,
+        "PYTHONPATH": f"{tmp_path / '1'}{os.pathsep}{ROOT}",
+      },
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == here
