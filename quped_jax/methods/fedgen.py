@@ -209,7 +209,7 @@ def make_fedgen(
 
   def plausible(message, samples):
     counts = reports.are_counts(message.counts, samples)
-    return FedgenMessage(True, counts)
+    return message._replace(model=True, counts=counts)
 
   def server_update(server, aggregates, context):
     _, (differences, counts), weights = server_lib.all_collected(aggregates)

@@ -193,7 +193,7 @@ def make_fedgkt(
     return api.weighted_sum(server, (), weight, context, cohort)
 
   def plausible(message, samples):
-    return FedgktMessage(
+    return message._replace(
       features=True,
       logits=True,
       labels=reports.are_labels(message.labels, message.count, classes),

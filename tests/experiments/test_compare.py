@@ -9,8 +9,11 @@ import sys
 
 import pytest
 
-from configs import compare_digits, compare_images
+from configs import compare_attacks, compare_digits, compare_images
+from quped_jax import methods
 from quped_jax.experiment.comparison import plan, tune
+from quped_jax.methods.wrappers import robust
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -26,6 +29,21 @@ def test_the_config_of_digits_is_allowed(tmp_path):
   }
   assert losses == {"quped_labels": "distill+labels", "quped": "distill"}
   assert len(tune.make_trials(config, tmp_path)) >= 8
+
+
+def test_the_config_of_attacks_has_all_methods_that_can_be_attacked(tmp_path):
+  config = compare_attacks.get_config().to_dict()
+  runs = [run.settings for run in plan.make_runs(config, tmp_path)]
+  attacked = {s.method for s in runs if s.byzantine_clients == 2}
+  assert attacked == set(methods.METHODS) - {"local", "fedbn"}
+  assert attacked == {s.method for s in runs if not s.byzantine_clients}
+  for s in runs:
+    if s.aggregation != "mean":
+      robust.check_robust(tiny.method_of(s.method), s.method, s.aggregation)
+  refused = attacked - {s.method for s in runs if s.aggregation != "mean"}
+  for name in refused:
+    with pytest.raises(ValueError, match="aggregation="):
+      robust.check_robust(tiny.method_of(name), name, "trimmed_mean")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "femnist"])

@@ -63,8 +63,9 @@ def test_draws_are_those_of_uniform_numbers():
     )
     return (present < shares) & (dropped >= 0.2)
 
-  expected = jax.vmap(expected)(jnp.arange(500))
-  np.testing.assert_array_equal(draws(participation, 4, 500), expected)
+  np.testing.assert_array_equal(
+    draws(participation, 4, 500), jax.vmap(expected)(jnp.arange(500))
+  )
 
 
 def test_drop_outs_are_some_of_those_who_were_there():

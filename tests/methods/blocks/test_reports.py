@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from quped_jax.methods import api
 from quped_jax.methods.blocks import quantized_labels, reports
 from quped_jax.methods.blocks.label_outputs import Outputs, collect
 from quped_jax.methods.fedgen import FedgenMessage
@@ -36,7 +37,10 @@ def test_counts_are_of_samples_that_there_are(counts, fine):
   counts = jnp.array(counts, jnp.float32)
   assert bool(reports.are_counts(counts, SAMPLES)) == fine
   # Which is what the server of FedGen believes; models may be anything.
-  assert believed("fedgen", FedgenMessage(jnp.zeros(3), counts)) == fine
+  assert (
+    believed("fedgen", FedgenMessage(api.GlobalModel(jnp.zeros(3), {}), counts))
+    == fine
+  )
 
 
 def test_counts_of_very_many_samples_are_rounded():

@@ -88,11 +88,12 @@ def test_no_lie_is_one_that_the_server_sees_through(attack):
   np.testing.assert_array_equal(sent, jnp.roll(soft, 1, axis=1))
   # The model is false in any case, the counts are those of other labels.
   counts = jnp.array([20.0, 3.0, 0.0, 0.0])
-  sent = lie("fedgen", FedgenMessage(jnp.ones(2), counts), attack=attack)
+  message = FedgenMessage(api.GlobalModel(jnp.ones(2), {}), counts)
+  sent = lie("fedgen", message, attack=attack)
   np.testing.assert_array_equal(sent.counts, jnp.array([0.0, 20.0, 3.0, 0.0]))
-  assert not np.any(np.asarray(sent.model) == 1)
+  assert not np.any(np.asarray(sent.model.params) == 1)
   if attack == "sign_flip":
-    np.testing.assert_array_equal(sent.model, [-10.0, -10.0])
+    np.testing.assert_array_equal(sent.model.params, [-10.0, -10.0])
   # So does each byte of packed labels, here of two samples.
   bits = quantized_labels.encode(soft, 1)
   sent = lie("cfd", bits, attack=attack)
