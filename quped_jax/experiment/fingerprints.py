@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax.data.federation import Federation, Pool
+from quped_jax.files.differences import HASH
 from quped_jax.models import Model
 from quped_jax.quantization import codebook_tree
 
@@ -101,7 +102,7 @@ class _Digest:
     self._hash = hashlib.blake2b(digest_size=12)
 
   def hex(self) -> str:
-    return self._hash.hexdigest()
+    return HASH + self._hash.hexdigest()
 
   def text(self, value: Any) -> None:
     """Adds a value as text, without addresses in memory."""

@@ -5,25 +5,33 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Shown in place of what is missing.
-_NONE = "not known"
+# What the values begin with that nobody can read.
+HASH = "hash "
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
   """What differs between two identities, in words; [] if nothing does.
 
   Args:
-    there: JSON values by name, such as those that were read from a file.
+    there: JSON values by name, such as those that were read from a file; those
+      of nested ones are named `quped.lambda_p`, say.
     here: likewise, such as those of the run that is to begin.
   """
-  there, here = _flat(there), _flat(here)
-  return [
-    f"{name} is {_shown(there, name)} there and {_shown(here, name)} here"
-    for name in sorted(there.keys() | here.keys())
-    if name not in there
-    or name not in here
-    or json.dumps(there[name]) != json.dumps(here[name])
+  mine, other = _flat(here), _flat(there)
+  differ = [
+    name
+    for name in dict.fromkeys((*mine, *other))
+    if name not in mine
+    or name not in other
+    or json.dumps(mine[name]) != json.dumps(other[name])
   ]
+  # Of another method, all options are others too.
+  alone = {x for x in (*there, *here) if x not in there or x not in here}
+  telling = [name for name in differ if name.partition(".")[0] not in alone]
+  nested = [name for name in differ if "." in name and name not in telling]
+  if telling:
+    differ = [name for name in differ if name not in nested]
+  return [_difference(name, other, mine) for name in differ]
 
 
 def refusal(
@@ -54,5 +62,20 @@ def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
   return flat
 
 
-def _shown(identity: Mapping[str, Any], name: str) -> str:
-  return repr(identity[name]) if name in identity else _NONE
+def _difference(
+  name: str, there: Mapping[str, Any], here: Mapping[str, Any]
+) -> str:
+  if name not in there:
+    return f"{name} is not known there and {_shown(here[name])} here"
+  if name not in here:
+    return f"{name} is {_shown(there[name])} there and not known here"
+  values = (there[name], here[name])
+  if all(isinstance(x, str) and x.startswith(HASH) for x in values):
+    return f"{name} is not the same"
+  return f"{name} is {_shown(there[name])} there and {_shown(here[name])} here"
+
+
+def _shown(value: Any) -> str:
+  if isinstance(value, str) and value.startswith(HASH):
+    return "known"
+  return repr(value)

@@ -103,7 +103,7 @@ class Entry(NamedTuple):
     """What stands for the method's code: its version, or a hash of the code."""
     if self.version is not None:
       return f"version {self.version}"
-    return f"code {code_hash(self.make, self.options)}"
+    return f"hash {code_hash(self.make, self.options)}"
 
   def build(
     self,

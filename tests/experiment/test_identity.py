@@ -32,14 +32,20 @@ def test_what_differs_is_named_with_both_values():
   other = identity_of(rounds=7, method_options={"quped": {"lambda_p": 0.7}})
   first = identity_of()
   assert identity.differences(first, other) == [
-    "quped.lambda_p is 0.5 there and 0.7 here",
     "rounds is 40 there and 7 here",
+    "quped.lambda_p is 0.5 there and 0.7 here",
   ]
   data = identity_of(federation=tiny.make_federation((9, 12), seed=1))
-  assert names_of(identity.differences(first, data)) == ["data"]
+  assert identity.differences(first, data) == ["data is not the same"]
   del data["data"]
   (line,) = identity.differences(data, first)
-  assert line.startswith("data is not known there and '")
+  assert line == "data is not known there and known here"
+
+
+def test_of_another_method_only_its_name_is_said():
+  assert identity.differences(identity_of(), identity_of("fedavg")) == [
+    "method is 'quped' there and 'fedavg' here"
+  ]
 
 
 def test_the_networks_of_cohorts_are_named():
@@ -54,8 +60,8 @@ def test_the_networks_of_cohorts_are_named():
 
   first, second = identity_of(model=make(1.0)), identity_of(model=make(2.0))
   assert names_of(identity.differences(first, second)) == [
-    "global network",
     "network of clients",
+    "global network",
   ]
 
 
@@ -93,6 +99,29 @@ def test_so_is_the_content_of_a_participation_trace(tmp_path, line):
   assert names_of(identity.differences(first, second)) == [
     "participation trace"
   ]
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"participation_trace": "trace.csv", "rounds": 2},
+    {"dataset": "synthetic", "held_out_clients": 1},
+    {"budget_bytes": (3000, 9_000_000), "candidates": "mlp(8,8), mlp(64,64)"},
+    {"client_types": "2*mlp(8,8)@1, 3*mlp(9,9)@32", "method": "fedmd"},
+    {"model": "cnn1", "hidden": (), "method": "fedgkt"},
+  ],
+)
+def test_it_follows_from_settings_before_a_run_is_made(
+  tmp_path, monkeypatch, changes
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "trace.csv").write_text("round,client\n0,0\n1,1\n")
+  values = {"clients": 5, "method": "local", "hidden": (8, 8), **changes}
+  if values["method"] == "fedmd":
+    values["public_size"] = 20
+  settings = qj.Settings(**values)
+  made = assemble(settings)
+  assert identity.of(made, settings) == identity.of_settings(settings)
 
 
 def test_every_setting_that_changes_results_is_in_it():

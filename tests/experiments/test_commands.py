@@ -101,7 +101,7 @@ def test_an_unknown_variant_of_a_config_is_an_error(name):
 
 
 def test_federated_trains_mixed_precision_and_writes_its_results(tmp_path):
-  done = command(
+  given = (
     "federated",
     "--config=configs/digits.py",
     f"--workdir={tmp_path}",
@@ -111,6 +111,7 @@ def test_federated_trains_mixed_precision_and_writes_its_results(tmp_path):
     "--config.clients=6",
     "--config.quped.lambda_p=0.3",
   )
+  done = command(*given)
   assert done.returncode == 0, done.stderr
   assert "quped: round 2/2" in done.stdout
   config = json.loads((tmp_path / "config.json").read_text())
@@ -123,6 +124,12 @@ def test_federated_trains_mixed_precision_and_writes_its_results(tmp_path):
   assert [row["bits"] for row in rows] == ["1", "2", "32"] * 2
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["round"] for line in lines] == [1, 2]
+
+  done = command(*given, "--config.seed=7", "--config.method=fedavg")
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert "(--restart" in line and "seed is 0 there and 7 here; data" in line
+  assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
 def test_a_wrong_value_is_one_line_before_anything_is_written(tmp_path):
@@ -202,6 +209,15 @@ def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
   assert accuracy["quantized"]["mean"] > 0.9
   # In the fine-tuning phase the model is the quantized one.
   assert accuracy["quantized"] == accuracy["personalized"]
+
+  other = ("centralized", *shared, f"--workdir={full}", "--config.rounds=1")
+  before = (full / "model.safetensors").read_bytes()
+  done = command(*other)
+  assert done.returncode == 2
+  assert "rounds is 15 there and 1 here" in done.stderr
+  assert (full / "model.safetensors").read_bytes() == before
+  assert command(*other, "--restart").returncode == 0
+  assert (full / "model.safetensors").read_bytes() != before
 
 
 @pytest.mark.slow

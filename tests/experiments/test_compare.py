@@ -121,6 +121,15 @@ def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
   assert done.returncode == 0, done.stderr
   assert "0 of 4 runs to do" in done.stdout
 
+  other = (*compare, "--config.base.steps=1", "--config.seeds=0")
+  done = command(*other)
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert "2 of the 2 runs" in line and "steps is 2 there and 1 here" in line
+  done = command(*other, "--restart")
+  assert done.returncode == 0, done.stderr
+  assert "2 of 2 runs to do" in done.stdout
+
 
 @pytest.mark.parametrize(
   ("args", "message"),

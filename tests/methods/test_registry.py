@@ -80,7 +80,7 @@ def test_a_registered_method_has_the_version_it_declares_or_that_of_its_code(
 
   assert behaviour(1.0, version=3) == behaviour(2.0, version=3) == "version 3"
   assert behaviour(1.0) == behaviour(1.0) != behaviour(2.0)
-  assert behaviour(1.0).startswith("code ")
+  assert behaviour(1.0).startswith("hash ")
   wrong: Any = "3"
   with pytest.raises(ValueError, match="version='3': must be a whole number"):
     behaviour(1.0, version=wrong)

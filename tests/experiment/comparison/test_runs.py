@@ -134,7 +134,9 @@ def test_a_registered_network_that_changed_is_another_run(
   run_stub(config, tmp_path)
   assert run_stub(config, tmp_path)[0] == []
   widths(8, 9)
-  refused(config, tmp_path, "of local_32_seed0, global network is '.*; network")
+  refused(
+    config, tmp_path, "of local_32_seed0, network of .*; global network is"
+  )
   widths(8, 8)
   assert run_stub(config, tmp_path)[0] == []
 
@@ -148,7 +150,7 @@ def test_a_dataset_whose_samples_changed_is_another_run(tmp_path, monkeypatch):
   inputs = dataset.inputs.copy()
   inputs[700] += 0.5
   dataset = dataclasses.replace(dataset, inputs=inputs)
-  refused(config, tmp_path, "local_32_seed0, data is '")
+  refused(config, tmp_path, "local_32_seed0, data is not the same$")
 
 
 def test_a_participation_trace_that_changed_is_another_run(tmp_path):
@@ -159,7 +161,9 @@ def test_a_participation_trace_that_changed_is_another_run(tmp_path):
   )
   run_stub(config, tmp_path / "runs")
   trace.write_text("round,client\n0,0\n1,2\n")
-  refused(config, tmp_path / "runs", "_seed0, participation trace is '")
+  refused(
+    config, tmp_path / "runs", "_seed0, participation trace is not the same"
+  )
 
 
 def test_a_method_of_another_version_is_another_run(tmp_path, monkeypatch):
@@ -177,7 +181,7 @@ def test_results_that_do_not_say_what_they_are_of_are_not_taken(tmp_path):
   config = small.make_config(bits=("32",), seeds=(0,))
   run_stub(config, tmp_path)
   (tmp_path / "runs" / "local_32_seed0" / "identity.json").unlink()
-  refused(config, tmp_path, "1 of the 2 .* of local_32_seed0, code of the .* n")
+  refused(config, tmp_path, "of local_32_seed0, version of quped_jax is not k")
   assert again(config, tmp_path) == ["local_32_seed0"]
 
 
