@@ -6,7 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 import rich.console
@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 import quped_jax as qj
 from quped_jax.experiment import former_names
+from quped_jax.simulation import processes
 
 # In characters, for tables that are not printed on a terminal.
 _WIDTH = 120
@@ -151,7 +152,8 @@ def run_main(main: Callable[[], None]) -> None:
   """Runs a command; a user's mistake becomes one line and exit code 2.
 
   A run that cannot go on, say on a full disk, ends with exit code 1. With
-  `--verbosity=1` there is a traceback instead.
+  `--verbosity=1` there is a traceback instead. Of several processes, one that
+  ends tells the others.
 
   Args:
     main: raises ValueError, FileNotFoundError or ImportError for mistakes of
@@ -167,20 +169,23 @@ def run_main(main: Callable[[], None]) -> None:
   except (ValueError, FileNotFoundError, ImportError) as error:
     if logging.level_debug():
       raise
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    _end(2, error)
   except qj.Interrupted as error:
-    print(error, file=sys.stderr)
-    sys.exit(128 + error.signal)
+    _end(128 + error.signal, error, kind="")
   except KeyboardInterrupt:
-    print("stopped by SIGINT: nothing new is saved", file=sys.stderr)
-    sys.exit(128 + signal.SIGINT)
+    stopped = "stopped by SIGINT: nothing new is saved"
+    _end(128 + signal.SIGINT, stopped, kind="")
   except (qj.DivergenceError, OSError) as error:
     if logging.level_debug():
       raise
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-    print(f"error: {error}{notes}", file=sys.stderr)
-    sys.exit(1)
+    _end(1, f"{error}{notes}")
+
+
+def _end(code: int, reason: object, kind: str = "error: ") -> NoReturn:
+  print(f"{kind}{reason}", file=sys.stderr)
+  processes.leave(code, str(reason))
+  sys.exit(code)
 
 
 def make_console() -> rich.console.Console:

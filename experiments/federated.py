@@ -40,7 +40,7 @@ _TIMEOUT = flags.DEFINE_float(
 def _join() -> None:
   """Joins the other processes, if there are any."""
   if _DISTRIBUTED.value:
-    processes.join_cluster()
+    processes.join_cluster(timeout=_TIMEOUT.value)
   elif _COORDINATOR.value:
     processes.join(
       _COORDINATOR.value,
@@ -60,8 +60,9 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
 
   def run():
-    settings = common.get_settings(_CONFIG.value)
+    # First: a process whose settings are refused tells the others.
     _join()
+    settings = common.get_settings(_CONFIG.value)
     result = qj.run(settings, _WORKDIR.value, resume=not _RESTART.value)
     if processes.is_first():
       common.print_summary(result.summary)

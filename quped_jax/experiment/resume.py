@@ -40,7 +40,7 @@ class Signals:
   """Remembers the first SIGTERM or Ctrl-C, instead of ending at once.
 
   A second one ends the process as usual. Where there are several processes, JAX
-  catches SIGTERM and tells the others.
+  catches SIGTERM and tells the others, and a Ctrl-C is announced to them.
 
   Args:
     wanted: whether signals are to be caught; only the main thread can.
@@ -48,7 +48,12 @@ class Signals:
 
   def __init__(self, wanted: bool):
     main = threading.current_thread() is threading.main_thread()
-    self._numbers = [signal.SIGTERM, signal.SIGINT] if wanted and main else []
+    self._together = jax.process_count() > 1
+    if self._together:
+      numbers = [signal.SIGINT] if _preemption_service() else []
+    else:
+      numbers = [signal.SIGTERM, signal.SIGINT] if wanted else []
+    self._numbers = numbers if main else []
     self._before: dict[int, Any] = {}
     self._seen = 0
     self._turn = 0
@@ -69,6 +74,8 @@ class Signals:
     del frame
     self._seen = number
     self._restore()
+    if self._together:
+      processes.announce(number)
 
   def seen(self) -> int:
     """The signal that is to end the run now, or 0.
@@ -76,12 +83,17 @@ class Signals:
     With several processes it is collective: each asks after the same rounds.
     """
     self._turn += 1
-    if jax.process_count() > 1:
-      if not getattr(jax.config, "jax_enable_preemption_service", True):
-        return 0
-      ends = multihost_utils.reached_preemption_sync_point(self._turn)
-      return signal.SIGTERM if ends else 0
-    return self._seen
+    if not self._together:
+      return self._seen
+    if not _preemption_service():
+      return 0
+    ends = multihost_utils.reached_preemption_sync_point(self._turn)
+    return processes.announced() if ends else 0
+
+
+def _preemption_service() -> bool:
+  """Whether processes agree on the round after which a signal ends them."""
+  return getattr(jax.config, "jax_enable_preemption_service", True)
 
 
 @dataclasses.dataclass

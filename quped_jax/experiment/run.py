@@ -80,14 +80,18 @@ def run(
   Raises:
     ValueError: settings that are not allowed, before anything is compiled; a
       workdir with results or checkpoints of another run, or that another run
-      uses.
+      uses; processes with different settings.
     Interrupted: a signal came; a checkpoint is saved.
     DivergenceError: a client diverged and `on_divergence` is "raise"; or all
       participants diverged, in three rounds in a row or in all rounds.
     OSError: results cannot be written; a note says what is saved.
+    ConnectionError: another process has ended; likewise.
   """
   began = time.perf_counter()
-  with contextlib.ExitStack() as held:
+  with (
+    processes.together((Interrupted, DivergenceError)) as set_note,
+    contextlib.ExitStack() as held,
+  ):
     if workdir is not None and processes.is_first():
       held.enter_context(checkpoint.lock(workdir))
     made = assemble(
@@ -96,7 +100,9 @@ def run(
     deploy.check(made, workdir, model_given=model is not None)
     _check_state(settings, state)
     own = identity_lib.of(made, settings, begun=state is not None)
+    _check_processes(settings, own, state, resume=resume)
     job = _Job.of(made, settings, own, workdir, display, anew=not resume)
+    set_note(job.saver.note)
     try:
       begin = _restore(job, state, resume=resume)
       end = _train(job, *begin)
@@ -159,6 +165,25 @@ class _End(NamedTuple):
   progress: Progress
   accuracy: dict[str, dict[str, np.ndarray]]
   diverged: list[Any]
+
+
+def _check_processes(
+  settings: Settings,
+  identity: identity_lib.Identity,
+  state: SimulationState | None,
+  *,
+  resume: bool,
+) -> None:
+  """Raises a ValueError if processes were not told to do the same."""
+  given = settings.to_dict()
+  # Where files lie may differ; their content is part of the identity.
+  del given["data_dir"]
+  told = {
+    "restart": not resume,
+    "rounds of the state": None if state is None else int(state.round),
+    "version of jax": jax.__version__,
+  }
+  processes.check_same({**given, **told}, identity)
 
 
 def _check_state(settings: Settings, state: SimulationState | None) -> None:

@@ -1,20 +1,37 @@
 """Several processes, on one machine or many, that simulate one federation.
 
 They share JAX's distributed runtime: the mesh has the devices of all of them,
-and every process runs the same program on its part.
+and every process runs the same program on its part. They begin and end
+together, see `links`.
 """
 
+import atexit
+import contextlib
 import json
+import os
+import signal
 import socket
-import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from quped_jax import checks
+from quped_jax.simulation import roster
+from quped_jax.simulation.links import Line, Links
 
-# Seconds between two attempts to reach the coordinator.
-_RETRY = 0.2
+# The most bytes of an address.
+_ADDRESS_BYTES = 256
+
+# The links to the other processes; None in a single process. Like JAX's own
+# runtime they last as long as the process.
+_links: Links | None = None
+
+
+class DisagreementError(ValueError):
+  """Processes of one run were given different settings; all raise it."""
 
 
 def join(
@@ -35,6 +52,7 @@ def join(
   Raises:
     ValueError: an argument out of range, or processes that do not answer or
       disagree; names which.
+    ConnectionError: a process has ended.
   """
   checks.at_least("num_processes", num_processes, 1)
   if not 0 <= process_id < num_processes:
@@ -51,100 +69,47 @@ def join(
   if num_processes == 1:
     return
   # If a process is missing, JAX would end the others; we say which is missing.
-  deadline = time.monotonic() + timeout
   if process_id == 0:
-    _gather(coordinator, int(port), num_processes, deadline, timeout)
+    with _serve(coordinator, int(port)) as server:
+      lines = roster.gather(server, coordinator, num_processes, timeout=timeout)
   else:
-    _report(coordinator, (host, int(port)), num_processes, process_id, deadline)
-  jax.distributed.initialize(coordinator, num_processes, process_id)
+    address = host, int(port)
+    lines = {
+      0: roster.report(
+        coordinator, address, num_processes, process_id, timeout=timeout
+      )
+    }
+  with _link(process_id, lines, num_processes).together():
+    jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
-def _gather(coordinator, port, num_processes, deadline, timeout) -> None:
-  """In process 0: waits until all others have reported, then answers them."""
-  waiting: dict[int, socket.socket] = {}
+def _serve(coordinator: str, port: int) -> socket.socket:
   try:
-    server = socket.create_server(("", port), reuse_port=False)
+    return socket.create_server(("", port), reuse_port=False)
   except OSError as error:
     raise ValueError(
       f"coordinator={coordinator!r}: must be a free port of this machine, that "
       f"of process 0 ({error.strerror})"
     ) from error
-  with server:
-    while len(waiting) < num_processes - 1:
-      server.settimeout(max(deadline - time.monotonic(), 0.01))
-      try:
-        connection, _ = server.accept()
-        connection.settimeout(max(deadline - time.monotonic(), 0.01))
-        told = json.loads(connection.makefile().readline())
-      except TimeoutError:
-        missing = sorted(set(range(1, num_processes)) - set(waiting))
-        _answer(waiting.values(), f"process_id={missing}: did not answer")
-        raise ValueError(
-          f"process_id={missing}: must answer within {timeout:g} s at "
-          f"coordinator={coordinator!r}; num_processes={num_processes}"
-        ) from None
-      except (ValueError, OSError):
-        continue  # A connection that is not from a process of the run.
-      mistake = _mistake(told, num_processes, waiting)
-      if mistake:
-        _answer([connection], mistake)
-        continue
-      waiting[told["process_id"]] = connection
-    _answer(waiting.values(), "")
 
 
-def _mistake(told: Any, num_processes: int, known: Any) -> str:
-  """What is wrong with a report; "" if nothing is."""
-  if not isinstance(told, dict) or set(told) != {"process_id", "processes"}:
-    return "not a process of this run"
-  if told["processes"] != num_processes:
-    return (
-      f"num_processes={told['processes']}: must be {num_processes}, as process "
-      "0 has it"
-    )
-  if told["process_id"] in known:
-    return f"process_id={told['process_id']}: is taken by another process"
-  return ""
+def _link(process_id: int, lines: dict[int, Line], count: int) -> Links:
+  global _links
+  _links = Links(process_id, lines, count)
+  # Called before JAX's own, which was registered earlier.
+  atexit.register(_links.part)
+  return _links
 
 
-def _answer(connections, text: str) -> None:
-  for connection in connections:
-    try:
-      connection.sendall(json.dumps(text).encode() + b"\n")
-      connection.settimeout(1.0)
-      connection.recv(1)  # Until the other side has closed: it has read.
-    except OSError:
-      pass
-    connection.close()
-
-
-def _report(coordinator, address, num_processes, process_id, deadline) -> None:
-  """In all others: reports to process 0, and waits until all have."""
-  report = {"process_id": process_id, "processes": num_processes}
-  while True:
-    left = deadline - time.monotonic()
-    if left <= 0:
-      raise ValueError(
-        f"coordinator={coordinator!r}: must be where process 0 answers; it "
-        "did not in time"
-      )
-    try:
-      with socket.create_connection(address, timeout=left) as connection:
-        connection.sendall(json.dumps(report).encode() + b"\n")
-        answer = json.loads(connection.makefile().readline())
-    except (OSError, ValueError):
-      time.sleep(min(_RETRY, max(left, 0.0)))
-      continue
-    if answer:
-      raise ValueError(answer)
-    return
-
-
-def join_cluster() -> None:
+def join_cluster(*, timeout: float = 300.0) -> None:
   """Joins the processes that the cluster's environment names.
 
+  Args:
+    timeout: seconds to wait for the others.
+
   Raises:
-    ValueError: an environment that JAX does not know.
+    ValueError: an environment that JAX does not know, or processes that do not
+      answer.
   """
   try:
     jax.distributed.initialize()
@@ -153,8 +118,110 @@ def join_cluster() -> None:
       f"distributed=True: must be False outside a cluster that JAX knows "
       f"({error})"
     ) from error
+  count, here = jax.process_count(), jax.process_index()
+  if count == 1:
+    return
+  with contextlib.ExitStack() as stack:
+    server = None
+    if here == 0:
+      server = stack.enter_context(socket.create_server(("", 0)))
+      told = [socket.gethostname(), server.getsockname()[1]]
+    else:
+      told = []
+    host, port = _told_by_the_first(told)
+    name = f"{host}:{port}"
+    if server is not None:
+      lines = roster.gather(server, name, count, timeout=timeout)
+    else:
+      address = host, port
+      lines = {0: roster.report(name, address, count, here, timeout=timeout)}
+  _link(here, lines, count)
+
+
+def _told_by_the_first(value: Any) -> Any:
+  """A small JSON value of process 0, where JAX alone connects processes."""
+  text = json.dumps(value).encode().ljust(_ADDRESS_BYTES)
+  told = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
+  return json.loads(np.asarray(told).tobytes())
 
 
 def is_first() -> bool:
   """Whether this is the process that writes results."""
   return jax.process_index() == 0
+
+
+def together(
+  agreed: tuple[type[BaseException], ...] = (),
+) -> contextlib.AbstractContextManager[Callable[[Callable[[], str]], None]]:
+  """A run, of all processes: if one fails in it or ends, all end.
+
+  Args:
+    agreed: exceptions that all processes raise together.
+
+  Returns:
+    A context, see `Links.together`. In a single process it does nothing.
+  """
+  if _links is None:
+    return contextlib.nullcontext(lambda note: None)
+  return _links.together((*agreed, DisagreementError))
+
+
+def check_same(*groups: Mapping[str, Any]) -> None:
+  """Compares what must be the same in all processes; nothing is compiled.
+
+  Args:
+    *groups: JSON values by name. Where a group differs, those after it are not
+      looked at, since they may follow from it.
+
+  Raises:
+    DisagreementError: they differ; names a process and what differs.
+    ConnectionError: a process has ended.
+  """
+  if _links is None:
+    return
+  told = _links.exchange([dict(values) for values in groups])
+  for first, *others in zip(*told, strict=True):
+    for i, other in enumerate(others, 1):
+      if differ := _differences(first, other):
+        raise DisagreementError(f"process {i}: {'; '.join(differ)}")
+
+
+def _differences(first: Any, other: Any, prefix: str = "") -> list[str]:
+  found = []
+  for name in sorted(first.keys() | other.keys()):
+    expected, value = first.get(name), other.get(name)
+    if isinstance(expected, dict) and isinstance(value, dict):
+      found += _differences(expected, value, f"{prefix}{name}.")
+    elif json.dumps(expected) != json.dumps(value):
+      found.append(
+        f"{prefix}{name}={value!r}: must be {expected!r}, as in process 0"
+      )
+  return found
+
+
+def announce(number: int) -> None:
+  """Ends the run in all processes, after the rounds that are under way.
+
+  Args:
+    number: the signal that is the reason.
+  """
+  if _links is not None:
+    _links.announce(number)
+  # JAX tells the others, which agree on a round; only this begins it.
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+def announced() -> int:
+  """The signal that ends the run, where JAX has said that one does."""
+  return (_links.signal if _links is not None else 0) or signal.SIGTERM
+
+
+def leave(code: int, reason: str) -> None:
+  """Ends this process, without JAX's wait for the others, if it ends alone.
+
+  Args:
+    code: the exit code.
+    reason: for the others.
+  """
+  if _links is not None:
+    _links.leave(code, reason)

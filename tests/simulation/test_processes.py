@@ -1,6 +1,7 @@
 """Several processes that simulate one federation, really started."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -166,6 +167,124 @@ def test_processes_that_disagree_are_told():
   ]
 
 
+def ask(coordinator_port, report):
+  """What process 0 answers to a report."""
+  address = "localhost", coordinator_port
+  with socket.create_connection(address, timeout=9.0) as connection:
+    connection.sendall(report)
+    return json.loads(connection.makefile().readline() or "null")
+
+
+@pytest.fixture
+def first_of_three():
+  """The port of a process 0 that waits for two others."""
+  port = free_port()
+
+  def join():
+    with pytest.raises(ValueError, match="must answer within 2 s"):
+      processes.join(f"localhost:{port}", 3, 0, timeout=2.0)
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    waiting = pool.submit(join)
+    for _ in range(200):
+      with contextlib.suppress(OSError):
+        socket.create_connection(("localhost", port)).close()
+        break
+      time.sleep(0.01)
+    yield port
+    waiting.result()
+
+
+def test_strangers_that_say_nothing_keep_nobody_waiting(first_of_three):
+  address = "localhost", first_of_three
+  with (
+    socket.create_connection(address),
+    socket.create_connection(address) as slow,
+  ):
+    slow.sendall(b'{"process')
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="num_processes=2: must be 3"):
+      processes.join(f"localhost:{first_of_three}", 2, 1, timeout=2.0)
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_process_id_out_of_range_is_refused(first_of_three):
+  for process_id in (-1, 0, 3, True, 1.0, "1", None, [1]):
+    told = {"process_id": process_id, "processes": 3}
+    answer = ask(first_of_three, json.dumps(told).encode() + b"\n")
+    assert answer == (
+      f"process_id={process_id!r}: must be from 1 to 2, beside process 0"
+    )
+
+
+def test_what_is_no_report_is_refused(first_of_three):
+  for text in (b"GET / HTTP/1.1\r\n", b"\n", b"\xff\n", b"[1]\n", 300 * b"x"):
+    assert ask(first_of_three, text) == "not a process of this run"
+
+
+def test_a_process_that_left_while_waiting_may_come_again(first_of_three):
+  address = "localhost", first_of_three
+  report = json.dumps({"process_id": 1, "processes": 3}).encode() + b"\n"
+  for _ in range(2):
+    with socket.create_connection(address, timeout=0.2) as connection:
+      connection.sendall(report)
+      with pytest.raises(TimeoutError):  # It waits for the third.
+        connection.recv(1)
+
+
+def test_a_single_process_has_nobody_to_agree_with():
+  processes.check_same({"seed": 1})
+  with processes.together() as set_note:
+    set_note(lambda: "")
+  processes.leave(1, "nothing to leave")
+
+
+class Told:
+  """Links over which all processes are told the same."""
+
+  def __init__(self, *values):
+    self.values = values
+
+  def exchange(self, value):
+    return [value, *self.values]
+
+
+@pytest.mark.parametrize(
+  ("other", "message"),
+  [
+    ([{"seed": 1, "quped": {"lambda_p": 2}}, {"data": "x"}], None),
+    (
+      [{"seed": 7, "quped": {"lambda_p": 2}}, {"data": "y"}],
+      "process 2: seed=7: must be 1, as in process 0",
+    ),
+    (
+      [{"seed": 1, "quped": {"lambda_p": 3}}, {"data": "x"}],
+      "process 2: quped.lambda_p=3: must be 2, as in process 0",
+    ),
+    (
+      [{"seed": 1, "quped": {"lambda_p": 2}}, {"data": "y"}],
+      "process 2: data='y': must be 'x', as in process 0",
+    ),
+    (
+      [{"seed": 1.0, "quped": {}}, {}],
+      "process 2: quped.lambda_p=None: must be 2, as in process 0; seed=1.0: "
+      "must be 1, as in process 0",
+    ),
+  ],
+)
+def test_the_process_and_the_field_that_differ_are_named(
+  monkeypatch, other, message
+):
+  own = [{"seed": 1, "quped": {"lambda_p": 2}}, {"data": "x"}]
+  monkeypatch.setattr(processes, "_links", Told(own, other))
+  if message is None:
+    processes.check_same(*own)
+    return
+  with pytest.raises(processes.DisagreementError) as caught:
+    processes.check_same(*own)
+  assert str(caught.value) == message
+
+
 def test_one_process_needs_no_others():
   processes.join("localhost:99", 1, 0)
   assert processes.is_first()
@@ -216,3 +335,100 @@ def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
   assert lines == others
   for name in ("accuracy", "held_out_clients", "best_round"):
     assert summary[name] == again[name]
+
+
+SHORT = (
+  "--config=configs/digits.py",
+  "--config.method=fedavg",
+  "--config.clients=4",
+  "--config.bits=32",
+  "--config.steps=1",
+  "--config.batch_size=8",
+  "--config.eval_every=100",
+  "--config.checkpoint_every=100",
+)
+
+
+@pytest.fixture
+def start_two():
+  """Starts two processes, which do not outlive the test."""
+  started = []
+
+  def start_two(workdir, *of_second, settings=SHORT):
+    together = f"--coordinator=localhost:{free_port()}", "--num_processes=2"
+    common = (*settings, f"--workdir={workdir}", *together)
+    two = (
+      start(*common, "--process_id=0"),
+      start(*common, "--process_id=1", *of_second),
+    )
+    started.extend(two)
+    return two
+
+  yield start_two
+  for process in started:
+    with process:
+      process.kill()
+
+
+@pytest.mark.slow
+def test_processes_with_different_settings_are_told_which(tmp_path, start_two):
+  different = "--config.seed=7", "--config.rounds=3", "--restart"
+  for code, _, err in map(finish, start_two(tmp_path / "run", *different)):
+    assert (code, err) == (
+      2,
+      "error: process 1: restart=True: must be False, as in process 0; "
+      "rounds=3: must be 40, as in process 0; seed=7: must be 0, as in process "
+      "0\n",
+    )
+  assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_mistake_in_one_process_ends_the_others(tmp_path, start_two):
+  mistake = "steps=0: must be at least 1"
+  first, second = start_two(tmp_path / "run", "--config.steps=0")
+  assert finish(second)[::2] == (2, f"error: {mistake}\n")
+  began = time.monotonic()
+  code, _, err = finish(first)
+  assert (code, err) == (1, f"error: process 1 has ended: {mistake}\n")
+  assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_processes_end_together_whatever_ends_one(tmp_path, start_two):
+  """Ctrl-C to one, then the same command again, and one is killed."""
+  settings = (*SHORT, "--config.rounds=1000000")
+  folder = tmp_path / "run"
+
+  def saved():
+    manifests = (folder / "checkpoints").glob("round_*[0-9]/manifest.json")
+    return {int(x.parent.name.removeprefix("round_")) for x in manifests}
+
+  def go_on():
+    before = saved()
+    started = start_two(folder, settings=settings)
+    while saved() <= before and not any(map(subprocess.Popen.poll, started)):
+      time.sleep(0.05)
+    return started
+
+  started = go_on()
+  began = time.monotonic()
+  started[1].send_signal(signal.SIGINT)
+  for code, _, err in map(finish, started):
+    assert code == 128 + signal.SIGINT, err
+    assert "stopped by SIGINT: round" in err
+  assert time.monotonic() - began < 60
+  # The round is no multiple of 100 as a rule: it was saved for the signal.
+  last = max(saved())
+  assert f"stopped by SIGINT: round {last} is saved" in err
+
+  first, second = go_on()
+  began = time.monotonic()
+  second.kill()
+  finish(second)
+  code, out, err = finish(first)
+  assert code == 1 and time.monotonic() - began < 60
+  assert f"goes on after round {last}" in out
+  assert err.count("\n") == 1, err
+  assert err.startswith("error: process 1 has ended without a word")
+  assert "is saved in" in err
