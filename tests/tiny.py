@@ -271,13 +271,32 @@ def make_settings(method: str, num_clients: int, **changes) -> qj.Settings:
   return qj.Settings(**{**defaults, **changes})
 
 
+_COMPUTED = ("init", "run_rounds", "run_round", "evaluate")
+
+
+def _explicit(fn):
+  """Calls a function where no array is promoted to a higher rank."""
+
+  @functools.wraps(fn)
+  def call(*args):
+    with jax.numpy_rank_promotion("raise"):
+      return fn(*args)
+
+  return call
+
+
 def assemble(settings: qj.Settings, federation=None, model=None) -> Tiny:
   """Everything of a simulation; nothing is compiled yet."""
   federation = federation or make_federation(COUNTS[: settings.clients])
   model = model or build_clients(settings, federation).model
   traces = Counter(model.apply)
   model = model._replace(apply=traces)
-  simulation, _, _ = qj.build(settings, federation=federation, model=model)
+  with jax.numpy_rank_promotion("raise"):
+    simulation, _, _ = qj.build(settings, federation=federation, model=model)
+  # The library broadcasts explicitly, for users who forbid JAX the rest.
+  simulation = simulation._replace(
+    **{name: _explicit(getattr(simulation, name)) for name in _COMPUTED}
+  )
   return Tiny(
     settings,
     federation,

@@ -32,8 +32,8 @@ def crop_flip(key: jax.Array, images: jax.Array) -> jax.Array:
   padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
   # Rows and columns are looked up, since slices at an offset per image are a
   # slow gather, on accelerators too.
-  rows = offsets[:, :1] + jnp.arange(height)
-  columns = offsets[:, 1:] + jnp.arange(width)
+  rows = offsets[:, :1] + jnp.arange(height)[None]
+  columns = offsets[:, 1:] + jnp.arange(width)[None]
   columns = jnp.where(flips[:, None], columns[:, ::-1], columns)
   image = jnp.arange(batch)[:, None, None]
   return padded[image, rows[:, :, None], columns[:, None, :]]

@@ -159,7 +159,8 @@ class ClientData:
     _, _, shuffled = jax.lax.sort((epoch, bits, sample), num_keys=2)
     step = jnp.arange(steps, dtype=jnp.int32)
     start = (step // per_epoch) * count + (step % per_epoch) * batch_size
-    where = start[:, None] + jnp.arange(batch_size, dtype=jnp.int32)
+    in_batch = jnp.arange(batch_size, dtype=jnp.int32)
+    where = start[:, None] + in_batch[None]
     in_order = shuffled.at[where].get(mode="clip")
     uniform = jax.random.bits(replace_key, (steps, batch_size), jnp.uint32)
     replaced = (uniform % count.astype(jnp.uint32)).astype(jnp.int32)

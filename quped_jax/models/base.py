@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax import errors
 
 # The name of the last layer, a dense one.
@@ -157,6 +158,8 @@ def from_linen(
   def head(params, features):
     layer = params[_HEAD]
     logits = features @ layer["kernel"]
-    return logits + layer["bias"] if "bias" in layer else logits
+    if "bias" not in layer:
+      return logits
+    return logits + jnp.broadcast_to(layer["bias"], logits.shape)
 
   return Model(name, init, apply, is_quantized, features, head)

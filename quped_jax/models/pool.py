@@ -55,7 +55,8 @@ def _pool_forward(inputs):
 
 def _pool_backward(which, cotangent):
   *batch, height, width, channels = cotangent.shape
-  number = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
+  axes = (*(1 for _ in batch), 1, 2, 1, 2, 1)
+  number = jnp.arange(4, dtype=jnp.uint8).reshape(axes)
   chosen = which[..., :, None, :, None, :] == number
   spread = jnp.where(chosen, cotangent[..., :, None, :, None, :], 0)
   return (spread.reshape(*batch, 2 * height, 2 * width, channels),)

@@ -42,7 +42,7 @@ class Transformer(nn.Module):
     place = self.param(
       "place", nn.initializers.normal(0.02), (length, self.width)
     )
-    x = embed(tokens) + place.astype(self.dtype)
+    x = embed(tokens) + place[None].astype(self.dtype)
     for index in range(self.blocks):
       x = self._block(x, f"block_{index}")
     x = nn.LayerNorm(dtype=self.dtype, name="norm")(x[:, -1])

@@ -86,9 +86,15 @@ def channelwise(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   return wrapped
 
 
+def _numbers(codebook: Codebook) -> jax.Array:
+  """The number of each entry of `centers`, from 0: int32, of their shape."""
+  shape = codebook.centers.shape
+  return jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+
+
 def valid(codebook: Codebook) -> jax.Array:
   """Which entries of `centers` are levels: bool, of the shape of `centers`."""
-  return jnp.arange(codebook.max_levels) < codebook.levels[..., None]
+  return _numbers(codebook) < codebook.levels[..., None]
 
 
 def view_centers(codebook: Codebook) -> jax.Array:
@@ -99,7 +105,7 @@ def view_centers(codebook: Codebook) -> jax.Array:
   """
   # Selected by masks and sums, since under vmap a lookup of two entries
   # becomes a gather that crashes XLA on CPU (seen with jaxlib 0.10.2).
-  is_last = jnp.arange(codebook.max_levels) == codebook.levels[..., None] - 1
+  is_last = _numbers(codebook) == codebook.levels[..., None] - 1
   last = jnp.sum(jnp.where(is_last, codebook.centers, 0), -1, keepdims=True)
   return jnp.where(valid(codebook), codebook.centers, last)
 
@@ -307,5 +313,5 @@ def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
     An array of the shape of x with at most `levels` distinct values.
   """
   level = look_up(nearest(x, codebook), codebook)
-  quantized = (codebook.levels > 0) & ~jnp.isnan(x)
+  quantized = jnp.broadcast_to(codebook.levels > 0, x.shape) & ~jnp.isnan(x)
   return jnp.where(quantized, level.astype(x.dtype), x)

@@ -260,7 +260,7 @@ def _narrow(mu, threshold, count, low, width, inside, above):
     inside, later, precision=jax.lax.Precision.HIGHEST
   )
   fraction = jnp.arange(_PARTS + 1, dtype=mu.dtype) / _PARTS
-  edges = low[:, None] + width[:, None] * fraction
+  edges = low[:, None] + width[:, None] * fraction[None]
   pull = _pull(threshold, above, count[:, None], mu.dtype)
   phi = edges - mu[:, None] + pull
   # The first edge at which phi is not negative closes the bracket.

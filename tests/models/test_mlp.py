@@ -39,8 +39,8 @@ def test_values():
   hidden = inputs.reshape(2, 6)
   for name in ("first", "hidden_1"):
     layer = params[name]
-    hidden = np.maximum(hidden @ layer["kernel"] + layer["bias"], 0)
-  expected = hidden @ params["last"]["kernel"] + params["last"]["bias"]
+    hidden = np.maximum(hidden @ layer["kernel"] + layer["bias"][None], 0)
+  expected = hidden @ params["last"]["kernel"] + params["last"]["bias"][None]
   logits, _ = model.apply(params, stats, inputs, True)
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 

@@ -89,7 +89,7 @@ def test_shortcuts_carry_the_input_where_the_residual_is_zero(resnet8):
   )
   hidden = jax.nn.relu(hidden / np.sqrt(1 + 1e-5))
   pooled = hidden[:, ::4, ::4].mean(axis=(1, 2))
-  expected = pooled @ flat["last/kernel"][:16] + flat["last/bias"]
+  expected = pooled @ flat["last/kernel"][:16] + flat["last/bias"][None]
   np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -54,8 +54,9 @@ def make_codebooks(params, bits=None, max_levels=4):
 
 def network(params, stats):
   """Logits, and running means that they depend on."""
-  h = jnp.tanh(INPUTS @ params["first"]["kernel"] + params["first"]["bias"])
-  h = (h - stats["mean"]) @ params["hidden"]["kernel"]
+  bias = params["first"]["bias"][None]
+  h = jnp.tanh(INPUTS @ params["first"]["kernel"] + bias)
+  h = (h - stats["mean"][None]) @ params["hidden"]["kernel"]
   new = {
     "mean": 0.9 * stats["mean"] + 0.1,
     "size": 0.9 * stats["size"] + 0.1 * jnp.mean(h**2),
@@ -313,7 +314,7 @@ def test_with_the_hard_estimator_a_bias_moves_by_the_gradient_at_x_alone():
   }
 
   def dense(params, stats):
-    logits = INPUTS @ params["kernel"] + params["bias"]
+    logits = INPUTS @ params["kernel"] + params["bias"][None]
     return cross_entropy(logits, LABELS), stats
 
   codebooks = init_codebooks(params, lambda name: name == "kernel", 1)

@@ -21,7 +21,10 @@ from quped_jax.quantization.soft_quantizer import (
 
 hard = jax.jit(hard_quantize)
 PARAMS = {
-  "first": {"kernel": jnp.ones((2, 3)) * jnp.arange(3.0), "bias": jnp.ones(3)},
+  "first": {
+    "kernel": jnp.ones((2, 1)) * jnp.arange(3.0)[None],
+    "bias": jnp.ones(3),
+  },
   "hidden": {"kernel": jnp.arange(-4.0, 5.0).reshape(3, 3)},
 }
 

@@ -84,7 +84,7 @@ def not_true_divergence(
     labels: y, int `[batch]`.
     temperature: T, positive.
   """
-  wrong = jnp.arange(first.shape[-1]) != labels[:, None]
+  wrong = jnp.arange(first.shape[-1])[None] != labels[:, None]
 
   def log_shares(logits):
     softened = jnp.where(wrong, logits / temperature, -jnp.inf)

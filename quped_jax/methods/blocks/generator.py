@@ -98,7 +98,7 @@ def ensemble_loss(
     labels: one-hot `[batch, classes]`.
   """
   shares = counts @ labels.T
-  shares /= jnp.maximum(jnp.sum(shares, axis=0), 1)
+  shares /= jnp.maximum(jnp.sum(shares, axis=0, keepdims=True), 1)
   mean = jnp.sum(shares[..., None] * logits, axis=0)
   return jnp.mean(optax.softmax_cross_entropy(mean, labels))
 

@@ -51,7 +51,7 @@ def to_bits(integers: jax.Array, bits: int) -> jax.Array:
     uint8 `[ceil(count * b / 8)]`.
   """
   places = jnp.arange(bits, dtype=jnp.int32)
-  stream = (integers.astype(jnp.int32).reshape(-1, 1) >> places) & 1
+  stream = (integers.astype(jnp.int32).reshape(-1, 1) >> places[None]) & 1
   return jnp.packbits(stream.reshape(-1).astype(jnp.uint8))
 
 
@@ -64,6 +64,7 @@ def from_bits(
     count *= size
   each = jnp.unpackbits(stream, count=count * bits).astype(jnp.int32)
   places = jnp.arange(bits, dtype=jnp.int32)
+  places = jnp.broadcast_to(places, (*shape, bits))
   return jnp.sum(each.reshape(*shape, bits) << places, axis=-1)
 
 

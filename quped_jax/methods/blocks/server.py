@@ -103,7 +103,7 @@ def receive_samples(
     labels: int32 `[clients, max_count]`.
     counts: int32 `[clients]`, how many samples each has; padding follows them.
   """
-  padding = jnp.arange(labels.shape[1]) >= counts[:, None]
+  padding = jnp.arange(labels.shape[1])[None] >= counts[:, None]
   rows = jnp.argsort(padding.reshape(-1), stable=True).astype(jnp.int32)
   pool = Pool(
     inputs.reshape(-1, *inputs.shape[2:]),
