@@ -111,8 +111,8 @@ class _Digest:
 
   def array(self, value: Any) -> None:
     """Adds an array: shape, type and every byte."""
-    if jax.dtypes.issubdtype(
-      getattr(value, "dtype", None), jax.dtypes.prng_key
+    if isinstance(value, jax.Array) and jnp.issubdtype(
+      value.dtype, jax.dtypes.prng_key
     ):
       self.text(jax.random.key_impl(value))
       value = jax.random.key_data(value)
