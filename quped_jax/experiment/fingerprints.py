@@ -51,9 +51,9 @@ def of_network(model: Model, federation: Federation) -> str:
   """A hash of how a network computes, and of what of it is quantized.
 
   It depends on the operations that JAX traces: layers, activations, constants,
-  the initial weights' distribution, and the form of convolutions. Names do not
-  matter, except those of parameters, and neither do derivatives, if a network
-  defines its own.
+  the initial weights' distribution, the form of convolutions, and derivatives,
+  such as a network may define for itself. Names do not matter, except those of
+  parameters.
 
   Args:
     model: the network.
@@ -66,13 +66,15 @@ def of_network(model: Model, federation: Federation) -> str:
   key = jax.eval_shape(lambda: jax.random.key(0))
   digest.function(model.init, key, inputs)
   params, stats = jax.eval_shape(model.init, key, inputs)
-  for train in (False, True):
-    digest.function(
-      lambda *args, train=train: apply(*args, train),
-      params,
-      stats,
-      inputs,
+  digest.function(lambda *args: apply(*args, False), params, stats, inputs)
+
+  def train(params, stats, inputs):
+    logits, pull_back, stats = jax.vjp(
+      lambda params: apply(params, stats, inputs, True), params, has_aux=True
     )
+    return logits, stats, pull_back(jnp.ones_like(logits))
+
+  digest.function(train, params, stats, inputs)
   for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]:
     name = codebook_tree.path_name(path)
     digest.text((name, bool(model.is_quantized(name))))

@@ -17,6 +17,7 @@ import types
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
@@ -99,6 +100,10 @@ class _Walk:
       self._all([x for pair in value.items() for x in pair])
     elif isinstance(value, (set, frozenset)):
       self._text(*sorted(map(repr, value)))
+    elif isinstance(value, jax.Array) and jnp.issubdtype(
+      value.dtype, jax.dtypes.prng_key
+    ):
+      self._all([str(jax.random.key_impl(value)), jax.random.key_data(value)])
     elif isinstance(value, (np.ndarray, jax.Array)):
       x = np.asarray(value)
       self._text(x.shape, x.dtype, x.tobytes().hex())

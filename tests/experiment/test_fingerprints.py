@@ -135,6 +135,20 @@ def test_networks_that_differ_have_other_fingerprints(change):
   assert network(**change) != network()
 
 
+def test_derivatives_of_networks_count():
+  def activation(slope):
+    @jax.custom_vjp
+    def step(x):
+      return (x > 0).astype(x.dtype)
+
+    step.defvjp(lambda x: (step(x), x), lambda x, g: (slope * g,))
+    return step
+
+  first, second = (network(activation=activation(s)) for s in (1.0, 2.0))
+  assert first != second
+  assert network(activation=activation(1.0)) == first
+
+
 def test_constants_of_networks_count_with_their_values():
   scales = [np.full(8, 2, np.float32), np.full(8, 3, np.float32)]
   first, second = (network(scale=scale) for scale in scales)

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from quped_jax.methods.code import code_hash
@@ -159,6 +160,15 @@ def test_closures_count():
 
   assert code_hash(make(0.1)) == code_hash(make(0.1))
   assert code_hash(make(0.1)) != code_hash(make(0.2))
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.numpy.float32, str])
+def test_values_of_closures_count(make):
+  def function(value):
+    return lambda x: (x, value)
+
+  first, same, other = (code_hash(function(make(x))) for x in (1, 1, 2))
+  assert first == same != other
 
 
 def test_code_without_a_source_has_a_hash():
