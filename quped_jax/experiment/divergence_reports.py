@@ -1,5 +1,6 @@
 """What a run reports of clients that diverged, and when it ends for that."""
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -11,7 +12,12 @@ from quped_jax.simulation import divergence as divergence_lib
 from quped_jax.simulation.divergence import IN_A_ROW, DivergenceReport
 from quped_jax.simulation.state import SimulationState
 
-_ADVICE = "a smaller learning_rate may help"
+# Options of methods whose servers take steps of their own.
+_SERVER_RATES = (
+  "server_learning_rate",
+  "distill_learning_rate",
+  "generator_learning_rate",
+)
 
 
 class DivergenceError(RuntimeError):
@@ -37,7 +43,7 @@ def check_divergence(
     DivergenceError: the run ends; see there.
   """
   now = _reports(state)
-  _check_server(state)
+  _check_server(settings, state)
   before = {x.client: x.undone for x in known}
   new = [x for x in now if x.undone > before.get(x.client, 0)]
   if not new:
@@ -48,7 +54,7 @@ def check_divergence(
   if first:
     warnings.warn(
       f"round {int(state.round)}: {_names(first)} diverged and the round is "
-      f"undone for them; {_ADVICE}",
+      f"undone for them; {_advice(settings, state)}",
       stacklevel=3,
     )
   return now
@@ -77,12 +83,39 @@ def _reports(state: SimulationState) -> list[DivergenceReport]:
   return divergence_lib.divergence_reports(*found)
 
 
-def _check_server(state: SimulationState) -> None:
+def _server_rates(settings: Settings) -> str:
+  """The step sizes of the method's server, as they are set; "" if none."""
+  options = settings.options()
+  return " and ".join(
+    f"{settings.method}.{name}={getattr(options, name)}"
+    for name in _SERVER_RATES
+    if hasattr(options, name)
+  )
+
+
+def _advice(settings: Settings, state: SimulationState) -> str:
+  """Which step size is to blame: the clients', or that of the server."""
+  step, everyone = float(state.monitor.server_step), int(state.monitor.lost) > 0
+  steps_by_rate = hasattr(settings.options(), "server_learning_rate")
+  if everyone and steps_by_rate and step > divergence_lib.LONG_SERVER_STEP:
+    times = f"{step:.2g}" if math.isfinite(step) else "over 1e19"
+    return (
+      f"before that the server moved its model {times} times as far as the "
+      f"longest message; a smaller {_server_rates(settings)} may help"
+    )
+  return (
+    f"a smaller learning_rate may help (learning_rate={settings.learning_rate})"
+  )
+
+
+def _check_server(settings: Settings, state: SimulationState) -> None:
   failed = int(state.monitor.failed)
   if failed >= 0:
+    rates = _server_rates(settings)
     raise DivergenceError(
       f"round {1 + failed}: what the server made of the messages is not "
       "finite; its state is left as it was before"
+      + (f"; a smaller {rates} may help" if rates else "")
     )
 
 
@@ -91,7 +124,7 @@ def _check_clients(
 ) -> None:
   """Ends the run if it was to end, or if every client diverged for long."""
   round_, who = int(state.round), _names([x.client for x in new])
-  advice = f"{_ADVICE} (learning_rate={settings.learning_rate})"
+  advice = _advice(settings, state)
   if settings.on_divergence == "raise":
     raise DivergenceError(
       f"round {1 + min(x.last for x in new)}: {who} diverged, and "

@@ -250,6 +250,7 @@ class Changes(TypedDict, total=False):
   plausible: Plausible
   averages: bool
   robust: Robust | None
+  server_steps: bool
   global_model: GlobalModelOf | None
   start: Start | None
   begin_finetune: BeginFinetune | None
@@ -283,6 +284,8 @@ class FederatedMethod(NamedTuple):
     robust: `(server, {cohort: aggregate}, center, context) -> {cohort:
       aggregate}`, by which a median or a trimmed mean can replace what the
       server computes from sums, for a method that does not just average.
+    server_steps: whether the server moves the global model by a step size of
+      its own, so that it can be the server that diverges.
     global_model: `(server, cohort) -> (params, stats, model)`; None if there
       is no such model.
     start: `(server, spec, cohort) -> (GlobalModel, model)`, from which a new
@@ -304,6 +307,7 @@ class FederatedMethod(NamedTuple):
   plausible: Plausible = anything
   averages: bool = False
   robust: Robust | None = None
+  server_steps: bool = False
   global_model: GlobalModelOf | None = None
   start: Start | None = None
   begin_finetune: BeginFinetune | None = None

@@ -187,4 +187,6 @@ def make_fedavg(
     # With momentum, the server would move even if the mean is zero.
     return messages.if_heard(aggregates, new, server)
 
-  return method.replace(init_server=init_server, server_update=server_update)
+  return method.replace(
+    init_server=init_server, server_update=server_update, server_steps=True
+  )

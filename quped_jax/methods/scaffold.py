@@ -227,5 +227,6 @@ def make_scaffold(
     averages=False,
     robust=robust,
     server_update=server_update,
+    server_steps=True,
     variants=variants,
   )

@@ -35,6 +35,9 @@ TIMES_MEDIAN = 100.0
 # A loss below LARGE_LOSS is never too large; one between the two is if it is so
 # many times the median. Clients that join a well-trained model have large ones.
 LARGE_LOSS = 1e3
+# A mean is at most as long as the longest message, and with momentum 0.9 ten
+# times as long: a server whose step is longer went further than it was told.
+LONG_SERVER_STEP = 20.0
 _TIMES_MEDIAN_LOSS = 1e3
 
 # Rounds in a row after which a client is reported, or a run is given up.
@@ -82,6 +85,8 @@ class DivergenceMonitor(NamedTuple):
     over: bool `[]`, whether that was ever enough to give up.
     failed: int32 `[]`, the first round after which the server's state would not
       have been finite, and was therefore left as it was; -1 for none.
+    server_step: float32 `[]`, how long the server's last step was, in units of
+      the longest message that it heard; 0 if it only adds a mean.
   """
 
   norms: Any
@@ -92,6 +97,7 @@ class DivergenceMonitor(NamedTuple):
   lost_clients: Any
   over: Any
   failed: Any
+  server_step: Any
 
 
 class Tally(NamedTuple):
@@ -137,6 +143,7 @@ def new_monitor(calibrated: bool) -> DivergenceMonitor:
     lost_clients=nothing,
     over=jnp.bool_(False),
     failed=nothing - 1,
+    server_step=jnp.float32(0),
   )
 
 
@@ -174,6 +181,34 @@ def median(counts: jax.Array) -> jax.Array:
   place = jnp.argmax(below >= below[-1] - below)
   value = jnp.exp2((place + 1 - _MIDDLE) / _PER_OCTAVE)
   return jnp.where(below[-1] > 0, value, jnp.inf).astype(jnp.float32)
+
+
+def longest(counts: jax.Array) -> jax.Array:
+  """The upper end of a histogram's last bin that is not empty; 0 if all are."""
+  place = _BINS - 1 - jnp.argmax(counts[::-1] > 0)
+  value = jnp.exp2((place + 1 - _MIDDLE) / _PER_OCTAVE)
+  return jnp.where(jnp.any(counts > 0), value, 0.0).astype(jnp.float32)
+
+
+def server_step(old: list, new: list, norms: jax.Array) -> jax.Array:
+  """The longest step of a server's models, in units of the longest message.
+
+  Args:
+    old: the parameters of each model before it.
+    new: those after it.
+    norms: int32 `[bins]`, of the messages that it heard.
+
+  Returns:
+    float32 `[]`; 0 if there are no models, or all messages have the norm 0.
+  """
+  if not old:
+    return jnp.float32(0)
+  moves = [
+    _norm(jax.tree.map(jnp.subtract, a, b))
+    for a, b in zip(new, old, strict=True)
+  ]
+  step, unit = jnp.max(jnp.stack(moves)), longest(norms)
+  return jnp.where(unit > 0, step / jnp.where(unit > 0, unit, 1.0), 0.0)
 
 
 def limit_of(monitor: DivergenceMonitor, max_norm: float) -> jax.Array:
@@ -285,7 +320,12 @@ def _added(counts, more) -> jax.Array:
 
 
 def after_round(
-  monitor: DivergenceMonitor, tally: Tally, num_clients: int, failed, round_
+  monitor: DivergenceMonitor,
+  tally: Tally,
+  num_clients: int,
+  failed,
+  round_,
+  step: Any = 0.0,
 ) -> DivergenceMonitor:
   """The monitor after a round, or after the one that is run for norms alone.
 
@@ -295,6 +335,7 @@ def after_round(
     num_clients: of the federation.
     failed: whether the server's new state is not finite.
     round_: the round's number.
+    step: the length of the server's step, see `server_step`.
   """
   alone = (tally.heard == 0) & (tally.diverged > 0)
   lost = jnp.where(tally.heard > 0, 0, monitor.lost + alone)
@@ -312,6 +353,9 @@ def after_round(
     jnp.asarray(lost_clients, jnp.int32),
     monitor.over | ((lost >= IN_A_ROW) & (lost_clients >= enough)),
     jnp.asarray(jnp.where(first, round_, monitor.failed), jnp.int32),
+    jnp.asarray(
+      jnp.where(tally.heard > 0, step, monitor.server_step), jnp.float32
+    ),
   )
 
 

@@ -124,7 +124,7 @@ class Engine:
     context = self._server_context(state, federation.public)
     return context._replace(client_id=client_id, spec=spec)
 
-  def _update(self, state, federation, population, cohort, client_id, client):
+  def update(self, state, federation, population, cohort, client_id, client):
     """A client's round: what it downloads, and its ClientResult."""
     context = self.client_context(
       population, federation.public, state.key, state.round, client_id
@@ -160,7 +160,7 @@ class Engine:
     def step(client_id, slot):
       client, _, record = slot
       about = self._about(state, federation, population, client_id)
-      _, result = self._update(
+      _, result = self.update(
         state, federation, population, cohort, client_id, client
       )
       samples = federation.train.of_client(client_id).count
@@ -194,7 +194,7 @@ class Engine:
       return clients, (), records
 
     def part(client):
-      _, result = self._update(
+      _, result = self.update(
         state, federation, population, cohort, members[0], client
       )
       about = self._about(state, federation, population, members[0])
@@ -214,14 +214,6 @@ class Engine:
     return api.Collected(
       jnp.where(sent, self.layout.gather(members), -1), parts, weights
     )
-
-  def traffic(self, state, federation, population, cohort):
-    """A client's state, what it downloads and what it sends; for shapes."""
-    client = jax.tree.map(lambda x: x[0], state.clients[cohort])
-    download, result = self._update(
-      state, federation, population, cohort, jnp.int32(0), client
-    )
-    return client, download, result.message
 
   def present(self, key, round_, population) -> jax.Array:
     """Who takes part in a round, bool `[clients]`."""
@@ -260,16 +252,26 @@ class Engine:
     context = self._server_context(state, public)
     # Unchanged if nobody was heard.
     server = self.method.server_update(state.server, aggregates, context)
+    step = divergence_lib.server_step(
+      self._stepping(state.server), self._stepping(server), tally.norms
+    )
     fine = divergence_lib.sound(server)
     server = divergence_lib.keep(fine, server, state.server)
     state = state._replace(
       server=server,
       round=state.round + state.monitor.calibrated,
       monitor=divergence_lib.after_round(
-        state.monitor, tally, self.num_clients, ~fine, state.round
+        state.monitor, tally, self.num_clients, ~fine, state.round, step
       ),
     )
     return state, metrics | tally.metrics
+
+  def _stepping(self, server):
+    """The parameters that the server moves by a step size of its own."""
+    model = self.method.global_model
+    if model is None or not self.method.server_steps:
+      return []
+    return [model(server, cohort)[0] for cohort in self.sizes]
 
   def zeros(self, state, federation, population):
     """{cohort: the carry when nobody has been heard}."""

@@ -103,12 +103,15 @@ def _client_shapes(
   engine: Engine, abstract, federation, population, cohort
 ) -> tuple[Any, Any, Any]:
   """The shapes of a client's state, download and message."""
-  return jax.eval_shape(
-    lambda s, f, p: engine.traffic(s, f, p, cohort),
-    abstract,
-    federation,
-    population,
-  )
+
+  def traffic(state, federation, population):
+    client = jax.tree.map(lambda x: x[0], state.clients[cohort])
+    download, result = engine.update(
+      state, federation, population, cohort, jnp.int32(0), client
+    )
+    return client, download, result.message
+
+  return jax.eval_shape(traffic, abstract, federation, population)
 
 
 def _collected_bytes(engine: Engine, abstract, federation, population) -> int:

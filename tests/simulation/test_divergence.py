@@ -313,9 +313,51 @@ def test_a_server_whose_step_is_not_finite_ends_the_run(monkeypatch):
 
   monkeypatch.setitem(qj.methods.METHODS, "fedavg", entry._replace(make=make))
   with (
-    pytest.raises(qj.DivergenceError, match="round 2: what the server made"),
+    pytest.raises(
+      qj.DivergenceError,
+      match="round 2: what the server made.*fedavg.server_learning_rate=1.0",
+    ),
   ):
     run("fedavg", 0.05, rounds=3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_a_servers_step_is_measured_by_the_longest_message(scale):
+  norms = known((0.5 * scale, 2 * scale)).norms
+  old = {"w": jnp.zeros(4), "b": jnp.ones(2)}
+  new = {"w": jnp.full(4, 3 * scale), "b": jnp.ones(2)}
+  step = divergence.server_step([old], [new], norms)
+  # The norm 6 against 2, to the width of a bin.
+  assert 3 / 2 ** (1 / 4) - 1e-3 <= step <= 3.001
+  nothing = jnp.zeros_like(norms)
+  assert divergence.server_step([old], [new], nothing) == 0
+
+
+def test_the_length_of_the_last_step_that_was_taken_is_kept():
+  monitor = divergence.after_round(known(), tally(1, 0), 4, False, 3, 7.0)
+  assert monitor.server_step == 7
+  monitor = divergence.after_round(monitor, tally(0, 1), 4, False, 4, 0.0)
+  assert monitor.server_step == 7
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+@pytest.mark.parametrize(
+  ("method", "rate"), [("fedavg", 1e4), ("scaffold", 1e30)]
+)
+def test_clients_are_not_blamed_for_the_servers_step(method, rate):
+  options = {method: {"server_learning_rate": rate}}
+  with pytest.raises(qj.DivergenceError, match="every client") as error:
+    run(method, 0.05, rounds=6, eval_every=1, method_options=options)
+  assert "the server moved its model" in str(error.value)
+  assert f"{method}.server_learning_rate={rate}" in str(error.value)
+  assert "(learning_rate=" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:round .* diverged")
+def test_the_server_is_not_blamed_for_the_clients_steps():
+  with pytest.raises(qj.DivergenceError, match="every client") as error:
+    run("fedavg", 1e6, rounds=4, others=1e6)
+  assert "server" not in str(error.value)
 
 
 @pytest.mark.filterwarnings("ignore:round .* diverged")
@@ -343,9 +385,9 @@ HOW = {
 }
 
 
-def run(method, bad, rounds=3, **changes):
+def run(method, bad, rounds=3, others=0.05, **changes):
   """A run of 5 clients, of which client 2 has a step size of its own."""
-  rates = [0.05] * 5
+  rates = [others] * 5
   rates[2] = bad
   given = tiny.make_settings(
     method,
