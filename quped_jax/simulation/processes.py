@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from quped_jax import checks
-from quped_jax.simulation import roster
+from quped_jax.simulation import keeper, roster
 from quped_jax.simulation.links import Line, Links
 
 # The most bytes of an address.
@@ -80,7 +80,10 @@ def join(
       )
     }
   with _link(process_id, lines, num_processes).together():
+    before = keeper.connections()
     jax.distributed.initialize(coordinator, num_processes, process_id)
+    if process_id == 0:
+      keeper.keep(before)
 
 
 def _serve(coordinator: str, port: int) -> socket.socket:
@@ -111,6 +114,7 @@ def join_cluster(*, timeout: float = 300.0) -> None:
     ValueError: an environment that JAX does not know, or processes that do not
       answer.
   """
+  before = keeper.connections()
   try:
     jax.distributed.initialize()
   except ValueError as error:
@@ -121,6 +125,8 @@ def join_cluster(*, timeout: float = 300.0) -> None:
   count, here = jax.process_count(), jax.process_index()
   if count == 1:
     return
+  if here == 0:
+    keeper.keep(before)
   with contextlib.ExitStack() as stack:
     server = None
     if here == 0:

@@ -396,7 +396,7 @@ def test_a_mistake_in_one_process_ends_the_others(tmp_path, start_two):
 
 @pytest.mark.slow
 def test_processes_end_together_whatever_ends_one(tmp_path, start_two):
-  """Ctrl-C to one, then the same command again, and one is killed."""
+  """Ctrl-C to one; and the same command again, where one is killed."""
   settings = (*SHORT, "--config.rounds=1000000")
   folder = tmp_path / "run"
 
@@ -422,13 +422,15 @@ def test_processes_end_together_whatever_ends_one(tmp_path, start_two):
   last = max(saved())
   assert f"stopped by SIGINT: round {last} is saved" in err
 
-  first, second = go_on()
-  began = time.monotonic()
-  second.kill()
-  finish(second)
-  code, out, err = finish(first)
-  assert code == 1 and time.monotonic() - began < 60
-  assert f"goes on after round {last}" in out
-  assert err.count("\n") == 1, err
-  assert err.startswith("error: process 1 has ended without a word")
-  assert "is saved in" in err
+  for killed in (0, 1):
+    started = go_on()
+    began = time.monotonic()
+    started[killed].kill()
+    ends = [finish(process) for process in started]
+    assert time.monotonic() - began < 60
+    assert f"goes on after round {last}" in ends[0][1]
+    code, _, err = ends[1 - killed]
+    assert (code, err.count("\n")) == (1, 1), err
+    lost = f"error: process {killed} has ended without a word"
+    assert err.startswith(lost) and f"is saved in {folder}" in err
+    last = max(saved())
