@@ -13,6 +13,7 @@ from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison.identities import identities
 from quped_jax.experiment.comparison.plan import Run
+from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import run as run_experiment
 from quped_jax.files.checkpoint import Checkpoints
@@ -61,7 +62,7 @@ def to_do(runs: Sequence[Run], *, restart: bool = False) -> list[Pending]:
   pending, others = [], []
   for run, here in zip(runs, identities(runs), strict=True):
     differ = identity.differences(identity.recorded(run.folder, here), here)
-    finished = (run.folder / "summary.json").is_file()
+    finished = is_finished(run)
     if differ and (finished or Checkpoints(run.folder, here)):
       others.append((run, differ))
     if differ or not finished:
@@ -109,6 +110,7 @@ def run_missing(
   *,
   quiet: bool = False,
   restart: bool = False,
+  may_diverge: bool = False,
 ) -> int:
   """Runs those that are not done, and says after each how long is left.
 
@@ -118,11 +120,14 @@ def run_missing(
     say: prints a line.
     quiet: whether the progress within each run is hidden.
     restart: see `to_do`.
+    may_diverge: whether a run that ends because it diverges is left unfinished,
+      and the next one begins.
 
   Returns:
     How many were run.
 
   Raises:
+    DivergenceError: a run diverged that may not.
     ValueError: settings that do not fit each other or the data, or folders with
       results of other runs, before any run starts.
   """
@@ -134,7 +139,13 @@ def run_missing(
   for number, (run, resume) in enumerate(found, 1):
     started = time.perf_counter()
     display = Display(label=run.title, lines=2, quiet=quiet)
-    start(run.settings, run.folder, display=display, resume=resume)
+    try:
+      start(run.settings, run.folder, display=display, resume=resume)
+    except DivergenceError as error:
+      if not may_diverge:
+        raise
+      say(f"[{number}/{len(pending)}] {run.title}: {error}")
+      continue
     now = time.perf_counter()
     next_one = now - started
     if run.row not in seconds:
@@ -165,6 +176,11 @@ def minutes(seconds: float) -> str:
   """Seconds as minutes and seconds, such as 3:07."""
   whole = round(seconds)
   return f"{whole // 60}:{whole % 60:02d}"
+
+
+def is_finished(run: Run) -> bool:
+  """Whether a run's folder holds results."""
+  return (run.folder / "summary.json").is_file()
 
 
 def summary_of(run: Run) -> dict[str, Any]:

@@ -235,18 +235,22 @@ def _make_trial(
 
 
 def score(run: Run) -> float:
-  """A finished run's accuracy on validation data; NaN if training failed."""
+  """A run's accuracy on validation data; NaN if it diverged."""
+  if not runs_lib.is_finished(run):
+    return math.nan
   primary_variant = runs_lib.summary_of(run)["primary_variant"]
   value = runs_lib.history_of(run)[-1][f"validation/{primary_variant}"]
   return math.nan if value is None else value
 
 
 def _seconds(run: Run) -> float:
+  if not runs_lib.is_finished(run):
+    return 0.0
   return runs_lib.summary_of(run)["timing"]["total_seconds"]
 
 
 def records(trials: list[Trial]) -> list[dict[str, Any]]:
-  """What was tried and how well it did, a record per finished trial."""
+  """What was tried and how well it did, a record per trial."""
   return [
     {
       "method": trial.row.method,
@@ -326,7 +330,9 @@ def tune(
   trials = make_trials(config, workdir)
   all_runs = [run for trial in trials for run in trial.runs]
   # Quiet: a run's own display shows accuracy on test data.
-  runs_lib.run_missing(all_runs, start, say, quiet=True, restart=restart)
+  runs_lib.run_missing(
+    all_runs, start, say, quiet=True, restart=restart, may_diverge=True
+  )
   tried = records(trials)
   chosen = best(trials, tried)
   budget = {k: v for k, v in config["tune"].items() if k != "spaces"}

@@ -7,6 +7,7 @@ import math
 
 import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from configs import compare_digits
 from quped_jax import methods
@@ -31,16 +32,14 @@ def test_every_row_tries_the_same_number_of_settings(tmp_path):
 
 
 @hypothesis.given(
-  hypothesis.strategies.lists(
-    hypothesis.strategies.integers(1, 6), min_size=0, max_size=3
-  ),
-  hypothesis.strategies.data(),
-  hypothesis.strategies.text(min_size=1),
+  st.lists(st.integers(1, 6), min_size=0, max_size=3),
+  st.data(),
+  st.text(min_size=1),
 )
 def test_each_value_of_a_setting_is_tried_equally_often(sizes, data, name):
   space = {f"s{i}": tuple(range(size)) for i, size in enumerate(sizes)}
   # Up to the whole grid, where there is hardly a choice.
-  trials = data.draw(hypothesis.strategies.integers(1, math.prod(sizes)))
+  trials = data.draw(st.integers(1, math.prod(sizes)))
   drawn = tune.draw("space", space, trials, name)
   assert len(drawn) == len({tune.describe(point) for point in drawn}) == trials
   for setting, values in space.items():
