@@ -11,7 +11,12 @@ import numpy as np
 
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import deploy, dispatch, divergence_reports
+from quped_jax.experiment import (
+  deploy,
+  dispatch,
+  divergence_reports,
+  given_state,
+)
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
@@ -98,7 +103,7 @@ def run(
       settings, federation=federation, model=model, workdir=workdir
     )
     deploy.check(made, workdir, model_given=model is not None)
-    _check_state(settings, state)
+    given_state.check_state(made, state)
     own = identity_lib.of(made, settings, begun=state is not None)
     _check_processes(settings, own, state, resume=resume)
     job = _Job.of(made, settings, own, workdir, display, anew=not resume)
@@ -184,14 +189,6 @@ def _check_processes(
     "version of jax": jax.__version__,
   }
   processes.check_same({**given, **told}, identity)
-
-
-def _check_state(settings: Settings, state: SimulationState | None) -> None:
-  if state is not None and int(state.round) >= settings.rounds:
-    raise ValueError(
-      f"rounds={settings.rounds}: must be more than {int(state.round)}, the "
-      "rounds that the state has behind it"
-    )
 
 
 def _restore(

@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+import quped_jax as qj
 from configs import compare_digits
 from quped_jax import methods
 from quped_jax.experiment.comparison import plan, tune
@@ -176,6 +177,28 @@ def test_a_trial_whose_training_failed_is_not_chosen(tmp_path):
     config, tmp_path, small.Stub(validation), lambda line: None
   )
   assert chosen == {"local_32": {"learning_rate": 0.2}}
+
+
+def test_a_trial_that_diverges_ends_neither_the_tuning_nor_is_chosen(tmp_path):
+  class Diverging(small.Stub):
+    def __call__(self, settings, folder, **how):
+      if settings.learning_rate[0] == 0.1:
+        self.folders.append(folder)
+        raise qj.DivergenceError("every client diverged")
+      super().__call__(settings, folder, **how)
+
+  config = small.make_config(
+    methods=("local",), bits=("32",), tune={"trials": 4}
+  )
+  lines: list[str] = []
+  start = Diverging(lambda settings: settings.learning_rate[0])
+  chosen = tune.tune(config, tmp_path, start, lines.append)
+  assert chosen == {"local_32": {"learning_rate": 0.2}}
+  assert len(start.folders) == 4
+  assert any("every client diverged" in line for line in lines)
+  written = json.loads((tmp_path / "tune.json").read_text())["trials"]
+  scores = {t["settings"]["learning_rate"]: t["validation"] for t in written}
+  assert scores == {0.02: 0.02, 0.05: 0.05, 0.1: None, 0.2: 0.2}
 
 
 @pytest.mark.parametrize(
