@@ -104,7 +104,9 @@ def run(
     )
     deploy.check(made, workdir, model_given=model is not None)
     given_state.check_state(made, state)
-    own = identity_lib.of(made, settings, begun=state is not None)
+    own: identity_lib.Identity = {}
+    if workdir is not None or jax.process_count() > 1:
+      own = identity_lib.of(made, settings, begun=state is not None)
     _check_processes(settings, own, state, resume=resume)
     job = _Job.of(made, settings, own, workdir, display, anew=not resume)
     set_note(job.saver.note)
