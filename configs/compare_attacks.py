@@ -14,6 +14,7 @@ from configs import digits
 # Those that can take a trimmed mean.
 _ROBUST = (
   "fedavg",
+  "fedavg_ft",
   "fedprox",
   "per_fedavg",
   "pfedme",

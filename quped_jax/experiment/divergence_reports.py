@@ -94,10 +94,18 @@ def _server_rates(settings: Settings) -> str:
 
 
 def _advice(settings: Settings, state: SimulationState) -> str:
-  """Which step size is to blame: the clients', or that of the server."""
+  """What is to blame: what clients report, or a step size, and whose."""
+  if 0 < int(state.monitor.undone) == int(state.monitor.refused):
+    return (
+      "they send what is not believed: a weight that is not from 0 to their "
+      "number of training samples, or a report that no honest client makes"
+    )
   step, everyone = float(state.monitor.server_step), int(state.monitor.lost) > 0
-  steps_by_rate = hasattr(settings.options(), "server_learning_rate")
-  if everyone and steps_by_rate and step > divergence_lib.LONG_SERVER_STEP:
+  if (
+    everyone
+    and _server_rates(settings)
+    and step > divergence_lib.LONG_SERVER_STEP
+  ):
     times = f"{step:.2g}" if math.isfinite(step) else "over 1e19"
     return (
       f"before that the server moved its model {times} times as far as the "
@@ -114,7 +122,7 @@ def _check_server(settings: Settings, state: SimulationState) -> None:
     rates = _server_rates(settings)
     raise DivergenceError(
       f"round {1 + failed}: what the server made of the messages is not "
-      "finite; its state is left as it was before"
+      "finite or has a negative variance; its state is left as it was before"
       + (f"; a smaller {rates} may help" if rates else "")
     )
 

@@ -5,7 +5,8 @@ statistics of a shared model's quantized form belong to one precision: a 1-bit
 and a 4-bit form of the same weights have different ones. The server therefore
 holds one set for each precision, and averages what it hears of each among the
 clients that have this precision. A precision of which it hears nothing keeps
-the set that it has.
+the set that it has; before it has heard of one, the statistics of the model
+itself stand in.
 
 A client receives and sends the set of its own precision alone. The server knows
 every client's precision, so a message need not name it.
@@ -47,6 +48,20 @@ class ByPrecision(NamedTuple):
   weights: Any
 
 
+class Held(NamedTuple):
+  """The sets that a server holds.
+
+  Attributes:
+    values: tree of arrays `[precisions, ...]`; first those of 1 bit, then those
+      of 2 bits, and so on.
+    heard: float32 `[precisions]`, in how many rounds each was heard of; where
+      it is 0, the values mean nothing yet.
+  """
+
+  values: Any
+  heard: Any
+
+
 def is_of_precision(node: Any) -> bool:
   """Whether a node is an OfPrecision."""
   return isinstance(node, OfPrecision)
@@ -57,35 +72,51 @@ def is_by_precision(node: Any) -> bool:
   return isinstance(node, ByPrecision)
 
 
-def begin(value: Any, precisions: int) -> Any:
-  """What a server holds at first, the same for every precision.
+def begin(value: Any, precisions: int) -> Held:
+  """What a server holds at first: it has heard of no precision.
 
   Args:
     value: tree of arrays `[...]`.
     precisions: how many precisions it tells apart.
+  """
+  values = jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (precisions, *jnp.shape(x))), value
+  )
+  return Held(values, jnp.zeros(precisions, jnp.float32))
+
+
+def known(held: Held, otherwise: Any) -> Any:
+  """The sets that are in use.
+
+  Args:
+    held: what the server holds.
+    otherwise: tree of arrays `[...]`, for a precision not heard of yet.
 
   Returns:
     Tree of arrays `[precisions, ...]`.
   """
-  return jax.tree.map(
-    lambda x: jnp.broadcast_to(x, (precisions, *jnp.shape(x))), value
-  )
+
+  def one(x, y):
+    heard = (held.heard > 0).reshape(-1, *(1,) * jnp.ndim(y))
+    return jnp.where(heard, x, jnp.asarray(y)[None])
+
+  return jax.tree.map(one, held.values, otherwise)
 
 
-def take(held: Any, bits: jax.Array, otherwise: Any) -> OfPrecision:
+def take(held: Held, bits: jax.Array, otherwise: Any) -> OfPrecision:
   """What a client receives of the sets that a server holds.
 
   Args:
-    held: tree of arrays `[precisions, ...]`.
+    held: what the server holds.
     bits: the client's precision, int32 `[]`.
-    otherwise: tree of arrays `[...]`, what it receives if the server holds no
-      set for its precision, as for full precision.
+    otherwise: tree of arrays `[...]`, what it receives if the server has not
+      heard of its precision, or does not tell it apart, as full precision.
   """
-  precisions = jax.tree.leaves(held)[0].shape[0]
-  known = bits <= precisions
+  precisions = held.heard.shape[0]
+  apart = bits <= precisions
   slot = jnp.clip(bits - 1, 0, precisions - 1)
   value = jax.tree.map(
-    lambda x, y: jnp.where(known, x[slot], y), held, otherwise
+    lambda x, y: jnp.where(apart, x[slot], y), known(held, otherwise), otherwise
   )
   return OfPrecision(value, precisions)
 
@@ -139,17 +170,39 @@ def map_parts(
   )
 
 
-def mean(heard: ByPrecision) -> Any:
-  """The mean part of each precision; zero for one of which nothing was heard.
+def share(total: jax.Array, weight: jax.Array) -> jax.Array:
+  """A total divided by its weight; 0 where that is 0."""
+  heard = weight > 0
+  result = total / jnp.where(heard, weight, 1.0)
+  return jnp.where(heard, result, 0.0).astype(total.dtype)
 
-  Returns:
-    Tree of arrays `[precisions, ...]`.
+
+def mean(heard: ByPrecision) -> Held:
+  """The mean part of each precision, and which were heard of.
+
+  As a difference from what the server holds: the mean of a precision of which
+  nothing was heard is zero.
   """
+  values = jax.tree.map(
+    lambda total: share(
+      total, heard.weights.reshape(-1, *(1,) * (total.ndim - 1))
+    ),
+    heard.totals,
+  )
+  return Held(values, (heard.weights > 0).astype(jnp.float32))
 
-  def one(total):
-    weights = heard.weights.reshape(-1, *(1,) * (total.ndim - 1))
-    known = weights > 0
-    share = total / jnp.where(known, weights, 1.0)
-    return jnp.where(known, share, 0.0).astype(total.dtype)
 
-  return jax.tree.map(one, heard.totals)
+def add(held: Held, difference: Held, otherwise: Any) -> Held:
+  """The sets after a round.
+
+  Args:
+    held: before it.
+    difference: the mean difference from what clients received.
+    otherwise: what they received of a precision not heard of before.
+  """
+  values = jax.tree.map(
+    lambda x, d: (x + d).astype(x.dtype),
+    known(held, otherwise),
+    difference.values,
+  )
+  return Held(values, held.heard + difference.heard)

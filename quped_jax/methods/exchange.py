@@ -27,9 +27,9 @@ class GlobalModel(NamedTuple):
     params: w.
     stats: the batch-norm statistics.
     quantized_stats: those of its quantized forms. The server holds a set for
-      each precision, arrays `[precisions, ...]`; a client receives and sends
-      that of its own, an OfPrecision. None if the model is not quantized or has
-      no such statistics.
+      each precision, see `by_precision.Held`; a client receives and sends that
+      of its own, an `OfPrecision`. None if the model is not quantized or has no
+      such statistics.
   """
 
   params: Any

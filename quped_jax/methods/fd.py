@@ -174,8 +174,9 @@ def make_fd(
   def plausible(message, samples):
     del samples  # A sample counts as often as it is drawn.
     drawn = training.steps * training.batch_size
-    return reports.are_counts(message.counts, drawn) & (
-      reports.are_probabilities(message.sums, message.counts)
+    return Outputs(
+      sums=reports.are_probabilities(message.sums, message.counts),
+      counts=reports.are_counts(message.counts, drawn),
     )
 
   return method.replace(

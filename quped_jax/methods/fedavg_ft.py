@@ -10,6 +10,10 @@ Quantized clients take alternating steps from w, with the levels that stay with
 them; their quantized model is the adapted one at the levels that these steps
 lead to.
 
+Optimizer states: that of the weights starts afresh each round, with the
+download; that of the levels stays with the client; that of the server's
+optimizer stays at the server.
+
 The gradient evaluations of a round are those of training. Whoever uses the
 adapted model takes `adapt_steps` steps more, once.
 

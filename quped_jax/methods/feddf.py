@@ -114,19 +114,19 @@ def follow(student: api.GlobalModel, stats: Any) -> Any:
     stats: its statistics after it.
 
   Returns:
-    Tree of arrays `[precisions, ...]`; None if there are none.
+    What the server then holds; None if there are none.
   """
   if student.quantized_stats is None:
     return None
+  held = student.quantized_stats
   # The statistics of each precision move alike.
-  moved = trees.difference(stats, student.stats)
   difference = jax.tree.map(
-    lambda x, d: jnp.broadcast_to(d, x.shape), student.quantized_stats, moved
+    lambda x, d: jnp.broadcast_to(d, x.shape),
+    held.values,
+    trees.difference(stats, student.stats),
   )
-  zero = jax.tree.map(jnp.zeros_like, student._replace(quantized_stats=None))
-  return messages.add(
-    student, zero._replace(quantized_stats=difference)
-  ).quantized_stats
+  moved = messages.keep_variances(difference, held.values)
+  return held._replace(values=jax.tree.map(jnp.add, held.values, moved))
 
 
 def make_feddf(
@@ -274,4 +274,5 @@ def make_feddf(
     robust=robust,
     global_model=global_model,
     start=start,
+    server_steps=True,
   )

@@ -93,7 +93,13 @@ def from_linen(
     trains; its `apply`, if the module draws random numbers in training.
   """
   call = _TOLD.intersection(inspect.signature(type(module).__call__).parameters)
-  fields = _TOLD.intersection(f.name for f in dataclasses.fields(module))
+  # An argument takes precedence, and other things may have these names too.
+  fields = {
+    f.name
+    for f in dataclasses.fields(module)
+    if f.name in _TOLD - call
+    and isinstance(getattr(module, f.name, None), (bool, type(None)))
+  }
 
   def told(names, train: bool) -> dict[str, Any]:
     return {n: train if n in _IN_TRAINING else not train for n in names}

@@ -84,9 +84,11 @@ class DivergenceMonitor(NamedTuple):
       once per round.
     over: bool `[]`, whether that was ever enough to give up.
     failed: int32 `[]`, the first round after which the server's state would not
-      have been finite, and was therefore left as it was; -1 for none.
+      have been sound, and was therefore left as it was; -1 for none.
     server_step: float32 `[]`, how long the server's last step was, in units of
-      the longest message that it heard; 0 if it only adds a mean.
+      the longest message that it heard; 0 for a method without `server_steps`.
+    refused: int32 `[]`, how many of the rounds that were undone had a finite
+      message that was not believed, for its weight or what it reports.
   """
 
   norms: Any
@@ -98,6 +100,7 @@ class DivergenceMonitor(NamedTuple):
   over: Any
   failed: Any
   server_step: Any
+  refused: Any
 
 
 class Tally(NamedTuple):
@@ -108,12 +111,15 @@ class Tally(NamedTuple):
     diverged: float32 `[]`, clients whose round is undone.
     norms: int32 `[bins]`, histogram of the norms of messages.
     losses: int32 `[bins]`, histogram of the clients' losses.
+    refused: float32 `[]`, those of `diverged` whose finite message is not
+      believed.
   """
 
   heard: Any
   diverged: Any
   norms: Any
   losses: Any
+  refused: Any = 0.0
 
   @property
   def metrics(self) -> dict[str, jax.Array]:
@@ -144,6 +150,7 @@ def new_monitor(calibrated: bool) -> DivergenceMonitor:
     over=jnp.bool_(False),
     failed=nothing - 1,
     server_step=jnp.float32(0),
+    refused=nothing,
   )
 
 
@@ -277,9 +284,10 @@ def judge(
   fine = norm <= limit_of(monitor, max_norm)  # False for NaN, and infinity:
   fine &= jnp.isfinite(norm)
   weight = jnp.asarray(result.weight, jnp.float32)
-  fine &= (weight >= 0) & (weight <= jnp.asarray(samples, jnp.float32))
+  believed = (weight >= 0) & (weight <= jnp.asarray(samples, jnp.float32))
   for part in jax.tree.leaves(plausible):
-    fine &= part
+    believed &= part
+  fine &= believed
   losses = jnp.zeros(_BINS, jnp.int32)
   if "loss" in result.metrics:
     loss = jnp.asarray(result.metrics["loss"], jnp.float32)
@@ -292,6 +300,7 @@ def judge(
     jnp.float32(~fine & monitor.calibrated),
     jnp.where(noted, _bin(norm), 0),
     jnp.where(noted, losses, 0),
+    jnp.float32(~believed & jnp.isfinite(norm) & monitor.calibrated),
   )
 
 
@@ -356,6 +365,7 @@ def after_round(
     jnp.asarray(
       jnp.where(tally.heard > 0, step, monitor.server_step), jnp.float32
     ),
+    monitor.refused + jnp.asarray(tally.refused, jnp.int32),
   )
 
 

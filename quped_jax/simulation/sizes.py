@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax.data.federation import Federation
+from quped_jax.methods import by_precision
 from quped_jax.simulation import memory as memory_lib
 from quped_jax.simulation.round import Engine
 from quped_jax.simulation.state import Population
@@ -64,7 +65,9 @@ def measure(
     for cohort, trees in shapes.items()
   }
   weights = [len(members) for members in ids.values()]
-  own, down, up = np.average(list(sizes.values()), axis=0, weights=weights)
+  bits = np.asarray(population.spec.bits)
+  means = [sizes[c] - _unused(shapes[c], bits[ids[c]]) for c in ids]
+  own, down, up = np.average(means, axis=0, weights=weights)
   most = np.max(list(sizes.values()), axis=0).astype(int)
   collected = _collected_bytes(engine, abstract, federation, population)
   steps = [
@@ -89,6 +92,29 @@ def measure(
     if not (sizes[cohort][2] or message is None or message == ())
   )
   return Sizes(estimate, int(own * sum(weights)), float(down), float(up), empty)
+
+
+def _unused(trees: Any, bits: np.ndarray) -> np.ndarray:
+  """Bytes of trees that clients of a cohort do not use, on average over them.
+
+  Args:
+    trees: shapes of what a client has, receives and sends.
+    bits: the clients' precisions.
+
+  Returns:
+    `[trees]`: a part for a precision is nothing to a client whose precision the
+    server does not tell apart, though all clients have the same arrays.
+  """
+
+  def of_tree(tree):
+    parts = jax.tree.leaves(tree, is_leaf=by_precision.is_of_precision)
+    return sum(
+      memory_lib.nbytes(part) * np.mean(bits > part.precisions)
+      for part in parts
+      if by_precision.is_of_precision(part)
+    )
+
+  return np.array([of_tree(tree) for tree in trees])
 
 
 def _abstract_state(engine: Engine, ids, federation, population) -> Any:

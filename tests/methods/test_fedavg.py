@@ -242,8 +242,8 @@ def test_the_quantized_model_has_statistics_of_its_own(normed):
   made, before, state = normed
   if made.settings.method == "fedavg":
     # What the 1-bit client sent; at full precision nothing is sent of them.
-    new = shared_model(state).quantized_stats
-    old = shared_model(before).quantized_stats
+    new = shared_model(state).quantized_stats.values
+    old = shared_model(before).quantized_stats.values
     assert tiny.largest_difference(new, old) > 1e-2
     plain = shared_model(state).stats["BatchNorm_1"]
     own = tiny.client(new, 0)["BatchNorm_1"]

@@ -248,3 +248,27 @@ def test_from_linen_says_that_it_cannot_drop_out():
   params, stats = model.init(jax.random.key(0), jnp.ones((3, 2)))
   with pytest.raises(ValueError, match="'mine' does"):
     model.apply(params, stats, jnp.ones((3, 2)), True)
+
+
+def test_from_linen_leaves_a_field_alone_that_is_told_otherwise():
+  class Merged(nn.Module):
+    """As flax has it: a field or an argument, never both."""
+
+    use_running_average: bool | None = None
+    training: str = "a plan"  # Something else of this name.
+
+    @nn.compact
+    def __call__(self, x, use_running_average=None):
+      average = nn.merge_param(
+        "use_running_average", self.use_running_average, use_running_average
+      )
+      assert self.training == "a plan"
+      return nn.Dense(2, name="last")(nn.BatchNorm(average)(x))
+
+  model = models.from_linen(Merged(), "mine")
+  inputs = jnp.arange(6.0).reshape(3, 2)
+  params, stats = model.init(jax.random.key(0), inputs)
+  _, moved = model.apply(params, stats, inputs, True)
+  assert not np.array_equal(
+    moved["BatchNorm_0"]["mean"], stats["BatchNorm_0"]["mean"]
+  )

@@ -118,8 +118,9 @@ def test_without_steps_their_quantized_model_has_the_servers_statistics():
   state, _ = assembly.simulation.run_rounds(assembly.simulation.init(0), 2)
   before = assembly.evaluate_held_out(state)
   model = state.server.model
-  zero = jax.tree.map(jnp.zeros_like, model.quantized_stats)
-  server = state.server._replace(model=model._replace(quantized_stats=zero))
+  held = model.quantized_stats
+  other = held._replace(values=jax.tree.map(jnp.ones_like, held.values))
+  server = state.server._replace(model=model._replace(quantized_stats=other))
   after = assembly.evaluate_held_out(state._replace(server=server))
   np.testing.assert_array_equal(before["personalized"], after["personalized"])
   assert not np.array_equal(before["quantized"], after["quantized"])

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from quped_jax.data.federation import Batch
 from quped_jax.methods import api, by_precision
@@ -25,7 +26,7 @@ from quped_jax.methods.blocks import local_steps, messages, requirements, trees
 from quped_jax.methods.blocks.personal import add_mean, model_of
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model
-from quped_jax.quantization import alternating
+from quped_jax.quantization import alternating, codebook_tree
 from quped_jax.quantization.alternating import Learner, Objective
 
 
@@ -55,7 +56,7 @@ def begin(
 ) -> api.GlobalModel:
   """A server's fresh model, with statistics for each precision."""
   params, stats = model.init(key, inputs)
-  quantized = training.precisions and jax.tree.leaves(stats)
+  quantized = jax.tree.leaves(stats) and training.quantizes(model, params)
   return api.GlobalModel(
     params,
     stats,
@@ -97,8 +98,19 @@ def model_after(learner: Learner, shared: api.GlobalModel) -> api.GlobalModel:
 
 
 def difference(learner: Learner, shared: api.GlobalModel) -> api.GlobalModel:
-  """How far a learner has moved from a client's copy of the shared model."""
-  return trees.difference(model_after(learner, shared), shared)
+  """How far a learner has moved from a client's copy of the shared model.
+
+  A second set that the server does not average, as at full precision, says
+  nothing: it must not count in the message's length.
+  """
+  moved = trees.difference(model_after(learner, shared), shared)
+  if moved.quantized_stats is None:
+    return moved
+  counts = codebook_tree.is_quantized(learner.codebooks)
+  own = jax.tree.map(
+    lambda d: jnp.where(counts, d, jnp.zeros_like(d)), moved.quantized_stats
+  )
+  return moved._replace(quantized_stats=own)
 
 
 def quantized_model(

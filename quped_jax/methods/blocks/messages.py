@@ -32,8 +32,7 @@ def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
   totals = [a.total for a in aggregates.values()]
 
   def mean(total, leaf):
-    share = total / jnp.where(weight > 0, weight, 1.0)
-    return jnp.where(weight > 0, share, 0.0).astype(leaf.dtype)
+    return by_precision.share(total, weight).astype(leaf.dtype)
 
   return by_precision.map_parts(
     mean,
@@ -46,31 +45,38 @@ def mean_message(aggregates: Mapping[str, Aggregate], like: Any) -> Any:
 def add(model: GlobalModel, difference: GlobalModel) -> GlobalModel:
   """A model with a difference added, of which no variance becomes negative.
 
+  Args:
+    model: the server's.
+    difference: the mean difference, see `mean_message`.
+  """
+  params: Any = optax.apply_updates(model.params, difference.params)
+  stats: Any = optax.apply_updates(
+    model.stats, keep_variances(difference.stats, model.stats)
+  )
+  held, moved = model.quantized_stats, difference.quantized_stats
+  if held is None or moved is None:
+    return GlobalModel(params, stats, held)
+  base = by_precision.known(held, model.stats)
+  moved = moved._replace(values=keep_variances(moved.values, base))
+  return GlobalModel(params, stats, by_precision.add(held, moved, model.stats))
+
+
+def keep_variances(difference: Any, stats: Any) -> Any:
+  """Limits a difference of statistics so that no variance becomes negative.
+
   An honest client's variances cannot make one negative, but false messages and
   noise can.
 
   Args:
-    model: its variances are statistics named `var`, as in flax.
-    difference: a tree like the model.
+    difference: what is to be added to the statistics.
+    stats: variances are named `var`, as in flax.
   """
 
   def keep(path, d, s):
     is_variance = path_name(path).split("/")[-1] == "var"
     return jnp.maximum(d, -s) if is_variance else d
 
-  def limited(differences, stats):
-    return jax.tree_util.tree_map_with_path(keep, differences, stats)
-
-  moved: Any = optax.apply_updates(
-    model,
-    difference._replace(
-      stats=limited(difference.stats, model.stats),
-      quantized_stats=limited(
-        difference.quantized_stats, model.quantized_stats
-      ),
-    ),
-  )
-  return moved
+  return jax.tree_util.tree_map_with_path(keep, difference, stats)
 
 
 def if_heard(aggregates: Mapping[str, Aggregate], new: Any, old: Any) -> Any:

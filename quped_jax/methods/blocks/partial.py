@@ -19,7 +19,7 @@ import optax
 
 from quped_jax.data.federation import ClientData
 from quped_jax.methods import api, by_precision
-from quped_jax.methods.blocks import averaging, local_steps, messages, trees
+from quped_jax.methods.blocks import averaging, local_steps, messages
 from quped_jax.methods.blocks.personal import add_mean
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
@@ -69,6 +69,9 @@ def divide(
     if by_precision.is_of_precision(tree):
       value = prune(tree.value, predicate, keep)
       return dataclasses.replace(tree, value=value)
+    if isinstance(tree, by_precision.Held):
+      heard = optax.MaskedNode() if keep else tree.heard
+      return by_precision.Held(prune(tree.values, predicate, keep), heard)
     return prune(tree, predicate, keep)
 
   shared, own = (
@@ -131,7 +134,7 @@ def partial_method(
 
   def init_server(key, inputs):
     server = base.init_server(key, inputs)
-    if not jax.tree.leaves(parts(server)[0]):
+    if not jax.tree.leaves(parts(server)[0].params):
       raise ValueError(
         f"method={name!r}: must share a part of the model, but all parameters "
         f"of model={model.name!r} are each client's own"
@@ -152,10 +155,11 @@ def partial_method(
     learner, metrics = train(
       averaging.resume(training, whole, client.levels), data, context
     )
-    shared, own = parts(averaging.model_after(learner, whole))
+    _, own = parts(averaging.model_after(learner, whole))
+    shared, _ = parts(averaging.difference(learner, whole))
     return api.ClientResult(
       PartialClient(own, averaging.keep(learner)),
-      trees.difference(shared, download),
+      shared,
       messages.client_weight(weighting, data),
       metrics,
     )
@@ -163,6 +167,11 @@ def partial_method(
   def server_update(server, aggregates, context):
     shared, initial = parts(server)
     return merge(add_mean(shared, aggregates, context), initial)
+
+  def start(server, spec, cohort):
+    del spec, cohort
+    # Its own part is untrained, and so are the statistics of all that follows.
+    return server._replace(quantized_stats=None), model
 
   def quantized_model(whole, client, data, context):
     learner = averaging.resume(training, whole, client.levels)
@@ -187,4 +196,5 @@ def partial_method(
     variants=variants,
     primary_variant="quantized" if quantized else "personalized",
     global_model=None,
+    start=start,
   )

@@ -43,7 +43,7 @@ class Training(NamedTuple):
   outer_level: float | None = None
   recalibration_batches: int = 10
   loss: Callable[[jax.Array, jax.Array], jax.Array] = distill.cross_entropy
-  momentum: float | None = 0.0
+  momentum: float | None = None
 
   @property
   def precisions(self) -> int:
@@ -63,11 +63,15 @@ class Training(NamedTuple):
       params, stats, self.codebooks(model, params, bits)
     )
 
-  def codebooks(self, model: Model, params: Any, bits: Any) -> Any:
-    """Codebooks fitted to a model; none if nothing in it is quantized."""
+  def quantizes(self, model: Model, params: Any) -> bool:
+    """Whether any client may quantize anything of a model."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     names = [codebook_tree.path_name(path) for path, _ in leaves]
-    if self.max_levels is None or not any(map(model.is_quantized, names)):
+    return self.max_levels is not None and any(map(model.is_quantized, names))
+
+  def codebooks(self, model: Model, params: Any, bits: Any) -> Any:
+    """Codebooks fitted to a model; none if nothing in it is quantized."""
+    if not self.quantizes(model, params):
       return codebook_tree.full_precision(params)
     return codebook_tree.init_codebooks(
       params,

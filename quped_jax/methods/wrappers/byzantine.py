@@ -6,7 +6,7 @@ sent with every value in its neighbour's place, by which a soft label names
 another class; and if that would be noticed too, as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -79,6 +79,35 @@ def _choose(conditions: Any, new: Any, old: Any) -> Any:
   return jax.tree.map(choose, conditions, new, old)
 
 
+def _best_lie(
+  true: Any, lies: Sequence[Any], plausible: Callable[[Any], Any]
+) -> Any:
+  """The last lie in all parts in which it is believed, else one before it.
+
+  Args:
+    true: the true message, which stands where no lie is believed.
+    lies: false messages.
+    plausible: `message -> bools`, in a tree with which its structure begins.
+  """
+  parts, structure = jax.tree.flatten(plausible(true))
+
+  def holds(message):
+    found = jax.tree.leaves(plausible(message))
+    return jnp.all(jnp.stack([jnp.asarray(part) for part in found]))
+
+  def believed(lie, index):
+    """Whether a part of a lie is, beside what else is true."""
+    only = structure.unflatten([i == index for i in range(len(parts))])
+    return holds(_choose(only, lie, true))
+
+  best = true
+  for lie in lies:
+    alone = [believed(lie, index) for index in range(len(parts))]
+    best = _choose(structure.unflatten(alone), lie, best)
+  # What is believed part by part may not be so as a whole.
+  return _choose(holds(best), best, true)
+
+
 def with_byzantine_clients(
   method: api.FederatedMethod, first: int, attack: str, scale: float
 ) -> api.FederatedMethod:
@@ -100,10 +129,12 @@ def with_byzantine_clients(
     key = jax.random.fold_in(context.key, random_keys.ATTACK)
     true = result.message
     false = _FALSE[attack](true, key, scale)
-    for second in (_shifted(true), true):
-      believed = method.plausible(false, data.train.count)
-      false = _choose(believed, false, second)
+    best = _best_lie(
+      true,
+      [_shifted(true), false],
+      lambda message: method.plausible(message, data.train.count),
+    )
     lies = context.client_id >= first
-    return result._replace(message=_choose(lies, false, true))
+    return result._replace(message=_choose(lies, best, true))
 
   return method.replace(client_update=client_update)

@@ -192,9 +192,9 @@ def with_privacy(
     message = clip(message, bound)
     return method.receive(server, message, 1.0, context, cohort)
 
-  def by_precision_of(sums):
+  def by_precision_of(received, sums):
     """Divided by expected numbers: who sent what must stay private."""
-    precisions = jax.tree.leaves(sums)[0].shape[0]
+    precisions = received.weights.shape[0]
     numbers = [expected.get(bits, 0.0) for bits in range(1, precisions + 1)]
     return by_precision.ByPrecision(sums, jnp.asarray(numbers, jnp.float32))
 
@@ -210,7 +210,7 @@ def with_privacy(
     )
     mean = by_precision.map_parts(
       lambda t, sums: (sums / everyone).astype(t.dtype),
-      lambda _, sums: by_precision_of(sums),
+      by_precision_of,
       heard,
       noisy,
     )

@@ -1,8 +1,8 @@
 """Averages that tolerate a few false messages.
 
-Each wraps a method whose server takes the mean of the clients' messages
-(`FederatedMethod.averages`) over all cohorts, or the first two one that says
-what they mean to it (`FederatedMethod.robust`):
+Each wraps a method whose server takes the mean of the clients' messages over
+all cohorts (`FederatedMethod.averages`). The first two also wrap a method that
+says how it uses them in place of its sums (`FederatedMethod.robust`):
 
   median             of each coordinate, over the clients that sent a message
   trimmed mean       of each coordinate, without its smallest and largest values
@@ -79,7 +79,7 @@ def check_robust(
   if method.robust is not None:
     raise ValueError(
       f"{field}: must be 'mean', 'median' or 'trimmed_mean' with "
-      f"method={name!r}, whose clients send more than a model"
+      f"method={name!r}, whose messages are not just a model"
     )
   check_averages(method, name, field, "'mean'")
 
@@ -159,9 +159,12 @@ def trimmed_mean(messages: Any, sent: jax.Array, trim: float) -> Any:
   # It must not turn a share just below a half into a half.
   cuts = np.minimum(cuts, np.maximum(counts - 1, 0) // 2)
 
+  # All who lie may have one precision: there, as many are left out.
+  most = jnp.asarray(cuts)[jnp.sum(sent)]
+
   def average(x, sent):
     count = jnp.sum(sent)
-    cut = jnp.asarray(cuts)[count]
+    cut = jnp.minimum(most, jnp.maximum(count - 1, 0) // 2)
     return _mean_of_ranks(x, sent, cut, count - cut)
 
   return _over_senders(average, messages, sent)

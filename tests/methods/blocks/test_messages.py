@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quped_jax.methods import api
+from quped_jax.methods import api, by_precision
 from quped_jax.methods.blocks import messages
 from tests import tiny
 from tests.methods import toy
@@ -87,16 +87,21 @@ def test_what_replaces_the_mean_is_the_mean_message():
 
 
 def test_no_message_makes_a_variance_negative():
-  stats = {"norm": {"var": jnp.array([0.1, 0.2]), "mean": jnp.array([1.0])}}
-  moved = {"norm": {"var": jnp.array([0.3, -0.3]), "mean": jnp.array([-9.0])}}
+  stats = {"norm": {"var": jnp.array([0.1, 0.2])}}
+  moved = {"norm": {"var": jnp.array([0.3, -0.3])}}
   # A parameter may have any name.
   params = {"var": jnp.array([1.0])}
-  model = api.GlobalModel(params, stats, {"var": jnp.array([[1.0], [2.0]])})
-  difference = api.GlobalModel(
-    {"var": jnp.array([-3.0])}, moved, {"var": jnp.array([[-0.5], [-7.0]])}
+  held = by_precision.Held(
+    {"norm": {"var": jnp.array([[1.0, 1.0], [2.0, 2.0]])}}, jnp.ones(2)
   )
+  model = api.GlobalModel(params, stats, held)
+  change = by_precision.Held(
+    {"norm": {"var": jnp.array([[-0.5, 0.0], [-7.0, 1.0]])}}, jnp.ones(2)
+  )
+  difference = api.GlobalModel({"var": jnp.array([-3.0])}, moved, change)
   new = messages.add(model, difference)
   np.testing.assert_allclose(new.stats["norm"]["var"], [0.4, 0.0])
-  np.testing.assert_array_equal(new.stats["norm"]["mean"], [-8.0])
   np.testing.assert_array_equal(new.params["var"], [-2.0])
-  np.testing.assert_array_equal(new.quantized_stats["var"], [[0.5], [0.0]])
+  np.testing.assert_array_equal(
+    new.quantized_stats.values["norm"]["var"], [[0.5, 1.0], [0.0, 3.0]]
+  )

@@ -9,6 +9,7 @@ import quped_jax as qj
 from quped_jax.methods import api
 from quped_jax.methods.blocks import label_outputs, quantized_labels
 from quped_jax.methods.fedgen import FedgenMessage
+from quped_jax.methods.fedgkt import FedgktMessage
 from quped_jax.methods.wrappers import byzantine
 from tests import tiny
 from tests.methods import toy
@@ -98,11 +99,20 @@ def test_no_lie_is_one_that_the_server_sees_through(attack):
   bits = quantized_labels.encode(soft, 1)
   sent = lie("cfd", bits, attack=attack)
   np.testing.assert_array_equal(sent, jnp.roll(bits, 1))
-  # These are as they are, since any change would be noticed.
+  # The sums are of other outputs; of the counts any change would be noticed.
   labels = jnp.arange(40) % 4
   outputs = label_outputs.collect(jnp.eye(4)[labels][:37], labels[:37])
   sent = lie("fd", outputs, attack=attack)
-  assert tiny.largest_difference(sent, outputs) == 0
+  np.testing.assert_array_equal(sent.sums, jnp.roll(outputs.sums, 1, axis=1))
+  np.testing.assert_array_equal(sent.counts, outputs.counts)
+  # Features and logits may be anything, labels are those of other samples.
+  labels = jnp.arange(23, dtype=jnp.int32) % 4
+  message = FedgktMessage(
+    jnp.ones((23, 8)), jnp.ones((23, 4)), labels, jnp.int32(23)
+  )
+  sent = lie("fedgkt", message, attack=attack)
+  np.testing.assert_array_equal(sent.labels, jnp.roll(labels, 1))
+  assert sent.count == 23 and not np.any(np.asarray(sent.features) == 1)
 
 
 @pytest.mark.parametrize(

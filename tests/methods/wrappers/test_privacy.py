@@ -102,7 +102,9 @@ def test_what_is_averaged_by_precision_has_a_divisor_for_each():
   """Known numbers alone divide, whoever took part."""
   size = 2000
   server = model(1e3, 200)._replace(
-    quantized_stats={"var": jnp.full((3, size), 1e3)}
+    quantized_stats=by_precision.Held(
+      {"var": jnp.full((3, size), 1e3)}, jnp.ones(3)
+    )
   )
   own = by_precision.OfPrecision({"var": jnp.full(size, 0.01)}, 3)
   message = model(0.0, 200)._replace(quantized_stats=own)
@@ -123,7 +125,7 @@ def test_what_is_averaged_by_precision_has_a_divisor_for_each():
 
   def after(method, heard):
     new = method.server_update(server, {COHORT: heard}, at_server())
-    return np.asarray(new.quantized_stats["var"]) - 1e3
+    return np.asarray(new.quantized_stats.values["var"]) - 1e3
 
   # Divided by 1 of 1 bit and 0.5 of 2 bits; of 3 bits there is nobody.
   heard = total([1, 1, 1, 2, 32])
@@ -376,3 +378,16 @@ def test_a_missing_accountant_is_an_error_before_data_is_loaded(monkeypatch):
   settings = qj.Settings(**BASE, rounds=1234, data_dir="/nowhere")
   with pytest.raises(ImportError, match="dp_clip: needs .* dp-accounting"):
     assemble(settings)
+
+
+def test_a_second_set_that_never_travels_needs_no_divisor():
+  """FedBN's statistics are all each client's own."""
+  held = by_precision.Held({}, jnp.ones(2))
+  server = model(1e3, 200)._replace(quantized_stats=held)
+  own = by_precision.OfPrecision({}, 2)
+  message = model(0.0, 200)._replace(quantized_stats=own)
+  method = adding(expected={1: 1.0, 2: 1.0})
+  about = at_server()._replace(spec=api.ClientSpec(jnp.int32(1)))
+  heard = method.receive(None, message, 1.0, about, COHORT)
+  new = method.server_update(server, {COHORT: heard}, at_server())
+  assert new.quantized_stats.values == {}

@@ -11,7 +11,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
-from quped_jax.methods import api
+from quped_jax.methods import api, by_precision
 from quped_jax.methods.wrappers import robust
 from tests import tiny
 from tests.methods import toy
@@ -557,3 +557,24 @@ def test_5_of_50_clients_spoil_the_mean_alone(method, attack):
     for name in ("median", "trimmed_mean"):
       accuracy = digits_run(**size, **lie, aggregation=name, seed=seed)
       assert accuracy > clean - 0.03, (name, seed)
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
+def test_parts_by_precision_are_averaged_among_their_senders(name):
+  """All who lie may have one precision: there, as many are left out."""
+  bits = np.array([1, 1, 1, 2, 2, 2, 2, 2, 32, 32])
+  values = np.array([1.0, 2.0, 9.0, 3.0, -50.0, 4.0, 50.0, 5.0, 7.0, 8.0])
+  messages = jax.vmap(
+    lambda v, b: by_precision.split(
+      {"s": by_precision.OfPrecision(jnp.full(2, v), 3)}, b
+    )
+  )(jnp.asarray(values), jnp.asarray(bits))
+  sent = jnp.ones(10, bool)
+  if name == "median":
+    found = robust.median(messages, sent)["s"]
+  else:
+    # One of ten at either end, so one of five and one of three.
+    found = robust.trimmed_mean(messages, sent, 0.1)["s"]
+  np.testing.assert_allclose(found.totals[0], [2.0, 2.0])
+  np.testing.assert_allclose(found.totals[1], [4.0, 4.0])
+  np.testing.assert_array_equal(found.weights, [1.0, 1.0, 0.0])
