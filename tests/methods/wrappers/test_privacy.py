@@ -101,13 +101,13 @@ def test_cohorts_share_one_noise_and_the_divisor_is_fixed():
 def test_what_is_averaged_by_precision_has_a_divisor_for_each():
   """Known numbers alone divide, whoever took part."""
   size = 2000
-  server = model(1e3, 200)._replace(
-    quantized_stats=by_precision.Held(
-      {"var": jnp.full((3, size), 1e3)}, jnp.ones(3)
-    )
+  server = api.GlobalModel(
+    jnp.zeros(3),
+    {"var": jnp.full(size, 1e3)},
+    by_precision.Held({"var": jnp.full((3, size), 1e3)}, jnp.ones(3)),
   )
   own = by_precision.OfPrecision({"var": jnp.full(size, 0.01)}, 3)
-  message = model(0.0, 200)._replace(quantized_stats=own)
+  message = api.GlobalModel(jnp.zeros(3), {"var": jnp.zeros(size)}, own)
   method = adding(expected={32: 3.0, 1: 1.0, 2: 0.5}, noise=0.0)
 
   def total(senders, weight=7.0):
@@ -383,9 +383,9 @@ def test_a_missing_accountant_is_an_error_before_data_is_loaded(monkeypatch):
 def test_a_second_set_that_never_travels_needs_no_divisor():
   """FedBN's statistics are all each client's own."""
   held = by_precision.Held({}, jnp.ones(2))
-  server = model(1e3, 200)._replace(quantized_stats=held)
+  server = api.GlobalModel(jnp.zeros(3), {}, held)
   own = by_precision.OfPrecision({}, 2)
-  message = model(0.0, 200)._replace(quantized_stats=own)
+  message = api.GlobalModel(jnp.ones(3), {}, own)
   method = adding(expected={1: 1.0, 2: 1.0})
   about = at_server()._replace(spec=api.ClientSpec(jnp.int32(1)))
   heard = method.receive(None, message, 1.0, about, COHORT)
