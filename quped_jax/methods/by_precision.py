@@ -170,7 +170,7 @@ def map_parts(
   )
 
 
-def share(total: jax.Array, weight: jax.Array) -> jax.Array:
+def share(total: jax.Array, weight: Any) -> jax.Array:
   """A total divided by its weight; 0 where that is 0."""
   heard = weight > 0
   result = total / jnp.where(heard, weight, 1.0)
