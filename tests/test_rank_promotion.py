@@ -49,8 +49,6 @@ def logits(name, inputs, **options):
   "call",
   [
     lambda: quantized_step("tensor", "l1"),
-    lambda: quantized_step("tensor", "l2"),
-    lambda: quantized_step("channel", "l1"),
     lambda: quantized_step("channel", "l2"),
     lambda: augment.crop_flip(jax.random.key(0), images(4, 6, 6, 1)),
     lambda: jax.grad(lambda x: jnp.sum(pool.max_pool_2x2(x)))(
