@@ -362,8 +362,8 @@ def after_round(
     jnp.asarray(lost_clients, jnp.int32),
     monitor.over | ((lost >= IN_A_ROW) & (lost_clients >= enough)),
     jnp.asarray(jnp.where(first, round_, monitor.failed), jnp.int32),
-    jnp.asarray(
-      jnp.where(tally.heard > 0, step, monitor.server_step), jnp.float32
+    jnp.where(tally.heard > 0, step, monitor.server_step).astype(
+      monitor.server_step.dtype
     ),
     monitor.refused + jnp.asarray(tally.refused, jnp.int32),
   )

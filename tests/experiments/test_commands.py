@@ -210,7 +210,14 @@ def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
   # In the fine-tuning phase the model is the quantized one.
   assert accuracy["quantized"] == accuracy["personalized"]
 
-  other = ("centralized", *shared, f"--workdir={full}", "--config.rounds=1")
+  other = (
+    "centralized",
+    *shared,
+    f"--workdir={full}",
+    "--config.bits=32",
+    "--config.rounds=1",
+    "--config.finetune_at=0",
+  )
   before = (full / "model.safetensors").read_bytes()
   done = command(*other)
   assert done.returncode == 2
