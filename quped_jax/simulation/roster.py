@@ -16,6 +16,8 @@ from quped_jax.simulation.links import Line
 
 # Seconds between two attempts to reach process 0.
 _RETRY = 0.2
+# Seconds more than its timeout that process 0 is given to answer.
+_GRACE = 5.0
 # The most bytes of a report.
 _REPORT_BYTES = 256
 
@@ -179,7 +181,7 @@ def report(
     address: host and port of process 0.
     num_processes: how many processes there are.
     process_id: which one this is.
-    timeout: seconds to wait.
+    timeout: seconds to wait for process 0, and then for the others.
 
   Returns:
     The line to process 0.
@@ -197,7 +199,9 @@ def report(
       continue
     line = Line(connection)
     line.send(told)
-    connection.settimeout(left)
+    # Process 0 waits as long from when it began, perhaps just now: whoever
+    # hangs up before it would be missing too.
+    connection.settimeout(timeout + min(timeout, _GRACE))
     answer = next(line.received(), None)
     if answer == "":
       connection.settimeout(None)
