@@ -107,7 +107,9 @@ def run(
     own: identity_lib.Identity = {}
     if workdir is not None or jax.process_count() > 1:
       own = identity_lib.of(made, settings, begun=state is not None)
-    _check_processes(settings, own, state, resume=resume)
+    _check_processes(
+      settings, own, state, resume=resume, written=workdir is not None
+    )
     job = _Job.of(made, settings, own, workdir, display, anew=not resume)
     set_note(job.saver.note)
     try:
@@ -180,6 +182,7 @@ def _check_processes(
   state: SimulationState | None,
   *,
   resume: bool,
+  written: bool,
 ) -> None:
   """Raises a ValueError if processes were not told to do the same."""
   given = settings.to_dict()
@@ -187,6 +190,8 @@ def _check_processes(
   del given["data_dir"]
   told = {
     "restart": not resume,
+    # All save and restore together, though the first alone writes.
+    "a workdir is given": written,
     "rounds of the state": None if state is None else int(state.round),
     "version of jax": jax.__version__,
   }

@@ -267,13 +267,15 @@ def records(trials: list[Trial]) -> list[dict[str, Any]]:
 def best(trials: list[Trial], tried: list[dict[str, Any]]) -> dict[str, Any]:
   """Each row's best trial, the first of equals, as {method_bits: overrides}.
 
+  A row of which every trial diverged has none.
+
   Args:
     trials: all trials.
     tried: their records, see `records`.
   """
   result, scores = {}, {}
   for trial, record in zip(trials, tried, strict=True):
-    value = np.nan_to_num(record["validation"], nan=-1.0)
+    value = record["validation"]  # NaN, which is above nothing, if it diverged.
     if value > scores.get(trial.row.name, -math.inf):
       scores[trial.row.name] = value
       result[trial.row.name] = unflatten(trial.settings)

@@ -196,6 +196,8 @@ def test_a_trial_that_diverges_ends_neither_the_tuning_nor_is_chosen(tmp_path):
   assert chosen == {"local_32": {"learning_rate": 0.2}}
   assert len(start.folders) == 4
   assert any("every client diverged" in line for line in lines)
+  nothing = [{"validation": math.nan} for _ in range(4)]
+  assert tune.best(tune.make_trials(config, tmp_path), nothing) == {}
   written = json.loads((tmp_path / "tune.json").read_text())["trials"]
   scores = {t["settings"]["learning_rate"]: t["validation"] for t in written}
   assert scores == {0.02: 0.02, 0.05: 0.05, 0.1: None, 0.2: 0.2}
