@@ -12,6 +12,8 @@ import os
 import pathlib
 from typing import Any
 
+import jax
+
 from quped_jax import methods, version
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import fingerprints, former_names
@@ -22,6 +24,7 @@ from quped_jax.experiment.settings import Settings
 from quped_jax.files.differences import differences
 from quped_jax.methods import api
 from quped_jax.simulation.participation import load_trace
+from quped_jax.simulation.state import SimulationState
 
 __all__ = [
   "Identity",
@@ -40,31 +43,36 @@ __all__ = [
 Identity = dict[str, Any]
 
 VERSION = "version of quped_jax"
+JAX = "version of jax"
 METHOD = "code of the method"
 DATA = "data"
 TRACE = "participation trace"
 SHARED_NETWORK = "global network"
 STATE, FRESH = "initial state", "fresh weights"
 
+# Settings that are paths: of these files the content counts, not the place.
+_FILES = ("participation_trace", "warm_start")
+
 # Its own files, in a workdir.
 _FILE, _CONFIG = "identity.json", "config.json"
 
 
-def of(made: Assembly, given: Settings, *, begun: bool = False) -> Identity:
+def of(
+  made: Assembly, given: Settings, state: SimulationState | None = None
+) -> Identity:
   """The identity of a run.
 
   Args:
     made: the run.
     given: its settings, as they were given.
-    begun: whether it goes on from a state that was given, instead of fresh
-      weights.
+    state: what it goes on from, instead of fresh weights.
   """
   return join(
     given,
     of_data(made.federation),
     of_networks(made.models, made.federation),
     _trace(made.population.participation.trace),
-    begun=begun,
+    _state(state),
   )
 
 
@@ -114,19 +122,28 @@ def _trace(trace: Any) -> Identity:
   return {TRACE: None if trace is None else fingerprints.of_arrays(trace)}
 
 
-def join(given: Settings, *parts: Identity, begun: bool = False) -> Identity:
+def _state(state: SimulationState | None) -> Identity:
+  if state is None:
+    return {STATE: FRESH}
+  if jax.process_count() > 1:  # A process sees only its own clients.
+    return {STATE: f"after round {int(state.round)}"}
+  return {STATE: fingerprints.of_arrays(state)}
+
+
+def join(given: Settings, *parts: Identity) -> Identity:
   """An identity of its parts.
 
   Args:
     given: settings, as they were given.
     *parts: see `of_data`, `of_networks` and `of_trace`.
-    begun: see `of`.
   """
   identity = {
     **given.identity(),
+    **{name: getattr(given, name) and "a file" for name in _FILES},
     VERSION: version.__version__,
+    JAX: jax.__version__,
     METHOD: methods.get_method(given.method).behaviour(),
-    STATE: "given" if begun else FRESH,
+    STATE: FRESH,
   }
   for part in parts:
     identity |= part
@@ -168,11 +185,7 @@ def of_another_run(
   """
   if not (pathlib.Path(workdir) / "summary.json").exists():
     return None
-  differ = differences(recorded(workdir, here), here)
-  if not differ and here[STATE] != FRESH:
-    # Which one is not recorded.
-    return [f"{STATE} may be another"]
-  return differ
+  return differences(recorded(workdir, here), here)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -58,16 +58,24 @@ class Writer:
       text = json.dumps(plain(value), indent=2, allow_nan=False)
       _replace(self._folder / name, text + "\n")
 
-  def start(self, settings: dict[str, Any], identity: dict[str, Any]) -> None:
+  def start(
+    self,
+    settings: dict[str, Any],
+    identity: dict[str, Any],
+    *,
+    keep: bool = False,
+  ) -> None:
     """Says what the run is, and removes what an earlier run left.
 
     Args:
       settings: all settings with their values, for `config.json`.
       identity: what results follow from, for `identity.json`.
+      keep: whether finished results, which are of this very run, stay until
+        they are replaced.
     """
     if self._folder is None:
       return
-    for name in ("summary.json", "clients.csv"):
+    for name in () if keep else ("summary.json", "clients.csv"):
       (self._folder / name).unlink(missing_ok=True)
     (self._folder / "metrics.jsonl").write_text("")
     self._run(settings, identity)

@@ -72,12 +72,12 @@ def run(
     federation: used instead of the one that the settings describe, if given.
     model: likewise.
     state: the state to go on from, instead of fresh weights, after fewer than
-      `settings.rounds` rounds; its buffers are donated.
+      `settings.rounds` rounds; its buffers are donated. A run from it is not
+      the same as one from another state, and its checkpoints are its own.
     display: shows progress; by default a live display on a terminal and log
       lines elsewhere. `Display(quiet=True)` shows nothing.
-    resume: whether to go on from checkpoints in the workdir; if not, or if a
-      state is given, these are deleted. If not, finished results of any run in
-      the workdir are replaced; otherwise only those of this very run.
+    resume: whether to go on from checkpoints in the workdir. If not, these are
+      deleted, and finished results of any run in the workdir are replaced.
 
   Returns:
     The result, which is also in the workdir.
@@ -106,7 +106,7 @@ def run(
     given_state.check_state(made, state)
     own: identity_lib.Identity = {}
     if workdir is not None or jax.process_count() > 1:
-      own = identity_lib.of(made, settings, begun=state is not None)
+      own = identity_lib.of(made, settings, state)
     _check_processes(
       settings, own, state, resume=resume, written=workdir is not None
     )
@@ -187,13 +187,13 @@ def _check_processes(
   """Raises a ValueError if processes were not told to do the same."""
   given = settings.to_dict()
   # Where files lie may differ; their content is part of the identity.
-  del given["data_dir"]
+  for path in ("data_dir", "participation_trace", "warm_start"):
+    del given[path]
   told = {
     "restart": not resume,
     # All save and restore together, though the first alone writes.
     "a workdir is given": written,
     "rounds of the state": None if state is None else int(state.round),
-    "version of jax": jax.__version__,
   }
   processes.check_same({**given, **told}, identity)
 
@@ -203,7 +203,7 @@ def _restore(
 ) -> _Begin:
   """State and progress of the latest checkpoint, or of a run that begins."""
   settings = job.made.settings
-  saved = job.saver.latest() if resume and state is None else None
+  saved = job.saver.latest() if resume else None
   keeps = resume and job.saver.keeps_results()
   if saved:
     state, progress = saved
@@ -219,7 +219,7 @@ def _restore(
       progress.finetuning = int(state.round) > settings.finetune_at
     # All is checked: now what an earlier run left in the workdir is removed.
     job.saver.clear()
-    job.writer.start(job.given.to_dict(), job.identity)
+    job.writer.start(job.given.to_dict(), job.identity, keep=keeps)
     if job.workdir is not None and processes.is_first() and not keeps:
       deploy.clear(job.workdir)
   if settings.budget_bytes:

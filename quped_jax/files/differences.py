@@ -70,12 +70,14 @@ def _difference(
   if name not in here:
     return f"{name} is {_shown(there[name])} there and not known here"
   values = (there[name], here[name])
-  if all(isinstance(x, str) and x.startswith(HASH) for x in values):
+  if all(isinstance(x, str) and HASH in x for x in values):
     return f"{name} is not the same"
   return f"{name} is {_shown(there[name])} there and {_shown(here[name])} here"
 
 
 def _shown(value: Any) -> str:
-  if isinstance(value, str) and value.startswith(HASH):
-    return "known"
+  if value is None:
+    return "not given"
+  if isinstance(value, str) and HASH in value:
+    return "given"
   return repr(value)

@@ -1,19 +1,27 @@
-"""A hash of a function's code and of all that it uses of its author's.
+"""A hash of an author's code, for methods that declare no version.
 
-The compiled code is read, not the source, so that it is that which runs, also
-in a notebook; comments and formatting do not matter, but another version of
-Python may give another hash. Followed are the functions, classes and constants
-that the code names; of installed packages and the standard library only the
-names count.
+It is of source files, whole: those in which the given functions and classes are
+written, and those of the author's own that they import, wherever in their text.
+So every change of the code counts, comments too. Values that a function closes
+over count as well. Code that is in no file, as in a notebook, is compared as it
+was compiled, with the functions, classes and constants that it names.
+
+Installed packages do not count, nor does this library, whose version does.
 """
 
+import ast
+import collections
 import dataclasses
 import functools
 import hashlib
+import importlib.util
+import pathlib
 import re
+import site
 import sys
 import sysconfig
 import types
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
-_INSTALLED = tuple(sysconfig.get_paths().values())
+_INSTALLED = {
+  pathlib.Path(path).resolve()
+  for path in (
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    *site.getsitepackages(),
+    site.getusersitepackages(),
+  )
+}
 # What Python or `dataclass` adds to a class, and what only people read.
 _SKIPPED = {
   "__dict__",
@@ -46,13 +61,50 @@ def code_hash(*values: Any) -> str:
   return walk.digest.hexdigest()
 
 
-def _is_own(module: str) -> bool:
-  """Whether a module is the author's: not installed, not Python's, not ours."""
+def _is_foreign(module: str) -> bool:
+  """Whether a module is Python's, or this library's."""
   top = module.partition(".")[0]
-  if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
-    return module == "__main__"
-  path = getattr(sys.modules.get(module), "__file__", None) or ""
-  return not path.startswith(_INSTALLED)
+  return top in sys.stdlib_module_names or top == __name__.partition(".")[0]
+
+
+def _file_of(module: str) -> pathlib.Path | None:
+  """The source of a module of the author's; None of any other, or without."""
+  if _is_foreign(module):
+    return None
+  try:
+    loaded = sys.modules.get(module)
+    spec = None if loaded else importlib.util.find_spec(module)
+  except (ImportError, ValueError, AttributeError):
+    return None
+  origin = loaded.__dict__.get("__file__") if loaded else spec and spec.origin
+  if not origin or not origin.endswith(".py"):
+    return None
+  path = pathlib.Path(origin).resolve()
+  return None if _INSTALLED.intersection(path.parents) else path
+
+
+def _is_interactive(module: str) -> bool:
+  """Whether code of a module is the author's, but in no file."""
+  if module == "__main__":
+    return _file_of(module) is None
+  return module not in sys.modules
+
+
+def _imports(text: str, package: str) -> Iterator[str]:
+  """The modules that a source may import, wherever in its text."""
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      base = "." * node.level + (node.module or "")
+      if node.level:
+        base = importlib.util.resolve_name(base, package)
+      names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    else:
+      continue
+    for name in names:
+      parts = name.split(".")
+      yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
 
 
 def _codes(code: types.CodeType) -> list[types.CodeType]:
@@ -67,11 +119,25 @@ class _Walk:
   def __init__(self):
     self.digest = hashlib.blake2b(digest_size=12)
     self._seen: dict[int, tuple[int, Any]] = {}
+    self._read: set[pathlib.Path] = set()
 
   def _text(self, *parts: Any) -> None:
     for part in parts:
       text = re.sub(r"0x[0-9a-fA-F]+", "0x", str(part))
       self.digest.update(f"{len(text)}:{text}".encode())
+
+  def _source(self, module: str) -> None:
+    """Adds the file of a module of the author's, and of those it imports."""
+    path = _file_of(module)
+    if path is None or path in self._read:
+      return
+    self._read.add(path)
+    text = path.read_text()
+    self._text(module, text)
+    is_package = path.name == "__init__.py"
+    package = module if is_package else module.rpartition(".")[0]
+    for name in sorted(set(_imports(text, package))):
+      self._source(name)
 
   def visit(self, value: Any) -> None:
     if isinstance(value, _PLAIN):
@@ -88,18 +154,11 @@ class _Walk:
   def _visit_new(self, value: Any) -> None:
     if isinstance(value, types.FunctionType):
       self._function(value)
-    elif isinstance(value, types.MethodType):
-      self._all([value.__func__, value.__self__])
-    elif isinstance(value, functools.partial):
-      self._all([value.func, value.args, value.keywords])
+    elif isinstance(value, type):
+      self._class(value)
     elif isinstance(value, types.ModuleType):
       self._text(value.__name__)
-    elif isinstance(value, (tuple, list)):
-      self._all(value)
-    elif isinstance(value, dict):
-      self._all([x for pair in value.items() for x in pair])
-    elif isinstance(value, (set, frozenset)):
-      self._text(*sorted(map(repr, value)))
+      self._source(value.__name__)
     elif isinstance(value, jax.Array) and jnp.issubdtype(
       value.dtype, jax.dtypes.prng_key
     ):
@@ -107,33 +166,27 @@ class _Walk:
     elif isinstance(value, (np.ndarray, jax.Array)):
       x = np.asarray(value)
       self._text(x.shape, x.dtype, x.tobytes().hex())
-    elif isinstance(value, type):
-      self._class(value)
-    elif isinstance(value, (staticmethod, classmethod)):
-      self.visit(value.__func__)
-    elif isinstance(value, property):
-      self._all([value.fget, value.fset, value.fdel])
-    elif callable(getattr(value, "__wrapped__", None)):
-      self.visit(value.__wrapped__)
-    elif _is_own(type(value).__module__):
-      self.visit(type(value))
-      self.visit(getattr(value, "__dict__", {}))
-    else:
+    elif (parts := _parts(value)) is not None:
+      self._all(parts)
+    elif _is_foreign(type(value).__module__) or _is_installed(type(value)):
       self._text(type(value).__module__, repr(value))
+    else:
+      self._all([type(value), *_attributes(value)])
 
-  def _all(self, values: Any) -> None:
+  def _all(self, values: Sequence[Any]) -> None:
     self._text(len(values))
     for value in values:
       self.visit(value)
 
   def _function(self, fn: types.FunctionType) -> None:
-    self._text(fn.__module__, fn.__qualname__)
+    module = fn.__module__ or ""
+    self._text(module, fn.__qualname__)
     cells = [_content(cell) for cell in fn.__closure__ or ()]
     self._all([fn.__defaults__, fn.__kwdefaults__, *cells])
-    if not _is_own(fn.__module__ or ""):
-      return
-    for code in _codes(fn.__code__):
-      self._code(code, fn.__globals__)
+    self._source(module)
+    if _is_interactive(module):
+      for code in _codes(fn.__code__):
+        self._code(code, fn.__globals__)
 
   def _code(self, code: types.CodeType, names: dict[str, Any]) -> None:
     self._text(code.co_code.hex(), code.co_argcount, code.co_flags)
@@ -143,38 +196,81 @@ class _Walk:
         self.visit(constant)
     for name in code.co_names:
       if name not in names:
+        self._source(name)  # Perhaps it is imported inside the function.
         continue
       self._text(name)
       self.visit(names[name])
       if isinstance(names[name], types.ModuleType):
-        self._attributes(names[name], code.co_names)
-
-  def _attributes(self, module: types.ModuleType, names: Any) -> None:
-    """What code may use of a module of the author's."""
-    if _is_own(module.__name__):
-      for name in names:
-        if name in vars(module):
-          self.visit(vars(module)[name])
+        for inner in code.co_names:
+          self._source(f"{names[name].__name__}.{inner}")
 
   def _class(self, cls: type) -> None:
     self._text(cls.__module__, cls.__qualname__)
-    if not _is_own(cls.__module__):
+    self._source(cls.__module__)
+    if not _is_interactive(cls.__module__):
       return
     self._all(cls.__bases__)
-    made = dataclasses.is_dataclass(cls)
+    if dataclasses.is_dataclass(cls):
+      self._all([x.default_factory for x in dataclasses.fields(cls)])
     for name, value in sorted(vars(cls).items()):
-      if name in _SKIPPED or (made and name == "__dataclass_fields__"):
-        continue
-      if made and _is_generated(value):
-        continue
-      self._text(name)
-      self.visit(value)
+      if name not in _SKIPPED and not _is_generated(value):
+        self._text(name)
+        self.visit(value)
+
+
+def _parts(value: Any) -> list[Any] | None:
+  """What a value of Python's own types, or a wrapped function, consists of."""
+  if isinstance(value, types.MethodType):
+    return [value.__func__, value.__self__]
+  if isinstance(value, functools.partial):
+    return [value.func, value.args, value.keywords]
+  if isinstance(value, (tuple, list, collections.deque)):
+    return list(value)
+  if isinstance(value, Mapping):
+    return [x for pair in value.items() for x in pair]
+  if isinstance(value, (set, frozenset)):
+    return sorted(map(repr, value))
+  if isinstance(value, types.SimpleNamespace):
+    return [vars(value)]
+  if isinstance(value, (staticmethod, classmethod)):
+    return [value.__func__]
+  if isinstance(value, property):
+    return [value.fget, value.fset, value.fdel]
+  if isinstance(value, functools.cached_property):
+    return [value.func]
+  if callable(getattr(value, "__wrapped__", None)):
+    # As functions with derivatives of their own are.
+    rules = (getattr(value, name, None) for name in ("fwd", "bwd", "jvp"))
+    return [value.__wrapped__, *rules]
+  return None
+
+
+def _attributes(value: Any) -> list[Any]:
+  """The attributes of an object of the author's, with or without `__dict__`."""
+  slots = [
+    name
+    for cls in type(value).__mro__
+    for name in getattr(cls, "__slots__", ())
+    if hasattr(value, name)
+  ]
+  return [getattr(value, "__dict__", {}), *(getattr(value, x) for x in slots)]
+
+
+def _is_installed(cls: type) -> bool:
+  """Whether a class is of an installed package."""
+  return (
+    not _is_interactive(cls.__module__) and _file_of(cls.__module__) is None
+  )
 
 
 def _is_generated(value: Any) -> bool:
-  """Whether `dataclass` wrote a function."""
+  """Whether `dataclass` wrote a function, or what it says of its fields."""
   code = getattr(value, "__code__", None)
-  return code is not None and code.co_filename == "<string>"
+  if code is not None:
+    return code.co_filename == "<string>"
+  return isinstance(value, dict) and any(
+    isinstance(x, dataclasses.Field) for x in value.values()
+  )
 
 
 def _content(cell: types.CellType) -> Any:

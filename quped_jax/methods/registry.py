@@ -100,10 +100,20 @@ class Entry(NamedTuple):
   version: int | None
 
   def behaviour(self) -> str:
-    """What stands for the method's code: its version, or a hash of the code."""
-    if self.version is not None:
+    """What stands for the method's code: its version, or a hash of the code.
+
+    A version that an author declares is not one of a built-in method of the
+    same name. A method may wrap a built-in one, so to its hash the versions of
+    all of those belong.
+    """
+    if any(self.make is entry.make for entry in BUILT_IN.values()):
       return f"version {self.version}"
-    return f"hash {code_hash(self.make, self.options)}"
+    made = getattr(self.make, "__qualname__", type(self.make).__qualname__)
+    where = f"{self.make.__module__}.{made}"
+    if self.version is not None:
+      return f"version {self.version} of {where}"
+    versions = {name: entry.version for name, entry in BUILT_IN.items()}
+    return f"hash {code_hash(self.make, self.options, versions)} of {where}"
 
   def build(
     self,
@@ -157,6 +167,10 @@ METHODS: dict[str, Entry] = {
 }
 
 
+# As they were before anything was registered.
+BUILT_IN = dict(METHODS)
+
+
 def get_method(name: str) -> Entry:
   """The method with that name.
 
@@ -183,8 +197,9 @@ def register_method(
       `NAME.FIELD`.
     version: of the method's code, to be raised when its results change, so that
       results and checkpoints of another version are not taken for those of this
-      one. None: any change of the code counts as a change of results, that of
-      `make` and of all that it uses outside of installed packages.
+      one. None: any change of the files that `make` and `options` are written
+      in, or of the author's own files that these import, counts as a change of
+      results.
 
   Raises:
     ValueError: a version that is no whole number.

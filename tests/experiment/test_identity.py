@@ -39,7 +39,7 @@ def test_what_differs_is_named_with_both_values():
   assert identity.differences(first, data) == ["data is not the same"]
   del data["data"]
   (line,) = identity.differences(data, first)
-  assert line == "data is not known there and known here"
+  assert line == "data is not known there and given here"
 
 
 def test_of_another_method_only_its_name_is_said():

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -254,7 +255,7 @@ def test_results_that_do_not_say_what_they_are_of_are_kept(tmp_path):
   qj.run(short(), tmp_path, display=QUIET)
   (tmp_path / "identity.json").unlink()
   before = content(tmp_path)
-  with pytest.raises(ValueError, match="data is not known there and known"):
+  with pytest.raises(ValueError, match="data is not known there and given"):
     qj.run(short(), tmp_path, display=QUIET)
   assert content(tmp_path) == before
 
@@ -280,12 +281,57 @@ def test_a_run_from_a_given_state_is_not_that_from_fresh_weights(tmp_path):
   with pytest.raises(ValueError, match="initial state is 'fresh weights' ther"):
     go_on(tmp_path / "fresh")
   go_on(tmp_path / "given")
-  with pytest.raises(ValueError, match="initial state may be another"):
-    go_on(tmp_path / "given")
-  # Its checkpoints are not those of a run without it.
-  with pytest.raises(ValueError, match="initial state is 'given' there and 'f"):
-    qj.run(given, tmp_path / "given", display=QUIET)
+  # Its checkpoints are not those of a run without it, or from another.
+  for how in ({}, {"state": first.simulation.init(1)}):
+    with pytest.raises(ValueError, match="initial state is "):
+      qj.run(given, tmp_path / "given", display=QUIET, **how)
   go_on(tmp_path / "given", resume=False)
+
+
+def test_a_run_from_a_given_state_resumes_from_its_own_checkpoints(tmp_path):
+  state = qj.run(short(), display=QUIET)
+  simulation, start = state.simulation, state.simulation.export(state.state)
+  given = short(rounds=4, checkpoint_every=1, keep_checkpoints=9)
+  results, notes = [], []
+
+  class Notes(qj.Display):
+    def note(self, text):
+      notes.append(text)
+
+  for folder in ("whole", "whole", "ended"):
+    if folder == "ended":
+      shutil.copytree(tmp_path / "whole", tmp_path / "ended")
+      (tmp_path / "ended" / "summary.json").unlink()
+      for path in sorted((tmp_path / "ended" / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(path)
+    results.append(
+      qj.run(
+        given,
+        tmp_path / folder,
+        state=simulation.restore(start),
+        display=Notes(quiet=True),
+      )
+    )
+  assert notes == [
+    f"goes on after round {n}, from a checkpoint" for n in (4, 2)
+  ]
+  assert results[0].history == results[1].history == results[2].history
+  assert results[0].clients == results[2].clients
+
+
+def test_a_finished_run_that_is_begun_once_more_keeps_its_results(tmp_path):
+  """Until it has the same again."""
+  qj.run(short(), tmp_path, display=QUIET)
+  shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+  before = (tmp_path / "summary.json").read_text()
+
+  class Stop(qj.Display):
+    def show(self, *_):
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    qj.run(short(), tmp_path, display=Stop(quiet=True))
+  assert (tmp_path / "summary.json").read_text() == before
 
 
 def test_synthetic_data_runs_like_any_other():

@@ -20,7 +20,7 @@ def test_nothing_differs_of_equals():
     ({"seed": False}, ["seed is 0 there and False here"]),
     ({"quped": {"share": 1}}, ["quped.share is 0.5 there and 1 here"]),
     ({"data": "hash 2"}, ["data is not the same"]),
-    ({"data": None}, ["data is known there and None here"]),
+    ({"data": None}, ["data is given there and not given here"]),
     ({"more": 1}, ["more is not known there and 1 here"]),
     (
       {"quped": {"share": 0.5, "more": 1}},

@@ -90,16 +90,16 @@ class Author:
     self._folder = folder
     self._count = 0
 
-  def hash(self, old="", new="", helper_old="", helper_new=""):
+  def hash(self, old="", new="", helper_old="", helper_new="", source=SOURCE):
     """The hash after changes of the code."""
-    assert old in SOURCE and helper_old in HELPERS
+    assert old in source and helper_old in HELPERS
     self._count += 1
     # Both of the same name each time, as if they were edited.
     for name in ("own_method", "own_helpers"):
       sys.modules.pop(name, None)
     folder = self._folder / str(self._count)
     folder.mkdir()
-    source = SOURCE.replace(old, new, 1) if old else SOURCE
+    source = source.replace(old, new, 1) if old else source
     (folder / "own_method.py").write_text(source.format(helpers="own_helpers"))
     helpers = HELPERS.replace(helper_old, helper_new, 1)
     (folder / "own_helpers.py").write_text(helpers if helper_old else HELPERS)
@@ -142,16 +142,22 @@ def test_other_code_has_another_hash(author, change):
   assert author.hash(*change) != author.hash()
 
 
-@pytest.mark.parametrize(
-  "change",
-  [
-    ("# A comment.", "# Another comment,\n    # and longer."),
-    ("def unused(x):\n  return x", "def unused(x):\n  return -x"),
-    ("", "", "def other(x):\n  return x", "def other(x):\n  return -x"),
-  ],
-)
-def test_what_is_not_used_does_not_count(author, change):
-  assert author.hash(*change) == author.hash()
+def test_a_file_counts_whole(author):
+  """What a change of it does, only its author knows."""
+  comment = "# A comment.", "# Another comment."
+  assert author.hash(*comment) != author.hash()
+
+
+def test_what_is_imported_inside_a_function_counts(author):
+  late = "import {helpers}\nfrom {helpers} import scaled\n"
+  inner = "    # A comment.", "    from {helpers} import scaled, shifted"
+  source = SOURCE.replace(late, "").replace(*inner)
+  source = source.replace("{helpers}.shifted", "shifted")
+  first, same = (author.hash(source=source) for _ in range(2))
+  other = author.hash(
+    helper_old="return 3.0 * x", helper_new="return 4.0 * x", source=source
+  )
+  assert first == same != other
 
 
 def test_closures_count():
@@ -171,15 +177,61 @@ def test_values_of_closures_count(make):
   assert first == same != other
 
 
-def test_code_without_a_source_has_a_hash():
+# Code of a notebook, and a change of it.
+NOTEBOOK = {
+  "a function": ("def f(x):\n  return x", "n x", "n -x"),
+  "a rule of a derivative": (
+    "import jax\n"
+    "f = jax.custom_vjp(lambda x: x)\n"
+    "f.defvjp(lambda x: (x, None), lambda _, g: (1.0 * g,))",
+    "1.0",
+    "2.0",
+  ),
+  "a cached property": (
+    "import functools\n"
+    "class Net:\n"
+    "  @functools.cached_property\n"
+    "  def size(self):\n    return 3\n"
+    "f = lambda x: Net().size",
+    "3",
+    "4",
+  ),
+  "slots": (
+    "class Table:\n  __slots__ = ('rate',)\n"
+    "table = Table()\ntable.rate = 3\nf = lambda x: table.rate",
+    "= 3",
+    "= 4",
+  ),
+  "a default of a field": (
+    "import dataclasses\n"
+    "@dataclasses.dataclass\n"
+    "class Table:\n"
+    "  rates: list = dataclasses.field(default_factory=lambda: [3])\n"
+    "f = lambda x: Table()",
+    "[3]",
+    "[4]",
+  ),
+  "a namespace": (
+    "import types\n"
+    "table = types.SimpleNamespace(rate=lambda x: 3)\n"
+    "f = lambda x: table.rate(x)",
+    "x: 3",
+    "x: 4",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", NOTEBOOK)
+def test_code_without_a_source_is_compared_as_compiled(name):
   def make(text):
-    names = {}
-    exec(text, names)
+    names = {"__name__": "notebook"}
+    exec(text + "\ndef make(x):\n  return f(x)", names)
     return names["make"]
 
-  text = "def f(x):\n  return x\n\ndef make(x):\n  return f(x)"
-  assert code_hash(make(text)) == code_hash(make(text))
-  assert code_hash(make(text)) != code_hash(make(text.replace("n x", "n -x")))
+  text, old, new = NOTEBOOK[name]
+  assert text.count(old) == 1
+  first, same, other = map(make, (text, text, text.replace(old, new)))
+  assert code_hash(first) == code_hash(same) != code_hash(other)
 
 
 def test_another_process_finds_the_same(author, tmp_path):

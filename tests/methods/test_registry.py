@@ -4,7 +4,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.experiment.training import make_training
-from quped_jax.methods import api
+from quped_jax.methods import api, registry
 from tests import tiny
 
 
@@ -79,9 +79,36 @@ def test_a_registered_method_has_the_version_it_declares_or_that_of_its_code(
     qj.register_method("mine", make, local.options, version)
     return qj.methods.get_method("mine").behaviour()
 
-  assert behaviour(1.0, version=3) == behaviour(2.0, version=3) == "version 3"
+  third = behaviour(1.0, version=3)
+  assert third == behaviour(2.0, version=3) and third.startswith(
+    "version 3 of "
+  )
   assert behaviour(1.0) == behaviour(1.0) != behaviour(2.0)
   assert behaviour(1.0).startswith("hash ")
   wrong: Any = "3"
   with pytest.raises(ValueError, match="version='3': must be a whole number"):
     behaviour(1.0, version=wrong)
+
+
+def test_a_method_in_place_of_a_built_in_one_is_another(monkeypatch):
+  """Even if it declares the same version."""
+  built_in = qj.methods.METHODS["fedavg"]
+  monkeypatch.setitem(qj.methods.METHODS, "fedavg", built_in)
+
+  def make(models, training, options):
+    return built_in.build(models, training, options, None)
+
+  qj.register_method("fedavg", make, built_in.options, built_in.version)
+  mine = qj.methods.METHODS["fedavg"].behaviour()
+  assert mine != built_in.behaviour()
+
+
+def test_what_may_wrap_a_built_in_method_changes_with_its_version(monkeypatch):
+  local = qj.methods.METHODS["local"]
+  monkeypatch.setitem(qj.methods.METHODS, "mine", local)
+  qj.register_method("mine", lambda *args: local.make(*args), local.options)
+  mine = qj.methods.METHODS["mine"]
+  before = mine.behaviour()
+  raised = local._replace(version=local.version + 1)
+  monkeypatch.setitem(registry.BUILT_IN, "local", raised)
+  assert mine.behaviour() != before
