@@ -97,16 +97,17 @@ def run(
     processes.together((Interrupted, DivergenceError)) as set_note,
     contextlib.ExitStack() as held,
   ):
-    if workdir is not None and processes.is_first():
-      held.enter_context(checkpoint.lock(workdir))
-    made = assemble(
-      settings, federation=federation, model=model, workdir=workdir
-    )
-    deploy.check(made, workdir, model_given=model is not None)
-    given_state.check_state(made, state)
     own: identity_lib.Identity = {}
-    if workdir is not None or jax.process_count() > 1:
-      own = identity_lib.of(made, settings, state)
+    with processes.agreeing():
+      if workdir is not None and processes.is_first():
+        held.enter_context(checkpoint.lock(workdir))
+      made = assemble(
+        settings, federation=federation, model=model, workdir=workdir
+      )
+      deploy.check(made, workdir, model_given=model is not None)
+      given_state.check_state(made, state)
+      if workdir is not None or jax.process_count() > 1:
+        own = identity_lib.of(made, settings, state)
     _check_processes(
       settings, own, state, resume=resume, written=workdir is not None
     )

@@ -133,11 +133,11 @@ class Links:
     try:
       self._check()
       yield self._set_note
-    except agreed:
-      self._runs += 1
-      self._agreed = True
-      raise
     except BaseException as error:
+      if self._agreed or isinstance(error, agreed):
+        self._runs += 1
+        self._agreed = True
+        raise
       if isinstance(error, Exception):
         self._wait(lambda: bool(self._lost), _REASON)
       lost = self._lost
@@ -152,6 +152,26 @@ class Links:
       with self._changed:
         self._inside = False
         self._changed.notify_all()
+
+  @contextlib.contextmanager
+  def agreeing(self) -> Iterator[None]:
+    """What all do before a run's first round, perhaps with one mistake of all.
+
+    If all raise the same error, it ends the run and nobody's process.
+
+    Raises:
+      ConnectionError: another process has made a mistake.
+    """
+    try:
+      yield
+    except Exception as error:
+      text = _in_a_line(error)
+      with contextlib.suppress(ConnectionError):
+        self._agreed = all(told == text for told in self.exchange(text))
+      raise
+    if any(self.exchange("")):
+      self._wait(lambda: bool(self._lost), _REASON)
+      self._check()
 
   def fail(self, reason: BaseException | str) -> None:
     """Tells the others, once, that this process ends, and why."""

@@ -172,6 +172,11 @@ def together(
   return _links.together((*agreed, DisagreementError))
 
 
+def agreeing() -> contextlib.AbstractContextManager[None]:
+  """What all processes do before the first round, see `Links.agreeing`."""
+  return contextlib.nullcontext() if _links is None else _links.agreeing()
+
+
 def check_same(*groups: Mapping[str, Any]) -> None:
   """Compares what must be the same in all processes; nothing is compiled.
 

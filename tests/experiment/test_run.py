@@ -282,9 +282,9 @@ def test_a_run_from_a_given_state_is_not_that_from_fresh_weights(tmp_path):
     go_on(tmp_path / "fresh")
   go_on(tmp_path / "given")
   # Its checkpoints are not those of a run without it, or from another.
-  for how in ({}, {"state": first.simulation.init(1)}):
+  for other in (None, first.simulation.init(1)):
     with pytest.raises(ValueError, match="initial state is "):
-      qj.run(given, tmp_path / "given", display=QUIET, **how)
+      qj.run(given, tmp_path / "given", state=other, display=QUIET)
   go_on(tmp_path / "given", resume=False)
 
 

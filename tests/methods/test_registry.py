@@ -109,6 +109,6 @@ def test_what_may_wrap_a_built_in_method_changes_with_its_version(monkeypatch):
   qj.register_method("mine", lambda *args: local.make(*args), local.options)
   mine = qj.methods.METHODS["mine"]
   before = mine.behaviour()
-  raised = local._replace(version=local.version + 1)
+  raised = local._replace(version=1000)
   monkeypatch.setitem(registry.BUILT_IN, "local", raised)
   assert mine.behaviour() != before

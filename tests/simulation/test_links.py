@@ -225,3 +225,40 @@ def test_one_that_ends_well_but_early_ends_all(linked, capsys):
   first_end.join()
   assert ends == [1] and others == [1]
   assert "process 0 has ended" in capsys.readouterr().err
+
+
+def test_a_mistake_that_all_make_ends_the_run_and_nobody(linked):
+  """In a loop over settings, say, the next run begins as if nothing was."""
+  processes = linked(3)
+
+  def play(links):
+    for text in ("rounds=0: must be positive", ""):
+      try:
+        with links.together():
+          with links.agreeing():
+            if text:
+              raise ValueError(text)
+          told = links.exchange("done")
+      except ValueError as error:
+        assert str(error) == text
+    return told
+
+  told = in_all([lambda x=x: play(x) for x, _ in processes])
+  assert told == 3 * [["done"] * 3]
+
+
+def test_a_mistake_of_one_alone_ends_all(linked):
+  processes = linked(3)
+
+  def play(links, mistaken):
+    with links.together(), links.agreeing():
+      if mistaken:
+        raise ValueError("no such file")
+
+  one, *others = in_all(
+    [lambda x=x, i=i: play(x, i == 0) for i, (x, _) in enumerate(processes)]
+  )
+  assert isinstance(one, ValueError)
+  for other in others:
+    assert isinstance(other, ConnectionError)
+    assert str(other).startswith("process 0 has ended: no such file")
