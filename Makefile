@@ -54,7 +54,7 @@ lint: setup
 	$(BIN)/pyright
 
 demo: setup
-	$(BIN)/python -m experiments.demo --workdir=$(DEMO_DIR)
+	$(BIN)/python -m experiments.demo --workdir=$(DEMO_DIR) --restart
 	@echo 'Results are in $(abspath $(DEMO_DIR))'
 
 clean:

@@ -37,9 +37,14 @@ def main(argv: list[str]) -> None:
           f"{field}={value!r}: must be {only!r} for centralized training; "
           "experiments.federated trains others"
         )
-    result = qj.run(settings, _WORKDIR.value, resume=not _RESTART.value)
-    learner = qj.client_state(result.state, 0)
     path = pathlib.Path(_WORKDIR.value) / "model.safetensors"
+    try:
+      result = qj.run(settings, _WORKDIR.value, resume=not _RESTART.value)
+    except (qj.Interrupted, qj.DivergenceError):
+      if _RESTART.value:  # The folder is of the new run by now.
+        path.unlink(missing_ok=True)
+      raise
+    learner = qj.client_state(result.state, 0)
     qj.save_weights(path, *qj.current(learner))
     common.print_summary(result.summary)
     print(f"Results are in {_WORKDIR.value}")

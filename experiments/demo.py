@@ -18,6 +18,7 @@ from experiments import common
 _WORKDIR = flags.DEFINE_string(
   "workdir", "results/demo", "Folder for the results."
 )
+_RESTART = common.define_restart()
 _ROUNDS = flags.DEFINE_integer("rounds", 40, "Rounds of every method.")
 
 # name: (title, changes of the settings in configs/digits.py)
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> None:
         common.get_settings(config),
         folder / name,
         display=display,
-        resume=False,  # The demo is short, and always begins anew.
+        resume=not _RESTART.value,
       )
     rich.console.Console().print(_table(results))
     _figure(results, folder / "accuracy.png")
