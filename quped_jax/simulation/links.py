@@ -85,8 +85,10 @@ class Links:
     # Of those that have left: how many runs they had ended.
     self._left: dict[int, int] = {}
     self._runs = 0
-    self._inside = self._agreed = self._failed = False
+    self._inside = self._agreed = self._mistaken = self._failed = False
     self._lost = ""
+    # All have heard, or will without this process, that one has ended.
+    self._all_know = False
     self._note: Callable[[], str] = str
     for i in lines:
       threading.Thread(target=self._listen, args=(i,), daemon=True).start()
@@ -128,7 +130,8 @@ class Links:
       ConnectionError: another process has ended.
     """
     with self._changed:
-      self._inside, self._agreed, self._note = True, False, str
+      self._inside, self._note = True, str
+      self._agreed = self._mistaken = False
       self._look_for_early_leavers()
     try:
       self._check()
@@ -138,6 +141,8 @@ class Links:
         self._runs += 1
         self._agreed = True
         raise
+      if self._mistaken:
+        raise  # The others know.
       if isinstance(error, Exception):
         self._wait(lambda: bool(self._lost), _REASON)
       lost = self._lost
@@ -168,17 +173,22 @@ class Links:
       text = _in_a_line(error)
       with contextlib.suppress(ConnectionError):
         self._agreed = all(told == text for told in self.exchange(text))
+      if not self._agreed:
+        self._mistaken = True
+        self.fail(error)
       raise
-    if any(self.exchange("")):
-      self._wait(lambda: bool(self._lost), _REASON)
-      self._check()
+    for i, text in enumerate(self.exchange("")):
+      if text:
+        with self._changed:
+          self._lose(_ended(i, text))
+        self._check()
 
   def fail(self, reason: BaseException | str) -> None:
     """Tells the others, once, that this process ends, and why."""
     if not self._failed:
       self._failed = True
-      text = f"process {self._process_id} has ended: {_in_a_line(reason)}"
-      self._tell("end", text)
+      if not self._all_know:
+        self._tell("end", _ended(self._process_id, _in_a_line(reason)))
 
   def leave(self, code: int, reason: str) -> None:
     """Ends this process, without JAX's wait for the others.
@@ -270,11 +280,12 @@ class Links:
   def _look_for_early_leavers(self) -> None:
     early = [i for i, runs in self._left.items() if runs <= self._runs]
     if self._inside and early:
-      self._lose(f"process {early[0]} has ended before the run was over")
+      text = f"process {early[0]} has ended before the run was over"
+      self._lose(text, all_know=False)
 
-  def _lose(self, text: str) -> None:
+  def _lose(self, text: str, all_know: bool = True) -> None:
     if not self._lost:
-      self._lost = text
+      self._lost, self._all_know = text, all_know
       self._changed.notify_all()
       threading.Thread(target=self._guard, daemon=True).start()
 
@@ -283,6 +294,10 @@ class Links:
     if not self._wait(lambda: not self._inside, _GRACE):
       self._print_lost()
       self.leave(1, self._lost)
+
+
+def _ended(process_id: int, reason: str) -> str:
+  return f"process {process_id} has ended: {reason}"
 
 
 def _in_a_line(reason: BaseException | str) -> str:

@@ -28,12 +28,21 @@ class Ends(list):
       line.close()
 
 
-@pytest.fixture
-def linked(monkeypatch):
+@pytest.fixture(params=["quick", "slow"])
+def linked(monkeypatch, request):
   """Makes `count` processes, each with the exit codes that it ended with.
 
-  One may be `mute`: it has connections, but says and does nothing.
+  One may be `mute`: it has connections, but says and does nothing. Where it is
+  slow, process 0 goes on only after the last has answered what it was told.
   """
+  send, slow = Line.send, []
+
+  def send_and_wait(line, value):
+    send(line, value)
+    if line in slow:
+      time.sleep(0.05)
+
+  monkeypatch.setattr(Line, "send", send_and_wait)
   monkeypatch.setattr(links_lib, "_GRACE", 0.5)
   monkeypatch.setattr(links_lib, "_LAST", 5.0)
   monkeypatch.setattr(links_lib, "_REASON", 0.2)
@@ -46,6 +55,8 @@ def linked(monkeypatch):
         there = socket.create_connection(listener.getsockname())
         here, _ = listener.accept()
         lines[0][i], lines[i][0] = Line(here), Line(there)
+    if request.param == "slow":
+      slow.append(lines[0][count - 1])
     ends.extend(map(Ends, lines))
     return [
       (None if i == mute else Links(i, lines[i], count, end), end)
