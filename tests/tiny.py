@@ -179,6 +179,13 @@ def client(tree: Any, index: int) -> Any:
   return jax.tree.map(lambda x: x[index], tree)
 
 
+def assert_same_bits(a: Any, b: Any) -> None:
+  """Asserts that two matching trees have arrays of one type and content."""
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert np.asarray(x).dtype == np.asarray(y).dtype
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
 def largest_difference(a: Any, b: Any) -> float:
   """Over all float arrays of two matching trees; NaN if either has a NaN."""
 

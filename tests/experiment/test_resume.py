@@ -1,4 +1,4 @@
-"""Progress; checkpoints and signals are tested in tests/files."""
+"""Progress; see also test_interrupted_runs.py, and tests of checkpoints."""
 
 import numpy as np
 
