@@ -124,8 +124,10 @@ def overweight(make):
   return make_overweight
 
 
-@pytest.mark.parametrize("client_state", ["device", "host"])
-@pytest.mark.parametrize("aggregation", ["mean", "norm_clipped_mean"])
+@pytest.mark.parametrize(
+  ("aggregation", "client_state"),
+  [("mean", "host"), ("norm_clipped_mean", "device")],
+)
 def test_who_claims_too_much_weight_is_left_out(
   aggregation, client_state, monkeypatch, tmp_path
 ):

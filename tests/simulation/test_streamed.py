@@ -36,7 +36,6 @@ HOW: dict[str, dict[str, Any]] = {
   ("method", "how"),
   [
     ("scaffold", "disk"),
-    ("scaffold", "devices"),
     *(
       pytest.param(method, how, marks=pytest.mark.slow)
       for method, how in [
@@ -44,6 +43,7 @@ HOW: dict[str, dict[str, Any]] = {
         ("quped", "devices"),
         ("quped", "vmap"),
         ("scaffold", "one"),
+        ("scaffold", "devices"),
         ("scaffold", "vmap"),
         ("quped", "disk"),
       ]
