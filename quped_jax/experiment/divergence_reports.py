@@ -12,12 +12,14 @@ from quped_jax.simulation import divergence as divergence_lib
 from quped_jax.simulation.divergence import IN_A_ROW, DivergenceReport
 from quped_jax.simulation.state import SimulationState
 
-# Options of methods whose servers take steps of their own.
+# Step sizes of servers that take steps of their own, by their options.
 _SERVER_RATES = (
   "server_learning_rate",
   "distill_learning_rate",
   "generator_learning_rate",
 )
+# Of some methods, under names that are no step sizes elsewhere.
+_MORE_SERVER_RATES = {"pfedme": ("beta",)}
 
 
 class DivergenceError(RuntimeError):
@@ -88,7 +90,7 @@ def _server_rates(settings: Settings) -> str:
   options = settings.options()
   return " and ".join(
     f"{settings.method}.{name}={getattr(options, name)}"
-    for name in _SERVER_RATES
+    for name in (*_SERVER_RATES, *_MORE_SERVER_RATES.get(settings.method, ()))
     if hasattr(options, name)
   )
 
@@ -108,8 +110,9 @@ def _advice(settings: Settings, state: SimulationState) -> str:
   ):
     times = f"{step:.2g}" if math.isfinite(step) else "over 1e19"
     return (
-      f"before that the server moved its model {times} times as far as the "
-      f"longest message; a smaller {_server_rates(settings)} may help"
+      f"before that a step of the server was {times} times as long as any "
+      "message and as what it moved; "
+      f"a smaller {_server_rates(settings)} may help"
     )
   return (
     f"a smaller learning_rate may help (learning_rate={settings.learning_rate})"

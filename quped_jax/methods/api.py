@@ -195,6 +195,14 @@ class GlobalModelOf(Protocol):
     ...
 
 
+class ServerMoves(Protocol):
+  """What the server moves by a step size of its own."""
+
+  def __call__(self, server: Any, /) -> Any:
+    """Returns a tree of parameters."""
+    ...
+
+
 class Start(Protocol):
   """The model from which a new client of a cohort starts."""
 
@@ -250,7 +258,7 @@ class Changes(TypedDict, total=False):
   plausible: Plausible
   averages: bool
   robust: Robust | None
-  server_steps: bool
+  server_moves: ServerMoves | None
   global_model: GlobalModelOf | None
   start: Start | None
   begin_finetune: BeginFinetune | None
@@ -284,8 +292,9 @@ class FederatedMethod(NamedTuple):
     robust: `(server, {cohort: aggregate}, center, context) -> {cohort:
       aggregate}`, by which a median or a trimmed mean can replace what the
       server computes from sums, for a method that does not just average.
-    server_steps: whether the server moves the global model by a step size of
-      its own, so that it can be the server that diverges.
+    server_moves: `server -> parameters`, those that the server moves by a step
+      size of its own, so that it can be the server that diverges; None if there
+      are none.
     global_model: `(server, cohort) -> (params, stats, model)`; None if there
       is no such model.
     start: `(server, spec, cohort) -> (GlobalModel, model)`, from which a new
@@ -307,7 +316,7 @@ class FederatedMethod(NamedTuple):
   plausible: Plausible = anything
   averages: bool = False
   robust: Robust | None = None
-  server_steps: bool = False
+  server_moves: ServerMoves | None = None
   global_model: GlobalModelOf | None = None
   start: Start | None = None
   begin_finetune: BeginFinetune | None = None

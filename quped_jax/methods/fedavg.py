@@ -188,5 +188,7 @@ def make_fedavg(
     return messages.if_heard(aggregates, new, server)
 
   return method.replace(
-    init_server=init_server, server_update=server_update, server_steps=True
+    init_server=init_server,
+    server_update=server_update,
+    server_moves=lambda server: server.model.params,
   )

@@ -244,4 +244,5 @@ def make_fedgen(
     averages=False,
     collect=collect,
     plausible=plausible,
+    server_moves=lambda server: server.generator,
   )

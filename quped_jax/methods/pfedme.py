@@ -171,4 +171,6 @@ def make_pfedme(
       training.steps * options.inner_steps * training.gradients_per_step
     ),
   )
-  return method.replace(server_update=server_update)
+  return method.replace(
+    server_update=server_update, server_moves=lambda server: server.params
+  )

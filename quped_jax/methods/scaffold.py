@@ -227,6 +227,6 @@ def make_scaffold(
     averages=False,
     robust=robust,
     server_update=server_update,
-    server_steps=True,
+    server_moves=lambda server: server.model.params,
     variants=variants,
   )

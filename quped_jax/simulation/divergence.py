@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from quped_jax.checks import LARGEST
+from quped_jax.methods import api
 from quped_jax.quantization.codebook_tree import path_name
 
 LARGEST_LOSS = 1e6
@@ -37,6 +38,7 @@ TIMES_MEDIAN = 100.0
 LARGE_LOSS = 1e3
 # A mean is at most as long as the longest message, and with momentum 0.9 ten
 # times as long: a server whose step is longer went further than it was told.
+# What no message moves, a generator, does not grow so much in an honest round.
 LONG_SERVER_STEP = 20.0
 _TIMES_MEDIAN_LOSS = 1e3
 
@@ -85,8 +87,7 @@ class DivergenceMonitor(NamedTuple):
     over: bool `[]`, whether that was ever enough to give up.
     failed: int32 `[]`, the first round after which the server's state would not
       have been sound, and was therefore left as it was; -1 for none.
-    server_step: float32 `[]`, how long the server's last step was, in units of
-      the longest message that it heard; 0 for a method without `server_steps`.
+    server_step: float32 `[]`, how long the server's last step was, see there.
     refused: int32 `[]`, how many of the rounds that were undone had a finite
       message that was not believed, for its weight or what it reports.
   """
@@ -197,24 +198,26 @@ def longest(counts: jax.Array) -> jax.Array:
   return jnp.where(jnp.any(counts > 0), value, 0.0).astype(jnp.float32)
 
 
-def server_step(old: list, new: list, norms: jax.Array) -> jax.Array:
-  """The longest step of a server's models, in units of the longest message.
+def server_step(
+  moves: api.ServerMoves | None, old: Any, new: Any, norms: jax.Array
+) -> jax.Array:
+  """How far a server moved what it moves by a step size of its own.
 
   Args:
-    old: the parameters of each model before it.
-    new: those after it.
+    moves: `server -> parameters`, or None; see `FederatedMethod`.
+    old: the server before its step.
+    new: the server after it.
     norms: int32 `[bins]`, of the messages that it heard.
 
   Returns:
-    float32 `[]`; 0 if there are no models, or all messages have the norm 0.
+    float32 `[]`, in units of the longest message, or of the length that the
+    parameters had before if that is more; 0 if there are none.
   """
-  if not old:
+  if moves is None:
     return jnp.float32(0)
-  moves = [
-    _norm(jax.tree.map(jnp.subtract, a, b))
-    for a, b in zip(new, old, strict=True)
-  ]
-  step, unit = jnp.max(jnp.stack(moves)), longest(norms)
+  before, after = moves(old), moves(new)
+  step = _norm(jax.tree.map(jnp.subtract, after, before))
+  unit = jnp.maximum(longest(norms), _norm(before))
   return jnp.where(unit > 0, step / jnp.where(unit > 0, unit, 1.0), 0.0)
 
 

@@ -253,7 +253,7 @@ class Engine:
     # Unchanged if nobody was heard.
     server = self.method.server_update(state.server, aggregates, context)
     step = divergence_lib.server_step(
-      self._stepping(state.server), self._stepping(server), tally.norms
+      self.method.server_moves, state.server, server, tally.norms
     )
     fine = divergence_lib.sound(server)
     server = divergence_lib.keep(fine, server, state.server)
@@ -265,13 +265,6 @@ class Engine:
       ),
     )
     return state, metrics | tally.metrics
-
-  def _stepping(self, server):
-    """The parameters that the server moves by a step size of its own."""
-    model = self.method.global_model
-    if model is None or not self.method.server_steps:
-      return []
-    return [model(server, cohort)[0] for cohort in self.sizes]
 
   def zeros(self, state, federation, population):
     """{cohort: the carry when nobody has been heard}."""

@@ -292,15 +292,24 @@ def test_counts_of_norms_do_not_overflow():
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
-def test_a_servers_step_is_measured_by_the_longest_message(scale):
+def test_a_servers_step_is_measured_by_messages_and_by_what_it_moves(scale):
   norms = known((0.5 * scale, 2 * scale)).norms
-  old = {"w": jnp.zeros(4), "b": jnp.ones(2)}
-  new = {"w": jnp.full(4, 3 * scale), "b": jnp.ones(2)}
-  step = divergence.server_step([old], [new], norms)
+  old = {"w": jnp.zeros(4), "b": jnp.full(2, 1e-3 * scale), "other": 1.0}
+  new = {**old, "w": jnp.full(4, 3 * scale), "other": 9.0}
+
+  def moves(server):
+    return server["w"], server["b"]
+
+  step = divergence.server_step(moves, old, new, norms)
   # The norm 6 against 2, to the width of a bin.
   assert 3 / 2 ** (1 / 4) - 1e-3 <= step <= 3.001
+  longer = {**old, "b": jnp.full(2, 6 * scale / 2**0.5)}
+  step = divergence.server_step(moves, longer, {**longer, "w": new["w"]}, norms)
+  np.testing.assert_allclose(step, 1.0, rtol=1e-5)
   nothing = jnp.zeros_like(norms)
-  assert divergence.server_step([old], [new], nothing) == 0
+  start = {**old, "b": jnp.zeros(2)}
+  assert divergence.server_step(moves, start, new, nothing) == 0
+  assert divergence.server_step(None, old, new, norms) == 0
 
 
 def test_the_length_of_the_last_step_that_was_taken_is_kept():
