@@ -155,11 +155,27 @@ def centers_prox(
     (balance,) = level_sums.sum_by_level([side], index, levels)
     moved = mu + threshold * balance
   else:
-    moved = _median_prox(mu, weights, index, threshold)
+    moved = _exact_l1(mu, weights, index, jnp.asarray(threshold))
   return jnp.where(codebook_lib.valid(codebook), moved, mu)
 
 
-def _median_prox(mu, weights, index, threshold):
+def _exact_l1(mu, weights, index, threshold):
+  """`_median_prox`, with as many counters as the platform can well fill."""
+  # The second division needs a pass of its own only if counters for all of its
+  # parts, in every part of the first, would outnumber the weights; or where
+  # counters are copied, and so many would leave few copies.
+  levels = mu.shape[0]
+  fine = levels * _PARTS**2 <= weights.size
+  few = functools.partial(_median_prox, fine=False)
+  if not fine:
+    return few(mu, weights, index, threshold)
+  many = functools.partial(_median_prox, fine=True)
+  return jax.lax.platform_dependent(
+    mu, weights, index, threshold, cpu=many, default=few
+  )
+
+
+def _median_prox(mu, weights, index, threshold, *, fine):
   r"""Root of the right-continuous, increasing function of each level
 
   .. math:: \phi(v) = v - \mu + t (n - 2 \#\{x_i > v\}),
@@ -171,6 +187,7 @@ def _median_prox(mu, weights, index, threshold):
     weights: x, `[weights]`.
     index: the level of each weight, likewise.
     threshold: t.
+    fine: whether to divide the brackets in one pass, not in two.
 
   Returns:
     The roots, `[levels]`.
@@ -181,9 +198,6 @@ def _median_prox(mu, weights, index, threshold):
   end = mu - threshold * balance.astype(mu.dtype)
   low, high = jnp.minimum(mu, end), jnp.maximum(mu, end)
   width = high - low
-  # The second division needs a pass of its own only if counters for all of its
-  # parts, in every part of the first, would outnumber the weights.
-  fine = levels * _PARTS**2 <= weights.size
   counts = _slots(weights, index, low, width, _PARTS**2 if fine else _PARTS)
   count = jnp.sum(counts, axis=1)
   parts = counts[:, 1:-1].reshape(levels, _PARTS, -1)

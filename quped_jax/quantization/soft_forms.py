@@ -1,8 +1,10 @@
-"""The two forms of the soft quantizer's sum over steps, and their gradients.
+"""The forms of the soft quantizer's sum over steps, and their gradients.
 
-`dense` sums all steps. In `windowed`, a weight's sum runs over a window: the
-step between the two levels around the weight, and as many steps on either side
-as accuracy requires (one, with evenly spaced levels and the default sharpness).
+"dense" sums all steps; "together" does so too, and takes the gradients of all
+levels by one reduction, without bins. In "windowed", a weight's sum runs over a
+window: the step between the two levels around the weight, and as many steps on
+either side as accuracy requires (one, with evenly spaced levels and the default
+sharpness). For which platform JAX lowers a program decides its form (`form`).
 
 Gradients are written out rather than left to autodiff, so that only the weights
 are kept for them and only the gradients asked for are computed.
@@ -17,9 +19,33 @@ from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import level_sums, soft_bins
 from quped_jax.quantization.codebook import Codebook
 
+# Up to this number of levels, all steps are summed. On an H200, the value and
+# both gradients of 1.6 million weights with 16 levels take 0.124 ms, against
+# 0.263 by bins.
+_ALL_STEPS = {"cpu": 4, "accelerator": 16}
 # The most that the steps left out on one side of the window may contribute to a
 # weight, in mean gaps, and to its derivative.
 _WINDOW_ERROR = 5e-4
+
+
+def form(platform: str, levels: int) -> str:
+  """The fastest form: "dense", "together" or "windowed".
+
+  Args:
+    platform: "cpu" or "accelerator".
+    levels: how many levels a codebook may have.
+  """
+  if levels > _ALL_STEPS[platform]:
+    return "windowed"
+  return "dense" if platform == "cpu" else "together"
+
+
+def _by_platform(forms, levels, *args):
+  on_cpu = forms[form("cpu", levels)]
+  elsewhere = forms[form("accelerator", levels)]
+  if on_cpu is elsewhere:
+    return on_cpu(*args)
+  return jax.lax.platform_dependent(*args, cpu=on_cpu, default=elsewhere)
 
 
 def _step(x, low, high, slope):
@@ -37,12 +63,10 @@ def _step(x, low, high, slope):
   return gap, share, slope / 2 * gap * share * (1 - share)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def dense(bins, x, centers, slope):
+def dense_value(x, centers, slope):
   """The sum over all steps, as in the definition.
 
   Args:
-    bins: how many bins the gradient of the levels takes; 0 for none.
     x: weights, any shape.
     centers: the levels, `[max_levels]`, of the dtype of x.
     slope: P, the slope of the steps.
@@ -50,7 +74,6 @@ def dense(bins, x, centers, slope):
   Returns:
     Quantized weights, of the shape of x.
   """
-  del bins
   soft = jnp.broadcast_to(centers[0], x.shape)
   for low, high in zip(centers[:-1], centers[1:], strict=True):
     gap, share, _ = _step(x, low, high, slope)
@@ -58,12 +81,20 @@ def dense(bins, x, centers, slope):
   return soft
 
 
-def _dense_fwd(bins, x, centers, slope):
-  return dense(bins, x, centers, slope), (x, centers, slope)
+def dense_gradients(bins, x, cotangent, centers, slope, *, together=False):
+  """The gradients of `dense_value`.
 
+  Args:
+    bins: how many bins the gradient of the levels takes; 0 for none.
+    x: weights, any shape.
+    cotangent: of the quantized weights, likewise.
+    centers: the levels, `[max_levels]`, of the dtype of x.
+    slope: P, the slope of the steps.
+    together: whether all levels' gradients are sums of one reduction.
 
-def _dense_bwd(bins, residuals, cotangent):
-  x, centers, slope = residuals
+  Returns:
+    (with respect to x, with respect to the centers).
+  """
   derivative = jnp.zeros_like(x)
   for low, high in zip(centers[:-1], centers[1:], strict=True):
     derivative += 2 * _step(x, low, high, slope)[2]
@@ -75,12 +106,11 @@ def _dense_bwd(bins, residuals, cotangent):
     _, share, bend = _step(x, centers[k - 1], centers[k], slope)
     to_level[k - 1] += -share - bend
     to_level[k] += share - bend
+  terms = [cotangent * share for share in to_level]
+  if together:
+    return to_x, level_sums.sum_together(terms)
   # Level by level: a sum that computes its own terms takes one pass.
-  gradient = jnp.stack([jnp.sum(cotangent * share) for share in to_level])
-  return to_x, gradient, jnp.zeros_like(slope)
-
-
-dense.defvjp(_dense_fwd, _dense_bwd)
+  return to_x, jnp.stack([jnp.sum(term) for term in terms])
 
 
 def _shifted(centers: jax.Array, offset: int | jax.Array) -> jax.Array:
@@ -227,34 +257,30 @@ def _levels_gradient(x, cotangent, centers, levels, slope, width):
   return _widen(width, add, add(1, own))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def windowed(bins, x, centers, levels, slope, width):
+def windowed_value(bins, x, centers, levels, slope):
   """The sum over the steps of the window around each weight.
 
   Args:
-    bins: how many bins the values and gradients take; 0 for none.
+    bins: how many bins the values take; 0 for none.
     x: weights, any shape.
     centers: the levels, `[max_levels]`, of the dtype of x.
     levels: how many of them are valid.
     slope: P, the slope of the steps.
-    width: steps on either side of a weight's own, see `window_width`.
 
   Returns:
-    Quantized weights, of the shape of x.
+    (quantized weights, of the shape of x; steps on either side of a weight's
+    own in the window, see `window_width`).
   """
+  width = window_width(Codebook(centers, levels), slope)
   rest = centers, levels, slope, width
   if bins:
-    return soft_bins.interpolate(_sum, bins, x, *rest)
-  return _sum(x, *rest)
+    return soft_bins.interpolate(_sum, bins, x, *rest), width
+  return _sum(x, *rest), width
 
 
-def _windowed_fwd(bins, x, *rest):
-  return windowed(bins, x, *rest), (x, *rest)
-
-
-def _windowed_bwd(bins, residuals, cotangent):
-  x, *rest = residuals
-  centers, _, slope, _ = rest
+def windowed_gradients(bins, x, cotangent, centers, levels, slope, width):
+  """The gradients of `windowed_value`: (to x, to the centers)."""
+  rest = centers, levels, slope, width
   if bins:
     derivative = soft_bins.interpolate(_derivative, bins, x, *rest)
   else:
@@ -262,8 +288,55 @@ def _windowed_bwd(bins, residuals, cotangent):
   to_x = cotangent * derivative
   if bins:
     x, cotangent = soft_bins.binned(bins, x, cotangent, centers, slope)
-  gradient = _levels_gradient(x, cotangent, *rest)
-  return to_x, gradient, None, jnp.zeros_like(slope), None
+  return to_x, _levels_gradient(x, cotangent, *rest)
 
 
-windowed.defvjp(_windowed_fwd, _windowed_bwd)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def stepped(bins, x, centers, levels, slope):
+  """The sum over the steps, in the form that is fastest on the platform.
+
+  Args:
+    bins: how many bins the windowed form and the gradients take; 0 for none.
+    x: weights, any shape.
+    centers: the levels, `[max_levels]`, of the dtype of x.
+    levels: how many of them are valid.
+    slope: P, the slope of the steps.
+
+  Returns:
+    Quantized weights, of the shape of x.
+  """
+  return _stepped_fwd(bins, x, centers, levels, slope)[0]
+
+
+def _stepped_fwd(bins, x, centers, levels, slope):
+  def dense(x, centers, levels, slope):
+    del levels
+    return dense_value(x, centers, slope), jnp.int32(0)
+
+  windowed = functools.partial(windowed_value, bins)
+  forms = {"dense": dense, "together": dense, "windowed": windowed}
+  count = centers.shape[0]
+  soft, width = _by_platform(forms, count, x, centers, levels, slope)
+  return soft, (x, centers, levels, slope, width)
+
+
+def _stepped_bwd(bins, residuals, cotangent):
+  def dense(bins, together, x, cotangent, centers, levels, slope, width):
+    del levels, width
+    return dense_gradients(
+      bins, x, cotangent, centers, slope, together=together
+    )
+
+  forms = {
+    "dense": functools.partial(dense, bins, False),
+    "together": functools.partial(dense, 0, True),
+    "windowed": functools.partial(windowed_gradients, bins),
+  }
+  x, centers, levels, slope, width = residuals
+  to_x, gradient = _by_platform(
+    forms, centers.shape[0], x, cotangent, centers, levels, slope, width
+  )
+  return to_x, gradient, None, jnp.zeros_like(slope)
+
+
+stepped.defvjp(_stepped_fwd, _stepped_bwd)

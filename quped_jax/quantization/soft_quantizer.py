@@ -4,10 +4,10 @@ r"""The soft quantizer: differentiable in the weights and in the levels.
   \tilde Q_c(x) = c_1 + \sum_{k=2}^m (c_k - c_{k-1})
     \, \sigma(P (x - (c_k + c_{k-1}) / 2))
 
-With up to four levels all steps are summed; with more, a weight's sum runs over
-a window of steps around it (`soft_forms.py`). Where weights are many, sums are
-taken at evenly spaced bins alone, and each weight interpolates between two of
-them (`soft_bins.py`).
+With few levels, up to four on CPU and 16 elsewhere, all steps are summed; with
+more, a weight's sum runs over a window of steps around it (`soft_forms.py`).
+Where weights are many, sums are then taken at evenly spaced bins alone, and
+each weight interpolates between two of them (`soft_bins.py`).
 
 References:
   Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
@@ -26,9 +26,6 @@ from quped_jax.quantization import codebook_tree, soft_bins, soft_forms
 from quped_jax.quantization.codebook import Codebook
 
 SHARPNESS_UNITS = ("gap", "absolute")
-
-# Up to this number of levels, all steps are summed.
-_DENSE_LEVELS = 4
 
 
 def check_sharpness(sharpness: Any, unit: str) -> None:
@@ -78,20 +75,23 @@ def soft_quantize(
   It tends to `hard_quantize` as the sharpness grows, and is differentiable in
   x and in the centers (P carries no gradient). In full precision x is returned.
 
-  With up to four levels all steps are summed; with more, those in a window
-  around each weight, which widens as far as uneven levels or a low sharpness
-  require: an absolute sharpness that is high for 1 bit is low for 8, and costs
-  accordingly. With more than four levels, many weights (at the default
-  sharpness from 4 400 at 4 bits and 62 000 at 8) and a sharpness in gaps that
-  is a number, not traced, each weight interpolates between bins. The result
-  agrees with the full sum to 1e-3 of the mean gap plus 1e-4 of the largest; the
-  derivative to 1e-3 of its largest value; what a weight contributes to the
-  gradient of a level to 1e-3.
+  On CPU, with up to four levels all steps are summed; with more, those in a
+  window around each weight, which widens as far as uneven levels or a low
+  sharpness require: an absolute sharpness that is high for 1 bit is low for 8,
+  and costs accordingly. With more than four levels, many weights (at the
+  default sharpness from 4 400 at 4 bits and 62 000 at 8) and a sharpness in
+  gaps that is a number, not traced, each weight interpolates between bins. The
+  result agrees with the full sum to 1e-3 of the mean gap plus 1e-4 of the
+  largest; the derivative to 1e-3 of its largest value; what a weight
+  contributes to the gradient of a level to 1e-3.
+
+  On accelerators all steps are summed up to 16 levels, without bins.
 
   Passes over the weights: one for the value and one for the gradient of x,
   each with a few sigmoids or two lookups. The gradient of the levels takes two
   sums with two levels; with more, where weights are many, three passes that
-  prepare and two that scatter. For the gradients only x is kept.
+  prepare and two that scatter; on accelerators, up to 16 levels, one pass. For
+  the gradients only x is kept.
 
   Args:
     x: weights, any shape.
@@ -110,13 +110,9 @@ def soft_quantize(
   bins = 0
   if unit == "gap" and not codebook_lib.is_traced(sharpness):
     bins = soft_bins.bin_count(codebook.max_levels, float(sharpness), x.size)
-  if codebook.max_levels <= _DENSE_LEVELS:
-    soft: jax.Array = soft_forms.dense(bins, weights, centers, slope)
-  else:
-    width = soft_forms.window_width(codebook, slope)
-    soft = soft_forms.windowed(
-      bins, weights, centers, codebook.levels, slope, width
-    )
+  soft: jax.Array = soft_forms.stepped(
+    bins, weights, centers, codebook.levels, slope
+  )
   return jnp.where(codebook.levels > 0, soft.astype(x.dtype), x)
 
 

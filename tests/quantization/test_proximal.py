@@ -382,3 +382,17 @@ def test_exact_center_prox_of_many_weights_is_finite(seed, threshold):
   assert np.all(np.isfinite(moved))
   count = np.bincount(np.asarray(nearest(weights, book)), minlength=4)
   assert np.all(np.abs(moved - mu) <= threshold * count * (1 + 1e-5) + 1e-7)
+
+
+def test_only_on_cpu_is_a_bracket_divided_in_one_pass():
+  """Elsewhere so many counters would leave few copies of each."""
+
+  def prox(weights):
+    codebook = Codebook(jnp.array([-1.0, 1.0]), jnp.int32(2))
+    return centers_prox(codebook.centers, weights, codebook, 0.1)
+
+  weights = jax.ShapeDtypeStruct((50_000,), jnp.float32)
+  for platform in ("cpu", "cuda", "tpu"):
+    exported = jax.export.export(jax.jit(prox), platforms=[platform])(weights)
+    many = "tensor<20004xi32>" in exported.mlir_module()
+    assert many == (platform == "cpu")

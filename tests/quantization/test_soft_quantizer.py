@@ -1,7 +1,9 @@
 import dataclasses
 import functools
+import re
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -462,3 +464,56 @@ def test_a_derivative_is_that_of_the_values(max_levels):
   _, (dx, dc) = fn(x, c.centers, c.levels, cotangent)
   total = np.sum(dx) + np.sum(dc)
   np.testing.assert_allclose(total, np.sum(cotangent), atol=0.1)
+
+
+@pytest.mark.parametrize("levels", [2, 4, 16])
+def test_the_gradient_of_all_levels_by_one_reduction_is_the_same(levels):
+  x = jnp.linspace(-2.0, 2.0, 300)
+  cotangent = jnp.cos(5 * x)
+  centers = jnp.linspace(-1.0, 1.3, levels)
+  slope = jnp.float32(8.0)
+  one, single = (
+    soft_forms.dense_gradients(
+      0, x, cotangent, centers, slope, together=together
+    )
+    for together in (True, False)
+  )
+  chex.assert_trees_all_close(one, single, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("max_levels", "on_cpu", "elsewhere"),
+  [
+    (2, "dense", "together"),
+    (4, "dense", "together"),
+    (16, "windowed", "together"),
+    (256, "windowed", "windowed"),
+  ],
+)
+def test_the_platform_that_a_program_is_lowered_for_decides(
+  max_levels, on_cpu, elsewhere
+):
+  """Whatever traces it: elsewhere one reduction for up to 16 levels."""
+  assert soft_forms.form("cpu", max_levels) == on_cpu
+  assert soft_forms.form("accelerator", max_levels) == elsewhere
+
+  def loss(x, centers):
+    codebook = Codebook(centers, jnp.int32(max_levels))
+    return jnp.sum(soft_quantize(x, codebook) ** 2)
+
+  def lowered(platform):
+    gradients = jax.jit(jax.grad(loss, (0, 1)))
+    exported = jax.export.export(gradients, platforms=[platform])(
+      jax.ShapeDtypeStruct((100_000,), jnp.float32),
+      jax.ShapeDtypeStruct((max_levels,), jnp.float32),
+    )
+    text = exported.mlir_module()
+    reductions = re.findall(r"stablehlo\.reduce\(.*tensor<100000xf32>", text)
+    return "stablehlo.scatter" in text, len(reductions)
+
+  for platform in ("cuda", "tpu"):
+    scatters, reductions = lowered(platform)
+    assert scatters == (max_levels == 256)
+    if max_levels <= 16:
+      assert reductions == 1
+  assert lowered("cpu")[0] == (max_levels > 2)
