@@ -38,12 +38,17 @@ def main(argv: list[str]) -> None:
           "experiments.federated trains others"
         )
     path = pathlib.Path(_WORKDIR.value) / "model.safetensors"
+    # Whatever ends the new run, the old model never passes for its.
+    old = path.with_suffix(".old")
+    if _RESTART.value and path.exists():
+      path.replace(old)
     try:
       result = qj.run(settings, _WORKDIR.value, resume=not _RESTART.value)
-    except (qj.Interrupted, qj.DivergenceError):
-      if _RESTART.value:  # The folder is of the new run by now.
-        path.unlink(missing_ok=True)
+    except ValueError:  # It was refused, and nothing is replaced.
+      if old.exists():
+        old.replace(path)
       raise
+    old.unlink(missing_ok=True)
     learner = qj.client_state(result.state, 0)
     qj.save_weights(path, *qj.current(learner))
     common.print_summary(result.summary)

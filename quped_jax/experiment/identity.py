@@ -8,6 +8,7 @@ for theirs.
 """
 
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -44,6 +45,7 @@ Identity = dict[str, Any]
 
 VERSION = "version of quped_jax"
 JAX = "version of jax"
+RANDOM = "random numbers"
 METHOD = "code of the method"
 DATA = "data"
 TRACE = "participation trace"
@@ -126,8 +128,16 @@ def _state(state: SimulationState | None) -> Identity:
   if state is None:
     return {STATE: FRESH}
   if jax.process_count() > 1:  # A process sees only its own clients.
-    return {STATE: f"after round {int(state.round)}"}
+    seen = fingerprints.of_arrays((state.server, state.key))
+    return {STATE: f"after round {int(state.round)}, {seen} at the server"}
   return {STATE: fingerprints.of_arrays(state)}
+
+
+def _random_numbers() -> str:
+  """What decides which random numbers a seed gives, but for JAX's version."""
+  config: Any = jax.config  # Whose fields type checkers do not know.
+  parts = "" if config.jax_threefry_partitionable else ", not partitionable"
+  return config.jax_default_prng_impl + parts
 
 
 def join(given: Settings, *parts: Identity) -> Identity:
@@ -142,13 +152,25 @@ def join(given: Settings, *parts: Identity) -> Identity:
     **{name: getattr(given, name) and "a file" for name in _FILES},
     VERSION: version.__version__,
     JAX: jax.__version__,
+    RANDOM: _random_numbers(),
     METHOD: methods.get_method(given.method).behaviour(),
     STATE: FRESH,
   }
   for part in parts:
     identity |= part
   # As it is read back from a file.
-  return json.loads(json.dumps(identity))
+  return json.loads(json.dumps(_by_name(identity), allow_nan=False))
+
+
+def _by_name(value: Any) -> Any:
+  """The value for JSON, in which infinity and NaN are names."""
+  if isinstance(value, dict):
+    return {k: _by_name(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_by_name(v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return str(value)
+  return value
 
 
 def recorded(workdir: str | os.PathLike, here: Identity) -> Identity:

@@ -41,6 +41,8 @@ class Writer:
 
   def __init__(self, workdir: str | os.PathLike | None):
     self._folder = None if workdir is None else pathlib.Path(workdir)
+    # Beside the file, while results of this very run are there to be kept.
+    self._metrics = "metrics.jsonl"
     if self._folder is None:
       return
     try:
@@ -77,7 +79,7 @@ class Writer:
       return
     for name in () if keep else ("summary.json", "clients.csv"):
       (self._folder / name).unlink(missing_ok=True)
-    (self._folder / "metrics.jsonl").write_text("")
+    self._begin("")
     self._run(settings, identity)
 
   def go_on(
@@ -95,8 +97,20 @@ class Writer:
     """
     if self._folder is None:
       return
-    _replace(self._folder / "metrics.jsonl", "".join(map(_line, history)))
+    self._begin("".join(map(_line, history)))
     self._run(settings, identity)
+
+  def _begin(self, text: str) -> None:
+    assert self._folder is not None
+    kept = (self._folder / "summary.json").exists()
+    self._metrics = "metrics.jsonl.new" if kept else "metrics.jsonl"
+    _replace(self._folder / self._metrics, text)
+
+  def _publish(self) -> None:
+    """The records, which are complete, replace those that were kept."""
+    if self._folder is not None and self._metrics != "metrics.jsonl":
+      os.replace(self._folder / self._metrics, self._folder / "metrics.jsonl")
+      self._metrics = "metrics.jsonl"
 
   def _run(self, settings: dict[str, Any], identity: dict[str, Any]) -> None:
     self._json("identity.json", identity)
@@ -104,18 +118,20 @@ class Writer:
 
   def summary(self, summary: dict[str, Any]) -> None:
     """Writes `summary.json`."""
+    self._publish()
     self._json("summary.json", summary)
 
   def metrics(self, record: dict[str, Any]) -> None:
     """Appends a line to `metrics.jsonl`."""
     if self._folder is not None:
-      with (self._folder / "metrics.jsonl").open("a") as file:
+      with (self._folder / self._metrics).open("a") as file:
         file.write(_line(record))
 
   def clients(self, rows: list[dict[str, Any]]) -> None:
     """Writes `clients.csv`."""
     if self._folder is None:
       return
+    self._publish()
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, fieldnames=list(rows[0]))
     table.writeheader()

@@ -6,14 +6,20 @@ So every change of the code counts, comments too. Values that a function closes
 over count as well. Code that is in no file, as in a notebook, is compared as it
 was compiled, with the functions, classes and constants that it names.
 
-Installed packages do not count, nor does this library, whose version does.
+A file counts as it was when it was first read here, which is when a method is
+registered: that is the code that runs, whatever is saved later.
+
+Installed packages do not count, but for that of the method, nor does this
+library, whose version does.
 """
 
 import ast
 import collections
 import dataclasses
+import dis
 import functools
 import hashlib
+import importlib.machinery
 import importlib.util
 import pathlib
 import re
@@ -21,7 +27,7 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +38,10 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _INSTALLED = {
   pathlib.Path(path).resolve()
   for path in (
-    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    *(
+      sysconfig.get_path(name)
+      for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ),
     *site.getsitepackages(),
     site.getusersitepackages(),
   )
@@ -49,38 +58,62 @@ _SKIPPED = {
 }
 
 
-def code_hash(*values: Any) -> str:
+def code_hash(*values: Any, own: Collection[str] = ()) -> str:
   """A hash of functions, classes and constants.
 
   Args:
     *values: what is hashed, each with all that it uses.
+    own: packages whose files count although they are installed.
   """
-  walk = _Walk()
+  walk = _Walk(frozenset(own))
   for value in values:
     walk.visit(value)
   return walk.digest.hexdigest()
 
 
-def _is_foreign(module: str) -> bool:
-  """Whether a module is Python's, or this library's."""
-  top = module.partition(".")[0]
-  return top in sys.stdlib_module_names or top == __name__.partition(".")[0]
+def package_of(value: Any) -> str:
+  """The top package that a function, or what a partial one calls, is in."""
+  while isinstance(value, functools.partial):
+    value = value.func
+  return (getattr(value, "__module__", None) or "").partition(".")[0]
 
 
-def _file_of(module: str) -> pathlib.Path | None:
-  """The source of a module of the author's; None of any other, or without."""
-  if _is_foreign(module):
-    return None
+def _origin(module: str) -> str | None:
+  """Where a module's source is, without importing anything."""
+  if loaded := sys.modules.get(module):
+    return loaded.__dict__.get("__file__")
+  top, *rest = module.split(".")
   try:
-    loaded = sys.modules.get(module)
-    spec = None if loaded else importlib.util.find_spec(module)
+    spec = importlib.util.find_spec(top)
+    for name in rest:
+      if spec is None or spec.submodule_search_locations is None:
+        return None
+      spec = importlib.machinery.PathFinder.find_spec(
+        f"{spec.name}.{name}", spec.submodule_search_locations
+      )
   except (ImportError, ValueError, AttributeError):
     return None
-  origin = loaded.__dict__.get("__file__") if loaded else spec and spec.origin
+  return spec.origin if spec else None
+
+
+def _file_of(module: str, own: Collection[str] = ()) -> pathlib.Path | None:
+  """The source of a module of the author's; None of any other, or without."""
+  top = module.partition(".")[0]
+  if not top or top == __name__.partition(".")[0]:
+    return None
+  origin = _origin(module)
   if not origin or not origin.endswith(".py"):
     return None
   path = pathlib.Path(origin).resolve()
-  return None if _INSTALLED.intersection(path.parents) else path
+  if top not in own and _INSTALLED.intersection(path.parents):
+    return None
+  return path
+
+
+@functools.cache
+def _text_of(path: pathlib.Path) -> bytes:
+  """The content of a file when it was first read."""
+  return path.read_bytes()
 
 
 def _is_interactive(module: str) -> bool:
@@ -90,15 +123,22 @@ def _is_interactive(module: str) -> bool:
   return module not in sys.modules
 
 
-def _imports(text: str, package: str) -> Iterator[str]:
+def _imports(text: bytes, package: str) -> Iterator[str]:
   """The modules that a source may import, wherever in its text."""
-  for node in ast.walk(ast.parse(text)):
+  try:
+    tree = ast.parse(text)
+  except (SyntaxError, ValueError):  # Nobody can import it.
+    return
+  for node in ast.walk(tree):
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
       base = "." * node.level + (node.module or "")
       if node.level:
-        base = importlib.util.resolve_name(base, package)
+        try:
+          base = importlib.util.resolve_name(base, package)
+        except ImportError:  # Python could not import it either.
+          continue
       names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
     else:
       continue
@@ -116,26 +156,29 @@ def _codes(code: types.CodeType) -> list[types.CodeType]:
 class _Walk:
   """Hashes values one after the other, each once."""
 
-  def __init__(self):
+  def __init__(self, own: frozenset[str]):
+    self._own = own
     self.digest = hashlib.blake2b(digest_size=12)
     self._seen: dict[int, tuple[int, Any]] = {}
     self._read: set[pathlib.Path] = set()
 
   def _text(self, *parts: Any) -> None:
     for part in parts:
-      text = re.sub(r"0x[0-9a-fA-F]+", "0x", str(part))
-      self.digest.update(f"{len(text)}:{text}".encode())
+      text = str(part).encode("utf-8", "surrogatepass")
+      self.digest.update(b"%d:%b" % (len(text), text))
 
   def _source(self, module: str) -> None:
     """Adds the file of a module of the author's, and of those it imports."""
-    path = _file_of(module)
+    path = _file_of(module, self._own)
     if path is None or path in self._read:
       return
     self._read.add(path)
-    text = path.read_text()
+    text = _text_of(path)
     self._text(module, text)
-    is_package = path.name == "__init__.py"
-    package = module if is_package else module.rpartition(".")[0]
+    package = getattr(sys.modules.get(module), "__package__", None)
+    if package is None:
+      is_package = path.name == "__init__.py"
+      package = module if is_package else module.rpartition(".")[0]
     for name in sorted(set(_imports(text, package))):
       self._source(name)
 
@@ -168,8 +211,13 @@ class _Walk:
       self._text(x.shape, x.dtype, x.tobytes().hex())
     elif (parts := _parts(value)) is not None:
       self._all(parts)
-    elif _is_foreign(type(value).__module__) or _is_installed(type(value)):
-      self._text(type(value).__module__, repr(value))
+    elif isinstance(value, (set, frozenset)):
+      hashes = (code_hash(x, own=self._own) for x in value)
+      self._text(*sorted(hashes))
+    elif _is_installed(type(value)):
+      # But for where it lies in memory.
+      text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+      self._text(type(value).__module__, text)
     else:
       self._all([type(value), *_attributes(value)])
 
@@ -194,10 +242,12 @@ class _Walk:
     for constant in code.co_consts:
       if not isinstance(constant, types.CodeType):
         self.visit(constant)
-    for name in code.co_names:
+    loaded, imported = _globals_of(code)
+    for name in imported:
+      self._source(name)
+    for name in loaded:
       if name not in names:
-        self._source(name)  # Perhaps it is imported inside the function.
-        continue
+        continue  # It is Python's own, or not defined yet.
       self._text(name)
       self.visit(names[name])
       if isinstance(names[name], types.ModuleType):
@@ -218,6 +268,16 @@ class _Walk:
         self.visit(value)
 
 
+def _globals_of(code: types.CodeType) -> tuple[list[str], list[str]]:
+  """The globals that code reads, and the modules that it imports itself."""
+  read = {"LOAD_GLOBAL": set(), "LOAD_NAME": set(), "IMPORT_NAME": set()}
+  for step in dis.get_instructions(code):
+    if step.opname in read:
+      read[step.opname].add(step.argval)
+  loaded = read["LOAD_GLOBAL"] | read["LOAD_NAME"]
+  return sorted(loaded), sorted(read["IMPORT_NAME"])
+
+
 def _parts(value: Any) -> list[Any] | None:
   """What a value of Python's own types, or a wrapped function, consists of."""
   if isinstance(value, types.MethodType):
@@ -228,8 +288,6 @@ def _parts(value: Any) -> list[Any] | None:
     return list(value)
   if isinstance(value, Mapping):
     return [x for pair in value.items() for x in pair]
-  if isinstance(value, (set, frozenset)):
-    return sorted(map(repr, value))
   if isinstance(value, types.SimpleNamespace):
     return [vars(value)]
   if isinstance(value, (staticmethod, classmethod)):

@@ -5,6 +5,7 @@ the package, with `register_method`.
 """
 
 import inspect
+import sys
 from typing import Any, NamedTuple, Protocol
 
 from quped_jax import checks
@@ -13,7 +14,7 @@ from quped_jax.methods.apfl import ApflOptions, make_apfl
 from quped_jax.methods.api import FederatedMethod, Models
 from quped_jax.methods.blocks.training import Training
 from quped_jax.methods.cfd import CfdOptions, make_cfd
-from quped_jax.methods.code import code_hash
+from quped_jax.methods.code import code_hash, package_of
 from quped_jax.methods.ditto import DittoOptions, make_ditto
 from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fd import FdOptions, make_fd
@@ -106,14 +107,17 @@ class Entry(NamedTuple):
     same name. A method may wrap a built-in one, so to its hash the versions of
     all of those belong.
     """
-    if any(self.make is entry.make for entry in BUILT_IN.values()):
+    if self in BUILT_IN.values():
       return f"version {self.version}"
     made = getattr(self.make, "__qualname__", type(self.make).__qualname__)
     where = f"{self.make.__module__}.{made}"
     if self.version is not None:
       return f"version {self.version} of {where}"
     versions = {name: entry.version for name, entry in BUILT_IN.items()}
-    return f"hash {code_hash(self.make, self.options, versions)} of {where}"
+    own = {package_of(self.make), package_of(self.options)}
+    own -= sys.stdlib_module_names
+    found = code_hash(self.make, self.options, versions, own=own)
+    return f"hash {found} of {where}"
 
   def build(
     self,
@@ -167,6 +171,9 @@ METHODS: dict[str, Entry] = {
 }
 
 
+# What else a run is known by.
+_RESERVED = ("data", "federation", "networks")
+
 # As they were before anything was registered.
 BUILT_IN = dict(METHODS)
 
@@ -190,7 +197,7 @@ def register_method(
   """Adds a method, or replaces one.
 
   Args:
-    name: the name by which settings choose it.
+    name: the name by which settings choose it, and its options there.
     make: `(models, training, options) -> FederatedMethod`, see `Make`; if it
       has a further argument named `federation`, it gets the data too.
     options: a frozen dataclass; its fields become the settings
@@ -202,8 +209,15 @@ def register_method(
       results.
 
   Raises:
-    ValueError: a version that is no whole number.
+    ValueError: a version that is no whole number, or a name that is no
+      identifier or stands for something else.
   """
+  if not name.isidentifier() or name in _RESERVED:
+    raise ValueError(
+      f"name={name!r}: must be an identifier, and none of "
+      f"{', '.join(_RESERVED)}"
+    )
   if version is not None and type(version) is not int:
     raise ValueError(f"version={version!r}: must be a whole number, or None")
   METHODS[name] = _entry(make, options, version)
+  METHODS[name].behaviour()  # Reads the code as it is now.

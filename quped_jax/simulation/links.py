@@ -23,8 +23,14 @@ _GRACE = 10.0
 _LAST = 20.0
 # Seconds in which the reason for a failed sum over devices becomes known.
 _REASON = 1.0
-# A machine that is silent for 15 + 3 * 5 seconds is lost.
-_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+# A machine that is silent for 15 + 3 * 5 seconds is lost, or for as many
+# milliseconds if something was sent to it.
+_KEEPALIVE = {
+  "TCP_KEEPIDLE": 15,
+  "TCP_KEEPINTVL": 5,
+  "TCP_KEEPCNT": 3,
+  "TCP_USER_TIMEOUT": 30_000,
+}
 
 
 class Line:

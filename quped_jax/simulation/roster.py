@@ -7,8 +7,10 @@ processes is named, where JAX would wait and then end them all.
 
 import contextlib
 import json
+import math
 import selectors
 import socket
+import sys
 import time
 from typing import Any
 
@@ -16,6 +18,8 @@ from quped_jax.simulation.links import Line
 
 # Seconds between two attempts to reach process 0.
 _RETRY = 0.2
+# Seconds after which process 0 says for whom it waits.
+_PATIENCE = 20.0
 # Seconds more than its timeout that process 0 is given to answer.
 _GRACE = 5.0
 # The most bytes of a report.
@@ -82,11 +86,16 @@ class _Gathering:
 
   def wait(self, deadline: float) -> list[int]:
     """Waits until all have reported; returns those that did not in time."""
+    patience = time.monotonic() + _PATIENCE
     while missing := sorted(set(range(1, self._count)) - set(self._reported)):
-      left = deadline - time.monotonic()
-      if left <= 0:
+      now = time.monotonic()
+      if now >= deadline:
         break
-      for key, _ in self._selector.select(left):
+      if now >= patience:
+        patience = math.inf
+        text = f"waits for process_id={missing}, {deadline - now:.0f} s more"
+        print(text, file=sys.stderr, flush=True)
+      for key, _ in self._selector.select(min(deadline, patience) - now):
         if key.fileobj is self._server:
           self._accept()
         else:
@@ -105,10 +114,27 @@ class _Gathering:
     return self._reported
 
   def _accept(self) -> None:
-    connection, _ = self._server.accept()
+    try:
+      connection, _ = self._server.accept()
+    except OSError:  # It has gone, or there are too many connections.
+      self._drop_a_stranger()
+      return
     connection.setblocking(False)
     self._heard[connection] = b""
     self._selector.register(connection, selectors.EVENT_READ)
+
+  def _drop_a_stranger(self) -> None:
+    """Closes the connection that has been silent for longest."""
+    known = set(self._reported.values())
+    for connection in self._heard:
+      if connection not in known:
+        self._drop(connection)
+        return
+
+  def _drop(self, connection: socket.socket) -> None:
+    self._selector.unregister(connection)
+    del self._heard[connection]
+    connection.close()
 
   def _hear(self, connection: Any) -> None:
     try:
@@ -130,9 +156,7 @@ class _Gathering:
       self._reported[told["process_id"]] = connection
       return
     _answer(connection, mistake or _STRANGER)
-    self._selector.unregister(connection)
-    del self._heard[connection]
-    connection.close()
+    self._drop(connection)
 
 
 def _parsed(report: bytes) -> Any:

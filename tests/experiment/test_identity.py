@@ -1,11 +1,14 @@
 """The identity of a run, and what differs between two."""
 
 import dataclasses
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.experiment import identity
+from quped_jax.experiment import identity, metrics
 from quped_jax.experiment.assemble import assemble
 from tests import tiny
 
@@ -74,9 +77,9 @@ def test_the_version_of_a_method_is_part_of_the_identity(monkeypatch):
     qj.methods.METHODS, "quped", entry._replace(version=version + 1)
   )
   (line,) = identity.differences(first, identity_of())
-  assert line == (
+  assert line.startswith(
     f"code of the method is 'version {version}' there and "
-    f"'version {version + 1}' here"
+    f"'version {version + 1} of "
   )
 
 
@@ -128,3 +131,39 @@ def test_every_setting_that_changes_results_is_in_it():
   fields = {f.name for f in dataclasses.fields(qj.Settings)}
   free = {f.name for f in dataclasses.fields(qj.Settings) if f.metadata["free"]}
   assert fields - free - {"method_options"} <= set(identity_of())
+
+
+def test_what_draws_random_numbers_is_part_of_the_identity():
+  config: Any = jax.config
+  first = identity_of()
+  config.update("jax_threefry_partitionable", False)
+  try:
+    other = identity_of()
+  finally:
+    config.update("jax_threefry_partitionable", True)
+  assert identity.differences(first, other) == [
+    "random numbers is 'threefry2x32' there and "
+    "'threefry2x32, not partitionable' here"
+  ]
+
+
+def test_numbers_that_are_not_finite_are_read_back_as_they_were(tmp_path):
+  here = identity.join(tiny.make_settings("local", 2, bits=(32,)))
+  here |= identity.join(
+    tiny.make_settings("local", 2, bits=(32,)), {"mine": {"x": np.inf}}
+  )
+  assert here["mine"] == {"x": "inf"}
+  metrics.Writer(tmp_path).start({}, here)
+  assert identity.differences(identity.recorded(tmp_path, here), here) == []
+
+
+def test_of_several_processes_the_states_server_counts(monkeypatch):
+  settings = tiny.make_settings("fedavg", 2, bits=(32,))
+  made = assemble(settings, federation=tiny.make_federation((9, 12)))
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  first, same, other = (
+    identity.of(made, settings, made.simulation.init(seed))
+    for seed in (0, 0, 1)
+  )
+  assert first == same
+  assert identity.differences(first, other) == ["initial state is not the same"]

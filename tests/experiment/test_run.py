@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import dataclasses
 import json
@@ -323,15 +324,28 @@ def test_a_finished_run_that_is_begun_once_more_keeps_its_results(tmp_path):
   """Until it has the same again."""
   qj.run(short(), tmp_path, display=QUIET)
   shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
-  before = (tmp_path / "summary.json").read_text()
+  names = "summary.json", "clients.csv", "metrics.jsonl"
+
+  def results():
+    return [(tmp_path / name).read_text() for name in names]
+
+  before = results()
 
   class Stop(qj.Display):
     def show(self, *_):
-      raise KeyboardInterrupt
+      def update(round_, record=None, seconds=None):
+        del round_, seconds
+        if record:
+          raise KeyboardInterrupt
+
+      return contextlib.nullcontext(update)
 
   with pytest.raises(KeyboardInterrupt):
     qj.run(short(), tmp_path, display=Stop(quiet=True))
-  assert (tmp_path / "summary.json").read_text() == before
+  assert results() == before
+  qj.run(short(), tmp_path, display=QUIET)
+  assert not (tmp_path / "metrics.jsonl.new").exists()
+  assert results()[2].count("\n") == before[2].count("\n")
 
 
 def test_synthetic_data_runs_like_any_other():

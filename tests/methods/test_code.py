@@ -177,6 +177,86 @@ def test_values_of_closures_count(make):
   assert first == same != other
 
 
+def test_numbers_in_hexadecimals_count(author):
+  first, other = (author.hash("RATE = 0.5", f"RATE = {x}") for x in (1, 2))
+  assert author.hash("RATE = 0.5", "RATE = 0x10") != author.hash(
+    "RATE = 0.5", "RATE = 0x20"
+  )
+  assert first != other
+
+
+def write(folder, files):
+  for name, text in files.items():
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def run(folder, *arguments):
+  """The last line that a program prints."""
+  done = subprocess.run(
+    [sys.executable, *arguments],
+    cwd=folder,
+    env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout.split()[-1]
+
+
+def test_a_file_counts_as_it_was_when_it_was_first_read(tmp_path):
+  """Which is what runs, if its author goes on writing."""
+  source = "def make(*args):\n  return 1\n"
+  program = (
+    "import pathlib, mine; from quped_jax.methods.code import code_hash; "
+    "first = code_hash(mine.make); path = pathlib.Path('mine.py'); "
+    "path.write_text(path.read_text().replace('1', '2')); "
+    "print(code_hash(mine.make) == first)"
+  )
+  write(tmp_path, {"mine.py": source})
+  assert run(tmp_path, "-c", program) == "True"
+
+
+PRINT = (
+  "from quped_jax.methods.code import code_hash\n"
+  "def make(*args):\n  return K\n"
+  "if __name__ == '__main__':\n  print(code_hash(make))\n"
+)
+
+
+def test_relative_imports_of_a_program_count(tmp_path):
+  """Also names that only type checkers import, of packages that fail."""
+  broken = "raise RuntimeError('not to be imported')"
+  source = (
+    "from typing import TYPE_CHECKING\nfrom .rates import K\n"
+    "if TYPE_CHECKING:\n  from broken.types import Thing\n" + PRINT
+  )
+  found = []
+  for number in (1, 1, 2):
+    files = {"own/__init__.py": "", "own/train.py": source}
+    files |= {"own/rates.py": f"K = {number}\n", "broken/__init__.py": broken}
+    write(tmp_path, files)
+    found.append(run(tmp_path, "-m", "own.train"))
+  assert found[0] == found[1] != found[2]
+
+
+def test_a_file_named_like_one_of_pythons_counts(tmp_path):
+  found = []
+  for number in (1, 2):
+    write(tmp_path, {"profile.py": f"K = {number}\n"})
+    write(tmp_path, {"train.py": "from profile import K\n" + PRINT})
+    found.append(run(tmp_path, "train.py"))
+  assert found[0] != found[1]
+
+
+def test_of_installed_packages_only_the_methods_own_counts():
+  known = code_hash(jax.vmap)
+  assert code_hash(jax.vmap, own={"optax"}) == known
+  assert code_hash(jax.vmap, own={"jax"}) != known
+
+
 # Code of a notebook, and a change of it.
 NOTEBOOK = {
   "a function": ("def f(x):\n  return x", "n x", "n -x"),
@@ -211,6 +291,11 @@ NOTEBOOK = {
     "[3]",
     "[4]",
   ),
+  "a set of functions": (
+    "g = lambda x: 3\ntable = {g}\nf = lambda x: table",
+    "x: 3",
+    "x: 4",
+  ),
   "a namespace": (
     "import types\n"
     "table = types.SimpleNamespace(rate=lambda x: 3)\n"
@@ -232,6 +317,15 @@ def test_code_without_a_source_is_compared_as_compiled(name):
   assert text.count(old) == 1
   first, same, other = map(make, (text, text, text.replace(old, new)))
   assert code_hash(first) == code_hash(same) != code_hash(other)
+
+
+def test_a_global_that_only_an_attribute_is_called_like_does_not_count():
+  def make(rate):
+    names = {"__name__": "notebook", "rate": rate}
+    exec("def make(x):\n  return x.rate", names)
+    return names["make"]
+
+  assert code_hash(make(1)) == code_hash(make(2))
 
 
 def test_another_process_finds_the_same(author, tmp_path):

@@ -112,3 +112,24 @@ def test_what_may_wrap_a_built_in_method_changes_with_its_version(monkeypatch):
   raised = local._replace(version=1000)
   monkeypatch.setitem(registry.BUILT_IN, "local", raised)
   assert mine.behaviour() != before
+
+
+def test_a_built_in_method_under_another_name_changes_with_its_version(
+  monkeypatch,
+):
+  entry = qj.methods.get_method("fedavg")
+  monkeypatch.setitem(qj.methods.METHODS, "alias", entry)
+  qj.register_method("alias", entry.make, entry.options)
+  alias = qj.methods.get_method("alias")
+  before = alias.behaviour()
+  assert before.startswith("hash ")
+  newer = entry._replace(version=(entry.version or 0) + 1)
+  monkeypatch.setitem(registry.BUILT_IN, "fedavg", newer)
+  assert alias.behaviour() != before
+
+
+@pytest.mark.parametrize("name", ["initial state", "data", "networks", ""])
+def test_a_name_that_stands_for_something_else_is_an_error(name):
+  local = qj.methods.get_method("local")
+  with pytest.raises(ValueError, match=f"name='{name}': must be an identifier"):
+    qj.register_method(name, local.make, local.options)

@@ -83,6 +83,20 @@ def soon(condition):
   return False
 
 
+@pytest.mark.skipif(
+  not hasattr(socket, "TCP_USER_TIMEOUT"),
+  reason="the system has no such option",
+)
+def test_a_machine_that_answers_nothing_is_lost_in_half_a_minute():
+  """What is sent and not received would otherwise be repeated for minutes."""
+  with socket.create_server(("localhost", 0)) as listener:
+    there = socket.create_connection(listener.getsockname())
+    line = Line(there)
+    option = socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT
+    assert there.getsockopt(*option) == 30_000
+    line.close()
+
+
 def test_all_get_the_values_of_all(linked):
   processes = linked(3)
   for turn in range(2):

@@ -39,7 +39,7 @@ class Pending(NamedTuple):
 
   Attributes:
     run: the run.
-    resume: whether its folder holds files of this very run, not yet finished.
+    resume: whether its folder holds no other run's files, to be replaced.
   """
 
   run: Run
@@ -63,10 +63,12 @@ def to_do(runs: Sequence[Run], *, restart: bool = False) -> list[Pending]:
   for run, here in zip(runs, identities(runs), strict=True):
     differ = identity.differences(identity.recorded(run.folder, here), here)
     finished = is_finished(run)
-    if differ and (finished or Checkpoints(run.folder, here)):
+    other = differ and (finished or Checkpoints(run.folder, here))
+    if other:
       others.append((run, differ))
     if differ or not finished:
-      pending.append(Pending(run, resume=not differ))
+      # What comes into a folder meanwhile is not for this run to replace.
+      pending.append(Pending(run, resume=not other))
   if others and not restart:
     run, differ = others[0]
     raise ValueError(
