@@ -156,7 +156,8 @@ def _describe(record: dict[str, Any], seconds: Any) -> str:
     for name, value in record.items()
     if name.startswith("test/")
   ]
-  return f"{', '.join(shown)}, {seconds:.2g} s/round"
+  spent = f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
+  return f"{', '.join(shown)}, {spent} s/round"
 
 
 class Display:

@@ -9,23 +9,18 @@ import pytest
 from quped_jax.simulation import roster
 
 
-class FullServer:
-  """A server's socket; once there are two connections, one is too many."""
+class FullServer(socket.socket):
+  """A listener; once there are two connections, one is too many."""
 
-  def __init__(self, server):
-    self._server = server
-    self.accepted = 0
-    self.full = False
-
-  def fileno(self):
-    return self._server.fileno()
+  accepted = 0
+  full = False
 
   def accept(self):
     if self.accepted == 2 and not self.full:
       self.full = True
       raise OSError(24, "Too many open files")
     self.accepted += 1
-    return self._server.accept()
+    return super().accept()
 
 
 def join(port):
@@ -36,10 +31,12 @@ def join(port):
 
 def test_too_many_strangers_keep_nobody_out():
   with (
-    socket.create_server(("localhost", 0)) as server,
+    FullServer() as full,
     concurrent.futures.ThreadPoolExecutor() as pool,
   ):
-    full, port = FullServer(server), server.getsockname()[1]
+    full.bind(("localhost", 0))
+    full.listen()
+    port = full.getsockname()[1]
     address = "localhost", port
     gathered = pool.submit(roster.gather, full, "here", 2, timeout=5.0)
     with (
