@@ -7,6 +7,8 @@ The samples are an array `[samples, ...]`, as in the model's dataset before they
 are normalised. Prints the class of each, one per line.
 """
 
+import contextlib
+import os
 import sys
 
 import numpy as np
@@ -33,6 +35,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
 
   def run():
+    _check_output(_OUTPUT.value, model=_MODEL.value, input=_INPUT.value)
     packed = qj.load_packed(_MODEL.value)
     logits = packed.predict(load_npy("input", _INPUT.value, mapped=True))
     broken = ~np.isfinite(logits).all(axis=1)
@@ -46,6 +49,23 @@ def main(argv: list[str]) -> None:
     sys.stdout.writelines(f"{label}\n" for label in logits.argmax(axis=1))
 
   common.run_main(run)
+
+
+def _check_output(output: str | None, **inputs: str) -> None:
+  """Raises a ValueError if the output would replace a file that is read.
+
+  Args:
+    output: path of a file, if any.
+    **inputs: paths of files, by the names of their flags.
+  """
+  for field, path in inputs.items():
+    # Also where a link or another name leads there.
+    with contextlib.suppress(OSError):
+      if output and os.path.samefile(output, path):
+        raise ValueError(
+          f"output={output!r}: must be another file than {field}={path!r}, "
+          "which it would replace"
+        )
 
 
 def _save(path: str, logits: np.ndarray) -> None:

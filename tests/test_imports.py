@@ -17,6 +17,8 @@ MOST_LINES = 400
 ROOMS = (
   "version",
   "checks",
+  "reading",
+  "kinds",
   "random_keys",
   "chances",
   "quantization",

@@ -5,17 +5,19 @@ ours. That text begins with the SHA-256 of the file, taken with zeros in the
 checksum's place.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-import stat
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
+
+from quped_jax import reading
+from quped_jax.files import tensors as tensors_lib
 
 _KEY = "quped_jax"  # The name of our text in the metadata.
 
@@ -23,10 +25,18 @@ _KEY = "quped_jax"  # The name of our text in the metadata.
 _DIGEST = re.compile(rb'\{\\"sha256\\":\\"([0-9a-f]{64})\\"')
 _NO_DIGEST = b"0" * 64
 
-_LENGTH_BYTES = 8  # The length of the header, which comes first.
-# Headers of the networks here take up to 20 KB; parsing one takes some 30 times
-# its size in memory.
-_MAX_HEADER = 2**20
+
+class Container(NamedTuple):
+  """A packed file that is open.
+
+  Attributes:
+    tensors: the file.
+    about: the JSON value in its metadata, whatever it is, including the
+      checksum.
+  """
+
+  tensors: tensors_lib.TensorFile
+  about: Any
 
 
 def encode(
@@ -54,36 +64,43 @@ def seal(data: bytearray) -> None:
   Raises:
     ValueError: bytes without a place for a checksum.
   """
-  at = _find_digest(data)
-  data[at : at + len(_NO_DIGEST)] = _digest(data, at)
+  end = tensors_lib.header_end(data, len(data))
+  at = _find_digest(bytes(data[:end]))
+  digest = hashlib.sha256(_without_digest(bytes(data[:end]), at))
+  digest.update(memoryview(data)[end:])
+  data[at : at + len(_NO_DIGEST)] = digest.hexdigest().encode()
 
 
-def decode(data: bytes) -> tuple[dict[str, Any], Any]:
-  """The inverse of `encode`.
-
-  Returns:
-    Tensors by name, each {"dtype", "shape", "data"}; and the JSON value in the
-    metadata, whatever it is, including the checksum.
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[Container]:
+  """Opens a file that may be one of ours; reads its header and no more.
 
   Raises:
-    ValueError: a file that is damaged, or of another format.
+    OSError: it cannot be read.
+    ValueError: it is none of ours, or of another size than its header says.
   """
-  at = _find_digest(data)
-  if _digest(data, at) != data[at : at + len(_NO_DIGEST)]:
+  with tensors_lib.opened(path, _find_digest) as file:
+    if _KEY not in file.metadata:
+      raise ValueError("it has no metadata")
+    with reading.placed("its metadata is no JSON"):
+      about = reading.parse_json(file.metadata[_KEY])
+    yield Container(file, about)
+
+
+def read(container: Container) -> dict[str, np.ndarray]:
+  """The tensors of a file, if all of its bytes are those that were written.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is damaged.
+  """
+  header = container.tensors.header
+  at = _find_digest(header)
+  digest = hashlib.sha256(_without_digest(header, at))
+  arrays = tensors_lib.read(container.tensors, digest.update)
+  if digest.hexdigest().encode() != header[at : at + len(_NO_DIGEST)]:
     raise ValueError("it is damaged: its checksum is that of other bytes")
-  try:
-    tensors = dict(safetensors.deserialize(data))
-  except safetensors.SafetensorError as error:
-    raise ValueError(f"it is no safetensors file: {error}") from error
-  return tensors, _metadata(data)
-
-
-def _metadata(data: bytes) -> Any:
-  header = _load_json(data[_LENGTH_BYTES : _header_end(data, len(data))])
-  metadata = header.get("__metadata__")
-  if not isinstance(metadata, dict):
-    raise ValueError("it has no metadata")
-  return _load_json(metadata.get(_KEY, "null"))
+  return arrays
 
 
 def write(path: str | os.PathLike, data: bytearray) -> None:
@@ -107,49 +124,13 @@ def write(path: str | os.PathLike, data: bytearray) -> None:
     ) from error
 
 
-def _header_end(start: bytes | bytearray, size: int) -> int:
-  """Where the header ends, from the first bytes of a file of this size."""
-  length = int.from_bytes(start[:_LENGTH_BYTES], "little")
-  if _LENGTH_BYTES + length > size:
-    raise ValueError(f"its header alone has more than its {size} bytes")
-  if length > _MAX_HEADER:
-    raise ValueError(f"its header has {length} bytes, more than {_MAX_HEADER}")
-  return _LENGTH_BYTES + length
-
-
-def read(path: str | os.PathLike) -> bytes:
-  """The bytes of a file that may be one of ours."""
-  status = os.stat(path)
-  if not stat.S_ISREG(status.st_mode):
-    raise ValueError("it is no regular file")
-  with open(path, "rb") as file:
-    _header_end(file.read(_LENGTH_BYTES), status.st_size)
-    file.seek(0)
-    return file.read()
-
-
-def _find_digest(data: bytes | bytearray) -> int:
-  """The position of the checksum in a file."""
-  end = _header_end(data, len(data))
-  found = [match.start(1) for match in _DIGEST.finditer(data, 0, end)]
+def _find_digest(header: bytes) -> int:
+  """The position of the checksum in a file's header."""
+  found = [match.start(1) for match in _DIGEST.finditer(header)]
   if len(found) != 1:
     raise ValueError("it has no checksum")
   return found[0]
 
 
-def _digest(data: bytes | bytearray, at: int) -> bytes:
-  """The checksum of a file whose own is at this place."""
-  digest, view = hashlib.sha256(), memoryview(data)
-  for part in (view[:at], _NO_DIGEST, view[at + len(_NO_DIGEST) :]):
-    digest.update(part)
-  return digest.hexdigest().encode()
-
-
-def _load_json(text: str | bytes) -> Any:
-  def refuse(name):
-    raise ValueError(f"{name} is no number")
-
-  try:
-    return json.loads(text, parse_constant=refuse)
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"its metadata is no JSON: {error}") from error
+def _without_digest(header: bytes, at: int) -> bytes:
+  return header[:at] + _NO_DIGEST + header[at + len(_NO_DIGEST) :]

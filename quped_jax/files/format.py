@@ -1,7 +1,9 @@
 """Which tensors a packed file must have, given what it says of its model."""
 
+import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import models as models_lib
+from quped_jax.files import tensors as tensors_lib
 from quped_jax.files import weights as weights_lib
-from quped_jax.files.info import ModelInfo
+from quped_jax.files.info import LAYERS, ModelInfo
+from quped_jax.models import Model
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import codebook_tree
 
 MEAN, STD = "inputs/mean", "inputs/std"
+
+_PLANES, _LEVELS = ".planes", ".levels"
+# So few layers are traced within a moment.
+_FEW_LAYERS = 4
 
 
 class Plan(NamedTuple):
@@ -23,35 +31,62 @@ class Plan(NamedTuple):
   Attributes:
     params: tree of its parameters.
     stats: tree of its statistics.
-    quantized: PATHs of the packed tensors.
+    quantized: {PATH of a packed tensor: its bits}.
   """
 
   params: Any
   stats: Any
-  quantized: frozenset[str]
+  quantized: dict[str, int]
 
   def named(self) -> dict[str, Any]:
     """All of them by PATH."""
     return weights_lib.named(self.params, self.stats)
 
+  def described(self) -> dict[str, dict[str, Any]]:
+    """{PATH of a packed tensor: its bits and shape}, as JSON values."""
+    shapes = self.named()
+    return {
+      name: {"bits": bits, "shape": list(shapes[name].shape)}
+      for name, bits in self.quantized.items()
+    }
+
 
 def make_plan(info: ModelInfo) -> Plan:
   """Makes the plan from the architecture alone; nothing is allocated."""
   model = info.create()
-  inputs = jax.ShapeDtypeStruct((1, *info.input_shape), jnp.float32)
-  params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
-  quantized = frozenset()
+  params, stats = _shapes(model, info.input_shape)
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  paths = [codebook_tree.path_name(path) for path, _ in leaves]
+  bits = {}
   if info.bits != codebook_lib.FULL_PRECISION:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    paths = [codebook_tree.path_name(path) for path, _ in leaves]
-    quantized = frozenset(
-      f"params/{path}" for path in paths if model.is_quantized(path)
-    )
+    bits = {x: info.bits_of(x) for x in paths if model.is_quantized(x)}
+  quantized = {
+    f"params/{path}": b
+    for path, b in bits.items()
+    if b != codebook_lib.FULL_PRECISION
+  }
   return Plan(params, stats, quantized)
 
 
-def plan_of_file(info: ModelInfo, size: int) -> Plan:
-  """`make_plan` for what a file of this size says of its model."""
+# A run that saves the models of many clients traces their network once.
+@functools.lru_cache(maxsize=16)
+def _shapes(model: Model, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+  """Parameters and statistics of a network, without values."""
+  inputs = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), inputs)
+
+
+def plan_of_file(info: ModelInfo, size: int, names: Collection[str]) -> Plan:
+  """`make_plan` for what a file says of its model.
+
+  Tracing a network takes time for each of its layers, and it is only done where
+  the file has as many tensors as they need.
+
+  Args:
+    info: what it says.
+    size: its bytes.
+    names: of its tensors.
+  """
   most = 8 * size  # Each unit of a width has a weight, of at least one bit.
   entries = [info.num_classes]
   for value in info.options.values():
@@ -61,26 +96,43 @@ def plan_of_file(info: ModelInfo, size: int) -> Plan:
       raise ValueError(f"{entry}: must be at most {most} in a file of its size")
   models_lib.get_factory(info.model)
   try:
-    return make_plan(info)
+    _check_layers(info, names)
+    plan = make_plan(info)
   except Exception as error:
     # Nonsensical options can fail anywhere in a network.
     raise ValueError(
       f"model={info.model!r}: must be made of options={dict(info.options)}, "
       f"num_classes={info.num_classes}, input_shape={info.input_shape}: {error}"
     ) from error
+  shapes = plan.named().values()
+  tensors_lib.check_memory(
+    sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in shapes)
+  )
+  return plan
 
 
-def kind_of(x: Any) -> tuple[str, tuple[int, ...]]:
-  """Type and shape of an array as safetensors states them."""
-  dtype = np.dtype(x.dtype)
-  if dtype not in weights_lib.TYPES:
-    raise ValueError(
-      f"dtype={dtype}: must be one of {', '.join(weights_lib.TYPES)}"
+def _check_layers(info: ModelInfo, names: Collection[str]) -> None:
+  """Raises a ValueError if there are too few tensors for the layers."""
+  layers = info.layers()
+  if layers <= _FEW_LAYERS:
+    return
+  have = sum(not name.endswith(_LEVELS) for name in names if name != MEAN)
+  have -= STD in names
+  least = layers
+  if models_lib.is_built_in(info.model) and info.options.get(LAYERS) == layers:
+    # The layers of these are all alike.
+    one, two = (
+      len(make_plan(dataclasses.replace(info, options=options)).named())
+      for options in ({**info.options, LAYERS: n} for n in (1, 2))
     )
-  return weights_lib.TYPES[dtype], tuple(x.shape)
+    least = one + (layers - 1) * (two - one)
+  if have < least:
+    raise ValueError(f"{layers} layers have {least} tensors, the file {have}")
 
 
-def check_kinds(want: Mapping[str, Any], have: Mapping[str, Any]) -> None:
+def check_kinds(
+  want: Mapping[str, tensors_lib.Kind], have: Mapping[str, tensors_lib.Kind]
+) -> None:
   """Raises a ValueError unless names, types and shapes are the same."""
 
   def text(kinds, name):
@@ -97,18 +149,33 @@ def check_kinds(want: Mapping[str, Any], have: Mapping[str, Any]) -> None:
       )
 
 
-def packed_kinds(info: ModelInfo, plan: Plan) -> dict[str, Any]:
+def packed_kinds(info: ModelInfo, plan: Plan) -> dict[str, tensors_lib.Kind]:
   """Type and shape of each tensor in the file, except mean and std."""
   kinds = {}
   for name, like in plan.named().items():
     if name not in plan.quantized:
-      kinds[name] = kind_of(like)
+      kinds[name] = tensors_lib.kind_of(like)
       continue
+    bits = plan.quantized[name]
     channels = like.shape[-1:] if info.granularity == "channel" else ()
-    planes = (info.bits, -(-math.prod(like.shape) // 8))
-    kinds[f"{name}.planes"] = weights_lib.TYPES[np.dtype(np.uint8)], planes
-    kinds[f"{name}.levels"] = kind_of(like)[0], (*channels, 2**info.bits)
+    planes = (bits, -(-math.prod(like.shape) // 8))
+    kinds[name + _PLANES] = tensors_lib.TYPES[np.dtype(np.uint8)], planes
+    kinds[name + _LEVELS] = (
+      tensors_lib.kind_of(like)[0],
+      (*channels, 2**bits),
+    )
   return kinds
+
+
+def check_scale_kinds(
+  kinds: Mapping[str, tensors_lib.Kind], shape: tuple[int, ...]
+) -> None:
+  """Raises a ValueError unless mean and std are float32 and fit samples."""
+  for name in (MEAN, STD):
+    dtype, own = kinds.get(name, ("", ()))
+    if dtype != "F32":
+      raise ValueError(f"{name!r}: must be there, of type F32")
+    _check_fits(name, own, shape)
 
 
 def make_scale(
@@ -117,16 +184,22 @@ def make_scale(
   """Mean and std by name, checked to fit samples of this shape."""
   scale = {MEAN: np.asarray(mean), STD: np.asarray(std)}
   for name, value in scale.items():
-    # NumPy's own check fails with more than 32 axes.
-    pairs = zip(value.shape[::-1], shape[::-1], strict=False)
-    fits = value.ndim <= len(shape) and all(n in (1, m) for n, m in pairs)
-    if not fits:
-      raise ValueError(
-        f"{name!r}.shape={value.shape}: must broadcast to one sample, {shape}"
-      )
+    _check_fits(name, value.shape, shape)
     scale[name] = value = value.astype(np.float32, order="C")
     if not np.isfinite(value).all():
       raise ValueError(f"{name!r}: must be finite")
   if not (scale[STD] > 0).all():
     raise ValueError(f"{STD!r}: must be positive")
   return scale
+
+
+def _check_fits(
+  name: str, own: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+  # NumPy's own check fails with more than 32 axes.
+  pairs = zip(own[::-1], shape[::-1], strict=False)
+  fits = len(own) <= len(shape) and all(n in (1, m) for n, m in pairs)
+  if not fits:
+    raise ValueError(
+      f"{name!r}.shape={own}: must broadcast to one sample, {shape}"
+    )

@@ -9,14 +9,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from quped_jax import checks
+from quped_jax import checks, reading
 from quped_jax import models as models_lib
 from quped_jax.models import Model
 from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization import codebook_tree
 
 # Tracing a network takes time and memory per layer.
 _MAX_LAYERS = 256
-_LAYERS = "blocks"  # The option that says how many layers there are.
+LAYERS = "blocks"  # The option that says how many layers there are.
+# Every tensor is compared with them.
+_MAX_PATTERNS = 1024
 _NO_OPTIONS = (
   "conv",
   "dtype",
@@ -42,7 +45,10 @@ class ModelInfo:
       text, or tuples of them.
     conv: how convolutions are computed.
     compute_dtype: of the network's passes, "float32" or "bfloat16".
-    bits: precision of the quantized tensors, 1 to 8; 32 if there are none.
+    bits: precision of the quantized tensors, 1 to 8; 32 if there are none. Or
+      precisions of single ones, by patterns of their paths, such as
+      `{"hidden_1/*": 2, "*": 4}`, see `init_codebooks`: the first that matches
+      counts.
     granularity: of their levels, "tensor" or "channel".
     dataset: the one it was trained on.
     method: the one that trained it.
@@ -59,7 +65,7 @@ class ModelInfo:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   conv: str = "auto"
   compute_dtype: str = "float32"
-  bits: int = codebook_lib.FULL_PRECISION
+  bits: int | Mapping[str, int] = codebook_lib.FULL_PRECISION
   granularity: str = "tensor"
   dataset: str = ""
   method: str = ""
@@ -74,13 +80,13 @@ class ModelInfo:
       value = getattr(self, field)
       if not isinstance(value, str):
         raise ValueError(f"{field}={value!r}: must be text")
-    for field, smallest in (("num_classes", 1), ("bits", 1), ("client", 0)):
+    for field, smallest in (("num_classes", 1), ("client", 0)):
       value = getattr(self, field)
       if not _is_whole(value, smallest) and (field, value) != ("client", None):
         raise ValueError(
           f"{field}={value!r}: must be a whole number, at least {smallest}"
         )
-    codebook_lib.check_bits(self.bits)
+    _check_bits(self.bits)
     checks.choice("granularity", self.granularity, codebook_lib.GRANULARITIES)
     checks.choice(
       "compute_dtype", self.compute_dtype, models_lib.COMPUTE_DTYPES
@@ -98,6 +104,27 @@ class ModelInfo:
       )
     _check_options(self.options)
 
+  def bits_of(self, path: str) -> int:
+    """The precision of a tensor that the network quantizes.
+
+    Args:
+      path: such as `hidden_1/kernel`.
+
+    Raises:
+      ValueError: no pattern matches it.
+    """
+    return codebook_tree.bits_of(self.bits, path)
+
+  def layers(self) -> int:
+    """How many layers the options ask for; 0 if they do not say."""
+    numbers = [0]
+    for name, value in self.options.items():
+      if isinstance(value, tuple):
+        numbers.append(len(value))
+      elif name == LAYERS and _is_whole(value, 0):
+        numbers.append(value)
+    return max(numbers)
+
   def create(self) -> Model:
     """The network, without weights; the same object for the same fields.
 
@@ -112,6 +139,24 @@ class ModelInfo:
       *(self.model, self.num_classes, self.input_shape),
       *(options, self.conv, self.compute_dtype),
     )
+
+
+def _check_bits(bits: Any) -> None:
+  """Raises a ValueError unless bits are a precision, or some by pattern."""
+  each = {"bits": bits}
+  if isinstance(bits, Mapping):
+    each = {f"bits[{pattern!r}]": value for pattern, value in bits.items()}
+    if not 0 < len(bits) <= _MAX_PATTERNS or not all(
+      isinstance(pattern, str) for pattern in bits
+    ):
+      raise ValueError(
+        f"bits={reading.shown(bits)}: must be precisions by patterns of paths, "
+        f"at least one and at most {_MAX_PATTERNS}"
+      )
+  for field, value in each.items():
+    if not _is_whole(value, 1):
+      raise ValueError(f"{field}={value!r}: must be a whole number, at least 1")
+    codebook_lib.check_bits(value, field)
 
 
 def _check_options(options: Any) -> None:
@@ -132,7 +177,7 @@ def _check_options(options: Any) -> None:
         f"options={{{name!r}: {value!r}}}: must be without {name!r}, which "
         "follows from other fields"
       )
-    layers = value if name == _LAYERS else len(entries)
+    layers = value if name == LAYERS else len(entries)
     if _is_whole(layers, _MAX_LAYERS + 1):
       raise ValueError(
         f"options[{name!r}]: must be of at most {_MAX_LAYERS} layers; got "

@@ -12,15 +12,21 @@ A safetensors file with these tensors:
   inputs/mean, inputs/std: float32, by which raw inputs are normalised.
 
 A PATH begins with "params/" or "stats/". All else is one JSON text in the
-file's metadata: a checksum, the versions of format and library, and the fields
-of `ModelInfo`. The checksum is the SHA-256 of the file with zeros in its place,
-so that damage is detected. A forged file is not trusted either: its
-architecture must be one that is known by name, which determines what tensors
-there must be, and nothing in the file is ever evaluated.
+file's metadata, so that a file describes itself: a checksum, the versions of
+format and library, the fields of `ModelInfo`, the bits and the shape of each
+quantized tensor, and the network's activations. The checksum is the SHA-256 of
+the file with zeros in its place, so that damage is detected. A forged file is
+not trusted either: its architecture must be one that is known by name, which
+determines what tensors there must be, and nothing in the file is ever
+evaluated. Tensors are read once all that is said of them fits.
+
+Files of format 1, which do not say bits and shapes of single tensors nor
+activations, are read too.
 """
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -28,16 +34,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from quped_jax import checks, version
+from quped_jax import checks, reading, version
+from quped_jax import kinds as kinds_lib
 from quped_jax.files import codec, container
 from quped_jax.files import format as format_lib
+from quped_jax.files import tensors as tensors_lib
 from quped_jax.files import weights as weights_lib
 from quped_jax.files.info import ModelInfo, with_tuples
 from quped_jax.models import Model
 
-FORMAT = 1
+FORMAT = 2
+_FORMATS = (1, 2)  # Those that are read.
 
-_MAX_REASON = 300  # Characters of an error message.
+# What a file says besides the fields of `ModelInfo`.
+_ALWAYS = {"sha256", "format", "library"}
+_QUANTIZED, _ACTIVATIONS = "quantized", "activations"
+_ADDED = {1: set[str](), 2: {_QUANTIZED, _ACTIVATIONS}}
 
 
 class PackedModel(NamedTuple):
@@ -121,8 +133,9 @@ def save_packed(
 
   Args:
     path: of the file, which is replaced as a whole, or not at all.
-    params: tree of parameters. Those that are quantized at `info.bits` must
-      have no more distinct values than levels, per tensor or per channel.
+    params: tree of parameters. Those that are quantized must have no more
+      distinct values than levels at their bits, see `info.bits`, per tensor or
+      per channel.
     stats: tree of statistics, perhaps empty.
     info: what the model is.
     mean: subtracted from raw inputs before the model sees them,
@@ -136,13 +149,12 @@ def save_packed(
   plan = format_lib.make_plan(info)
   tensors = weights_lib.as_stored(weights_lib.named(params, stats))
   format_lib.check_kinds(
-    {name: format_lib.kind_of(x) for name, x in plan.named().items()},
-    {name: format_lib.kind_of(x) for name, x in tensors.items()},
+    tensors_lib.kinds_of(plan.named()), tensors_lib.kinds_of(tensors)
   )
-  for name in plan.quantized:
+  for name, bits in plan.quantized.items():
     try:
       tensors[f"{name}.planes"], tensors[f"{name}.levels"] = codec.pack(
-        tensors.pop(name), info.bits, info.granularity == "channel"
+        tensors.pop(name), bits, info.granularity == "channel"
       )
     except ValueError as error:
       raise ValueError(f"{name!r}: {error}") from error
@@ -151,6 +163,8 @@ def save_packed(
     "format": FORMAT,
     "library": version.__version__,
     **dataclasses.asdict(info),
+    _QUANTIZED: plan.described(),
+    _ACTIVATIONS: list(info.create().activations),
   }
   container.write(path, container.encode(tensors, about))
 
@@ -167,58 +181,78 @@ def load_packed(path: str | os.PathLike) -> PackedModel:
     ValueError: no such file; a file that is damaged or of another kind; or an
       architecture that is unknown here, or has other tensors.
   """
-  try:
-    return _parse(container.read(path))
-  except (OSError, ValueError) as error:
-    reason = str(error)
-    if len(reason) > _MAX_REASON:  # It may quote the file.
-      reason = f"{reason[:_MAX_REASON]}..."
-    raise ValueError(
-      f"path={os.fspath(path)!r}: must be a packed model file ({reason})"
-    ) from error
+  file = f"path={os.fspath(path)!r}"
+  with (
+    reading.naming(file, "a packed model file"),
+    container.opened(path) as opened,
+  ):
+    return _parse(opened)
 
 
-def _parse(data: bytes) -> PackedModel:
-  tensors, about = container.decode(data)
+def _parse(opened: container.Container) -> PackedModel:
+  about, file = opened.about, opened.tensors
   info = _read_info(about)
-  plan = format_lib.plan_of_file(info, len(data))
-  scale = {
-    name: tensors.pop(name, {}) for name in (format_lib.MEAN, format_lib.STD)
-  }
+  kinds = file.kinds
+  plan = format_lib.plan_of_file(info, file.size, kinds)
+  format_lib.check_scale_kinds(kinds, info.input_shape)
+  scales = (format_lib.MEAN, format_lib.STD)
   format_lib.check_kinds(
     format_lib.packed_kinds(info, plan),
-    {name: (x["dtype"], tuple(x["shape"])) for name, x in tensors.items()},
+    {name: kind for name, kind in kinds.items() if name not in scales},
   )
-  for name, x in scale.items():
-    if x.get("dtype") != "F32":
-      raise ValueError(f"{name!r}: must be there, of type F32")
-  arrays = {}
-  for name, like in plan.named().items():
-    dtype = np.dtype(like.dtype)
-    if name not in plan.quantized:
-      arrays[name] = _array(tensors[name], dtype)
-      continue
-    planes = _array(tensors[f"{name}.planes"], np.dtype(np.uint8))
-    levels = _array(tensors[f"{name}.levels"], dtype)
-    arrays[name] = codec.unpack(planes, levels, like.shape)
-  mean, std = (_array(x, np.dtype(np.float32)) for x in scale.values())
+  _check_description(about, info, plan)
+  arrays = container.read(opened)
+  mean, std = (arrays.pop(name) for name in scales)
   format_lib.make_scale(mean, std, info.input_shape)
+  shapes = plan.named()
+  for name in plan.quantized:
+    planes, levels = (arrays.pop(f"{name}.{x}") for x in ("planes", "levels"))
+    arrays[name] = codec.unpack(planes, levels, shapes[name].shape)
   params, stats = weights_lib.from_named(arrays, plan.params, plan.stats)
   return PackedModel(info, params, stats, mean, std)
 
 
-def _array(tensor: Mapping[str, Any], dtype: np.dtype) -> np.ndarray:
-  return np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+def _check_description(
+  about: Mapping[str, Any], info: ModelInfo, plan: format_lib.Plan
+) -> None:
+  """Raises a ValueError if what a file says of tensors is not so."""
+  if _QUANTIZED in about and not _same(about[_QUANTIZED], plan.described()):
+    raise ValueError(
+      f"{_QUANTIZED}={reading.shown(about[_QUANTIZED])}: must be the bits and "
+      f"shapes of {', '.join(plan.quantized) or 'none'} for this architecture"
+    )
+  told, known = about.get(_ACTIVATIONS, []), list(info.create().activations)
+  kinds_lib.entries(kinds_lib.text)(_ACTIVATIONS, told)
+  # A network that is registered may not say them.
+  if told and known and told != known:
+    raise ValueError(
+      f"{_ACTIVATIONS}={reading.shown(told)}: must be {known}, those of "
+      f"model={info.model!r} here"
+    )
+
+
+def _same(first: Any, second: Any) -> bool:
+  """Whether two JSON values are the same; true is not 1, nor is 1.0."""
+  return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
 
 
 def _read_info(about: Any) -> ModelInfo:
   """The model's description in a file's metadata."""
-  if not isinstance(about, dict) or about.get("format") != FORMAT:
-    raise ValueError(f"its format is not {FORMAT}, the one that is known here")
+  known = " or ".join(map(str, _FORMATS))
+  if not isinstance(about, dict) or "format" not in about:
+    raise ValueError(f"its format is not {known}, those that are known here")
+  number = about["format"]
+  if type(number) is not int or number not in _FORMATS:
+    raise ValueError(
+      f"its format is {reading.shown(number)}, and not {known}, those that are "
+      "known here"
+    )
   fields = {field.name for field in dataclasses.fields(ModelInfo)}
-  if set(about) != fields | {"sha256", "format", "library"}:
+  if set(about) != fields | _ALWAYS | _ADDED[number]:
     raise ValueError(f"its metadata is not of {', '.join(sorted(fields))}")
   values = with_tuples({name: about[name] for name in fields})
   if isinstance(values["options"], dict):
     values["options"] = with_tuples(values["options"])
+  if number == 1 and isinstance(values["bits"], dict):
+    raise ValueError("bits: must be one number in format 1")
   return ModelInfo(**values)

@@ -7,19 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from quped_jax import reading
+from quped_jax.files import tensors as tensors_lib
 from quped_jax.quantization import codebook_tree
-
-# The names of types in safetensors.
-TYPES = {
-  np.dtype(bool): "BOOL",
-  np.dtype(jnp.bfloat16): "BF16",
-  **{np.dtype(f"f{size}"): f"F{8 * size}" for size in (2, 4, 8)},
-  **{np.dtype(f"i{size}"): f"I{8 * size}" for size in (1, 2, 4, 8)},
-  **{np.dtype(f"u{size}"): f"U{8 * size}" for size in (1, 2, 4, 8)},
-}
 
 # Those in which weights are read, whatever the model's own is.
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -71,12 +63,14 @@ def load_weights(
   """
   field = f"warm_start={os.fspath(path)!r}"
   wanted = named(params, stats)
-  try:
-    with safetensors.safe_open(path, "np") as file:
-      _check_header(field, file, wanted)
-      tensors = {name: file.get_tensor(name) for name in wanted}
-  except (OSError, safetensors.SafetensorError) as error:
-    raise ValueError(f"{field}: must be a file of weights ({error})") from error
+  with (
+    reading.naming(field, "a file of weights"),
+    tensors_lib.opened(path) as file,
+  ):
+    mistake = _mistake(file.kinds, wanted)
+    tensors = {} if mistake else tensors_lib.read(file)
+  if mistake:
+    raise ValueError(f"{field}: {mistake}")
   converted = {
     name: _converted(f"{field}: {name!r}", tensor, wanted[name].dtype)
     for name, tensor in tensors.items()
@@ -84,26 +78,27 @@ def load_weights(
   return from_named(converted, params, stats)
 
 
-def _check_header(field: str, file: Any, wanted: Mapping[str, Any]) -> None:
-  """Raises a ValueError unless a file has the tensors that are wanted."""
-  names = file.keys()
-  found = {name: file.get_slice(name) for name in names}
+def _mistake(
+  found: Mapping[str, tensors_lib.Kind], wanted: Mapping[str, Any]
+) -> str:
+  """Which tensor a file has otherwise than it is wanted; "" for none."""
   for name in sorted(wanted.keys() | found.keys()):
     want = tuple(wanted[name].shape) if name in wanted else None
-    have = tuple(found[name].get_shape()) if name in found else None
+    dtype, have = found.get(name, ("", None))
     if want != have:
-      raise ValueError(
-        f"{field}: {name!r} must have shape {want} for this model; the file "
-        f"has {have}"
+      return (
+        f"{reading.shown(name)} must have shape {want} for this model; the "
+        f"file has {have}"
       )
-    dtype, own = found[name].get_dtype(), wanted[name].dtype
+    own = wanted[name].dtype
     floats = jnp.issubdtype(own, jnp.floating)
-    allowed = _FLOATS if floats else (TYPES.get(np.dtype(own), str(own)),)
+    known = tensors_lib.TYPES.get(np.dtype(own), str(own))
+    allowed = _FLOATS if floats else (known,)
     if dtype not in allowed:
-      raise ValueError(
-        f"{field}: {name!r} must be of type {' or '.join(allowed)}; the file "
-        f"has {dtype}"
+      return (
+        f"{name!r} must be of type {' or '.join(allowed)}; the file has {dtype}"
       )
+  return ""
 
 
 def _converted(field: str, tensor: np.ndarray, dtype: Any) -> np.ndarray:

@@ -39,6 +39,8 @@ class Model(NamedTuple):
     features: `features(params, stats, inputs, train) -> (features, stats)`,
       the inputs of the last layer; None if unknown.
     head: `head(params, features) -> logits`, the last layer; likewise.
+    activations: names of the functions between its layers, for files that
+      describe it; () if unknown.
   """
 
   name: str
@@ -47,6 +49,7 @@ class Model(NamedTuple):
   is_quantized: Callable[[str], bool]
   features: Callable[..., tuple[jax.Array, Any]] | None = None
   head: Callable[[Any, jax.Array], jax.Array] | None = None
+  activations: tuple[str, ...] = ()
 
 
 def is_head(path: str) -> bool:
@@ -75,6 +78,7 @@ def from_linen(
   module: nn.Module,
   name: str,
   is_quantized: Callable[[str], bool] = hidden_kernels,
+  activations: tuple[str, ...] = (),
 ) -> Model:
   """Makes a model from a flax linen module.
 
@@ -86,6 +90,7 @@ def from_linen(
       `params` and `batch_stats`, and returns logits.
     name: the name under which results are reported.
     is_quantized: predicate on the parameter path.
+    activations: see `Model`.
 
   Returns:
     The model. Its `init` raises ValueError if the module keeps another
@@ -168,4 +173,4 @@ def from_linen(
       return logits
     return logits + jnp.broadcast_to(layer["bias"], logits.shape)
 
-  return Model(name, init, apply, is_quantized, features, head)
+  return Model(name, init, apply, is_quantized, features, head, activations)

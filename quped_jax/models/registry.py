@@ -20,6 +20,8 @@ from quped_jax.models.transformer import Transformer
 # The types in which networks compute; their parameters are float32.
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
+_RELU = ("relu",)
+
 # Widths of CNN1: (convolutions, dense layers before the last).
 _GREY_WIDTHS = ((32, 64), (512,))
 _COLOUR_WIDTHS = ((64, 64), (384, 192))
@@ -35,7 +37,8 @@ def _mlp(
 ) -> Model:
   del image_channels, conv  # Inputs are flattened.
   _check_widths("features", features)
-  return from_linen(MLP(num_classes, tuple(features), dtype), "mlp")
+  module = MLP(num_classes, tuple(features), dtype)
+  return from_linen(module, "mlp", activations=_RELU)
 
 
 def _cnn(name: str, extra_convs: int) -> Callable[..., Model]:
@@ -62,7 +65,7 @@ def _cnn(name: str, extra_convs: int) -> Callable[..., Model]:
       resolve_conv(conv),
       dtype,
     )
-    return from_linen(module, name)
+    return from_linen(module, name, activations=_RELU)
 
   return factory
 
@@ -77,7 +80,7 @@ def _resnet(name: str, blocks: int) -> Callable[..., Model]:
   ) -> Model:
     del image_channels  # The first kernel takes its channels from the inputs.
     module = ResNet(num_classes, blocks, conv=resolve_conv(conv), dtype=dtype)
-    return from_linen(module, name)
+    return from_linen(module, name, activations=_RELU)
 
   return factory
 
@@ -97,7 +100,7 @@ def _transformer(
   if width % heads:
     raise ValueError(f"width={width}: must be a multiple of heads={heads}")
   module = Transformer(num_classes, width, blocks, heads, dtype)
-  return from_linen(module, "transformer")
+  return from_linen(module, "transformer", activations=("gelu_tanh",))
 
 
 def _check_widths(field: str, widths: tuple[int, ...]) -> None:
@@ -143,6 +146,11 @@ def register_model(name: str, factory: Callable[..., Model]) -> None:
 def model_names() -> tuple[str, ...]:
   """Names that `create_model` knows, sorted."""
   return tuple(sorted(_BUILT_IN | _registered))
+
+
+def is_built_in(name: str) -> bool:
+  """Whether a model of this name is one of this package."""
+  return name in _BUILT_IN
 
 
 def get_factory(name: str) -> Callable[..., Model]:

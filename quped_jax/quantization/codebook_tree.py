@@ -64,6 +64,27 @@ def path_name(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def bits_of(bits: Any, name: str) -> Any:
+  """The bits of a quantized parameter.
+
+  Args:
+    bits: of all; or a mapping from path patterns (as in `fnmatch`) to bits,
+      where the first pattern that matches counts.
+    name: the parameter's path, such as `hidden_1/kernel`.
+
+  Raises:
+    ValueError: a path that no pattern matches.
+  """
+  if not isinstance(bits, Mapping):
+    return bits
+  for pattern, value in bits.items():
+    if fnmatch.fnmatchcase(name, pattern):
+      return value
+  raise ValueError(
+    f"bits={dict(bits)}: no pattern matches the quantized {name!r}"
+  )
+
+
 def init_codebooks(
   params: Any,
   predicate: Callable[[str], bool],
@@ -96,16 +117,6 @@ def init_codebooks(
     each = list(bits.values()) if isinstance(bits, Mapping) else bits
     max_levels = codebook_lib.max_levels_for(each)
 
-  def bits_of(name):
-    if not isinstance(bits, Mapping):
-      return bits
-    for pattern, value in bits.items():
-      if fnmatch.fnmatch(name, pattern):
-        return value
-    raise ValueError(
-      f"bits={dict(bits)}: no pattern matches the quantized {name!r}"
-    )
-
   names = []
 
   def init(path, x):
@@ -115,7 +126,7 @@ def init_codebooks(
       return optax.MaskedNode()
     return codebook_lib.init_codebook(
       x,
-      bits_of(name),
+      bits_of(bits, name),
       max_levels,
       granularity=granularity,
       outer_level=outer_level,

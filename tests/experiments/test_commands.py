@@ -359,3 +359,20 @@ def test_predict_says_in_one_line_what_is_wrong(kind, message, packed):
   (line,) = done.stderr.strip().splitlines()
   assert line.startswith("error: ") and message in line
   assert not output.exists()
+
+
+@pytest.mark.parametrize("read", [0, 1], ids=["model", "input"])
+def test_predict_replaces_no_file_that_it_reads(read, packed, tmp_path):
+  """Neither under another name, nor through a link."""
+  model, samples = packed
+  before = packed[read].read_bytes()
+  (tmp_path / "link").symlink_to(packed[read].name)
+  (tmp_path / "folder").mkdir()
+  output = tmp_path / "folder" / ".." / "link"
+  done = command(
+    "predict", f"--model={model}", f"--input={samples}", f"--output={output}"
+  )
+  assert done.returncode == 2 and not done.stdout
+  assert packed[read].read_bytes() == before
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith(f"error: output={str(output)!r}: must be another file")

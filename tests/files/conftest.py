@@ -10,7 +10,7 @@ def files(tmp_path_factory):
   path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
   good = []
   for info in INFOS:
-    if info.bits not in (2, 3, 1, 32):
+    if info.bits in (5, 8):
       continue
     qj.save_packed(path, *variables_of(info), info, mean=0.5, std=0.25)
     good.append((path.read_bytes(), qj.load_packed(path)))

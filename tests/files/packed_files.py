@@ -46,13 +46,14 @@ def variables_of(info, seed=0):
 
   def draw(path, like):
     name = codebook_tree.path_name(path)
-    if info.bits == 32 or not model.is_quantized(name):
+    bits = info.bits_of(name) if model.is_quantized(name) else 32
+    if bits == 32:
       return rng.normal(size=like.shape).astype(like.dtype)
     channels = like.shape[-1]
-    index = rng.integers(0, 2**info.bits, like.shape)
+    index = rng.integers(0, 2**bits, like.shape)
     if info.granularity == "tensor":
-      return rng.normal(size=2**info.bits).astype(like.dtype)[index]
-    levels = rng.normal(size=(channels, 2**info.bits)).astype(like.dtype)
+      return rng.normal(size=2**bits).astype(like.dtype)[index]
+    levels = rng.normal(size=(channels, 2**bits)).astype(like.dtype)
     return levels[np.arange(channels), index]
 
   params = jax.tree_util.tree_map_with_path(draw, params)
@@ -90,6 +91,9 @@ INFOS = [
   info_of(bits=3, granularity="channel"),
   info_of("normed", bits=1, dataset="d", method="m", client=7, variant="v"),
   info_of("normed", bits=5, granularity="channel"),
+  info_of(
+    bits={"hidden_1/*": 3, "*_3/*": 32, "*": 1}, options={"features": (8,) * 4}
+  ),
   info_of("transformer", bits=4, options={"width": 8, "blocks": 1, "heads": 2}),
 ]
 

@@ -40,12 +40,20 @@ OPTIONS = st.dictionaries(
   max_size=3,
 )
 
+PATTERNS = st.sampled_from(["*", "hidden_1/*", "*kernel", "[", "*a*a*a*a*"])
+
 HOSTILE = {
   "model": st.sampled_from(["mlp", "normed", "transformer", "resnet8", "bare"]),
   "options": OPTIONS,
   "input_shape": st.lists(st.integers(-1, 70_000), max_size=4),
   "num_classes": NUMBERS,
-  "bits": NUMBERS,
+  "bits": NUMBERS | st.dictionaries(PATTERNS, NUMBERS, max_size=3),
+  "quantized": st.dictionaries(
+    st.sampled_from(["params/hidden_1/kernel", "params/x"]),
+    st.fixed_dictionaries({"bits": NUMBERS, "shape": st.lists(NUMBERS)}),
+    max_size=2,
+  ),
+  "activations": st.lists(st.sampled_from(["relu", "gelu_tanh", "x"])),
   "conv": st.sampled_from(["auto", "native", "shift", "x"]),
   "granularity": st.sampled_from(["tensor", "channel"]),
   "compute_dtype": st.sampled_from(["float32", "bfloat16"]),
