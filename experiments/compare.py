@@ -45,7 +45,7 @@ def _config() -> dict[str, Any]:
   """The config as plain values, with the overrides of the file."""
   config = _CONFIG.value.to_dict()
   if _OVERRIDES.value:
-    config = plan.with_overrides(config, plan.read_overrides(_OVERRIDES.value))
+    config = plan.with_overrides_of(config, _OVERRIDES.value)
   return config
 
 

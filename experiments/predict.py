@@ -16,7 +16,7 @@ from absl import app, flags
 
 import quped_jax as qj
 from experiments import common
-from quped_jax.data.dataset import load_npy
+from quped_jax.data.npy import load_npy
 
 _MODEL = flags.DEFINE_string(
   "model", None, "Packed model file, see docs/model-files.md.", required=True

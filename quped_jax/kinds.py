@@ -10,9 +10,10 @@ and NaN is no number unless it is said to be one.
     ValueError: rounds=1.5: must be a whole number from 1 to 2147483647
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from quped_jax.reading import shown
@@ -70,12 +71,14 @@ def number(
 
 
 def text(place: str, value: Any) -> str:
-  """Checks that a value is text, of characters that can be written."""
-  try:
-    if isinstance(value, str) and value.encode() is not None:
+  """Checks that a value is text, of characters that can be written.
+
+  Not with NUL, which NumPy drops from the end of a text.
+  """
+  if isinstance(value, str) and "\0" not in value:
+    with contextlib.suppress(UnicodeEncodeError):
+      value.encode()
       return value
-  except UnicodeEncodeError:
-    pass
   raise _refusal(place, value, "text")
 
 
@@ -119,6 +122,18 @@ def entries(check: Check) -> Check:
   return check_all
 
 
+def row(*checks: Check) -> Check:
+  """Checks that a value is a list of so many entries, each of its own kind."""
+
+  def check_all(place, value):
+    if not isinstance(value, list) or len(value) != len(checks):
+      raise _refusal(place, value, f"a list of {len(checks)} entries")
+    pairs = enumerate(zip(checks, value, strict=True))
+    return [check(f"{place}[{i}]", x) for i, (check, x) in pairs]
+
+  return check_all
+
+
 def table(check: Check) -> Check:
   """Checks that a value is an object, and each of its values."""
 
@@ -137,7 +152,7 @@ def record(
   fields: Mapping[str, Check],
   *,
   others: bool = True,
-  missing: frozenset[str] = frozenset(),
+  missing: Collection[str] = (),
 ) -> Check:
   """Checks that a value is an object that has certain fields.
 

@@ -14,10 +14,10 @@ import math
 import os
 import reprlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 # Of a file that a person or a run wrote.
-_MOST_BYTES = 2**26
+_MOST_BYTES = 2**28
 _BLOCK = 2**20
 # Lists in lists; the files here have up to five.
 _MOST_DEPTH = 32
@@ -55,6 +55,7 @@ def naming(file: str, what: str, *, absent: bool = False) -> Iterator[None]:
     reason = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
       reason = error.strerror
+    reason = " ".join(reason.splitlines())
     if len(reason) > _MOST_REASON:
       reason = f"{reason[:_MOST_REASON]}..."
     raise ValueError(f"{file}: must be {what} ({reason})") from error
@@ -71,15 +72,20 @@ def read_text(path: str | os.PathLike, most: int | None = _MOST_BYTES) -> str:
     OSError: it cannot be read.
     ValueError: a longer file, or bytes that are no text.
   """
-  parts, left = [], math.inf if most is None else most
   with open(path, "rb") as file:
-    # In blocks: a device or a pipe has no size.
-    while left >= 0 and (part := file.read(_BLOCK)):
-      parts.append(part)
-      left -= len(part)
+    return read_bytes(file, most).decode("utf-8-sig")
+
+
+def read_bytes(file: IO[bytes], most: int | None) -> bytes:
+  """All that an open file has, see `read_text`."""
+  parts, left = [], math.inf if most is None else most
+  # In blocks: a device or a pipe has no size, and an archive may not tell it.
+  while left >= 0 and (part := file.read(_BLOCK)):
+    parts.append(part)
+    left -= len(part)
   if left < 0:
     raise ValueError(f"it has more than {most:,} bytes")
-  return b"".join(parts).decode("utf-8-sig")
+  return b"".join(parts)
 
 
 def parse_json(

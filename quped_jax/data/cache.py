@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import pathlib
-import struct
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
+from quped_jax.data import npy
+
 Arrays = dict[str, np.ndarray]
 
-# Where the header of a zip's member holds the lengths of its last two fields.
-_LENGTHS_AT = 26
+_NAME = "name of this file"  # Among the arrays, in UTF-8.
 
 
 def default_cache_dir() -> pathlib.Path:
@@ -39,29 +38,34 @@ def fingerprint(paths: Iterable[pathlib.Path]) -> str:
 
 
 def cached(
-  path: pathlib.Path, make: Callable[[], Arrays], *, mapped: bool = False
+  path: pathlib.Path,
+  make: Callable[[], Arrays],
+  check: Callable[[Arrays], Any] = lambda arrays: None,
+  *,
+  mapped: bool = False,
 ) -> Arrays:
   """Returns the arrays stored at `path`, or makes and stores them.
 
-  The file is a zip of `.npy` files; its checksums reveal damage, and a damaged
-  file is made again.
+  The file is a zip of `.npy` files, and holds its own name too. Its checksums
+  reveal damage. A file that is damaged, that was stored under another name or
+  that holds other arrays than it should is made again.
 
   Args:
     path: The file, `.npz`. Its name must tell all that the arrays depend on.
     make: Makes the arrays.
+    check: Raises a ValueError for arrays that are not of the kind that is made.
     mapped: Map the file into memory, read-only, instead of reading it, so that
       unused parts are not read. Then only sizes are checked, not checksums.
 
   Returns:
     The arrays by name.
   """
-  read = _map if mapped else _read
   try:
-    return read(path)
+    return _read(path, check, mapped)
   except (FileNotFoundError, NotADirectoryError):
     pass
-  except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile):
-    warnings.warn(f"{path} is damaged: making it again", stacklevel=2)
+  except (OSError, ValueError, MemoryError) as error:
+    warnings.warn(f"{path} is damaged ({error}): making it again", stacklevel=2)
   arrays = make()
   try:
     _write(path, arrays)
@@ -73,41 +77,16 @@ def cached(
       stacklevel=2,
     )
     return arrays
-  return read(path) if mapped else arrays
+  return _read(path, check, mapped) if mapped else arrays
 
 
-def _read(path: pathlib.Path) -> Arrays:
-  # A damaged file that np.load opened itself would be left open.
-  with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-    return dict(arrays)
-
-
-def _map(path: pathlib.Path) -> Arrays:
-  """The arrays of an uncompressed `.npz` file, mapped."""
-  arrays = {}
-  with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-    for info in archive.infolist():
-      if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{info.filename}: is compressed")
-      # Opening checks the member's own header, which is then read again to find
-      # where the data begins.
-      with archive.open(info):
-        pass
-      file.seek(info.header_offset + _LENGTHS_AT)
-      file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
-      begin = file.tell()
-      version = np.lib.format.read_magic(file)
-      if version != (1, 0):
-        raise ValueError(f"{info.filename}: is of version {version}")
-      shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-      size = file.tell() - begin + math.prod(shape) * dtype.itemsize
-      if dtype.hasobject or fortran or size != info.file_size:
-        raise ValueError(f"{info.filename}: is not what its header says")
-      # A plain array view: JAX does not know subclasses of arrays.
-      arrays[info.filename.removesuffix(".npy")] = np.asarray(
-        np.memmap(path, dtype, "r", file.tell(), shape)
-      )
-  return arrays
+def _read(path, check, mapped) -> Arrays:
+  arrays = npy.map_archive(path, checked=not mapped)
+  name = arrays.pop(_NAME, np.zeros(0))
+  if name.tobytes() != path.name.encode():
+    raise ValueError("it was stored under another name")
+  check(arrays)
+  return arrays if mapped else {k: np.array(x) for k, x in arrays.items()}
 
 
 def _write(path, arrays):
@@ -116,7 +95,8 @@ def _write(path, arrays):
   handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
   try:
     with os.fdopen(handle, "wb") as file:
-      np.savez(file, **arrays)
+      name = np.frombuffer(path.name.encode(), np.uint8)
+      np.savez(file, **arrays, **{_NAME: name})
     os.replace(temporary, path)
   except BaseException:
     os.unlink(temporary)

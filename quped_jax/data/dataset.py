@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from quped_jax import checks
+from quped_jax.data.npy import load_npy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -180,33 +181,6 @@ def from_npy(
     load_npy("labels_path", labels_path),
     name=os.path.basename(inputs_path),
   )
-
-
-def load_npy(
-  field: str, path: str | os.PathLike[str], *, mapped: bool = False
-) -> np.ndarray:
-  """Reads an array of numbers.
-
-  Args:
-    field: What errors call the path.
-    path: The file, `.npy`.
-    mapped: Map the file into memory, read-only, instead of reading it.
-
-  Raises:
-    FileNotFoundError: If the file is missing.
-    ValueError: If it is not a `.npy` file of numbers.
-  """
-  try:
-    # Mapped in any case: to read it, NumPy would allocate whatever the header
-    # asks for.
-    array = np.lib.format.open_memmap(path, mode="r")
-  except FileNotFoundError:
-    raise
-  except (OSError, ValueError, OverflowError) as error:
-    raise ValueError(
-      f"{field}={os.fspath(path)!r}: must be a .npy file of numbers ({error})"
-    ) from error
-  return array if mapped else np.array(array)
 
 
 def _integers(field, values):

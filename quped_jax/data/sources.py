@@ -6,10 +6,11 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from quped_jax import checks
+from quped_jax import checks, reading
 from quped_jax.data import leaf, text, tfds_source
 from quped_jax.data.cache import (
   Arrays,
@@ -29,8 +30,8 @@ _CIFAR10_SCALE = (
 # Of the 105 writers of femnist_leaf_subset, with ink as 255.
 _FEMNIST_SCALE = (9.904043, 42.218153)
 
-# `(name of a file, make) -> arrays`, kept in that file of the cache.
-_Keep = Callable[[str, Callable[[], Arrays]], Arrays]
+# `(name of a file, make, check) -> arrays`, kept in that file of the cache.
+_Keep = Callable[[str, Callable[[], Arrays], Callable[[Arrays], Any]], Arrays]
 _Loader = Callable[[pathlib.Path, _Keep], Dataset]
 
 
@@ -84,8 +85,8 @@ def load_dataset(
     cache_dir = default_cache_dir()
   folder = pathlib.Path(cache_dir).expanduser()
 
-  def keep(file: str, make: Callable[[], Arrays]) -> Arrays:
-    return cached(folder / file, make, mapped=mapped)
+  def keep(file, make, check) -> Arrays:
+    return cached(folder / file, make, check, mapped=mapped)
 
   return _LOADERS[name](pathlib.Path(data_dir).expanduser(), keep)
 
@@ -127,22 +128,51 @@ def _load_own_source(data_dir, keep):
   return text.next_characters(text.own_source(), name="own_source")
 
 
-def _images_loader(name, num_classes, scale) -> _Loader:
+def _images_loader(name, num_classes, shape, scale) -> _Loader:
   """Returns the loader of an image dataset of tensorflow-datasets."""
+  mean, std = scale
+
+  def make_dataset(arrays):
+    _check_images(arrays, {"inputs", "labels", "is_test"}, shape)
+    return Dataset(name, num_classes=num_classes, mean=mean, std=std, **arrays)
 
   def load(data_dir, keep):
     folder = tfds_source.find_prepared(
       name, data_dir
     ) or tfds_source.download_and_prepare(name, data_dir)
     key = f"{name}-{folder.name}-{fingerprint(folder.iterdir())}.npz"
-    arrays = keep(key, functools.partial(_decode_images, folder))
-    mean, std = scale
-    return Dataset(name, num_classes=num_classes, mean=mean, std=std, **arrays)
+
+    def decode():
+      with reading.naming(str(folder), f"the prepared dataset {name!r}"):
+        arrays = _decode_images(folder, num_classes)
+        make_dataset(arrays)
+        return arrays
+
+    return make_dataset(keep(key, decode, make_dataset))
 
   return load
 
 
-def _decode_images(folder):
+def _check_images(
+  arrays: Arrays, names: set[str], shape: tuple[int, ...]
+) -> None:
+  """Raises a ValueError unless arrays are images, and columns of these names.
+
+  `Dataset` checks the rest.
+  """
+  if arrays.keys() != names:
+    raise ValueError(
+      f"its arrays are {', '.join(arrays)}, and not {', '.join(sorted(names))}"
+    )
+  inputs = arrays["inputs"]
+  if inputs.dtype != np.uint8 or inputs.shape[1:] != shape:
+    raise ValueError(
+      f"its images are {inputs.dtype} {list(inputs.shape)}, and not uint8 of "
+      f"{list(shape)}"
+    )
+
+
+def _decode_images(folder, num_classes):
   splits = [
     tfds_source.read_split(folder, split, ("image", "label"))
     for split in ("train", "test")
@@ -150,9 +180,21 @@ def _decode_images(folder):
   images, labels = zip(*splits, strict=True)
   return {
     "inputs": np.concatenate(images),
-    "labels": np.concatenate(labels).astype(np.int32),
+    "labels": _small(np.concatenate(labels), num_classes),
     "is_test": np.repeat([False, True], [len(part) for part in labels]),
   }
+
+
+def _small(labels: np.ndarray, num_classes: int) -> np.ndarray:
+  """Labels as int32, which must have room for them."""
+  if labels.dtype.kind not in "iu":
+    raise ValueError(f"its labels are {labels.dtype}, and not integers")
+  wrong = (labels < 0) | (labels >= num_classes)
+  if wrong.any():
+    raise ValueError(
+      f"its label {labels[wrong][0]} is not from 0 to {num_classes - 1}"
+    )
+  return labels.astype(np.int32)
 
 
 def _femnist_loader(name, other_writers) -> _Loader:
@@ -163,24 +205,34 @@ def _femnist_loader(name, other_writers) -> _Loader:
     other_writers: Load the writers without training data.
   """
 
+  mean, std = _FEMNIST_SCALE
+  classes, shape = leaf.NUM_CLASSES, (28, 28, 1)
+
+  def make_dataset(arrays):
+    names = {"inputs", "labels", "is_test", "groups"}
+    _check_images(arrays, names, shape)
+    if other_writers:
+      # All of their images are in the test split: split each client's instead.
+      arrays = {k: x for k, x in arrays.items() if k != "is_test"}
+    return Dataset(name, num_classes=classes, mean=mean, std=std, **arrays)
+
   def load(data_dir, keep):
     files, read = _find_femnist(name, data_dir)
 
     def decode():
-      arrays = _select_writers(*read(), other_writers)
-      if not len(arrays["labels"]):
-        raise ValueError(
-          f"dataset={name!r}: must have writers, but each one in {data_dir} "
-          f"has {'training' if other_writers else 'test'} images"
-        )
-      return arrays
+      content = read()
+      with reading.naming(str(files[0].parent), f"the files of {name!r}"):
+        arrays = _select_writers(*content, other_writers)
+        if len(arrays["labels"]):
+          make_dataset(arrays)
+          return arrays
+      raise ValueError(
+        f"dataset={name!r}: must have writers, but each one in {data_dir} "
+        f"has {'training' if other_writers else 'test'} images"
+      )
 
-    arrays = keep(f"{name}-{fingerprint(files)}.npz", decode)
-    if other_writers:
-      # All of their images are in the test split: split each client's instead.
-      del arrays["is_test"]
-    mean, std = _FEMNIST_SCALE
-    return Dataset(name, num_classes=62, mean=mean, std=std, **arrays)
+    key = f"{name}-{fingerprint(files)}.npz"
+    return make_dataset(keep(key, decode, make_dataset))
 
   return load
 
@@ -233,7 +285,7 @@ def _select_writers(images, labels, writers, is_test, other_writers):
   _, groups = np.unique(writers[keep], return_inverse=True)
   return {
     "inputs": 255 - images[keep],
-    "labels": labels[keep].astype(np.int32),
+    "labels": _small(labels[keep], leaf.NUM_CLASSES),
     "is_test": is_test[keep],
     "groups": groups.astype(np.int32),
   }
@@ -242,9 +294,11 @@ def _select_writers(images, labels, writers, is_test, other_writers):
 _LOADERS: dict[str, _Loader] = {
   "digits": _load_digits,
   "own_source": _load_own_source,
-  "mnist": _images_loader("mnist", 10, _MNIST_SCALE),
-  "fashion_mnist": _images_loader("fashion_mnist", 10, _FASHION_MNIST_SCALE),
-  "cifar10": _images_loader("cifar10", 10, _CIFAR10_SCALE),
+  "mnist": _images_loader("mnist", 10, (28, 28, 1), _MNIST_SCALE),
+  "fashion_mnist": _images_loader(
+    "fashion_mnist", 10, (28, 28, 1), _FASHION_MNIST_SCALE
+  ),
+  "cifar10": _images_loader("cifar10", 10, (32, 32, 3), _CIFAR10_SCALE),
   "femnist": _femnist_loader("femnist", other_writers=False),
   "femnist_other_writers": _femnist_loader(
     "femnist_other_writers", other_writers=True

@@ -9,17 +9,23 @@ TensorFlow.
 from __future__ import annotations
 
 import gzip
-import json
+import math
 import pathlib
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from quped_jax import kinds, reading
+
+_INFO = kinds.record({"fileFormat": kinds.text}, missing={"fileFormat"})
+
 # Split name to images [samples, height, width, channels] and labels [samples].
 RawSplits = dict[str, tuple[np.ndarray, np.ndarray]]
 _CONNECT_SECONDS = 10.0
+_MOST_RAW = 2**26  # Bytes of a raw file, unpacked; the largest has 47 million.
 _EXTRA = "pip install 'quped_jax[data]'"
 
 
@@ -42,7 +48,9 @@ def find_prepared(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
     if all(number.isdecimal() for number in numbers):
       folders[tuple(map(int, numbers))] = info.parent
   for version in sorted(folders, reverse=True):
-    info = json.loads((folders[version] / "dataset_info.json").read_text())
+    file = folders[version] / "dataset_info.json"
+    with reading.naming(str(file), "the description of a prepared dataset"):
+      info = _INFO("", reading.read_json(file))
     if info.get("fileFormat") == "array_record":
       return folders[version]
   if folders:
@@ -69,16 +77,25 @@ def read_split(
 
   Raises:
     ImportError: If a package of the `[data]` extra is not installed.
+    ValueError: If the split is not there, or cannot be decoded.
   """
-  builder: Any = _import_tfds().builder_from_directory(str(folder))
+  tfds: Any = _import_tfds()
   try:
+    builder = tfds.builder_from_directory(str(folder))
     source = builder.as_data_source(split=split)
     samples = source.__getitems__(list(range(len(source))))
+    return tuple(
+      np.stack([sample[field] for sample in samples]) for field in fields
+    )
   except ImportError as error:
     raise _missing_extra(error) from error
-  return tuple(
-    np.stack([sample[field] for sample in samples]) for field in fields
-  )
+  except Exception as error:
+    # Files that are not as they were written fail in any of its libraries.
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    raise ValueError(
+      f"{folder}: must be a dataset that tensorflow-datasets prepared, with "
+      f"{', '.join(fields)} in {split!r} ({reason})"
+    ) from error
 
 
 def download_and_prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
@@ -141,39 +158,68 @@ def _examples(split, images, labels, with_id) -> Iterator:
 
 def _read_mnist(paths: Mapping[str, pathlib.Path]) -> RawSplits:
   """Reads the four gzipped idx files of MNIST and its kin."""
-
-  def read(filename, header_bytes):
-    content = gzip.decompress(pathlib.Path(paths[filename]).read_bytes())
-    return np.frombuffer(content, np.uint8, offset=header_bytes)
-
   return {
     split: (
-      read(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1),
-      read(f"{prefix}-labels-idx1-ubyte.gz", 8),
+      _read_idx(paths[f"{prefix}-images-idx3-ubyte.gz"], (28, 28, 1)),
+      _read_idx(paths[f"{prefix}-labels-idx1-ubyte.gz"], ()),
     )
     for split, prefix in (("train", "train"), ("test", "t10k"))
   }
 
 
+def _read_idx(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+  """Reads a gzipped idx file of bytes, `[samples, *shape]`."""
+  sizes = [n for n in shape if n > 1]
+  with reading.naming(str(path), "a gzipped idx file of MNIST's form"):
+    try:
+      with gzip.open(path) as file:
+        content = reading.read_bytes(file, _MOST_RAW)
+    except (EOFError, zlib.error) as error:
+      raise ValueError(str(error)) from error
+    # Magic number, with the number of axes at its end; then the axes.
+    begin = 4 * (2 + len(sizes))
+    header = np.frombuffer(content[:begin], ">u4").tolist()
+    if header[:1] + header[2:] != [0x801 + len(sizes), *sizes]:
+      raise ValueError(f"its header is {header}")
+    if len(content) != begin + header[1] * math.prod(sizes):
+      raise ValueError(f"it has not the {header[1]} samples that it says")
+    array = np.frombuffer(content, np.uint8, offset=begin)
+    return array.reshape(-1, *shape)
+
+
 def _read_cifar10(paths: Mapping[str, pathlib.Path]) -> RawSplits:
   """Reads CIFAR-10's archive: records of a label and 3 channels of pixels."""
+  path = paths["cifar-10-binary.tar.gz"]
   batches = {
     "train": [f"data_batch_{number}.bin" for number in range(1, 6)],
     "test": ["test_batch.bin"],
   }
-  contents = {}
-  with tarfile.open(paths["cifar-10-binary.tar.gz"]) as archive:
-    for member in archive:
-      file = archive.extractfile(member)
-      if file is not None:
-        contents[pathlib.PurePosixPath(member.name).name] = file.read()
-  splits = {}
-  for split, filenames in batches.items():
-    content = b"".join(contents[filename] for filename in filenames)
-    records = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3072)
-    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    splits[split] = (images, records[:, 0])
+  with reading.naming(str(path), "CIFAR-10's archive of binary files"):
+    contents = _members(path, {name for x in batches.values() for name in x})
+    splits = {}
+    for split, filenames in batches.items():
+      content = b"".join(contents[filename] for filename in filenames)
+      records = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3072)
+      images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+      splits[split] = (images, records[:, 0])
   return splits
+
+
+def _members(path: pathlib.Path, names: set[str]) -> dict[str, bytes]:
+  """The files of an archive that have these names, in whichever folder."""
+  contents = {}
+  try:
+    with tarfile.open(path) as archive:
+      for member in archive:
+        name = pathlib.PurePosixPath(member.name).name
+        file = archive.extractfile(member) if name in names else None
+        if file is not None:
+          contents[name] = reading.read_bytes(file, _MOST_RAW)
+  except (tarfile.TarError, EOFError, zlib.error, KeyError) as error:
+    raise ValueError(str(error)) from error
+  if missing := sorted(names - contents.keys()):
+    raise ValueError(f"{', '.join(missing)} must be in it")
+  return contents
 
 
 # Datasets that can be prepared, each with the reader of its raw files.

@@ -38,7 +38,15 @@ def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict:
   Args:
     values: name to value.
     names: former name to present one, `SETTINGS` say.
+
+  Raises:
+    ValueError: a value under both names.
   """
+  for name in values:
+    if name in names and names[name] in values:
+      raise ValueError(
+        f"{name}: must not be given beside {names[name]}, its present name"
+      )
   return {names.get(name, name): value for name, value in values.items()}
 
 
@@ -47,6 +55,9 @@ def renamed_checkpoint(content: Mapping[str, Any]) -> dict[str, Any]:
 
   Args:
     content: of its `progress.json`, see `quped_jax.files.checkpoint`.
+
+  Raises:
+    ValueError: a value under both names.
   """
   identity = renamed(content["identity"], SETTINGS)
   return {

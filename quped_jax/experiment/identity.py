@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from quped_jax import methods, version
+from quped_jax import kinds, methods, reading, version
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import fingerprints, former_names
 from quped_jax.experiment.assemble import Assembly
@@ -30,6 +30,7 @@ from quped_jax.simulation.state import SimulationState
 __all__ = [
   "Identity",
   "differences",
+  "differing",
   "join",
   "of",
   "of_another_run",
@@ -182,6 +183,9 @@ def recorded(workdir: str | os.PathLike, here: Identity) -> Identity:
   Args:
     workdir: the folder.
     here: the identity that it will be compared with.
+
+  Raises:
+    ValueError: a file that says something else; names it.
   """
   folder = pathlib.Path(workdir)
   values = _read(folder / _FILE)
@@ -190,6 +194,15 @@ def recorded(workdir: str | os.PathLike, here: Identity) -> Identity:
   # Without settings that change no result, and methods that are not run.
   values = _read(folder / _CONFIG)
   return {name: value for name, value in values.items() if name in here}
+
+
+def differing(workdir: str | os.PathLike, here: Identity) -> list[str]:
+  """How the run whose files a workdir holds differs, in words; [] if not."""
+  try:
+    there = recorded(workdir, here)
+  except ValueError as error:
+    return [str(error)]
+  return differences(there, here)
 
 
 def of_another_run(
@@ -207,15 +220,15 @@ def of_another_run(
   """
   if not (pathlib.Path(workdir) / "summary.json").exists():
     return None
-  return differences(recorded(workdir, here), here)
+  return differing(workdir, here)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  """What a file says, under present names; {} if it says nothing."""
-  try:
-    values = json.loads(path.read_text())
-  except (OSError, ValueError):
-    return {}
-  if not isinstance(values, dict):
-    return {}
-  return former_names.renamed(values, former_names.SETTINGS)
+  """What a file says, under present names; {} if there is none."""
+  with reading.naming(str(path), "an object of values by name"):
+    try:
+      content = reading.read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+      return {}
+    values = kinds.table(kinds.anything)("", content)
+    return former_names.renamed(values, former_names.SETTINGS)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from quped_jax import kinds
 from quped_jax.experiment import former_names
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import summary as summary_lib
@@ -146,6 +147,46 @@ class Progress:
     }
 
 
+_NUMBER = kinds.number(nan=True)
+_BEST = kinds.record(
+  {
+    "round": kinds.whole(1),
+    "value": _NUMBER,
+    "accuracy": kinds.table(kinds.table(_NUMBER)),
+  },
+  others=False,
+)
+_PROGRESS = kinds.record(
+  {
+    "history": kinds.entries(kinds.table(_NUMBER)),
+    "best": kinds.record(
+      {"test": _BEST, "validation": _BEST},
+      missing=("test", "validation"),
+      others=False,
+    ),
+    "seconds": kinds.entries(_NUMBER),
+    "finetuning": kinds.boolean,
+  },
+  others=False,
+)
+
+
+def _understood(content: dict[str, Any]) -> dict[str, Any]:
+  """What a checkpoint says of itself, under present names.
+
+  Raises:
+    ValueError: progress that a run cannot go on from.
+  """
+  content = former_names.renamed_checkpoint(content)
+  progress = _PROGRESS("progress", content["progress"])
+  for i, record in enumerate(progress["history"]):
+    place = f"progress.history[{i}].round"
+    kinds.whole(1, content["round"])(place, record.get("round"))
+  if progress["history"] and "test" not in progress["best"]:
+    raise ValueError("progress.best.test: must be given beside a history")
+  return content
+
+
 class Saver:
   """Saves checkpoints when they are due, and restores the latest.
 
@@ -180,7 +221,7 @@ class Saver:
         self.workdir,
         identity,
         given.keep_checkpoints,
-        former_names.renamed_checkpoint,
+        _understood,
       )
 
   def clear(self) -> None:

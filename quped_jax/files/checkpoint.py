@@ -11,6 +11,7 @@ other settings, another version or other data is refused.
 import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -22,6 +23,7 @@ import filelock
 import jax
 import numpy as np
 
+from quped_jax import kinds, reading
 from quped_jax.files.differences import differences, refusal
 
 _FORMAT = 1
@@ -54,7 +56,7 @@ class Checkpoints:
       resumes.
     keep: how many of the latest are kept, at least 1; the best is kept too.
     renamed: gives the content of a `progress.json` its present names, if it was
-      written with former ones.
+      written with former ones; a ValueError says what is wrong with it.
   """
 
   def __init__(
@@ -100,7 +102,7 @@ class Checkpoints:
     Raises:
       OSError: it cannot be written; earlier ones are unchanged.
     """
-    path = self._folder / f"round_{round_:08d}"
+    path = self._folder / _name(round_)
     part = self._folder / f"{path.name}.part"
     # Left by other attempts, some of which went on writing after they failed.
     for other in self._folder.glob("*.part"):
@@ -157,7 +159,7 @@ class Checkpoints:
     """
     found, damaged = self._found(), list[pathlib.Path]()
     for path in found:
-      content = _verified(path)
+      content = self._content(path)
       if isinstance(content, str):
         damaged.append(path)
         warnings.warn(
@@ -165,7 +167,6 @@ class Checkpoints:
           stacklevel=3,
         )
         continue
-      content = self._renamed(content)
       self._check_identity(content["identity"])
       wanted = shapes(content["progress"])
       if content["arrays"] != _describe(wanted):
@@ -184,6 +185,17 @@ class Checkpoints:
         f"{', '.join(path.name for path in damaged)}"
       )
     return None
+
+  def _content(self, path: pathlib.Path) -> dict[str, Any] | str:
+    """A checkpoint's content without its arrays; if damaged, what is wrong."""
+    try:
+      _verify(path)
+      with reading.placed(_PROGRESS):
+        content = self._renamed(_CONTENT("", _read(path / _PROGRESS)))
+        kinds.choice(_name(content["round"]))("round", path.name)
+        return content
+    except (OSError, ValueError, MemoryError) as error:
+      return f"{type(error).__name__}: {error}"
 
   def _check_identity(self, other: Mapping[str, Any]) -> None:
     differ = differences(other, self._identity)
@@ -285,29 +297,51 @@ def _sync(path: pathlib.Path) -> None:
     os.close(handle)
 
 
-def _verified(path: pathlib.Path) -> dict[str, Any] | str:
-  """A checkpoint's content without its arrays; if damaged, what is wrong.
+def _name(round_: int) -> str:
+  return f"round_{round_:08d}"
 
-  Every byte of every file is checked.
+
+_MANIFEST_CONTENT = kinds.record(
+  {"format": kinds.choice(_FORMAT), "files": kinds.table(kinds.anything)}
+)
+_NUMBER = kinds.number(nan=True)
+_CONTENT = kinds.record(
+  {
+    "round": kinds.whole(),
+    "value": kinds.optional(_NUMBER),
+    "identity": kinds.table(kinds.anything),
+    "arrays": kinds.entries(
+      kinds.row(kinds.text, kinds.entries(kinds.whole()), kinds.text)
+    ),
+    "progress": kinds.table(kinds.anything),
+  }
+)
+
+
+def _read(path: pathlib.Path) -> Any:
+  # Accuracies of clients without samples are NaN.
+  return reading.read_json(path, nan=True)
+
+
+def _verify(path: pathlib.Path) -> None:
+  """Raises a ValueError unless every byte of every file is as it was written.
+
+  Raises:
+    OSError: a file that cannot be read.
   """
-  try:
-    manifest = json.loads((path / _MANIFEST).read_text())
-    files = manifest["files"]
-    if manifest["format"] != _FORMAT or not isinstance(files, dict):
-      return f"{_MANIFEST} is not one of format {_FORMAT}"
-    present = {str(file.relative_to(path)) for file in _files(path)}
-    if present != {*files, _MANIFEST}:
-      return "files are missing, or there are others"
-    for name, expected in files.items():
-      if _digest(path / name) != expected:
-        return f"{name} is not as it was written"
-    return json.loads((path / _PROGRESS).read_text())
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    return f"{type(error).__name__}: {error}"
+  with reading.placed(_MANIFEST):
+    files = _MANIFEST_CONTENT("", _read(path / _MANIFEST))["files"]
+  present = {str(file.relative_to(path)) for file in _files(path)}
+  if present != {*files, _MANIFEST}:
+    raise ValueError("files are missing, or there are others")
+  for name, expected in files.items():
+    if _digest(path / name) != expected:
+      raise ValueError(f"{name} is not as it was written")
 
 
 def _value(path: pathlib.Path) -> float | None:
   try:
-    return json.loads((path / _PROGRESS).read_text())["value"]
-  except (OSError, ValueError, KeyError, TypeError):
+    value = _CONTENT("", _read(path / _PROGRESS))["value"]
+  except (OSError, ValueError, MemoryError):
     return None
+  return None if value is None or math.isnan(value) else value

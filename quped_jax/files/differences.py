@@ -5,8 +5,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quped_jax import reading
+
 # What the values begin with that nobody can read.
 HASH = "hash "
+
+_MOST_SHOWN = 200  # Characters of a value.
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -80,4 +84,5 @@ def _shown(value: Any) -> str:
     return "not given"
   if isinstance(value, str) and HASH in value:
     return "given"
-  return repr(value)
+  text = repr(value)
+  return text if len(text) <= _MOST_SHOWN else reading.shown(value)

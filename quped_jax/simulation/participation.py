@@ -4,7 +4,6 @@ All of this is data of the compiled round: another draw, other probabilities or
 another trace of the same length compile nothing.
 """
 
-import csv
 import dataclasses
 import os
 from typing import Any
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quped_jax import chances, random_keys
+from quped_jax import chances, kinds, random_keys, reading
 from quped_jax.chances import Chance
 
 
@@ -140,18 +139,6 @@ class Participation:
     return jnp.where(slow, fewer, self.steps).astype(jnp.int32)
 
 
-def _whole(field: str, text: Any, line: int, limit: int, what: str) -> int:
-  try:
-    value = int(text)
-  except (TypeError, ValueError):
-    value = -1
-  if not 0 <= value < limit:
-    raise ValueError(
-      f"{field}: line {line} names {what} {text}; must be from 0 to {limit - 1}"
-    )
-  return value
-
-
 def load_trace(path: str | os.PathLike, num_clients: int, rounds: int) -> Trace:
   """Reads a trace of who is present in which round.
 
@@ -166,25 +153,16 @@ def load_trace(path: str | os.PathLike, num_clients: int, rounds: int) -> Trace:
       that does not exist; names the line.
   """
   field = f"participation_trace={str(path)!r}"
-  try:
-    with open(path, newline="", encoding="utf-8") as file:
-      table = csv.DictReader(file)
-      if not {"round", "client"} <= set(table.fieldnames or ()):
-        raise ValueError(
-          f"{field}: must have the columns round,client; got "
-          f"{','.join(table.fieldnames or ()) or 'none'}"
-        )
-      entries = {
-        (
-          _whole(field, row["round"], i, rounds, "round"),
-          _whole(field, row["client"], i, num_clients, "client"),
-        )
-        for i, row in enumerate(table, 2)
-      }
-  except (OSError, UnicodeError, csv.Error) as error:
-    raise ValueError(f"{field}: must be a CSV file ({error})") from error
-  if not entries:
-    raise ValueError(f"{field}: must name at least one client")
+  with reading.naming(field, "a CSV file of rounds and clients"):
+    entries = {
+      (
+        _number(place, "round", row, rounds),
+        _number(place, "client", row, num_clients),
+      )
+      for place, row in reading.read_csv(path, ("round", "client"))
+    }
+    if not entries:
+      raise ValueError("it must name at least one client")
   table = np.array(sorted(entries), np.int32)
   counts = np.bincount(table[:, 0], minlength=rounds)
   return Trace(
@@ -192,6 +170,10 @@ def load_trace(path: str | os.PathLike, num_clients: int, rounds: int) -> Trace:
     offsets=jnp.asarray(np.append(0, np.cumsum(counts)), jnp.int32),
     most=int(counts.max()),
   )
+
+
+def _number(place: str, what: str, row: dict[str, str], count: int) -> int:
+  return kinds.whole_text(f"{place}: {what}", row[what], 0, count - 1)
 
 
 def check_participation(

@@ -7,8 +7,11 @@ import tarfile
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quped_jax.data import load_dataset, tfds_source
+from tests.hostile import cases, damaged, other_json, read_or_refused
 
 RNG = np.random.default_rng(0)
 
@@ -149,3 +152,110 @@ def test_other_formats_are_refused(tmp_path):
   write_info(tmp_path / "mnist" / "3.0.1", "tfrecord")
   with pytest.raises(ValueError, match="'mnist' must be in array_record"):
     tfds_source.find_prepared("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+  "text", ["[]", "[" * 100_000, '{"fileFormat": 3}', "x", '{"a": 1, "a": 2}']
+)
+def test_a_description_of_something_else_is_refused(text, tmp_path):
+  write_info(tmp_path / "mnist" / "3.0.1", "array_record")
+  (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").write_text(text)
+  with pytest.raises(
+    ValueError, match=r"dataset_info\.json: must be the descr"
+  ):
+    tfds_source.find_prepared("mnist", tmp_path)
+
+
+@given(data=st.data())
+@cases(60)
+def test_a_hostile_description_is_right_or_refused(data, tmp_path_factory):
+  folder = tmp_path_factory.getbasetemp() / "described"
+  path = folder / "mnist" / "1.0.0" / "dataset_info.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  good = {"fileFormat": "array_record", "splits": [{"name": "train"}]}
+  path.write_bytes(data.draw(other_json(good)))
+  found = read_or_refused(
+    lambda: tfds_source.find_prepared("mnist", folder), ""
+  )
+  said = '"array_record"' in path.read_text() and '"fileFormat"' in (
+    path.read_text()
+  )
+  assert found in (None, path.parent) and (found is None or said)
+
+
+def test_files_that_cannot_be_decoded_are_refused(tmp_path):
+  pytest.importorskip("tensorflow_datasets")
+  folder = tmp_path / "mnist" / "3.0.1"
+  write_info(folder, "array_record")
+  with pytest.raises(
+    ValueError, match=r"3\.0\.1: must be a dataset that tensor"
+  ):
+    load_dataset("mnist", tmp_path, tmp_path / "cache")
+
+
+def raw_paths(folder):
+  return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda x: x[:-1], "it has not the 12 samples that it says"),
+    (lambda x: x + b"0", "it has not the 12 samples that it says"),
+    (lambda x: b"\0\0\x09\x03" + x[4:], r"its header is \[2307, 12, 28, 28\]"),
+    (lambda x: x[:8] + x[12:16] + b"\0\0\0\1" + x[16:], "its header is"),
+    (lambda x: x[:10], "a multiple of element size"),
+    (lambda x: b"", "its header is"),
+  ],
+)
+def test_raw_images_of_another_form_are_refused(change, message, tmp_path):
+  write_mnist(tmp_path)
+  path = tmp_path / "train-images-idx3-ubyte.gz"
+  path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
+  with pytest.raises(ValueError, match=rf"train-images.*: must .*{message}"):
+    tfds_source._read_mnist(raw_paths(tmp_path))
+
+
+def test_a_small_archive_of_very_much_is_not_unpacked(tmp_path, monkeypatch):
+  write_mnist(tmp_path)
+  monkeypatch.setattr(tfds_source, "_MOST_RAW", 2**16)
+  path = tmp_path / "t10k-labels-idx1-ubyte.gz"
+  path.write_bytes(
+    gzip.compress(struct.pack(">2i", 2049, 2**24) + b"\0" * 2**24)
+  )
+  found = read_or_refused(
+    lambda: tfds_source._read_mnist(raw_paths(tmp_path)),
+    f"{path}: must be",
+    most=2**22,
+  )
+  assert found is None
+
+
+@given(data=st.data())
+@cases(60)
+def test_a_hostile_raw_file_is_right_or_refused(data, tmp_path_factory):
+  folder = tmp_path_factory.getbasetemp() / "raw"
+  if not folder.exists():
+    folder.mkdir()
+    write_mnist(folder)
+    write_cifar10(folder)
+  paths = raw_paths(folder)
+  name = data.draw(st.sampled_from(sorted(paths)))
+  content = paths[name].read_bytes()
+  try:
+    if data.draw(st.booleans()):
+      paths[name].write_bytes(data.draw(damaged(content)))
+    else:
+      inner = data.draw(damaged(gzip.decompress(content)))
+      paths[name].write_bytes(gzip.compress(inner))
+    read = tfds_source._read_mnist
+    if name.startswith("cifar"):
+      read = tfds_source._read_cifar10
+    found = read_or_refused(lambda: read(paths), f"{paths[name]}: must be")
+  finally:
+    paths[name].write_bytes(content)
+  if found is not None:
+    shape = (32, 32, 3) if name.startswith("cifar") else (28, 28, 1)
+    for images, labels in found.values():
+      assert images.shape[1:] == shape and labels.ndim == 1
+      assert images.dtype == labels.dtype == np.uint8

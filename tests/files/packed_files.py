@@ -3,32 +3,17 @@
 import contextlib
 import json
 import os
-import tracemalloc
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, event, settings
 
 import quped_jax as qj
 from quped_jax.files import container
 from quped_jax.quantization import codebook_tree
 from tests import tiny  # Registers "normed", with batch normalisation.
-
-# Many more cases, for some twenty minutes.
-LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
-# Bytes that Python and NumPy may take to read or refuse a file of a few KB.
-MOST_MEMORY = 8 * 2**20
-
-
-def cases(few, many):
-  """Sets how many cases a test draws, slowly if the machine is busy."""
-  return settings(
-    max_examples=many if LONG else few,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-  )
+from tests.hostile import read_or_refused
 
 
 def info_of(name="mlp", bits=2, shape=(6,), **changes):
@@ -128,16 +113,6 @@ def build(header, about, tensors):
 
 def measured(path):
   """What a file holds, or None if refused; checks that memory stays small."""
-  tracemalloc.start()
-  try:
-    found = qj.load_packed(path)
-    event("right")
-    return found
-  except ValueError as error:
-    assert str(error).startswith(f"path={os.fspath(path)!r}: must be a ")
-    event("refused: " + str(error).split("(", 1)[1][:24])
-    return None
-  finally:
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < MOST_MEMORY, peak
+  return read_or_refused(
+    lambda: qj.load_packed(path), f"path={os.fspath(path)!r}: must be a packed"
+  )

@@ -14,7 +14,6 @@ import quped_jax as qj
 from quped_jax.files import container
 from tests.files.packed_files import (
   build,
-  cases,
   info_of,
   measured,
   parts,
@@ -22,6 +21,7 @@ from tests.files.packed_files import (
   same_bits,
   variables_of,
 )
+from tests.hostile import cases, damaged
 
 
 def test_the_tests_build_the_same_file_again(files):
@@ -118,41 +118,12 @@ def test_no_folder_is_an_error(tmp_path):
     qj.save_packed(path, *variables_of(info_of()), info_of())
 
 
-@st.composite
-def damages(draw, data):
-  """A file that was cut, that has flipped bits, or that is something else."""
-  kind = draw(
-    st.sampled_from(["cut", "flip", "length", "splice", "swap", "random"])
-  )
-  size = len(data)
-  if kind == "cut":
-    return data[: draw(st.integers(0, size - 1))]
-  if kind == "length":
-    length = draw(
-      st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 2 * size))
-    )
-    return length.to_bytes(8, "little") + data[8:]
-  if kind == "random":
-    return draw(st.binary(max_size=300))
-  changed = bytearray(data)
-  if kind == "flip":
-    for at in draw(st.lists(st.integers(0, 8 * size - 1), min_size=1)):
-      changed[at // 8] ^= 1 << at % 8
-    return bytes(changed)
-  start, end = sorted(draw(st.integers(0, size)) for _ in range(2))
-  if kind == "splice":
-    changed[start:end] = draw(st.binary(max_size=50))
-  else:
-    changed[start:end] = changed[start:end][::-1]
-  return bytes(changed)
-
-
 @given(data=st.data())
-@cases(200, 8000)
+@cases(200)
 def test_a_damaged_file_is_right_or_refused(files, data):
   good, path = files
   content, expected = data.draw(st.sampled_from(good))
-  path.write_bytes(data.draw(damages(content)))
+  path.write_bytes(data.draw(damaged(content)))
   found = measured(path)
   if found is not None:
     assert path.read_bytes() == content and found.info == expected.info

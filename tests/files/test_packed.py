@@ -20,13 +20,13 @@ from tests import tiny
 from tests.files.packed_files import (
   INFOS,
   build,
-  cases,
   info_of,
   parts,
   refused,
   same_bits,
   variables_of,
 )
+from tests.hostile import cases
 
 
 @pytest.mark.parametrize("info", INFOS, ids=str)

@@ -1,9 +1,22 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
 
 import quped_jax as qj
+from quped_jax.files import weights
+from tests.hostile import (
+  VALUES,
+  cases,
+  damaged,
+  other_json,
+  read_or_refused,
+)
 
 MODEL = qj.create_model("mlp", 3, features=(4, 5))
 INPUTS = np.zeros((1, 6), np.float32)
@@ -142,3 +155,37 @@ def test_arrays_in_another_order_are_stored_as_they_read(tmp_path):
   qj.save_weights(path, {"kernel": kernel}, {})
   params, _ = qj.load_weights(path, {"kernel": kernel}, {})
   np.testing.assert_array_equal(params["kernel"], kernel)
+
+
+@given(data=st.data())
+@cases(100)
+def test_a_hostile_file_of_weights_is_right_or_refused(data, tmp_path_factory):
+  path = tmp_path_factory.getbasetemp() / "hostile.safetensors"
+  like = jax.tree.map(np.asarray, MODEL.init(jax.random.key(0), INPUTS))
+  qj.save_weights(path, *like)
+  content = path.read_bytes()
+  if data.draw(st.booleans()):
+    path.write_bytes(data.draw(damaged(content)))
+  else:
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    text = data.draw(other_json(header, TENSORS))
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+  found = read_or_refused(
+    lambda: qj.load_weights(path, *like), f"warm_start={str(path)!r}: "
+  )
+  if found is None:
+    return
+  # The reader of safetensors says the same.
+  same = safetensors.numpy.load_file(path)
+  for name, x in weights.named(*found).items():
+    assert x.dtype == np.float32 and np.isfinite(x).all()
+    np.testing.assert_array_equal(x, same[name].astype(np.float32))
+  assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, like)
+
+
+TENSORS = st.one_of(
+  VALUES,
+  st.sampled_from(["F32", "F16", "I32", "U8", "F4"]),
+  st.lists(st.integers(0, 400), max_size=3),
+)

@@ -1,15 +1,21 @@
 """Who takes part in a round: probabilities, traces, dropouts, stragglers."""
 
+import csv
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import quped_jax as qj
 from quped_jax import chances, random_keys
 from quped_jax.methods import api
 from quped_jax.simulation.participation import Participation, load_trace
 from tests import tiny
+from tests.hostile import cases, damaged, other_text, read_or_refused
 
 COHORT = tiny.COHORT
 
@@ -108,12 +114,22 @@ def test_a_trace_says_who_is_there(tmp_path):
 @pytest.mark.parametrize(
   ("lines", "header", "message"),
   [
-    (["0,5"], "round,client", "line 2 names client 5; must be from 0 to 4"),
-    (["0,1", "3,1"], "round,client", "line 3 names round 3; .* from 0 to 2"),
-    (["0,-1"], "round,client", "line 2 names client -1"),
-    (["0,x"], "round,client", "line 2 names client x"),
-    (["0"], "round,client", "line 2 names client None"),
-    (["0,1"], "time,client", "must have the columns round,client; got time"),
+    (["0,5"], "round,client", "line 2: client='5': must be .* from 0 to 4"),
+    (["0,1", "3,1"], "round,client", "line 3: round='3': must .* from 0 to 2"),
+    (["0,-1"], "round,client", "line 2: client='-1': must be a whole number"),
+    (["0,x"], "round,client", "line 2: client='x': must be a whole number"),
+    (["0,"], "round,client", "line 2: client='': must be a whole number"),
+    (["0"], "round,client", "line 2: must have 2 entries; got 1"),
+    (["0,1,2"], "round,client", "line 2: must have 2 entries; got 3"),
+    (["0,1.0"], "round,client", "line 2: client='1.0': must be a whole"),
+    (["0,1_0"], "round,client", "line 2: client='1_0': must be a whole"),
+    (["0,\u0661"], "round,client", "line 2: client='\u0661': must be a whole"),
+    (["0,+1"], "round,client", r"line 2: client='\+1': must be a whole"),
+    (["0,1" + "0" * 18], "round,client", "line 2: client='10*': must be"),
+    (["0,1"], "time,client", "must have the columns round,client, each once"),
+    (["0,1,1"], "round,client,client", "round,client, each once; got 'round,"),
+    (["0,'1"], "", "must have the columns round,client, each once; got none"),
+    (['0,"1'], "round,client", "line 2: unexpected end of data"),
     ([], "round,client", "must name at least one client"),
   ],
 )
@@ -121,6 +137,16 @@ def test_a_wrong_trace_is_an_error(tmp_path, lines, header, message):
   path = write_trace(tmp_path, *lines, header=header)
   with pytest.raises(ValueError, match=f"participation_trace=.*{message}"):
     load_trace(path, 5, 3)
+
+
+def test_a_trace_of_a_spreadsheet_is_read(tmp_path):
+  """With a mark of its encoding, other ends of lines, quotes and spaces."""
+  path = tmp_path / "trace.csv"
+  text = 'client,who,round\r\n"1","a, b",0\r\n\r\n 4 ,c,2'
+  path.write_text(text, encoding="utf-8-sig", newline="")
+  trace = load_trace(path, 5, 3)
+  assert trace.clients.tolist() == [1, 4]
+  assert trace.offsets.tolist() == [0, 1, 1, 2]
 
 
 def test_a_trace_that_is_not_there_is_an_error(tmp_path):
@@ -275,3 +301,35 @@ def test_other_chances_compile_nothing():
     counts.add(int(metrics["participants"]))
   assert made.simulation.program.compilations == 1
   assert len(counts) > 1 and max(counts) <= 5
+
+
+TRACE = "round,client\n0,1\n0,3\n2,4\n1,0\n"
+
+
+@given(data=st.data())
+@cases(100)
+def test_a_hostile_trace_is_right_or_refused(data, tmp_path_factory):
+  path = tmp_path_factory.getbasetemp() / "hostile.csv"
+  text = data.draw(
+    st.one_of(other_text(TRACE), damaged(TRACE.encode()).map(bytes))
+  )
+  path.write_bytes(text)
+  found = read_or_refused(
+    lambda: load_trace(path, 5, 3),
+    f"participation_trace={str(path)!r}: must be a CSV file",
+  )
+  if found is None:
+    return
+  rows = list(csv.reader(io.StringIO(text.decode("utf-8-sig"), newline="")))
+  names, *rows = rows
+  at = [names.index(name) for name in ("round", "client")]
+  # Digits that Python's own reader takes for no other number.
+  said = sorted({tuple(int(row[i]) for i in at) for row in rows if row})
+  offsets = found.offsets.tolist()
+  listed = [
+    (round_, client)
+    for round_ in range(3)
+    for client in found.clients[offsets[round_] : offsets[round_ + 1]].tolist()
+  ]
+  assert listed == said
+  assert all(row[i].strip(" ").isascii() for row in rows if row for i in at)

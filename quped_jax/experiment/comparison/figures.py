@@ -42,9 +42,9 @@ def curve(finished: Mapping[int, Finished]) -> Curve:
   summary = runs[0].summary
   rounds = np.array([record["round"] for record in runs[0].history])
   field = f"test/{summary['primary_variant']}"
-  accuracy = np.mean(
-    [[record[field] for record in run.history] for run in runs], axis=0
-  )
+  # As floats: what was not finite is None.
+  histories = [[record[field] for record in run.history] for run in runs]
+  accuracy = np.mean(np.array(histories, float), axis=0)
   # Clients that are absent from a round send nothing.
   per_round = summary["bytes_up"] + summary["bytes_down"]
   per_round *= summary["clients_per_round"] / summary["clients"]

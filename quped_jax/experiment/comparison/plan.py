@@ -15,12 +15,13 @@ The config is a mapping that holds
 """
 
 import dataclasses
-import json
+import numbers
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from quped_jax import checks, methods
+from quped_jax import checks, kinds, methods, reading
 from quped_jax.experiment.settings import Settings
 from quped_jax.quantization import codebook
 
@@ -114,9 +115,9 @@ def parse_bits(
   result = []
   for value in values:
     parts = value.split(",") if isinstance(value, str) else value
-    parts = (parts,) if isinstance(parts, int) else parts
+    parts = (parts,) if isinstance(parts, (int, Mapping)) else parts
     try:
-      bits = tuple(int(part) for part in parts)
+      bits = tuple(_precision(part) for part in parts)
     except (TypeError, ValueError):
       raise ValueError(
         f"{field}={value!r}: must be a precision, such as 32, or several for "
@@ -125,6 +126,15 @@ def parse_bits(
     codebook.check_bits(bits, field)
     result.append(bits)
   return _checked(field, result)
+
+
+def _precision(part: Any) -> int:
+  """A precision as a whole number, which true is not, or in digits."""
+  if isinstance(part, str):
+    return kinds.whole_text("", part)
+  if isinstance(part, bool) or not isinstance(part, numbers.Integral):
+    raise ValueError(f"{part!r}: must be a whole number")
+  return int(part)
 
 
 def parse_seeds(field: str, values: Iterable[Any]) -> tuple[int, ...]:
@@ -201,7 +211,7 @@ def _check_overrides(
 
 def _is_row(name: str, allowed: Iterable[str]) -> bool:
   method, _, bits = name.rpartition("_")
-  return method in allowed and bits.replace("-", "").isdigit()
+  return method in allowed and bool(re.fullmatch(r"[0-9]+(-[0-9]+)*", bits))
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -215,8 +225,9 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict:
   """
   result = dict(values)
   for name, value in changes.items():
-    if isinstance(value, Mapping):
-      result[name] = {**result.get(name, {}), **value}
+    before = result.get(name, {})
+    if isinstance(value, Mapping) and isinstance(before, Mapping):
+      result[name] = {**before, **value}
     elif str(_FIELDS.get(name, "")).startswith("tuple"):
       result[name] = _as_tuple(value)
     else:
@@ -231,18 +242,10 @@ def read_overrides(path: str) -> Mapping[str, Mapping[str, Any]]:
     ValueError: a file that holds anything else.
     FileNotFoundError: no such file.
   """
-  try:
-    values = json.loads(pathlib.Path(path).read_text())
-  except json.JSONDecodeError as error:
-    raise ValueError(f"overrides={path!r}: must be JSON ({error})") from error
-  if not isinstance(values, dict) or not all(
-    isinstance(own, dict) for own in values.values()
-  ):
-    raise ValueError(
-      f"overrides={path!r}: must map methods to their settings, as best.json "
-      "of --tune does"
-    )
-  return values
+  what = "a JSON file that maps methods to their settings, as best.json of "
+  with reading.naming(f"overrides={path!r}", f"{what}--tune does", absent=True):
+    check = kinds.table(kinds.table(kinds.anything))
+    return check("", reading.read_json(path))
 
 
 def with_overrides(
@@ -310,3 +313,25 @@ def make_runs(config: Mapping[str, Any], workdir: pathlib.Path) -> list[Run]:
     for seed in parse_seeds("seeds", config["seeds"])
     for row in rows
   ]
+
+
+def with_overrides_of(config: Mapping[str, Any], path: str) -> dict[str, Any]:
+  """The config with the overrides of a file, which precede its own.
+
+  Args:
+    config: the comparison's config, as plain values.
+    path: of the file, see `read_overrides`.
+
+  Raises:
+    ValueError: a file that holds anything else, or settings that the runs of
+      the config cannot have; or a config that is wrong without it.
+    FileNotFoundError: no such file.
+  """
+  overrides = read_overrides(path)
+  # So that what is wrong afterwards is the file's.
+  make_runs(config, pathlib.Path())
+  result = with_overrides(config, overrides)
+  file = f"overrides={path!r}"
+  with reading.naming(file, "of settings that the runs can have"):
+    make_runs(result, pathlib.Path())
+  return result

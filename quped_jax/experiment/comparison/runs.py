@@ -1,13 +1,12 @@
 """Runs what is missing of a list of runs, and reads what they left."""
 
-import csv
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from quped_jax import kinds, reading
 from quped_jax.experiment import former_names, identity
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
@@ -17,6 +16,33 @@ from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import run as run_experiment
 from quped_jax.files.checkpoint import Checkpoints
+
+_FRACTION = kinds.number(0, 1)
+_SPREAD = kinds.record({"mean": _FRACTION})
+# What is read of a summary. Like all that is not finite, a missing accuracy is
+# null in it.
+_SUMMARY = kinds.record(
+  {
+    "primary_variant": kinds.text,
+    "accuracy": kinds.table(
+      kinds.record({"mean": _FRACTION, "worst": _FRACTION, "p10": _FRACTION})
+    ),
+    "held_out_clients": kinds.table(_SPREAD),
+    "gradients": kinds.number(0),
+    "clients": kinds.whole(1),
+    "clients_per_round": kinds.number(0),
+    "bytes_up": kinds.number(0),
+    "bytes_down": kinds.number(0),
+    "timing": kinds.record(
+      {
+        "seconds_per_round": kinds.number(),
+        "compile_seconds": kinds.number(),
+        "total_seconds": kinds.number(0),
+      }
+    ),
+  }
+)
+_RECORD = kinds.table(kinds.optional(kinds.number()))
 
 
 class Finished(NamedTuple):
@@ -49,7 +75,8 @@ class Pending(NamedTuple):
 def to_do(runs: Sequence[Run], *, restart: bool = False) -> list[Pending]:
   """The runs that are not done.
 
-  A run is done if its folder holds the results of a run of its identity.
+  A run is done if its folder holds the results of a run of its identity, in
+  files that can be read.
 
   Args:
     runs: in the order in which to run them.
@@ -61,8 +88,10 @@ def to_do(runs: Sequence[Run], *, restart: bool = False) -> list[Pending]:
   """
   pending, others = [], []
   for run, here in zip(runs, identities(runs), strict=True):
-    differ = identity.differences(identity.recorded(run.folder, here), here)
+    differ = identity.differing(run.folder, here)
     finished = is_finished(run)
+    if finished and not differ:
+      differ = _mistakes(run)
     other = differ and (finished or Checkpoints(run.folder, here))
     if other:
       others.append((run, differ))
@@ -78,6 +107,15 @@ def to_do(runs: Sequence[Run], *, restart: bool = False) -> list[Pending]:
       f"{run.folder.name}, {'; '.join(differ)}"
     )
   return pending
+
+
+def _mistakes(run: Run) -> list[str]:
+  """What is wrong with the files of a finished run; [] if nothing is."""
+  try:
+    read(run)
+  except ValueError as error:
+    return [str(error)]
+  return []
 
 
 def check(runs: Sequence[Run]) -> None:
@@ -186,21 +224,63 @@ def is_finished(run: Run) -> bool:
 
 
 def summary_of(run: Run) -> dict[str, Any]:
-  """Reads the summary of a finished run."""
-  summary = json.loads((run.folder / "summary.json").read_text())
-  return former_names.renamed(summary, former_names.SUMMARY)
+  """Reads the summary of a finished run.
+
+  Raises:
+    ValueError: a file that says something else; names it and the field.
+  """
+  path = run.folder / "summary.json"
+  with reading.naming(str(path), "the summary of a finished run"):
+    content = kinds.table(kinds.anything)("", reading.read_json(path))
+    content = former_names.renamed(content, former_names.SUMMARY)
+    summary = _SUMMARY("", content)
+    variant = summary["primary_variant"]
+    kinds.choice(*summary["accuracy"])("primary_variant", variant)
+    kinds.choice(run.settings.clients)("clients", summary["clients"])
+    return summary
 
 
 def history_of(run: Run) -> list[dict[str, Any]]:
-  """Reads the records of a finished run, one per evaluated round."""
-  lines = (run.folder / "metrics.jsonl").read_text().splitlines()
-  return [json.loads(line) for line in lines]
+  """Reads the records of a finished run, one per evaluated round.
+
+  Raises:
+    ValueError: a file that says something else; names it and the line.
+  """
+  path, rounds = run.folder / "metrics.jsonl", run.settings.rounds
+  with reading.naming(str(path), "the records of a finished run"):
+    records, last = [], 0
+    for number, value in enumerate(reading.read_json_lines(path), 1):
+      records.append(_RECORD(f"line {number}", value))
+      round_ = kinds.whole(last + 1, rounds)
+      last = round_(f"line {number}.round", value.get("round"))
+    if last != rounds:
+      raise ValueError(f"it ends with round {last} of {rounds}")
+    return records
 
 
 def read(run: Run) -> Finished:
-  """Reads what a finished run left."""
-  summary = summary_of(run)
-  with (run.folder / "clients.csv").open(newline="") as file:
-    rows = list(csv.DictReader(file))
-  accuracy = np.array([float(row[summary["primary_variant"]]) for row in rows])
-  return Finished(summary, accuracy, history_of(run))
+  """Reads what a finished run left.
+
+  Raises:
+    ValueError: a file that says something else; names it and what is wrong.
+  """
+  summary, history = summary_of(run), history_of(run)
+  variant = summary["primary_variant"]
+  path = run.folder / "metrics.jsonl"
+  with reading.naming(str(path), "the records of a finished run"):
+    for record in history:
+      if f"test/{variant}" not in record:
+        raise ValueError(f"test/{variant}: must be given in each line")
+  path = run.folder / "clients.csv"
+  with reading.naming(str(path), "the clients of a finished run"):
+    accuracy = []
+    for i, (place, row) in enumerate(
+      reading.read_csv(path, ("client", variant))
+    ):
+      kinds.whole_text(f"{place}: client", row["client"], i, i)
+      accuracy.append(
+        kinds.number_text(f"{place}: {variant}", row[variant], 0, 1)
+      )
+    if len(accuracy) != summary["clients"]:
+      raise ValueError(f"it has {len(accuracy)} of {summary['clients']} rows")
+  return Finished(summary, np.array(accuracy), history)

@@ -59,7 +59,7 @@ class Stub:
       raise KeyboardInterrupt
     self.settings.append(settings)
     self.folders.append(folder)
-    accuracy = np.linspace(0.5, 0.9, settings.clients) + 0.01 * settings.seed
+    accuracy = np.linspace(0.5, 0.85, settings.clients) + 0.01 * settings.seed
     if settings.method == "fedavg":
       accuracy = accuracy + 0.1
     for round_ in range(1, settings.rounds + 1):

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quped_jax.experiment.comparison import plan, report
 from tests.experiment.comparison import small
+from tests.hostile import cases, other_json, read_or_refused
 
 
 def test_every_method_runs_at_every_precision_from_every_seed(tmp_path):
@@ -86,7 +89,10 @@ def test_further_overrides_take_precedence_and_keep_the_rest(tmp_path):
   assert config["overrides"] == own
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"quped": 3}'])
+@pytest.mark.parametrize(
+  "text",
+  ["{", "[1]", '{"quped": 3}', "[" * 100_000, '{"a": {}, "a": {}}', "{NaN:1}"],
+)
 def test_a_file_of_something_else_holds_no_overrides(tmp_path, text):
   file = tmp_path / "best.json"
   file.write_text(text)
@@ -144,3 +150,86 @@ def test_a_wrong_config_is_an_error_that_names_the_field(
 def test_a_config_of_something_else_is_an_error(tmp_path):
   with pytest.raises(ValueError, match="config.methods: must be given"):
     plan.make_runs({"base": {}}, tmp_path)
+
+
+BEST = {
+  "local_32": {"learning_rate": [0.5, 0.25], "momentum": 0.5},
+  "fedavg": {"bits": [2, "1,2"], "fedavg": {"server_learning_rate": 0.5}},
+}
+
+
+@pytest.mark.parametrize(
+  ("own", "message"),
+  [
+    (
+      {"learning_rate": [True]},
+      "learning_rate=.*True.*: must be a tuple of nu",
+    ),
+    (
+      {"learning_rate": ["0.1"]},
+      "learning_rate=.*0.1.*: must be a tuple of nu",
+    ),
+    (
+      {"learning_rate": {"a": 1}},
+      "learning_rate=.*: must be a tuple of numbers",
+    ),
+    ({"batch_size": 8.0}, "batch_size=8.0: must be a whole number"),
+    ({"batch_size": 2**32 + 8}, "batch_size=4294967304: must be less than 2"),
+    ({"momentum": None}, "momentum=None: must be a number"),
+    ({"local": 3}, "local.*3"),
+    ({"bits": [1.5]}, "overrides.local.bits=1.5: must be a precision"),
+    ({"bits": [[1.5, 2]]}, r"overrides.local.bits=\[1.5, 2\]: must be a prec"),
+    ({"bits": True}, "overrides.local.bits=True: must be a precision"),
+    ({"bits": ["1_0"]}, "overrides.local.bits='1_0': must be a precision"),
+    ({"bits": {"1": 2}}, "overrides.local.bits={'1': 2}: must be a precision"),
+    ({"method": 3}, "method"),
+    ({"method": ["local"]}, "method"),
+  ],
+)
+def test_overrides_are_taken_for_no_other_values(own, message, tmp_path):
+  """And what is wrong with them is said of their file."""
+  file = tmp_path / "best.json"
+  file.write_text(json.dumps({"local": own}))
+  with pytest.raises(ValueError, match=f"^overrides='.*best.json'.*{message}"):
+    plan.with_overrides_of(small.make_config(), str(file))
+
+
+def test_a_config_that_is_wrong_itself_is_not_said_of_the_file(tmp_path):
+  file = tmp_path / "best.json"
+  file.write_text(json.dumps(BEST))
+  wrong = small.make_config(base={"rounds": 0})
+  with pytest.raises(ValueError, match="^local_32: rounds=0: must be at least"):
+    plan.with_overrides_of(wrong, str(file))
+
+
+@given(data=st.data())
+@cases(40)
+def test_hostile_overrides_are_right_or_refused(data, tmp_path_factory):
+  path = tmp_path_factory.getbasetemp() / "overrides.json"
+  path.write_bytes(data.draw(other_json(BEST)))
+  config = small.make_config(
+    bits=("32,2",), seeds=(0,), base={"learning_rate": (0.1, 0.2)}
+  )
+  found = read_or_refused(
+    lambda: plan.with_overrides_of(config, str(path)),
+    f"overrides={str(path)!r}: must be ",
+  )
+  if found is None:
+    return
+  said = json.loads(path.read_text())
+  for run in plan.make_runs(found, tmp_path_factory.getbasetemp()):
+    made = run.settings.to_dict()
+    for name in (run.row.method, run.row.name):
+      for field, value in said.get(name, {}).items():
+        assert field == "bits" or same(made[field], value), field
+
+
+def same(made, said):
+  """Whether a setting is what a file says; a number may be whole."""
+  if isinstance(said, dict):
+    return all(same(made[name], value) for name, value in said.items())
+  if isinstance(made, tuple):
+    many = said if isinstance(said, list) else [said]
+    return len(made) == len(many) and all(map(same, made, many))
+  alike = type(made) is type(said) or (type(made), type(said)) == (float, int)
+  return alike and made == said
