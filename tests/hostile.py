@@ -138,7 +138,7 @@ def _changed(draw, value, values):
 def _other(draw, value, values):
   """Something else, perhaps much like it."""
   like = [_DEEP, None, [value], {"": value}, [], {}]
-  if isinstance(value, (int, float)):
+  if isinstance(value, (int, float)) and abs(value) < 2**63:
     like += [bool(value), str(value), float(value), value + 0.5, -1 - value]
     like += [int(value) + 2**32, int(value) + 2**64, float("nan")]
   if isinstance(value, str):

@@ -1,16 +1,21 @@
 """The identity of a run, and what differs between two."""
 
 import dataclasses
+import json
+import re
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import quped_jax as qj
 from quped_jax.experiment import identity, metrics
 from quped_jax.experiment.assemble import assemble
 from tests import tiny
+from tests.hostile import cases, other_json
 
 
 def identity_of(method="quped", *, federation=None, model=None, **changes):
@@ -167,3 +172,76 @@ def test_of_several_processes_the_states_server_counts(monkeypatch):
   )
   assert first == same
   assert identity.differences(first, other) == ["initial state is not the same"]
+
+
+def left(folder, content, name="identity.json"):
+  (folder / "summary.json").write_text("{}")
+  path = folder / name
+  text = content if isinstance(content, bytes) else json.dumps(content).encode()
+  path.write_bytes(text)
+  return path
+
+
+@pytest.mark.parametrize("name", ["identity.json", "config.json"])
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"", "Expecting value"),
+    (b"[" * 100_000, "it is nested too deeply"),
+    (b"\xff", "decode"),
+    ([], r"\[\]: must be an object"),
+    (b'{"seed": 0, "seed": 1}', "'seed': must be given only once"),
+    ({"kinds": "", "client_types": ""}, "kinds: must not be given beside"),
+  ],
+)
+def test_a_file_that_says_no_identity_is_named(
+  content, message, name, tmp_path
+):
+  """As what another run left, which is replaced only if that is wished."""
+  path = left(tmp_path, content, name)
+  (differ,) = identity.of_another_run(tmp_path, {"seed": 0}) or ()
+  must = rf"^{path}: must be an object of values by name \(.*{message}"
+  assert re.search(must, differ)
+  with pytest.raises(ValueError, match=must):
+    identity.recorded(tmp_path, {"seed": 0})
+
+
+@pytest.mark.parametrize("there", [True, 1.0, "1", [1], None, 2**64 + 1])
+def test_a_value_is_taken_for_no_other(there, tmp_path):
+  left(tmp_path, {"seed": there})
+  (differ,) = identity.of_another_run(tmp_path, {"seed": 1}) or ()
+  assert differ.startswith("seed is ") and differ.endswith(" there and 1 here")
+
+
+def test_a_long_value_is_shown_in_part(tmp_path):
+  left(tmp_path, {"seed": [["x" * 10_000] * 100]})
+  (differ,) = identity.of_another_run(tmp_path, {"seed": 1}) or ()
+  assert len(differ) < 1000
+
+
+IDENTITY = {
+  "seed": 1,
+  "rounds": 20,
+  "learning_rate": [0.1, 0.5],
+  "warm_start": "",
+  "participation_trace": None,
+  "quped": {"lambda_p": 0.3, "center": True},
+}
+
+
+@given(data=st.data(), name=st.sampled_from(["identity.json", "config.json"]))
+@cases(100)
+def test_a_hostile_identity_is_the_same_or_another(
+  data, name, tmp_path_factory
+):
+  folder = tmp_path_factory.mktemp("identity")
+  path = left(folder, data.draw(other_json(IDENTITY)), name)
+  differ = identity.of_another_run(folder, IDENTITY)
+  assert differ is not None and all(len(line) < 1000 for line in differ)
+  if not differ:
+    said = json.loads(path.read_text())
+    if name == "config.json":  # It has values that change no result.
+      said = {key: said[key] for key in IDENTITY}
+    assert json.dumps(said, sort_keys=True) == json.dumps(
+      IDENTITY, sort_keys=True
+    )

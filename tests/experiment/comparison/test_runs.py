@@ -4,14 +4,24 @@ import copy
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import quped_jax as qj
 from quped_jax.data import sources
-from quped_jax.experiment.comparison import plan, runs
+from quped_jax.experiment.comparison import figures, plan, runs, tables
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.models import registry
 from tests.experiment.comparison import small
+from tests.hostile import (
+  cases,
+  damaged,
+  other_json,
+  other_text,
+  read_or_refused,
+)
 
 
 def run_stub(config, folder, **kwargs):
@@ -203,3 +213,180 @@ def test_an_unfinished_run_of_other_settings_begins_anew(tmp_path):
   (folder / "checkpoints" / "round_00000001").mkdir(parents=True)
   assert pending(config) == [True]
   refused(other, tmp_path, "1 of the 1 runs .* rounds is 2 there and 3 here$")
+
+
+def one_run(tmp_path, **base):
+  """A finished run."""
+  config = small.make_config(
+    methods=("fedavg",), bits=("32",), seeds=(0,), base=base
+  )
+  run_stub(config, tmp_path)
+  return plan.make_runs(config, tmp_path)[0]
+
+
+def edited(path, change):
+  content = json.loads(path.read_text())
+  change(content)
+  path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda s: s.pop("gradients"), "gradients: must be given"),
+    (lambda s: s.update(gradients="4"), "gradients='4': must be a finite num"),
+    (lambda s: s.update(gradients=True), "gradients=True: must be a finite"),
+    (lambda s: s.update(bytes_up=None), "bytes_up=None: must be a finite"),
+    (lambda s: s.update(bytes_up=float("nan")), "NaN is no number"),
+    (lambda s: s.update(bytes_up=-1), "bytes_up=-1: must be .* at least 0"),
+    (lambda s: s.update(clients=7), "clients=7: must be one of 6"),
+    (lambda s: s.update(clients=6.0), "clients=6.0: must be a whole number"),
+    (lambda s: s.update(primary_variant=3), "primary_variant=3: must be text"),
+    (
+      lambda s: s.update(primary_variant="x"),
+      "variant='x': must be one",
+    ),
+    (lambda s: s.update(headline="x"), "headline: must not be given beside"),
+    (
+      lambda s: s["accuracy"]["quantized"].update(mean=75),
+      "accuracy.quantized.mean=75: must be .* at least 0, at most 1",
+    ),
+    (
+      lambda s: s["accuracy"]["quantized"].pop("worst"),
+      "accuracy.quantized.worst: must be given",
+    ),
+    (
+      lambda s: s["held_out_clients"]["quantized"].update(mean=None),
+      "held_out_clients.quantized.mean=None",
+    ),
+    (
+      lambda s: s["timing"].update(compile_seconds="1"),
+      "timing.compile_seconds='1'",
+    ),
+  ],
+)
+def test_a_summary_of_something_else_is_named(change, message, tmp_path):
+  run = one_run(tmp_path)
+  edited(run.folder / "summary.json", change)
+  must = rf"summary.json: must be the summary of a finished run \(.*{message}"
+  with pytest.raises(ValueError, match=must):
+    runs.read(run)
+
+
+@pytest.mark.parametrize(
+  ("lines", "message"),
+  [
+    ("", "it ends with round 0 of 2"),
+    ('{"round": 1, "test/quantized": 0.5}', "it ends with round 1 of 2"),
+    ('{"round": 2}', "test/quantized: must be given in each line"),
+    ('{"round": 2, "test/quantized": "0.5"}', "line 1.test/quantized='0.5'"),
+    ('{"round": 2.0, "test/quantized": 0.5}', "line 1.round=2.0: must be a wh"),
+    ('{"round": 3, "test/quantized": 0.5}', "line 1.round=3: .* from 1 to 2"),
+    ('{"test/quantized": 0.5}', "line 1.round=None: must be a whole number"),
+    ('{"round": 2, "test/quantized": 0.5}\n' * 2, "line 2.round=2: must be"),
+    ('{"round": 2, "test/quantized": NaN}', "line 1: NaN is no number"),
+    ("[2]", "line 1=.*: must be an object"),
+    ('{"round": 2', "line 1: "),
+  ],
+)
+def test_records_of_something_else_are_named(lines, message, tmp_path):
+  run = one_run(tmp_path)
+  (run.folder / "metrics.jsonl").write_text(lines)
+  must = rf"metrics.jsonl: must be the records of a finished run \({message}"
+  with pytest.raises(ValueError, match=must):
+    runs.read(run)
+
+
+@pytest.mark.parametrize(
+  ("rows", "message"),
+  [
+    ("0,0.5", "it has 1 of 6 rows"),
+    ("0,0.5\n0,0.5", "line 3: client='0': must be a whole number from 1 to 1"),
+    ("0,1.5", "line 2: quantized='1.5': must be a number from 0 to 1, or nan"),
+    ("0,1_0", "line 2: quantized='1_0': must be a number"),
+    ("0,", "line 2: quantized='': must be a number"),
+    ("0,0.5,1", "line 2: must have 2 entries; got 3"),
+  ],
+)
+def test_rows_of_something_else_are_named(rows, message, tmp_path):
+  run = one_run(tmp_path)
+  (run.folder / "clients.csv").write_text(f"client,quantized\n{rows}\n")
+  must = rf"clients.csv: must be the clients of a finished run \({message}"
+  with pytest.raises(ValueError, match=must):
+    runs.read(run)
+
+
+def test_accuracies_that_are_not_known_are_nan(tmp_path):
+  run = one_run(tmp_path)
+  path = run.folder / "clients.csv"
+  path.write_text(path.read_text().replace("0,0.6", "0,nan", 1))
+  assert np.isnan(runs.read(run).accuracy[0])
+  text = (
+    '{"round": 1, "test/quantized": null}\n{"round": 2, "test/quantized": 1}'
+  )
+  (run.folder / "metrics.jsonl").write_text(text)
+  curve = figures.curve({0: runs.read(run)})
+  np.testing.assert_array_equal(curve.accuracy, [np.nan, 100.0])
+
+
+@pytest.mark.parametrize(
+  "name", ["summary.json", "metrics.jsonl", "clients.csv", "identity.json"]
+)
+def test_damaged_results_are_named_before_a_run_or_begun_anew(name, tmp_path):
+  run = one_run(tmp_path)
+  config = small.make_config(
+    methods=("fedavg", "local"), bits=("32",), seeds=(0,)
+  )
+  (run.folder / name).write_text("[" * 100_000)
+  refused(
+    config, tmp_path, rf"1 of the 2 runs .* of fedavg_32_seed0, .*{name}: must"
+  )
+  assert again(config, tmp_path) == ["fedavg_32_seed0", "local_32_seed0"]
+  assert run_stub(config, tmp_path)[0] == []
+
+
+RESULTS = ("summary.json", "metrics.jsonl", "clients.csv")
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+  run = one_run(tmp_path_factory.mktemp("finished"))
+  return run, {name: (run.folder / name).read_bytes() for name in RESULTS}
+
+
+def hostile(data, name, content):
+  """What someone may have made of a file of results."""
+  if data.draw(st.integers(0, 3)) == 0:
+    return data.draw(damaged(content))
+  if name == "clients.csv":
+    return data.draw(other_text(content.decode()))
+  lines = content.splitlines() if name == "metrics.jsonl" else [content]
+  at = data.draw(st.integers(0, len(lines) - 1))
+  lines[at] = data.draw(other_json(json.loads(lines[at])))
+  return b"\n".join(lines)
+
+
+@pytest.mark.parametrize(
+  "name", ["summary.json", "metrics.jsonl", "clients.csv"]
+)
+@given(data=st.data())
+@cases(60)
+def test_hostile_results_are_right_or_refused(name, finished_run, data):
+  """And what is read makes a table and a curve."""
+  run, contents = finished_run
+  path = run.folder / name
+  path.write_bytes(hostile(data, name, contents[name]))
+  try:
+    found = read_or_refused(lambda: runs.read(run), f"{path}: must be the ")
+  finally:
+    path.write_bytes(contents[name])
+  if found is None:
+    return
+  record = tables.row_record(run.row, {0: found}, 1.0)
+  numbers = [x for x in record.values() if isinstance(x, (int, float))]
+  assert all(np.isfinite(x) and x is not True for x in numbers)
+  curve = figures.curve({0: found})
+  assert curve.rounds[-1] == 2 and curve.rounds.dtype.kind == "i"
+  assert found.accuracy.shape == (6,)
+  known = found.accuracy[~np.isnan(found.accuracy)]
+  assert ((known >= 0) & (known <= 1)).all()
