@@ -190,8 +190,7 @@ def read_csv(
   rows = []
   try:
     names = next(reader, [])
-    missing = set(columns) - set(names)
-    if missing or len(set(names)) != len(names):
+    if not set(columns) <= set(names) or len(set(names)) != len(names):
       raise ValueError(
         f"must have the columns {','.join(columns)}, each once; got "
         f"{shown(','.join(names)) if names else 'none'}"
