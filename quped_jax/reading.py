@@ -14,7 +14,7 @@ import math
 import os
 import reprlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 # Of a file that a person or a run wrote.
 _MOST_BYTES = 2**28
@@ -76,8 +76,8 @@ def read_text(path: str | os.PathLike, most: int | None = _MOST_BYTES) -> str:
     return read_bytes(file, most).decode("utf-8-sig")
 
 
-def read_bytes(file: IO[bytes], most: int | None) -> bytes:
-  """All that an open file has, see `read_text`."""
+def read_bytes(file: Any, most: int | None) -> bytes:
+  """All that a file has that is open for reading bytes, see `read_text`."""
   parts, left = [], math.inf if most is None else most
   # In blocks: a device or a pipe has no size, and an archive may not tell it.
   while left >= 0 and (part := file.read(_BLOCK)):

@@ -18,8 +18,7 @@ from hypothesis import (
 from hypothesis import strategies as st
 
 LONG = os.environ.get("QUPED_LONG_TESTS") == "1"
-# How many hostile files of a kind are tried then.
-MANY = int(os.environ.get("QUPED_HOSTILE_FILES", "10000"))
+MANY = 10_000  # Files of a kind, then.
 # Bytes that Python and NumPy may take to read or refuse a file of a few KB.
 MOST_MEMORY = 8 * 2**20
 

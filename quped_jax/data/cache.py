@@ -96,7 +96,7 @@ def _write(path, arrays):
   try:
     with os.fdopen(handle, "wb") as file:
       name = np.frombuffer(path.name.encode(), np.uint8)
-      np.savez(file, **arrays, **{_NAME: name})
+      np.savez(file, **{**arrays, _NAME: name})  # pyright: ignore[reportArgumentType]
     os.replace(temporary, path)
   except BaseException:
     os.unlink(temporary)

@@ -9,11 +9,12 @@ like any other.
 """
 
 import contextlib
+import io
 import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +56,7 @@ class TensorFile(NamedTuple):
     metadata: texts by name.
   """
 
-  file: BinaryIO
+  file: io.BufferedReader
   header: bytes
   size: int
   places: dict[str, int]
@@ -177,7 +178,7 @@ def read(
     dtype, shape = opened_file.kinds[name]
     array = np.empty(shape, _DTYPES[dtype])
     data = array.reshape(-1).view(np.uint8)
-    if array.size and file.readinto(memoryview(data)) != array.nbytes:
+    if array.size and file.readinto(data.data) != array.nbytes:
       raise ValueError("it has become shorter")
     look(data)
     arrays[name] = array

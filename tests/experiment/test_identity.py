@@ -182,6 +182,11 @@ def left(folder, content, name="identity.json"):
   return path
 
 
+def only(found):
+  assert found is not None and len(found) == 1
+  return found[0]
+
+
 @pytest.mark.parametrize("name", ["identity.json", "config.json"])
 @pytest.mark.parametrize(
   ("content", "message"),
@@ -199,7 +204,7 @@ def test_a_file_that_says_no_identity_is_named(
 ):
   """As what another run left, which is replaced only if that is wished."""
   path = left(tmp_path, content, name)
-  (differ,) = identity.of_another_run(tmp_path, {"seed": 0}) or ()
+  differ = only(identity.of_another_run(tmp_path, {"seed": 0}))
   must = rf"^{path}: must be an object of values by name \(.*{message}"
   assert re.search(must, differ)
   with pytest.raises(ValueError, match=must):
@@ -209,13 +214,13 @@ def test_a_file_that_says_no_identity_is_named(
 @pytest.mark.parametrize("there", [True, 1.0, "1", [1], None, 2**64 + 1])
 def test_a_value_is_taken_for_no_other(there, tmp_path):
   left(tmp_path, {"seed": there})
-  (differ,) = identity.of_another_run(tmp_path, {"seed": 1}) or ()
+  differ = only(identity.of_another_run(tmp_path, {"seed": 1}))
   assert differ.startswith("seed is ") and differ.endswith(" there and 1 here")
 
 
 def test_a_long_value_is_shown_in_part(tmp_path):
   left(tmp_path, {"seed": [["x" * 10_000] * 100]})
-  (differ,) = identity.of_another_run(tmp_path, {"seed": 1}) or ()
+  differ = only(identity.of_another_run(tmp_path, {"seed": 1}))
   assert len(differ) < 1000
 
 

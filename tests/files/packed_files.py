@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from tests import tiny  # Registers "normed", with batch normalisation.
 from tests.hostile import read_or_refused
 
 
-def info_of(name="mlp", bits=2, shape=(6,), **changes):
+def info_of(name="mlp", bits: Any = 2, shape=(6,), **changes):
   if name == "mlp":
     changes.setdefault("options", {"features": (8, 8)})
   return qj.ModelInfo(name, tiny.CLASSES, shape, bits=bits, **changes)

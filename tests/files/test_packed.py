@@ -501,7 +501,7 @@ def test_a_file_of_format_1_is_read():
   }
   assert same_bits((packed.params, packed.stats), (expected, {}))
   assert packed.mean == np.float32(0.5)
-  np.testing.assert_array_equal(packed.std, np.float32([1, 2, 4]))
+  np.testing.assert_array_equal(packed.std, [1, 2, 4])
 
 
 def test_format_1_says_only_what_it_said(tmp_path):
