@@ -1,12 +1,58 @@
 """Checks of what a user gives, in one dialect: "FIELD=VALUE: must be ..."."""
 
+import reprlib
 from collections.abc import Collection
+from typing import Any
 
 import jax.numpy as jnp
+
+from quped_jax import scalars
 
 # Of positive numbers that float32 holds in full.
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 LARGEST = float(jnp.finfo(jnp.float32).max)
+
+
+def shown(value: Any) -> str:
+  """A value as it is written, shortened if that is long."""
+  try:
+    text = repr(value)
+  except ValueError:  # It holds an int of thousands of digits.
+    return "a number of thousands of digits"
+  return text if len(text) < 200 else reprlib.repr(value)
+
+
+def whole(field: str, value: Any, smallest: int | None = None) -> int:
+  """The value as an int.
+
+  Raises:
+    ValueError: it is no whole number, or less than the smallest.
+  """
+  try:
+    number = scalars.whole(value)
+  except TypeError:
+    raise ValueError(
+      f"{field}={shown(value)}: must be a whole number"
+    ) from None
+  if smallest is not None:
+    at_least(field, number, smallest)
+  return number
+
+
+def number(field: str, value: Any) -> float:
+  """The value as a float; raises a ValueError unless it is a real number."""
+  try:
+    return float(scalars.real(value))
+  except (TypeError, OverflowError):
+    raise ValueError(f"{field}={shown(value)}: must be a number") from None
+
+
+def text(field: str, value: Any) -> str:
+  """The value as a str; raises a ValueError unless it is text, or a path."""
+  try:
+    return scalars.text(value)
+  except TypeError:
+    raise ValueError(f"{field}={shown(value)}: must be text") from None
 
 
 def unit_interval(field: str, value: float) -> None:

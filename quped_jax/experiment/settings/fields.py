@@ -11,10 +11,11 @@ Rules that several fields of a group obey together are in the group's `_check`.
 """
 
 import dataclasses
+import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self, TypeVar, dataclass_transform
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar, dataclass_transform
 
 from quped_jax import checks
 from quped_jax.experiment import former_names
@@ -52,19 +53,34 @@ def setting(default: T, doc: str, *rules: Rule, free: bool = False) -> T:
 def group(cls: type[T]) -> type[T]:
   """Makes a class of settings: frozen, by keyword, its fields documented."""
   made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+  init = made.__init__
+
+  @functools.wraps(init)
+  def gather_and_init(self, **values):
+    init(self, **self._gather(values))
+
+  made.__init__ = gather_and_init
   entries = [_entry(field) for field in dataclasses.fields(made)]
   words = inspect.cleandoc(made.__doc__)
   made.__doc__ = "\n".join([words, "", "Attributes:", *entries])
   return made
 
 
-def check_names(values: Mapping[str, Any]) -> None:
-  """Raises a ValueError for a setting's former name; gives the present one."""
+def check_names(values: Mapping[str, Any], known: Collection[str]) -> None:
+  """Raises a ValueError for a name that is not known.
+
+  For a setting's former name, it says the present one.
+  """
   for name, value in values.items():
     if name in former_names.SETTINGS:
       raise ValueError(
-        f"{name}={values_lib.shown(value)}: is called "
+        f"{name}={checks.shown(value)}: is called "
         f"{former_names.SETTINGS[name]} now"
+      )
+    if name not in known:
+      raise ValueError(
+        f"{name}={checks.shown(value)}: no such field; must be one of "
+        f"{', '.join(sorted(known))}"
       )
 
 
@@ -85,10 +101,12 @@ def _entry(field: dataclasses.Field) -> str:
 class Group:
   """What all groups of settings do: check themselves when they are made."""
 
-  def __new__(cls, **values: Any) -> Self:
-    """Answers a former name with the one it has now."""
-    check_names(values)
-    return super().__new__(cls)
+  @classmethod
+  def _gather(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Values of fields, from those that are given; unknown names are errors."""
+    fields: Any = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    check_names(values, [field.name for field in fields])
+    return values
 
   def __post_init__(self) -> None:
     """Checks types, then rules field by field, then group by group.

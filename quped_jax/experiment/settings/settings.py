@@ -7,7 +7,6 @@ from typing import Any
 from quped_jax import methods
 from quped_jax.data.federation import check_batches
 from quped_jax.experiment import client_types as client_types_lib
-from quped_jax.experiment.settings import values as values_lib
 from quped_jax.experiment.settings.clients import (
   ClientSettings,
   NetworkSettings,
@@ -70,21 +69,10 @@ class Settings(
     Raises:
       ValueError: an unknown field, or a value that is not allowed.
     """
-    check_names(values)
     fields = {field.name for field in dataclasses.fields(cls)}
     fields.remove("method_options")
-    options, plain = {}, {}
-    for name, value in values.items():
-      if name in methods.METHODS:
-        options[name] = value
-      elif name in fields:
-        plain[name] = tuple(value) if isinstance(value, list) else value
-      else:
-        raise ValueError(
-          f"{name}={values_lib.shown(value)}: no such field; must be one of "
-          f"{', '.join(sorted(fields | set(methods.METHODS)))}"
-        )
-    return cls(method_options=options, **plain)
+    check_names(values, fields | set(methods.METHODS))
+    return cls(**values)
 
   def to_dict(self) -> dict[str, Any]:
     """The inverse of `from_dict`, with all defaults filled in."""

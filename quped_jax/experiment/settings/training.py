@@ -4,16 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from quped_jax import methods
+from quped_jax import checks, methods
 from quped_jax.data.federation import check_batches
 from quped_jax.experiment.settings import values as values_lib
 from quped_jax.experiment.settings.fields import (
-  Group,
   at_least,
   group,
   one_of,
   setting,
 )
+from quped_jax.experiment.settings.named_options import NamedOptions
 
 BUDGETS = ("steps", "gradients")
 
@@ -33,12 +33,15 @@ def _options(field: str, value: Mapping[str, Any]) -> None:
 
 
 @group
-class TrainingSettings(Group):
+class TrainingSettings(NamedOptions):
   """The method, how long it trains, and when it is evaluated."""
 
   method: str = setting("quped", "name of a federated method.", _method)
   method_options: Mapping[str, Any] = setting(
-    {}, "options of methods, by the method's name; see there.", _options
+    {},
+    "options of methods, by the method's name; see there. "
+    "`Settings(quped={...})` does the same for one of them.",
+    _options,
   )
   seed: int = setting(
     0, "of the partition, the initial weights and the batches.", at_least(0)
@@ -78,6 +81,16 @@ class TrainingSettings(Group):
     at_least(0),
   )
 
+  @classmethod
+  def _gather(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A method's name takes its options: they go into `method_options`."""
+    options = values.get("method_options", {})
+    named = {name: values[name] for name in values if name in methods.METHODS}
+    if named and isinstance(options, Mapping):
+      merged = {name: _merged(options.get(name), named[name]) for name in named}
+      values = {**values, "method_options": {**options, **merged}}
+    return super()._gather({k: v for k, v in values.items() if k not in named})
+
   def options(self) -> Any:
     """The options of the method that is run, as its own dataclass."""
     return self._all_options()[self.method]
@@ -91,8 +104,17 @@ class TrainingSettings(Group):
       for name, entry in methods.METHODS.items()
     }
 
+  def _normalize_options(self) -> None:
+    """Checks all options, and keeps those given in their normal form."""
+    made = self._all_options()
+    normal = {
+      name: {option: getattr(made[name], option) for option in given}
+      for name, given in self.method_options.items()
+    }
+    object.__setattr__(self, "method_options", values_lib.FrozenMapping(normal))
+
   def _check(self) -> None:
-    self._all_options()
+    self._normalize_options()
     for field in ("steps", "recalibration_batches"):
       count = getattr(self, field)
       check_batches(f"{field}={count}", count, self.batch_size)
@@ -103,11 +125,18 @@ class TrainingSettings(Group):
       )
 
 
+def _merged(given: Any, named: Any) -> Any:
+  """Options given twice: of those with the same name, the second counts."""
+  if isinstance(given, Mapping) and isinstance(named, Mapping):
+    return {**given, **named}
+  return named
+
+
 def _make_options(name: str, kind: type, given: Any) -> Any:
   """A method's options from a mapping, each checked as settings are."""
   if not isinstance(given, Mapping):
     raise ValueError(
-      f"{name}={values_lib.shown(given)}: must be a mapping of options"
+      f"{name}={checks.shown(given)}: must be a mapping of options"
     )
   # JSON has no tuples.
   given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
@@ -115,7 +144,7 @@ def _make_options(name: str, kind: type, given: Any) -> Any:
   for field, value in given.items():
     if field not in allowed:
       raise ValueError(
-        f"{name}.{field}={values_lib.shown(value)}: no such option; must be "
+        f"{name}.{field}={checks.shown(value)}: no such option; must be "
         f"one of {', '.join(sorted(allowed)) or '(none)'}"
       )
   return kind(**values_lib.typed(dataclasses.fields(kind), given, f"{name}."))

@@ -1,44 +1,66 @@
 """Values of the types that settings and methods' options are declared with."""
 
 import dataclasses
-import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from quped_jax import checks
+from quped_jax import checks, scalars
 
 # Programs count in int32.
 _WHOLE_LIMIT = 2**31
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
+class FrozenMapping(Mapping[str, Any]):
+  """A mapping that does not change, so that settings are hashable.
+
+  Args:
+    values: what it maps; values that are mappings are frozen too.
+  """
+
+  def __init__(self, values: Mapping[str, Any]):
+    self._values = {
+      key: FrozenMapping(value) if isinstance(value, Mapping) else value
+      for key, value in values.items()
+    }
+
+  def __getitem__(self, key: str) -> Any:
+    return self._values[key]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._values)
+
+  def __len__(self) -> int:
+    return len(self._values)
+
+  def __hash__(self) -> int:
+    return hash(frozenset(self._values.items()))
+
+  def __repr__(self) -> str:
+    return repr(self._values)
 
 
-def _is_whole(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)
+def _mapping(value: Any) -> Mapping[str, Any]:
+  if not isinstance(value, Mapping):
+    raise TypeError
+  return FrozenMapping(value)
 
 
-def _is_text(value: Any) -> bool:
-  # A null character ends the name of a file.
-  return isinstance(value, str) and "\0" not in value
-
-
-# What a field of some type takes, in words and as a predicate.
-_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-  "str": ("text", _is_text),
-  "bool": ("True or False", lambda v: isinstance(v, bool)),
-  "int": ("a whole number", _is_whole),
-  "float": ("a number", _is_number),
+# What a field of some type takes, in words, and what makes its values of that:
+# one normal form, however a value was written. It raises a TypeError.
+_TYPES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+  "str": ("text", scalars.text),
+  "bool": ("True or False", scalars.truth),
+  "int": ("a whole number", scalars.whole),
+  "float": ("a number", scalars.real),
   "tuple[int, ...]": (
-    "a tuple of whole numbers, such as (1, 2)",
-    lambda v: isinstance(v, tuple) and all(map(_is_whole, v)),
+    "whole numbers, such as (1, 2)",
+    scalars.several(scalars.whole),
   ),
   "tuple[float, ...]": (
-    "a tuple of numbers, such as (0.1,)",
-    lambda v: isinstance(v, tuple) and all(map(_is_number, v)),
+    "numbers, such as (0.1,)",
+    scalars.several(scalars.real),
   ),
-  str(Mapping[str, Any]): ("a mapping", lambda v: isinstance(v, Mapping)),
+  str(Mapping[str, Any]): ("a mapping", _mapping),
 }
 
 
@@ -47,7 +69,7 @@ def typed(
   values: Mapping[str, Any],
   prefix: str = "",
 ) -> dict[str, Any]:
-  """The values, each of its field's type, where an int does for a float.
+  """The values, each in the normal form of its field's type.
 
   Args:
     fields: of a dataclass.
@@ -68,37 +90,36 @@ def typed(
       declared = getattr(field.type, "__name__", "")
     if declared not in _TYPES:
       continue
-    words, fits = _TYPES[declared]
-    if not fits(value):
-      raise ValueError(f"{name}={shown(value)}: must be {words}")
-    numbers = value if isinstance(value, tuple) else (value,)
+    words, convert = _TYPES[declared]
+    try:
+      normal = convert(value)
+    except TypeError:
+      raise ValueError(
+        f"{name}={checks.shown(value)}: must be {words}"
+      ) from None
+    numbers = normal if isinstance(normal, tuple) else (normal,)
     if "int" in declared:
       _check_whole(name, value, numbers)
     elif "float" in declared:
       _check_size(name, value, numbers)
-      floats = tuple(map(float, numbers))
-      result[field.name] = floats if isinstance(value, tuple) else floats[0]
+      # Zero has no sign here.
+      floats = tuple(float(x) + 0.0 for x in numbers)
+      normal = floats if isinstance(normal, tuple) else floats[0]
+    result[field.name] = normal
   return result
 
 
 def _check_whole(name: str, value: Any, numbers: tuple) -> None:
   if not all(-_WHOLE_LIMIT <= x < _WHOLE_LIMIT for x in numbers):
-    raise ValueError(f"{name}={shown(value)}: must be less than 2**31 in size")
+    raise ValueError(
+      f"{name}={checks.shown(value)}: must be less than 2**31 in size"
+    )
 
 
 def _check_size(name: str, value: Any, numbers: tuple) -> None:
   """Refuses numbers beyond float32; rules refuse those that are not finite."""
   if any(checks.LARGEST < abs(x) < float("inf") for x in numbers):
     raise ValueError(
-      f"{name}={shown(value)}: must be at most {checks.LARGEST:.2g}, which "
-      "float32 holds"
+      f"{name}={checks.shown(value)}: must be at most {checks.LARGEST:.2g}, "
+      "which float32 holds"
     )
-
-
-def shown(value: Any) -> str:
-  """A value as it is written, shortened if that is long."""
-  try:
-    text = repr(value)
-  except ValueError:  # It holds an int of thousands of digits.
-    return "a number of thousands of digits"
-  return text if len(text) < 200 else reprlib.repr(value)

@@ -1,7 +1,12 @@
+import copy
 import dataclasses
+import fractions
 import json
+import pathlib
+import pickle
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,8 +39,12 @@ def nothing_compiles(monkeypatch):
     ("bits", (1.5,), "whole numbers"),
     ("bits", (NAN,), "whole numbers"),
     ("bits", (True,), "whole numbers"),
-    ("bits", 1, "whole numbers"),
-    ("bits", [1], "whole numbers"),
+    ("bits", "1", "whole numbers"),
+    ("bits", b"1", "whole numbers"),
+    ("bits", True, "whole numbers"),
+    ("bits", [[1]], "whole numbers"),
+    ("bits", {1: 2}, "whole numbers"),
+    ("bits", 0, "from 1 to 8, or 32"),
     ("method", "fedsgd", "local, per_fedavg, pfedme, quped, qupel, scaffold"),
     ("optimizer", "lion", "sgd, momentum, adam, adamw"),
     ("centers_optimizer", "lion", "sgd"),
@@ -74,7 +83,8 @@ def nothing_compiles(monkeypatch):
     ("learning_rate", (NAN,), "at least 0"),
     ("learning_rate", (0.1, 0.2), "one entry, or one for each"),
     ("learning_rate", (), "one entry, or one for each"),
-    ("learning_rate", 0.1, "numbers"),
+    ("learning_rate", -0.1, "at least 0"),
+    ("learning_rate", 1j, "numbers"),
     ("centers_learning_rate", (-0.1,), "at least 0"),
     ("centers_learning_rate", (1.0, 1.0, 1.0), "one entry"),
     ("shared_learning_rate", -1.0, "at least 0"),
@@ -126,6 +136,7 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_allowed(
 @pytest.mark.parametrize(
   ("values", "fragments"),
   [
+    ({1: 3}, ["1=3", "no such field"]),
     ({"colour": 3}, ["colour=3", "no such field", "batch_size", "quped"]),
     ({"quped": {"mu": 1}}, ["quped.mu=1", "no such option", "lambda_p"]),
     ({"local": {"mu": 1}}, ["local.mu=1", "(none)"]),
@@ -211,6 +222,11 @@ def test_a_federation_of_another_size_is_an_error():
     qj.build(tiny.make_settings("local", 3), federation=federation)
 
 
+def test_a_setting_that_does_not_exist_is_an_error_that_names_those_that_do():
+  with pytest.raises(ValueError, match="^colour=3: no such field; .* clients,"):
+    qj.Settings(colour=3)  # pyright: ignore[reportCallIssue]
+
+
 def test_options_of_an_unknown_method_are_an_error():
   with pytest.raises(ValueError, match=r"method_options=\['quqed'\]: .*quped"):
     qj.Settings(method_options={"quqed": {}})
@@ -224,6 +240,60 @@ def test_whole_numbers_do_for_others_and_become_these():
   )
   assert type(made.strength) is type(made.learning_rate[0]) is float
   assert type(made.options().lambda_p) is float
+
+
+@pytest.mark.parametrize(
+  ("field", "written", "value"),
+  [
+    ("bits", 2, (2,)),
+    ("bits", [1, 2], (1, 2)),
+    ("bits", range(1, 3), (1, 2)),
+    ("bits", np.array([1, 2]), (1, 2)),
+    ("bits", jnp.array([1, 2]), (1, 2)),
+    ("bits", [np.int8(1), np.uint64(2)], (1, 2)),
+    ("hidden", 8, (8,)),
+    ("hidden", [], ()),
+    ("participation", 1, (1.0,)),
+    ("budget_bytes", 5000, (5000,)),
+    ("learning_rate_drops", 5, (5,)),
+    ("learning_rate", 0.05, (0.05,)),
+    ("learning_rate", np.float32(0.05), (0.05,)),
+    ("learning_rate", np.array([0.05], np.float32), (0.05,)),
+    ("learning_rate", jnp.float32(0.05), (0.05,)),
+    ("learning_rate", fractions.Fraction(1, 20), (0.05,)),
+    ("seed", np.int64(3), 3),
+    ("seed", np.array(3), 3),
+    ("seed", jnp.int32(3), 3),
+    ("strength", np.float64(0.5), 0.5),
+    ("strength", jnp.bfloat16(0.5), 0.5),
+    ("strength", 1, 1.0),
+    ("strength", -0.0, 0.0),
+    ("strength_ramp", np.bool_(False), False),
+    ("dataset", np.str_("digits"), "digits"),
+    ("data_dir", pathlib.Path("data"), "data"),
+    ("quped", {"lambda_p": np.float32(0.3)}, {"lambda_p": 0.3}),
+  ],
+)
+def test_a_value_has_one_form_however_it_is_written(field, written, value):
+  """So that neither identity nor config.json depends on how it was."""
+  made = qj.Settings(**{field: written})
+  plain = qj.Settings(**{field: value})
+  assert made == plain and hash(made) == hash(plain)
+  assert json.dumps(made.to_dict()) == json.dumps(plain.to_dict())
+  assert json.dumps(made.identity()) == json.dumps(plain.identity())
+  if field != "quped":
+    kept = getattr(made, field)
+    assert repr(kept) == repr(value) and type(kept) is type(value)
+
+
+def test_settings_stay_the_same_when_a_mapping_that_they_were_given_changes():
+  options = {"quped": {"lambda_p": 0.3}}
+  made = qj.Settings(method_options=options)
+  options["quped"]["lambda_p"] = 7.0
+  assert made.options().lambda_p == 0.3
+  assert made == copy.deepcopy(made) == pickle.loads(pickle.dumps(made))
+  with pytest.raises(TypeError):
+    made.method_options["quped"]["lambda_p"] = 7.0  # pyright: ignore
 
 
 def test_data_that_is_not_finite_or_out_of_range_is_an_error():
