@@ -47,6 +47,22 @@ def number(field: str, value: Any) -> float:
     raise ValueError(f"{field}={shown(value)}: must be a number") from None
 
 
+def instance(field: str, value: Any, kind: type, maker: str) -> None:
+  """Raises a ValueError unless the value is of a class.
+
+  Args:
+    field: what the error calls it.
+    value: what a user gave.
+    kind: the class.
+    maker: what makes values of the class.
+  """
+  if not isinstance(value, kind):
+    raise ValueError(
+      f"{field}: must be a {kind.__name__}, as {maker} makes; got "
+      f"{type(value).__name__}"
+    )
+
+
 def text(field: str, value: Any) -> str:
   """The value as a str; raises a ValueError unless it is text, or a path."""
   try:
@@ -80,7 +96,7 @@ def not_negative(field: str, value: float) -> None:
 
 def choice(field: str, value: str, allowed: Collection[str]) -> None:
   """Raises a ValueError unless the value is one of those allowed."""
-  if value not in allowed:
+  if not isinstance(value, str) or value not in allowed:
     raise ValueError(f"{field}={value!r}: must be one of {', '.join(allowed)}")
 
 

@@ -1,5 +1,7 @@
 """Checks of user input: what they accept, and what their errors say."""
 
+import pathlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,6 +55,33 @@ def test_counts_have_a_smallest():
   checks.at_least("rounds", 1, 1)
   with pytest.raises(ValueError, match="^rounds=0: must be at least 1$"):
     checks.at_least("rounds", 0, 1)
+
+
+def test_scalars_of_numpy_are_pythons_own():
+  assert checks.whole("n", np.int64(3), 3) == 3
+  assert checks.number("x", np.float32(0.1)) == 0.1
+  assert checks.text("name", pathlib.Path("a")) == "a"
+
+
+@pytest.mark.parametrize(
+  ("check", "message"),
+  [
+    (lambda: checks.whole("n", 2.0), "n=2.0: must be a whole number"),
+    (lambda: checks.whole("n", 2, 3), "n=2: must be at least 3"),
+    (lambda: checks.number("x", "1"), "x='1': must be a number"),
+    (lambda: checks.number("x", 10**400), "x=1.*: must be a number"),
+    (lambda: checks.whole("n", [10**5000]), "n=a number of thousands of"),
+    (lambda: checks.text("name", b"a"), "name=b'a': must be text"),
+    (lambda: checks.choice("norm", ["l1"], {"l1": 1}), r"norm=\['l1'\]: must"),
+    (
+      lambda: checks.instance("x", 3, str, "repr"),
+      "x: must be a str, as repr makes; got int",
+    ),
+  ],
+)
+def test_what_is_none_of_them_is_named(check, message):
+  with pytest.raises(ValueError, match=f"^{message}"):
+    check()
 
 
 def test_the_limits_are_those_of_float32():

@@ -16,7 +16,7 @@ from quped_jax.experiment.build_data import build_federation
 def arrays(samples=60, classes=3, is_test=None, groups=None):
   labels = np.arange(samples) % classes
   inputs = np.arange(samples, dtype=np.float32)[:, None]
-  return qj.from_arrays(inputs, labels, is_test=is_test, groups=groups)
+  return qj.from_arrays(inputs, labels, is_test=is_test, groups=groups, std=1.0)
 
 
 def test_rows_are_of_every_class_in_proportion_and_of_the_seed():

@@ -1,5 +1,6 @@
 """Augmentation of training batches, inside jit."""
 
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -45,9 +46,29 @@ AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 }
 
 
+def warn_of_channels_first(shape: tuple[int, ...]) -> None:
+  """Warns of images that seem to have their channels in the first axis.
+
+  Args:
+    shape: of one sample, which is taken for an image.
+  """
+  if len(shape) != 3 or shape[0] not in (1, 3, 4) or shape[2] in (1, 3, 4):
+    return
+  if shape[1] == shape[2] or (shape[0] == 3 and min(shape[1:]) > _PADDING):
+    warnings.warn(
+      f"inputs.shape=[samples, {', '.join(map(str, shape))}]: are taken for "
+      f"images of {shape[0]} x {shape[1]} pixels with {shape[2]} channels. If "
+      "the channels come first, inputs.transpose(0, 2, 3, 1) puts them last, "
+      "where they must be",
+      stacklevel=3,
+    )
+
+
 def check_augment(name: str, shape: tuple[int, ...]) -> None:
   """Raises a ValueError unless the augmentation exists and fits the inputs."""
   checks.choice("augment", name, AUGMENTATIONS)
+  if name == "crop_flip":
+    warn_of_channels_first(shape)
   if name == "crop_flip" and len(shape) != 3:
     raise ValueError(
       f"augment={name!r}: must be 'none' for inputs of shape {shape}; it "

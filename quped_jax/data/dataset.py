@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 
 import numpy as np
 
 from quped_jax import checks
+from quped_jax.data import arrays
+from quped_jax.data import labels as labels_lib
 from quped_jax.data.npy import load_npy
+
+# Networks train on numbers of about 1, and settings are chosen for them.
+_SMALL, _LARGE = 1e-3, 10.0
+# Of inputs whose scale is given; tokens are meant to be large.
+_LARGE_IF_GIVEN = 1e6
+# From how many samples their size is estimated.
+_SAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
   """Samples, labels, and what is known about their origin.
+
+  `from_arrays` makes one of arrays of other types.
 
   Attributes:
     name: What error messages call the dataset.
@@ -27,6 +39,9 @@ class Dataset:
     mean: What is subtracted from the inputs when a batch is drawn, in raw
       units, broadcastable to one sample.
     std: What they are then divided by, positive, in raw units.
+    group_names: What the numbers in `groups` stand for; None: for nothing else.
+    class_names: What the labels stand for, likewise. Of more classes, the
+      first.
 
   Raises:
     ValueError: If a field is not as described here; the message names it.
@@ -40,39 +55,53 @@ class Dataset:
   groups: np.ndarray | None = None
   mean: np.ndarray | float = 0.0
   std: np.ndarray | float = 1.0
+  group_names: tuple[str, ...] | None = None
+  class_names: tuple[str, ...] | None = None
 
   def __post_init__(self):
-    self._check_inputs()
+    object.__setattr__(self, "name", checks.text("name", self.name))
+    lowest, highest = self._check_inputs()
     self._check_column("labels", self.labels, np.int32)
     self._check_column("is_test", self.is_test, np.bool_)
     self._check_column("groups", self.groups, np.int32)
-    checks.at_least("num_classes", self.num_classes, 2)
-    _check_labels(self.labels, self.num_classes)
+    num_classes = labels_lib.whole_classes(self.num_classes)
+    object.__setattr__(self, "num_classes", num_classes)
+    labels_lib.check_range(self.labels, num_classes)
     if self.groups is not None and self.groups.min() < 0:
       raise ValueError(f"groups={self.groups.min()}: must not be negative")
-    self._check_scale()
+    groups = 0 if self.groups is None else int(self.groups.max()) + 1
+    _check_names("group_names", self.group_names, groups, groups)
+    _check_names("class_names", self.class_names, 1, num_classes)
+    self._check_scale(lowest, highest)
 
-  def _check_inputs(self):
+  def _check_inputs(self) -> tuple[np.ndarray, np.ndarray]:
+    """Checks the inputs; returns the least and the largest of each feature."""
     inputs = self.inputs
+    _check_array("inputs", inputs)
     if inputs.dtype not in (np.uint8, np.float32):
       raise ValueError(f"inputs.dtype={inputs.dtype}: must be uint8 or float32")
     if inputs.ndim < 2 or inputs.size == 0:
+      one = " (inputs[:, None] is, of one feature)" if inputs.ndim == 1 else ""
       raise ValueError(
         f"inputs.shape={inputs.shape}: must be [samples, ...] with at least "
-        "one sample and no empty axis"
+        f"one sample and no empty axis{one}"
       )
-    if inputs.dtype == np.float32:
-      # The extremes reveal NaN and infinity without a copy of the inputs.
-      extremes = np.array([inputs.min(), inputs.max()])
-      if not np.isfinite(extremes).all():
-        raise ValueError(
-          f"inputs={extremes[~np.isfinite(extremes)][0]}: must be finite, "
-          "without NaN and infinity"
-        )
+    if inputs.dtype == np.uint8:
+      # Without reading them: they may be mapped from a file.
+      return np.array(0.0), np.array(255.0)
+    # The extremes reveal NaN and infinity without a copy of the inputs.
+    extremes = np.stack([inputs.min(axis=0), inputs.max(axis=0)])
+    if not np.isfinite(extremes).all():
+      raise ValueError(
+        f"inputs={extremes[~np.isfinite(extremes)][0]}: must be finite, "
+        "without NaN and infinity"
+      )
+    return extremes[0], extremes[1]
 
   def _check_column(self, field, column, dtype):
     if column is None:
       return
+    _check_array(field, column)
     if column.dtype != dtype:
       raise ValueError(
         f"{field}.dtype={column.dtype}: must be {np.dtype(dtype).name}"
@@ -83,23 +112,59 @@ class Dataset:
         "entry per row of inputs"
       )
 
-  def _check_scale(self):
-    sample_shape = self.inputs.shape[1:]
+  def _check_scale(self, lowest: np.ndarray, highest: np.ndarray):
+    """Checks that normalised inputs are numbers that float32 holds."""
     for field in ("mean", "std"):
-      value = np.asarray(getattr(self, field))
-      try:
-        fits = np.broadcast_shapes(value.shape, sample_shape) == sample_shape
-      except ValueError:
-        fits = False
-      if not fits:
+      value = arrays.real_array(field, getattr(self, field))
+      self._check_broadcast(field, value)
+      wrong = ~(np.abs(value) <= checks.LARGEST)
+      if wrong.any():
         raise ValueError(
-          f"{field}.shape={value.shape}: must broadcast to one sample, "
-          f"{sample_shape}"
+          f"{field}={value[wrong][0]}: must be finite, and at most "
+          f"{checks.LARGEST:.2g} in size, which float32 holds"
         )
-      if not np.isfinite(value).all():
-        raise ValueError(f"{field}={value}: must be finite")
-    if np.any(np.asarray(self.std) <= 0):
-      raise ValueError(f"std={self.std}: must be positive")
+      object.__setattr__(self, field, value if value.ndim else value.item())
+    mean, std = (np.asarray(x, np.float64) for x in (self.mean, self.std))
+    checks.positive("std", float(std.min()))
+    farthest = np.maximum(abs(lowest - mean), abs(highest - mean))
+    largest = max(farthest.max(), (farthest / std).max())
+    if largest > checks.LARGEST:
+      raise ValueError(
+        f"std={std.min()}: must be such that inputs are numbers that float32 "
+        f"holds when they are normalised; (inputs - mean) / std reaches "
+        f"{largest:.2g}"
+      )
+
+  def _check_broadcast(self, field, value):
+    sample_shape = self.inputs.shape[1:]
+    try:
+      fits = np.broadcast_shapes(value.shape, sample_shape) == sample_shape
+    except ValueError:
+      fits = False
+    if not fits:
+      raise ValueError(
+        f"{field}.shape={value.shape}: must broadcast to one sample, "
+        f"{sample_shape}"
+      )
+
+
+def _check_array(field, array):
+  if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+    raise ValueError(
+      f"{field}: must be a plain NumPy array; got {type(array).__name__}, of "
+      "which from_arrays makes one"
+    )
+
+
+def _check_names(field, names, least, most):
+  if names is None:
+    return
+  if not isinstance(names, tuple) or not all(isinstance(x, str) for x in names):
+    raise ValueError(f"{field}={checks.shown(names)}: must be a tuple of text")
+  if not least <= len(names) <= most:
+    raise ValueError(
+      f"{field}: must be from {least} to {most} names; got {len(names)}"
+    )
 
 
 def from_arrays(
@@ -110,21 +175,29 @@ def from_arrays(
   num_classes: int | None = None,
   is_test=None,
   groups=None,
-  mean: np.ndarray | float = 0.0,
-  std: np.ndarray | float = 1.0,
+  mean: np.ndarray | float | None = None,
+  std: np.ndarray | float | None = None,
 ) -> Dataset:
   """Makes a dataset from any pair of arrays.
+
+  They may be arrays of NumPy, JAX or PyTorch, columns of pandas, or lists. A
+  warning says if classes have no samples, unless `num_classes` is given; and
+  if inputs are far from 1 in size, unless `std` is given.
 
   Args:
     inputs: `[samples, ...]` real numbers. uint8 stays uint8, anything else
       becomes float32.
-    labels: `[samples]` integers.
+    labels: `[samples]` or `[samples, 1]` whole numbers, which are the classes;
+      or text, of which each is a class: which one is printed, and is in
+      `class_names`.
     name: What error messages call the dataset.
     num_classes: Number of classes; None: the largest label plus one.
     is_test: `[samples]` bool, or None: there is no test split.
-    groups: `[samples]` integers, the natural owner of each sample, or None.
-    mean: Subtracted from the inputs when a batch is drawn, in raw units.
-    std: What they are then divided by, in raw units.
+    groups: `[samples]` ids of any type, the natural owner of each sample, or
+      None.
+    mean: Subtracted from the inputs when a batch is drawn, in raw units. None:
+      nothing.
+    std: What they are then divided by, in raw units. None: nothing.
 
   Returns:
     The dataset.
@@ -133,40 +206,87 @@ def from_arrays(
     ValueError: If the arrays do not make a dataset; the message names the
       field, its value and what is allowed.
   """
-  inputs = np.asarray(inputs)
-  if inputs.dtype.kind not in "buif":
-    raise ValueError(f"inputs.dtype={inputs.dtype}: must be real numbers")
-  if inputs.dtype != np.uint8:
-    # What is too large becomes infinite, which Dataset reports.
-    with np.errstate(over="ignore"):
-      inputs = inputs.astype(np.float32)
-  labels = _integers("labels", labels)
-  if num_classes is None:
-    num_classes = int(labels.max()) + 1 if labels.size else 0
-  # Before the cast to int32, which would wrap large labels round.
-  _check_labels(labels, num_classes)
-  return Dataset(
+  raw = arrays.real_array("inputs", inputs)
+  numbers, num_classes, class_names = labels_lib.class_numbers(
+    labels, num_classes
+  )
+  group_names = None
+  if groups is not None:
+    groups, group_names = arrays.names("groups", groups)
+  dataset = Dataset(
     name=name,
-    inputs=inputs,
-    labels=labels.astype(np.int32),
+    inputs=raw if raw.dtype == np.uint8 else _as_float32(raw),
+    labels=numbers,
     num_classes=num_classes,
-    is_test=None if is_test is None else np.asarray(is_test),
-    groups=None
-    if groups is None
-    else _integers("groups", groups).astype(np.int32),
-    mean=mean,
-    std=std,
+    is_test=None if is_test is None else arrays.bools("is_test", is_test),
+    groups=groups,
+    mean=0.0 if mean is None else mean,
+    std=1.0 if std is None else std,
+    group_names=group_names,
+    class_names=class_names,
+  )
+  _check_size(raw, dataset, given=std is not None)
+  return dataset
+
+
+def _as_float32(inputs: np.ndarray) -> np.ndarray:
+  with np.errstate(over="ignore", under="ignore"):
+    cast = inputs.astype(np.float32)
+  wrong = np.isinf(cast)
+  if wrong.any():
+    # An infinite one is left to Dataset.
+    number = inputs[wrong][np.argmax(np.isfinite(inputs[wrong]))]
+    if np.isfinite(number):
+      raise ValueError(
+        f"inputs={number}: must be at most {checks.LARGEST:.2g} in size, which "
+        "float32 holds; divide them by their standard deviation"
+      )
+  if inputs.any() and not cast.any():
+    raise ValueError(
+      f"inputs={np.abs(inputs).max()}: must be larger, as less than "
+      f"{checks.SMALLEST:.2g} is 0 in float32; divide them by their standard "
+      "deviation"
+    )
+  return cast
+
+
+def _check_size(raw: np.ndarray, dataset: Dataset, *, given: bool) -> None:
+  """Warns of inputs on which networks diverge, or hardly train."""
+  raw = raw[:: max(1, len(raw) // _SAMPLES)].astype(np.float64)
+  some = (raw - dataset.mean) / dataset.std
+  most = np.abs(some).max()
+  if not most:
+    return
+  # Divided by the largest, as squares leave the range of numbers.
+  size = most * np.sqrt(np.mean((some / most) ** 2))
+  if _SMALL <= size <= (_LARGE_IF_GIVEN if given else _LARGE):
+    return
+  cure = f"mean={raw.mean():.4g}, std={raw.std():.4g}"
+  warnings.warn(
+    f"inputs: are of size {size:.3g} (root mean square of (inputs - mean) / "
+    "std), where networks train best on inputs of size 1. Normalise them by "
+    f"{cure}, or by the mean and standard deviation of each feature"
+    + ("" if given else "; if they are meant as they are, say so by std=1.0"),
+    stacklevel=3,
   )
 
 
 def from_npy(
-  inputs_path: str | os.PathLike[str], labels_path: str | os.PathLike[str]
+  inputs_path: str | os.PathLike[str],
+  labels_path: str | os.PathLike[str],
+  *,
+  num_classes: int | None = None,
+  mean: np.ndarray | float | None = None,
+  std: np.ndarray | float | None = None,
 ) -> Dataset:
   """Reads a dataset from two `.npy` files, see `from_arrays`.
 
   Args:
     inputs_path: File of the inputs, `[samples, ...]`.
-    labels_path: File of the labels, `[samples]` integers.
+    labels_path: File of the labels, `[samples]` whole numbers.
+    num_classes: See `from_arrays`.
+    mean: Likewise.
+    std: Likewise.
 
   Returns:
     The dataset, named after the inputs file.
@@ -180,24 +300,7 @@ def from_npy(
     load_npy("inputs_path", inputs_path),
     load_npy("labels_path", labels_path),
     name=os.path.basename(inputs_path),
+    num_classes=num_classes,
+    mean=mean,
+    std=std,
   )
-
-
-def _integers(field, values):
-  values = np.asarray(values)
-  if values.dtype.kind not in "iu":
-    raise ValueError(f"{field}.dtype={values.dtype}: must be integers")
-  if values.size and values.max() > np.iinfo(np.int32).max:
-    raise ValueError(f"{field}={values.max()}: must be less than 2**31")
-  if values.size and values.min() < 0:
-    raise ValueError(f"{field}={values.min()}: must not be negative")
-  return values
-
-
-def _check_labels(labels, num_classes):
-  wrong = (labels < 0) | (labels >= num_classes)
-  if wrong.any():
-    raise ValueError(
-      f"labels={labels[wrong][0]}: must be between 0 and {num_classes - 1}, "
-      f"num_classes={num_classes}"
-    )

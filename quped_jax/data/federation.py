@@ -10,14 +10,17 @@ A federation is made in host memory, where samples may be mapped from a file;
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from quped_jax import checks
 from quped_jax.data import Dataset, Partition, SyntheticSource
 from quped_jax.data import augment as augment_lib
+from quped_jax.data.partition import checked_partition
 
 SPLITS = ("train", "validation", "test")
 
@@ -238,7 +241,12 @@ def make_public(dataset: Dataset, rows: Any, *, labelled: bool) -> PublicSet:
   return PublicSet(pool, labelled)
 
 
-@jax.tree_util.register_dataclass
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=("source", *SPLITS, "public"),
+  meta_fields=("num_clients", "num_classes", "name", "augment"),
+  drop_fields=("groups",),
+)
 @dataclasses.dataclass(frozen=True)
 class Federation:
   """The samples of all clients; a pytree that a jitted round takes.
@@ -253,6 +261,9 @@ class Federation:
     name: of the dataset, static.
     augment: name of the augmentation of training batches, static.
     public: the PublicSet; None without one.
+    groups: names of the groups that each client has samples of, `[clients]`;
+      None if clients share groups, or there are none. Not part of the pytree:
+      nothing follows from names.
   """
 
   source: Any
@@ -264,6 +275,7 @@ class Federation:
   name: str = dataclasses.field(metadata={"static": True})
   augment: str = dataclasses.field(default="none", metadata={"static": True})
   public: PublicSet | None = None
+  groups: tuple[tuple[str, ...], ...] | None = None
 
   def client(self, client_id: jax.typing.ArrayLike) -> ClientData:
     """One client's view; `client_id` may be traced."""
@@ -305,27 +317,6 @@ def _table(parts: tuple[np.ndarray, ...]) -> Split:
   return Split(rows, offsets, counts, max_count=int(counts.max()))
 
 
-def _check_partition(partition: Partition, samples: int) -> None:
-  clients = len(partition.train)
-  for name in SPLITS:
-    parts = getattr(partition, name)
-    if len(parts) != clients:
-      raise ValueError(
-        f"partition.{name}: must be of {clients} clients, as "
-        f"partition.train is; got {len(parts)}"
-      )
-    for i, rows in enumerate(parts):
-      if not len(rows) and name != "validation":
-        raise ValueError(
-          f"partition.{name}[{i}]=[]: must hold at least one sample"
-        )
-      if len(rows) and not 0 <= np.min(rows) <= np.max(rows) < samples:
-        raise ValueError(
-          f"partition.{name}[{i}]: must hold rows from 0 to {samples - 1}; "
-          f"got {np.min(rows)} to {np.max(rows)}"
-        )
-
-
 def make_federation(
   dataset: Dataset, partition: Partition, *, augment: str = "none"
 ) -> Federation:
@@ -340,8 +331,9 @@ def make_federation(
     ValueError: unknown augmentation; a client without training or test
       samples, or with rows that the dataset does not have.
   """
+  checks.instance("dataset", dataset, Dataset, "from_arrays")
   augment_lib.check_augment(augment, dataset.inputs.shape[1:])
-  _check_partition(partition, len(dataset.labels))
+  partition = checked_partition(partition, len(dataset.labels))
   pool = Pool(
     inputs=dataset.inputs,
     labels=dataset.labels,
@@ -357,6 +349,7 @@ def make_federation(
     num_classes=dataset.num_classes,
     name=dataset.name,
     augment=augment,
+    groups=partition.groups,
   )
 
 
@@ -374,6 +367,10 @@ def synthetic_federation(
   Raises:
     ValueError: a fraction out of range.
   """
+  num_clients = checks.whole("num_clients", num_clients, 1)
+  validation_fraction = checks.number(
+    "validation_fraction", validation_fraction
+  )
   if not 0 <= validation_fraction < 1:
     raise ValueError(
       f"validation_fraction={validation_fraction}: must be in [0, 1)"

@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 
 from quped_jax import checks
+from quped_jax.data import arrays
 from quped_jax.data.dataset import Dataset
 from quped_jax.data.schemes import NOBODY, SCHEMES, Pool
 
@@ -24,11 +25,14 @@ class Partition:
     train: Rows of the training data, `[clients][rows]`.
     validation: Rows of the validation data, possibly none.
     test: Rows of the test data.
+    groups: Names of the groups that each client got, `[clients][groups]`, of
+      the scheme "natural"; None of others.
   """
 
   train: tuple[np.ndarray, ...]
   validation: tuple[np.ndarray, ...]
   test: tuple[np.ndarray, ...]
+  groups: tuple[tuple[str, ...], ...] | None = None
 
 
 def partition(
@@ -91,6 +95,13 @@ def partition(
       without training or test data.
   """
   checks.choice("partition", scheme, sorted(SCHEMES))
+  checks.instance("dataset", dataset, Dataset, "from_arrays")
+  num_clients = checks.whole("clients", num_clients)
+  seed = checks.whole("seed", seed, 0)
+  train_fraction = checks.number("train_fraction", train_fraction)
+  validation_fraction = checks.number(
+    "validation_fraction", validation_fraction
+  )
   if not 0 < train_fraction < 1:
     raise ValueError(f"train_fraction={train_fraction}: must be in (0, 1)")
   if not 0 <= validation_fraction < 1:
@@ -102,7 +113,7 @@ def partition(
     is_test = np.zeros(len(dataset.labels), bool)
   free = ~is_test
   if exclude is not None:
-    free[exclude] = False
+    free[_checked_rows("exclude", exclude, len(free))] = False
   pool_rows = np.flatnonzero(free)
   if not 1 <= num_clients <= len(pool_rows):
     raise ValueError(
@@ -114,11 +125,11 @@ def partition(
     labels=dataset.labels[pool_rows],
     groups=None if dataset.groups is None else dataset.groups[pool_rows],
     num_clients=num_clients,
-    classes_per_client=classes_per_client,
-    alpha=alpha,
-    min_size=min_size,
-    shards_per_client=shards_per_client,
-    groups_per_client=groups_per_client,
+    classes_per_client=_whole("classes_per_client", classes_per_client),
+    alpha=None if alpha is None else checks.number("alpha", alpha),
+    min_size=checks.whole("min_size", min_size),
+    shards_per_client=_whole("shards_per_client", shards_per_client),
+    groups_per_client=_whole("groups_per_client", groups_per_client),
   )
   rng = np.random.default_rng(seed)
   owner = np.full(len(dataset.labels), NOBODY)
@@ -146,6 +157,22 @@ def partition(
     train=tuple(part[0] for part in parts),
     validation=tuple(part[1] for part in parts),
     test=tuple(test),
+    groups=_group_names(dataset, train) if scheme == "natural" else None,
+  )
+
+
+def _whole(field, value) -> int | None:
+  return None if value is None else checks.whole(field, value)
+
+
+def _group_names(dataset, train) -> tuple[tuple[str, ...], ...]:
+  """Returns the names of the groups of which each client has samples."""
+
+  def name(group):
+    return dataset.group_names[group] if dataset.group_names else str(group)
+
+  return tuple(
+    tuple(map(name, np.unique(dataset.groups[rows]).tolist())) for rows in train
   )
 
 
@@ -165,10 +192,12 @@ def _share_test(dataset, owner, pool, rng) -> np.ndarray:
 
 def _owners_of_groups(dataset, owner) -> np.ndarray:
   """Returns the owner of each sample of the test split, by group."""
-  client_of_group = np.full(dataset.groups.max() + 1, NOBODY)
+  # Numbers without gaps: those of groups may be any that int32 holds.
+  unique, groups = np.unique(dataset.groups, return_inverse=True)
+  client_of_group = np.full(len(unique), NOBODY)
   owned = owner != NOBODY
-  client_of_group[dataset.groups[owned]] = owner[owned]
-  return np.where(dataset.is_test, client_of_group[dataset.groups], NOBODY)
+  client_of_group[groups[owned]] = owner[owned]
+  return np.where(dataset.is_test, client_of_group[groups], NOBODY)
 
 
 def _split_by_class(rows, labels, fraction, at_least, rng):
@@ -230,6 +259,9 @@ def draw_public(dataset: Dataset, size: int, *, seed: int = 0) -> np.ndarray:
   Raises:
     ValueError: If size is less than 1, or would leave no training sample.
   """
+  checks.instance("dataset", dataset, Dataset, "from_arrays")
+  size = checks.whole("public_size", size)
+  seed = checks.whole("seed", seed, 0)
   rows = np.arange(len(dataset.labels))
   if dataset.is_test is not None:
     rows = np.flatnonzero(~dataset.is_test)
@@ -240,6 +272,54 @@ def draw_public(dataset: Dataset, size: int, *, seed: int = 0) -> np.ndarray:
     )
   rng = np.random.default_rng((seed, size))
   return _split_by_class(rows, dataset.labels, size / len(rows), 1, rng)[0]
+
+
+def checked_partition(parts: Partition, samples: int) -> Partition:
+  """The partition with int32 rows, which the dataset has.
+
+  Args:
+    parts: who holds which rows.
+    samples: number of rows that there are.
+
+  Raises:
+    ValueError: a client without training or test samples, or rows that are no
+      row numbers.
+  """
+  checks.instance("partition", parts, Partition, "quped_jax.partition")
+  clients, found = len(parts.train), {}
+  for name in ("train", "validation", "test"):
+    rows = getattr(parts, name)
+    if len(rows) != clients:
+      raise ValueError(
+        f"partition.{name}: must be of {clients} clients, as "
+        f"partition.train is; got {len(rows)}"
+      )
+    found[name] = tuple(
+      _checked_rows(f"partition.{name}[{i}]", own, samples)
+      for i, own in enumerate(rows)
+    )
+    for i, own in enumerate(found[name]):
+      if not len(own) and name != "validation":
+        raise ValueError(
+          f"partition.{name}[{i}]=[]: must hold at least one sample"
+        )
+  return dataclasses.replace(parts, **found)
+
+
+def _checked_rows(field, rows, samples) -> np.ndarray:
+  """Returns row numbers, which are integers and not a mask."""
+  rows = arrays.as_array(field, rows)
+  if rows.size and (rows.dtype.kind not in "iu" or rows.ndim != 1):
+    raise ValueError(
+      f"{field}: must be row numbers, integers [rows], as np.flatnonzero makes "
+      f"of a mask; got {rows.dtype} {list(rows.shape)}"
+    )
+  if rows.size and not 0 <= rows.min() <= rows.max() < samples:
+    raise ValueError(
+      f"{field}: must hold rows from 0 to {samples - 1}; got {rows.min()} to "
+      f"{rows.max()}"
+    )
+  return rows.reshape(-1).astype(np.int32)
 
 
 def _check_nobody_empty(kind, rows_of_clients, scheme):

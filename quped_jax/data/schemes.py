@@ -7,11 +7,16 @@ To add one, write its function and add it to `SCHEMES`.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
 NOBODY = -1
+
+_LARGEST_ALPHA = 1e300
+# A Dirichlet partition of which more than this share was moved is another.
+_MOST_MOVED = 0.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,6 +91,8 @@ def _dirichlet(pool: Pool, rng: np.random.Generator) -> np.ndarray:
   alpha = _required(pool, "dirichlet", "alpha")
   if not 0 < alpha < np.inf:
     raise ValueError(f"alpha={alpha}: must be positive and finite")
+  # All shares are equal there; the sum of larger numbers is infinite.
+  alpha = min(alpha, _LARGEST_ALPHA)
   most = len(pool.labels) // pool.num_clients
   if not 1 <= pool.min_size <= most:
     raise ValueError(
@@ -103,7 +110,9 @@ def _dirichlet(pool: Pool, rng: np.random.Generator) -> np.ndarray:
     rng.shuffle(rows)
   # Whenever a client has too few samples, the largest has some to give.
   sizes = np.array([len(rows) for rows in held])
-  for client in np.flatnonzero(sizes < pool.min_size):
+  too_few = np.flatnonzero(sizes < pool.min_size)
+  _check_moved(pool, len(too_few), int((pool.min_size - sizes[too_few]).sum()))
+  for client in too_few:
     while sizes[client] < pool.min_size:
       donor = sizes.argmax()
       held[client].append(held[donor].pop())
@@ -114,6 +123,20 @@ def _dirichlet(pool: Pool, rng: np.random.Generator) -> np.ndarray:
     np.arange(pool.num_clients), sizes
   )
   return owner
+
+
+def _check_moved(pool: Pool, clients: int, moved: int) -> None:
+  """Warns of a partition that is no longer what was asked for."""
+  share = moved / len(pool.labels)
+  if share > _MOST_MOVED:
+    warnings.warn(
+      f"partition='dirichlet': {clients} of {pool.num_clients} clients had "
+      f"fewer than min_size={pool.min_size} samples and got {moved} of all "
+      f"{len(pool.labels)} ({100 * share:.0f} %) from others, so that this is "
+      f"no longer the partition of alpha={pool.alpha}. Fewer clients, a "
+      "smaller min_size or a larger alpha change less of it",
+      stacklevel=4,
+    )
 
 
 def _shards(pool: Pool, rng: np.random.Generator) -> np.ndarray:

@@ -79,16 +79,22 @@ def load_dataset(
     ImportError: If an optional dependency is missing.
   """
   checks.choice("dataset", name, sorted(_LOADERS))
-  if data_dir is None:
+  if data_dir is not None:
+    data_dir = checks.text("data_dir", data_dir)
+  else:
     data_dir = os.environ.get("QUPED_DATA_DIR") or "~/tensorflow_datasets"
   if cache_dir is None:
     cache_dir = default_cache_dir()
+  else:
+    cache_dir = checks.text("cache_dir", cache_dir)
   folder = pathlib.Path(cache_dir).expanduser()
 
   def keep(file, make, check) -> Arrays:
     return cached(folder / file, make, check, mapped=mapped)
 
-  return _LOADERS[name](pathlib.Path(data_dir).expanduser(), keep)
+  dataset = _LOADERS[name](pathlib.Path(data_dir).expanduser(), keep)
+  checks.instance(f"dataset={name!r}", dataset, Dataset, "from_arrays")
+  return dataset
 
 
 def register_dataset(
@@ -103,6 +109,12 @@ def register_dataset(
   Raises:
     ValueError: If the name is taken.
   """
+  name = checks.text("name", name)
+  if not callable(loader):
+    raise ValueError(
+      f"loader={checks.shown(loader)}: must be a function of the data folder "
+      "that returns a Dataset"
+    )
   if name in _LOADERS:
     raise ValueError(
       f"dataset={name!r}: must be none of {sorted(_LOADERS)}, which are taken"
@@ -209,12 +221,25 @@ def _femnist_loader(name, other_writers) -> _Loader:
   classes, shape = leaf.NUM_CLASSES, (28, 28, 1)
 
   def make_dataset(arrays):
-    names = {"inputs", "labels", "is_test", "groups"}
+    names = {"inputs", "labels", "is_test", "groups", "group_names"}
     _check_images(arrays, names, shape)
-    if other_writers:
-      # All of their images are in the test split: split each client's instead.
-      arrays = {k: x for k, x in arrays.items() if k != "is_test"}
-    return Dataset(name, num_classes=classes, mean=mean, std=std, **arrays)
+    writers = arrays["group_names"]
+    if writers.dtype.kind != "U" or writers.ndim != 1:
+      raise ValueError(
+        f"its writers are {writers.dtype} {list(writers.shape)}, and not a "
+        "column of names"
+      )
+    # All images of other writers are in the test split: split each client's
+    # instead.
+    columns = names - {"group_names", *(["is_test"] if other_writers else [])}
+    return Dataset(
+      name,
+      num_classes=classes,
+      mean=mean,
+      std=std,
+      group_names=tuple(writers.tolist()),
+      **{column: arrays[column] for column in columns},
+    )
 
   def load(data_dir, keep):
     files, read = _find_femnist(name, data_dir)
@@ -231,7 +256,7 @@ def _femnist_loader(name, other_writers) -> _Loader:
         f"has {'training' if other_writers else 'test'} images"
       )
 
-    key = f"{name}-{fingerprint(files)}.npz"
+    key = f"{name}-named-{fingerprint(files)}.npz"
     return make_dataset(keep(key, decode, make_dataset))
 
   return load
@@ -282,12 +307,13 @@ def _find_femnist(name, data_dir):
 def _select_writers(images, labels, writers, is_test, other_writers):
   trained = np.isin(writers, writers[~is_test])
   keep = trained != other_writers
-  _, groups = np.unique(writers[keep], return_inverse=True)
+  names, groups = np.unique(writers[keep], return_inverse=True)
   return {
     "inputs": 255 - images[keep],
     "labels": _small(labels[keep], leaf.NUM_CLASSES),
     "is_test": is_test[keep],
     "groups": groups.astype(np.int32),
+    "group_names": names,
   }
 
 

@@ -6,8 +6,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from quped_jax import checks, random_keys
+from quped_jax import checks, random_keys, scalars
 
 
 @jax.tree_util.register_dataclass
@@ -47,9 +48,10 @@ class SyntheticSource:
   test_samples: int = dataclasses.field(default=20, metadata={"static": True})
 
   def __post_init__(self):
-    if isinstance(self.seed, int) and not 0 <= self.seed < 2**31:
+    # A transformation may put anything in its place.
+    if isinstance(self.seed, (int, np.integer)) and not 0 <= self.seed < 2**31:
       raise ValueError(f"seed={self.seed}: must be between 0 and 2**31 - 1")
-    checks.at_least("num_classes", self.num_classes, 2)
+    self._normalize()
     if not self.shape or min(self.shape) < 1:
       raise ValueError(f"shape={self.shape}: must be positive sizes")
     if not 0 <= self.noise < float("inf"):
@@ -60,8 +62,27 @@ class SyntheticSource:
         f"classes_per_client={held}: must be between 1 and "
         f"{self.num_classes}, the number of classes"
       )
-    for field in ("train_samples", "test_samples"):
-      checks.at_least(field, getattr(self, field), 1)
+
+  def _normalize(self):
+    """Makes Python's numbers of all static fields, or raises."""
+    for field, smallest in (
+      ("num_classes", 2),
+      ("train_samples", 1),
+      ("test_samples", 1),
+    ):
+      number = checks.whole(field, getattr(self, field), smallest)
+      object.__setattr__(self, field, number)
+    if self.classes_per_client is not None:
+      held = checks.whole("classes_per_client", self.classes_per_client)
+      object.__setattr__(self, "classes_per_client", held)
+    object.__setattr__(self, "noise", checks.number("noise", self.noise))
+    try:
+      shape = scalars.several(scalars.whole)(self.shape)
+    except TypeError:
+      raise ValueError(
+        f"shape={checks.shown(self.shape)}: must be whole numbers"
+      ) from None
+    object.__setattr__(self, "shape", shape)
 
   def class_means(self) -> jax.Array:
     """Returns the mean of each class, `[num_classes, *shape]` float32."""

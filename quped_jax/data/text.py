@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from quped_jax import checks
 from quped_jax.data.dataset import Dataset
 
 # Printable ASCII, then the newline, then anything else.
@@ -50,20 +51,26 @@ def next_characters(
   Raises:
     ValueError: an argument out of range, or no text that is long enough.
   """
-  if context < 1 or stride < 1:
-    raise ValueError(
-      f"context={context}, stride={stride}: must both be at least 1"
-    )
+  context = checks.whole("context", context, 1)
+  stride = checks.whole("stride", stride, 1)
+  test_fraction = checks.number("test_fraction", test_fraction)
   if not 0 < test_fraction < 1:
     raise ValueError(f"test_fraction={test_fraction}: must be in (0, 1)")
-  windows, is_test, groups = [], [], []
+  if not isinstance(texts, Mapping) or not all(
+    isinstance(part, str) for entry in texts.items() for part in entry
+  ):
+    raise ValueError(
+      f"texts={checks.shown(texts)}: must map names of sources to their text"
+    )
+  windows, is_test, groups, names = [], [], [], []
   for source in sorted(texts):
     codes = encode(texts[source])
     cut = int(len(codes) * (1 - test_fraction))
     parts = [_windows(part, context, stride) for part in np.split(codes, [cut])]
     if not all(len(part) for part in parts):
       continue
-    group = max(groups[-1]) + 1 if groups else 0
+    group = len(names)
+    names.append(source)
     windows += parts
     is_test += [np.full(len(p), i == 1) for i, p in enumerate(parts)]
     groups += [np.full(len(p), group, np.int32) for p in parts]
@@ -81,6 +88,7 @@ def next_characters(
     num_classes=VOCABULARY,
     is_test=np.concatenate(is_test),
     groups=np.concatenate(groups),
+    group_names=tuple(names),
   )
 
 

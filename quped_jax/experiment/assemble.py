@@ -182,6 +182,9 @@ def assemble(
     model: likewise.
     workdir: where clients' states are kept with `client_state="disk"`.
   """
+  checks.instance("settings", settings, Settings, "Settings.from_dict")
+  if federation is not None:
+    checks.instance("federation", federation, Federation, "make_federation")
   # Before the data, which may have to be fetched first.
   check_networks(settings, model)
   privacy = build_guarantee(settings)

@@ -9,6 +9,7 @@ import numpy as np
 
 from quped_jax import chances, checks
 from quped_jax import models as models_lib
+from quped_jax.data import augment
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import client_types as client_types_lib
 from quped_jax.experiment.settings import Settings
@@ -176,7 +177,10 @@ def describe(
 
 
 def _create(settings, federation, network) -> models_lib.Model:
-  model = describe(settings, federation, network).create()
+  info = describe(settings, federation, network)
+  if models_lib.takes_images(network.model):
+    augment.warn_of_channels_first(info.input_shape)
+  model = info.create()
   variables = jax.eval_shape(
     model.init, jax.random.key(0), federation.example()
   )

@@ -1,5 +1,6 @@
 """What a run achieved, as tables: its summary, and a row for each client."""
 
+import json
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,7 @@ def client_rows(
   )
   client_types, sizes = made.assignment.client_types, made.model_bytes()
   several = len(made.models.clients) > 1
+  groups = made.federation.groups
 
   def row(i: int) -> dict[str, Any]:
     client_type = client_types[made.assignment.of_client[i]]
@@ -61,6 +63,11 @@ def client_rows(
       "model_bytes": int(sizes[i]),
       "train_samples": int(train[i]),
       "test_samples": int(test[i]),
+      **(
+        {}
+        if groups is None
+        else {"groups": json.dumps(groups[i], ensure_ascii=False)}
+      ),
       **{name: float(values[i]) for name, values in accuracy.items()},
     }
 

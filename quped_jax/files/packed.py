@@ -36,6 +36,7 @@ import numpy as np
 
 from quped_jax import checks, reading, version
 from quped_jax import kinds as kinds_lib
+from quped_jax.data import arrays as arrays_lib
 from quped_jax.files import codec, container
 from quped_jax.files import format as format_lib
 from quped_jax.files import tensors as tensors_lib
@@ -87,9 +88,8 @@ class PackedModel(NamedTuple):
       ValueError: inputs of another shape or type, or that are not finite.
     """
     checks.at_least("batch_size", batch_size, 1)
-    inputs, shape = np.asarray(inputs), self.info.input_shape
-    if inputs.dtype.kind not in "buif":
-      raise ValueError(f"inputs.dtype={inputs.dtype}: must be real numbers")
+    inputs = arrays_lib.real_array("inputs", inputs)
+    shape = self.info.input_shape
     if inputs.shape[1:] != shape or not len(inputs):
       raise ValueError(
         f"inputs.shape={inputs.shape}: must be [samples, "

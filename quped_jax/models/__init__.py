@@ -23,6 +23,7 @@ from quped_jax.models.registry import (
   model_names,
   register_model,
   takes_dtype,
+  takes_images,
 )
 from quped_jax.models.resnet import ResNet
 from quped_jax.models.transformer import Transformer
@@ -48,4 +49,5 @@ __all__ = [
   "resolve_conv",
   "shift_conv",
   "takes_dtype",
+  "takes_images",
 ]

@@ -168,6 +168,11 @@ def takes_dtype(name: str) -> bool:
   return "dtype" in inspect.signature(get_factory(name)).parameters
 
 
+def takes_images(name: str) -> bool:
+  """Whether it is a built-in model that takes channels from the last axis."""
+  return name in _BUILT_IN and name not in ("mlp", "transformer")
+
+
 def create_model(
   name: str,
   num_classes: int,

@@ -68,3 +68,28 @@ def test_inputs_that_are_no_images_are_an_error():
     augment.check_augment("crop_flip", (64,))
   with pytest.raises(ValueError, match="augment='rotate'.*none, crop_flip"):
     augment.check_augment("rotate", (8, 8, 3))
+
+
+@pytest.mark.parametrize(
+  "shape", [(3, 32, 32), (1, 28, 28), (3, 224, 192), (4, 64, 64), (3, 5, 6)]
+)
+def test_channels_that_seem_to_come_first_are_warned_of(shape):
+  with pytest.warns(UserWarning, match=r"channels\. .*transpose\(0, 2, 3, 1\)"):
+    augment.warn_of_channels_first(shape)
+  with pytest.warns(UserWarning, match="channels"):
+    augment.check_augment("crop_flip", shape)
+
+
+@pytest.mark.parametrize(
+  "shape",
+  [
+    (32, 32, 3),
+    (28, 28, 1),
+    (8, 8, 1),
+    (1, 128, 64),
+    (3, 3, 3),
+    (3, 3),
+  ],
+)
+def test_images_with_channels_last_are_not(shape):
+  augment.warn_of_channels_first(shape)

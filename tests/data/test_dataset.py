@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ def floats_with(value):
 @pytest.mark.parametrize(
   ("field", "value", "message"),
   [
+    ("num_classes", 2.5, "num_classes=2.5: must be a whole number"),
+    ("name", None, "name=None: must be text"),
+    ("std", 1e-300, "std=1e-300: must be at least 1.2e-38"),
     ("inputs", np.zeros((4, 2)), "inputs.dtype=float64: must be uint8 or"),
     ("inputs", np.zeros(4, np.uint8), r"inputs.shape=\(4,\): must be"),
     ("inputs", np.zeros((0, 2), np.uint8), r"inputs.shape=\(0, 2\): must be"),
@@ -53,11 +57,14 @@ def test_errors_name_the_field(field, value, message):
 
 
 def test_from_arrays_converts():
-  dataset = from_arrays([[1, 2], [3, 4]], [4, 0], groups=[7, 7], std=3.0)
+  dataset = from_arrays(
+    [[1, 2], [3, 4]], [4, 0], num_classes=5, groups=[7, 7], std=3.0
+  )
   assert dataset.name == "arrays"
   assert dataset.inputs.dtype == np.float32
   assert dataset.groups is not None
   assert dataset.labels.dtype == dataset.groups.dtype == np.int32
+  assert dataset.groups.tolist() == [7, 7] and dataset.group_names is None
   assert dataset.num_classes == 5
   assert dataset.is_test is None
   assert dataset.std == 3.0
@@ -75,22 +82,103 @@ def test_from_arrays_keeps_bytes():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"inputs": [["a"], ["b"]]}, "inputs.dtype=<U1: must be real numbers"),
+    ({"inputs": [["a"], ["b"]]}, "inputs='a': must be real numbers"),
+    ({"inputs": np.array([["a"], ["b"]])}, "inputs.dtype=<U1: must be real"),
     ({"inputs": np.zeros((0, 3)), "labels": np.zeros(0, int)}, "inputs.shape"),
-    ({"labels": [0.0, 1.0]}, "labels.dtype=float64: must be integers"),
-    ({"labels": [0, 2**32]}, "labels=4294967296: must be less than"),
-    ({"labels": [0, 2**32], "num_classes": 2}, "labels=4294967296: "),
-    ({"labels": [0, -1]}, "labels=-1: must not be negative"),
-    ({"labels": [0, 3], "num_classes": 3}, "labels=3: must be between 0 and 2"),
+    ({"inputs": [1.0, 2.0]}, r"inputs.shape=\(2,\): .*inputs\[:, None\]"),
     ({"labels": [0, 1, 0]}, r"labels.shape=\(3,\): must be \(2,\)"),
-    ({"groups": [0.5, 1.0]}, "groups.dtype=float64: must be integers"),
-    ({"inputs": [[1e39], [0.0]]}, "inputs=inf: must be finite"),
+    ({"inputs": [[1e39], [0.0]]}, "inputs=1e.39: must be at most 3.4e.38"),
+    ({"inputs": [[-1e300], [0.0]]}, "inputs=-1e.300: must be at most 3.4e.38"),
+    ({"inputs": [[1e-300], [0.0]]}, "inputs=1e-300: must be larger"),
+    ({"inputs": [[np.inf], [0.0]]}, "inputs=inf: must be finite"),
+    ({"mean": 1e300}, "mean=1e.300: must be finite, and at most 3.4e.38"),
+    ({"mean": "a"}, "mean.dtype=<U1: must be real numbers"),
+    ({"std": 1e-300}, "std=1e-300: must be at least 1.2e-38"),
+    ({"std": [1.0, 0.0, 1.0]}, "std=0.0: must be positive"),
+    ({"inputs": np.full((2, 3), 1e9), "std": 1e-30}, "std=1e-30: .* 1e.39"),
+    ({"inputs": np.full((2, 3), 3e38), "mean": -3e38}, "std=1.0: .* 6e.38"),
+    ({"num_classes": 2.0}, "num_classes=2.0: must be a whole number"),
+    ({"num_classes": "2"}, "num_classes='2': must be a whole number"),
+    ({"num_classes": True}, "num_classes=True: must be a whole number"),
+    ({"is_test": [0, 2]}, "is_test=2: must be bools, or 0 and 1"),
+    ({"is_test": "no"}, "is_test.dtype=<U2: must be"),
+    ({"is_test": [True]}, r"is_test.shape=\(1,\): must be \(2,\)"),
+    ({"groups": [[1, 2], [3, 4]]}, r"groups.shape=\(2, 2\): must be \(2,\)"),
+    ({"name": 3}, "name=3: must be text"),
   ],
 )
 def test_from_arrays_errors(changes, message):
-  arrays = {"inputs": np.zeros((2, 3)), "labels": [0, 1]} | changes
-  with pytest.raises(ValueError, match=message):
+  arrays = {"inputs": np.ones((2, 3)), "labels": [0, 1]} | changes
+  with pytest.raises(ValueError, match=f"^{message}"):
     from_arrays(**arrays)
+
+
+def test_a_dataset_is_of_plain_arrays():
+  masked = np.ma.masked_equal(GOOD.inputs, 0.0)
+  for changes in ({"inputs": masked}, {"inputs": [[1.0]]}, {"labels": [0, 1]}):
+    (field,) = changes
+    with pytest.raises(ValueError, match=f"^{field}: must be a plain NumPy"):
+      dataclasses.replace(GOOD, **changes)
+
+
+def test_names_are_as_many_as_what_they_name():
+  names = tuple("abcdef")
+  named = dataclasses.replace(GOOD, group_names=names)
+  assert named.group_names == names
+  for field, value, message in (
+    ("group_names", ("a",), "must be from 6 to 6 names; got 1"),
+    ("class_names", names, "must be from 1 to 3 names; got 6"),
+    ("class_names", ["a", "b", "c"], "must be a tuple of text"),
+    ("class_names", (1, 2, 3), "must be a tuple of text"),
+  ):
+    with pytest.raises(ValueError, match=f"^{field}.*: {message}"):
+      dataclasses.replace(GOOD, **{field: value})
+
+
+@pytest.mark.parametrize(
+  ("inputs", "changes"),
+  [
+    (np.full((4, 3), 200, np.uint8), {}),
+    (np.full((4, 3), 1e30), {}),
+    (np.full((4, 3), 1e-6), {}),
+    (np.full((4, 3), 1e30), {"std": 1.0}),
+    (np.full((4, 3), 1.0), {"std": 1e-30}),
+  ],
+)
+def test_inputs_of_another_size_than_networks_train_on_are_warned_of(
+  inputs, changes
+):
+  with pytest.warns(UserWarning, match="^inputs: are of size .* mean=.* std="):
+    from_arrays(inputs, [0, 1, 0, 1], **changes)
+
+
+@pytest.mark.parametrize(
+  ("inputs", "changes"),
+  [
+    (np.full((4, 3), 200, np.uint8), {"std": 255.0}),
+    (np.full((4, 3), 200, np.uint8), {"std": 1.0}),
+    (np.full((4, 3), 200, np.uint8), {"mean": 199.0}),
+    (np.full((4, 3), 50_000.0), {"std": np.float32(1)}),
+    (np.full((4, 3), 16.0) * [[0.1, 0.2, 1.0]], {}),
+    (np.zeros((4, 3)), {}),
+    (np.eye(4), {}),
+  ],
+)
+def test_inputs_that_are_normalised_or_meant_so_are_not(inputs, changes):
+  from_arrays(inputs, [0, 1, 0, 1], **changes)
+
+
+def test_the_size_that_the_warning_proposes_is_one():
+  inputs = np.random.default_rng(0).integers(0, 256, (3000, 5)).astype(np.uint8)
+  labels = np.arange(3000) % 2
+  with pytest.warns(UserWarning) as caught:
+    from_arrays(inputs, labels)
+  found = re.search(r"mean=([\d.]+), std=([\d.]+)", str(caught[0].message))
+  assert found is not None
+  mean, std = map(float, found.groups())
+  dataset = from_arrays(inputs, labels, mean=mean, std=std)
+  normalised = (inputs - dataset.mean) / dataset.std
+  assert abs(normalised.mean()) < 0.1 and abs(normalised.std() - 1) < 0.1
 
 
 def test_from_npy(tmp_path):
@@ -100,6 +188,16 @@ def test_from_npy(tmp_path):
   assert dataset.name == "x.npy"
   np.testing.assert_array_equal(dataset.inputs, np.eye(3))
   np.testing.assert_array_equal(dataset.labels, [0, 1, 2])
+
+
+def test_from_npy_takes_what_from_arrays_does(tmp_path):
+  np.save(tmp_path / "x.npy", np.full((3, 2), 200, np.uint8))
+  np.save(tmp_path / "y.npy", np.array([[1.0], [2.0], [2.0]]))
+  dataset = from_npy(
+    tmp_path / "x.npy", tmp_path / "y.npy", num_classes=4, mean=200, std=255
+  )
+  assert dataset.labels.tolist() == [1, 2, 2] and dataset.num_classes == 4
+  assert (dataset.mean, dataset.std) == (200, 255)
 
 
 def test_from_npy_takes_only_plain_arrays(tmp_path):

@@ -19,7 +19,7 @@ def from_parts(train, samples=100, test=None, augment="none", **dataset):
   test = train if test is None else test
   nothing = tuple(np.zeros(0, np.int32) for _ in train)
   return qj.make_federation(
-    qj.from_arrays(inputs, labels, **dataset),
+    qj.from_arrays(inputs, labels, **{"std": 1.0, **dataset}),
     Partition(train, nothing, test),
     augment=augment,
   )

@@ -1,11 +1,21 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quped_jax.data import SCHEMES, Dataset, from_arrays, partition
+from quped_jax.data import (
+  SCHEMES,
+  Dataset,
+  Partition,
+  draw_public,
+  from_arrays,
+  load_dataset,
+  partition,
+)
+from quped_jax.data.partition import checked_partition
 
 OPTIONS = {
   "iid": {},
@@ -14,6 +24,9 @@ OPTIONS = {
   "shards": {"shards_per_client": 2},
   "natural": {"groups_per_client": 2},
 }
+
+# Where it is meant that samples move, however many.
+MOVED = pytest.mark.filterwarnings("ignore:partition='dirichlet'.*:UserWarning")
 
 # Written out, so that a lost one is noticed.
 NAMES = ["dirichlet", "iid", "natural", "pathological", "shards"]
@@ -142,6 +155,7 @@ def test_pathological_clients_differ():
 
 
 @settings(max_examples=40, deadline=None)
+@MOVED
 @given(
   st.integers(1, 30),
   st.sampled_from([1e-300, 1e-4, 0.1, 1.0, 100.0, 1e6]),
@@ -161,6 +175,7 @@ def test_dirichlet_keeps_min_size(num_clients, alpha, min_size, seed):
   assert sum(sizes) == len(dataset.labels)
 
 
+@MOVED
 def test_dirichlet_tightest_min_size_is_even():
   split = partition(
     make_dataset(num_test=0), "dirichlet", 60, alpha=0.01, min_size=10
@@ -168,6 +183,7 @@ def test_dirichlet_tightest_min_size_is_even():
   assert {len(a) + len(b) for a, b in train_and_test(split)} == {10}
 
 
+@MOVED
 def test_dirichlet_moves_samples_of_any_class():
   # At first every class belongs to one client; then the larger client gives
   # samples of all its classes to the smaller one.
@@ -175,6 +191,32 @@ def test_dirichlet_moves_samples_of_any_class():
   split = partition(dataset, "dirichlet", 2, alpha=1e-300, min_size=300, seed=0)
   held = counts(dataset, split.train)
   assert (held > 0).all(axis=1).sum() == 1
+
+
+def test_a_partition_that_is_no_longer_dirichlet_says_so():
+  """Of 100 clients with alpha 0.01, most have no samples at first."""
+  digits = load_dataset("digits")
+  with pytest.warns(UserWarning) as caught:
+    partition(digits, "dirichlet", 100, alpha=0.01, min_size=16, seed=0)
+  (warning,) = caught
+  assert re.match(
+    r"partition='dirichlet': \d\d of 100 clients .* min_size=16 .* "
+    r"\d+ of all 1797 \(\d\d %\)",
+    str(warning.message),
+  )
+
+
+def test_a_dirichlet_partition_that_was_hardly_changed_is_none_to_warn_of():
+  digits = load_dataset("digits")
+  partition(digits, "dirichlet", 40, alpha=0.5, min_size=10, seed=0)
+
+
+def test_as_alpha_grows_all_shares_become_equal():
+  dataset = make_dataset(num_test=0)
+  for alpha in (1e30, 1.7e308):
+    split = partition(dataset, "dirichlet", 4, alpha=alpha, seed=0)
+    sizes = [len(a) + len(b) for a, b in train_and_test(split)]
+    assert min(sizes) > 100
 
 
 def test_dirichlet_alpha_sets_the_skew():
@@ -186,6 +228,81 @@ def test_dirichlet_alpha_sets_the_skew():
     return mix.max(axis=1).mean()
 
   assert skew(0.05) > 0.6 > 0.45 > skew(1.0) > 0.25 > skew(1000.0)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"num_clients": 2.5}, "clients=2.5: must be a whole number"),
+    ({"num_clients": "3"}, "clients='3': must be a whole number"),
+    ({"seed": -1}, "seed=-1: must be at least 0"),
+    ({"seed": None}, "seed=None: must be a whole number"),
+    ({"scheme": ["iid"]}, r"partition=\['iid'\]: must be one of"),
+    ({"classes_per_client": 1.5}, "classes_per_client=1.5: must be a whole"),
+    ({"alpha": "a"}, "alpha='a': must be a number"),
+    ({"min_size": True}, "min_size=True: must be a whole number"),
+    ({"train_fraction": None}, "train_fraction=None: must be a number"),
+    ({"validation_fraction": 1j}, "validation_fraction=1j: must be a number"),
+    ({"exclude": [True, False]}, "exclude: must be row numbers, integers"),
+    ({"exclude": [900]}, "exclude: must hold rows from 0 to 899"),
+    ({"dataset": ([[0.0]], [0])}, "dataset: must be a Dataset, .* got tuple"),
+  ],
+)
+def test_odd_arguments_are_named(changes, message):
+  arguments = {"dataset": make_dataset(), "scheme": "iid", "num_clients": 3}
+  with pytest.raises(ValueError, match=f"^{message}"):
+    partition(**arguments | changes)
+
+
+def test_numbers_of_numpy_are_numbers():
+  dataset = make_dataset()
+  given = partition(
+    dataset,
+    "shards",
+    np.int8(5),  # pyright: ignore[reportArgumentType]
+    seed=np.uint8(3),  # pyright: ignore[reportArgumentType]
+    shards_per_client=np.int64(2),  # pyright: ignore[reportArgumentType]
+  )
+  plain = partition(dataset, "shards", 5, seed=3, shards_per_client=2)
+  np.testing.assert_array_equal(all_rows(given), all_rows(plain))
+  np.testing.assert_array_equal(
+    draw_public(dataset, np.int64(9)), draw_public(dataset, 9)
+  )
+
+
+def test_rows_are_row_numbers_and_not_a_mask():
+  nothing = (np.zeros(0),)
+  listed = checked_partition(Partition(([0, 2],), nothing, ([1],)), 3)
+  assert listed.train[0].dtype == listed.validation[0].dtype == np.int32
+  for rows in ([True, False], [0.0, 1.0], [[0, 1]], ["a"]):
+    with pytest.raises(ValueError, match=r"^partition.train\[0\]: must be row"):
+      checked_partition(Partition((rows,), nothing, ([1],)), 3)
+  with pytest.raises(ValueError, match="^partition: must be a Partition"):
+    checked_partition(([0],), 3)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("num_test", [0, 300])
+def test_natural_says_which_groups_each_client_got(num_test):
+  dataset = make_dataset(num_test=num_test)
+  split = partition(dataset, "natural", 6, groups_per_client=3)
+  assert dataset.groups is not None and split.groups is not None
+  for rows, names in zip(split.train, split.groups, strict=True):
+    assert len(names) == 3
+    assert set(names) == set(map(str, dataset.groups[rows]))
+  assert partition(dataset, "iid", 6).groups is None
+
+
+def test_groups_of_any_number_take_no_memory():
+  size = 40
+  dataset = from_arrays(
+    np.zeros((size, 1)),
+    np.arange(size) % 2,
+    is_test=np.arange(size) % 4 < 2,
+    groups=np.where(np.arange(size) < 20, 0, 2**31 - 1),
+  )
+  split = partition(dataset, "natural", 2, groups_per_client=1)
+  assert split.groups is not None
+  assert sorted(split.groups) == [("0",), ("2147483647",)]
 
 
 def test_shards_hold_few_classes():
@@ -352,6 +469,7 @@ def test_absent_classes_need_no_holder():
 
 
 @settings(max_examples=150, deadline=None)
+@MOVED
 @given(st.data())
 def test_any_few_samples_are_divided_or_refused(data):
   """One sample, one class, absent classes, more clients than samples."""

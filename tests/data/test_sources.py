@@ -57,8 +57,10 @@ def test_needs_no_extra_and_reads_environment(tmp_path):
   program = (
     "import sys; sys.modules['tensorflow_datasets'] = None\n"
     "from quped_jax.data import load_dataset, register_dataset\n"
-    "load_dataset('digits')\n"
-    "register_dataset('mine', lambda folder: print(folder, end=''))\n"
+    "def load(folder):\n"
+    "  print(folder, end='')\n"
+    "  return load_dataset('digits')\n"
+    "register_dataset('mine', load)\n"
     "load_dataset('mine')"
   )
   result = subprocess.run(
@@ -92,6 +94,29 @@ def test_register_dataset(tmp_path, monkeypatch):
       register_dataset(taken, load)
 
 
+def test_what_is_registered_is_a_name_and_a_function_that_returns_a_dataset():
+  with pytest.raises(ValueError, match="^name=3: must be text"):
+    register_dataset(3, print)  # pyright: ignore
+  with pytest.raises(ValueError, match="^loader='x': must be a function"):
+    register_dataset("no_function", "x")  # pyright: ignore
+  register_dataset("pair", lambda folder: (np.eye(2), [0, 1]))  # pyright: ignore
+  with pytest.raises(ValueError, match="^dataset='pair': must be a Dataset"):
+    load_dataset("pair")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ((["digits"],), r"dataset=\['digits'\]: must be one of"),
+    (("digits", 3), "data_dir=3: must be text"),
+    (("digits", None, 3), "cache_dir=3: must be text"),
+  ],
+)
+def test_odd_arguments_are_named(arguments, message):
+  with pytest.raises(ValueError, match=f"^{message}"):
+    load_dataset(*arguments)
+
+
 def test_femnist_of_leaf_files(tmp_path):
   write_leaf(tmp_path, "train", {"w2": [(255, 1), (0, 61)], "w1": [(100, 2)]})
   write_leaf(tmp_path, "test", {"w1": [(7, 3)], "w2": [(8, 4)], "w3": [(9, 5)]})
@@ -102,12 +127,14 @@ def test_femnist_of_leaf_files(tmp_path):
     assert dataset.labels.tolist() == [1, 61, 2, 3, 4]
     assert dataset.groups is not None and dataset.is_test is not None
     assert dataset.groups.tolist() == [1, 1, 0, 0, 1]
+    assert dataset.group_names == ("w1", "w2")
     assert dataset.is_test.tolist() == [False, False, False, True, True]
     assert dataset.num_classes == 62
 
     other = load_dataset("femnist_other_writers", tmp_path, tmp_path / "cache")
     assert other.labels.tolist() == [5]
     assert other.groups is not None and other.groups.tolist() == [0]
+    assert other.group_names == ("w3",)
     assert other.is_test is None
   assert len(list((tmp_path / "cache").iterdir())) == 2
 

@@ -93,6 +93,12 @@ def test_features_are_gaussian_around_the_class_mean():
     ("seed", -1, "seed=-1: must be between 0"),
     ("seed", 2**31, "seed=2147483648: must be between 0"),
     ("num_classes", 1, "num_classes=1: must be at least 2"),
+    ("num_classes", 2.5, "num_classes=2.5: must be a whole number"),
+    ("classes_per_client", "2", "classes_per_client='2': must be a whole"),
+    ("noise", "1", "noise='1': must be a number"),
+    ("shape", (2.5,), r"shape=\(2.5,\): must be whole numbers"),
+    ("shape", "3", "shape='3': must be whole numbers"),
+    ("seed", np.int64(-1), "seed=-1: must be between 0"),
     ("shape", (), r"shape=\(\): must be positive"),
     ("shape", (3, 0), r"shape=\(3, 0\): must be positive"),
     ("noise", -0.5, "noise=-0.5: must be finite"),
@@ -106,3 +112,15 @@ def test_features_are_gaussian_around_the_class_mean():
 def test_errors(field, value, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(SOURCE, **{field: value})
+
+
+def test_numbers_of_numpy_are_numbers_and_one_size_is_a_shape():
+  given = SyntheticSource(
+    np.int64(3),  # pyright: ignore[reportArgumentType]
+    num_classes=np.int8(7),  # pyright: ignore[reportArgumentType]
+    shape=[np.int16(4)],  # pyright: ignore[reportArgumentType]
+    noise=np.float32(1),  # pyright: ignore[reportArgumentType]
+  )
+  plain = SyntheticSource(3, num_classes=7, shape=(4,), noise=1.0)
+  assert jax.tree.structure(given) == jax.tree.structure(plain)
+  assert hash(jax.tree.structure(given)) == hash(jax.tree.structure(plain))

@@ -20,6 +20,7 @@ def test_a_sample_is_a_context_and_what_follows():
     texts, context=3, stride=2, test_fraction=0.5, name="letters"
   )
   assert data.groups is not None and data.is_test is not None
+  assert data.group_names == ("a", "b")
   shown = {
     (int(g), bool(t)): [
       decode(np.append(x, y))
@@ -43,6 +44,7 @@ def test_what_is_too_short_is_left_out():
   texts = {"long": "x" * 20, "short": "y" * 5}
   data = text.next_characters(texts, context=4, stride=1, test_fraction=0.5)
   assert data.groups is not None and set(data.groups) == {0}
+  assert data.group_names == ("long",)
   assert set(data.labels) == {ord("x") - 32}
 
 

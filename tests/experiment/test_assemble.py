@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import quped_jax as qj
@@ -142,6 +143,14 @@ def test_methods_that_average_weights_refuse_another_network(method):
   # Naming the same network again is allowed.
   same = dataclasses.replace(settings, shared_hidden=(8, 8))
   qj.build(same, federation=federation)
+
+
+def test_settings_and_federation_are_what_makes_them_makes():
+  data = qj.from_arrays(np.eye(4), [0, 1, 0, 1])
+  with pytest.raises(ValueError, match="^settings: must be a Settings, "):
+    qj.run({"clients": 3})  # pyright: ignore[reportArgumentType]
+  with pytest.raises(ValueError, match="^federation: must be a Federation"):
+    qj.build(qj.Settings(), federation=data)  # pyright: ignore
 
 
 def test_widths_are_of_a_perceptron():

@@ -98,3 +98,12 @@ def test_chances_are_given_to_the_clients_that_train_in_turn():
   assert participation.steps == 4
   everyone = build_population(dataclasses.replace(given, participation=()))
   assert everyone.participation.probability is None
+
+
+def test_images_with_channels_first_are_named_where_a_network_takes_images():
+  rng = np.random.default_rng(0)
+  data = qj.from_arrays(rng.normal(size=(40, 3, 16, 16)), np.arange(40) % 4)
+  federation = qj.make_federation(data, qj.partition(data, "iid", 5))
+  with pytest.warns(UserWarning, match="3 x 16 pixels with 16 channels"):
+    build_clients(settings(model="resnet8", bits=(32,), hidden=()), federation)
+  build_clients(settings(), federation)

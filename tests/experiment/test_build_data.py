@@ -16,6 +16,7 @@ NUMBERS = qj.from_arrays(
   np.arange(800, dtype=np.float32)[:, None],
   np.arange(800) % 10,
   name="numbers",
+  std=1.0,
 )
 
 

@@ -156,6 +156,8 @@ def test_samples_of_bytes_are_normalised(tmp_path):
     (np.full((2, 6), "a"), "inputs.dtype=.*must be real numbers"),
     (np.full((2, 6), np.nan), "inputs: must be finite"),
     (np.full((2, 6), 1e300), "inputs: must be finite"),
+    (np.ma.masked_all((2, 6)), "inputs: must have no masked entries"),
+    ([[1.0] * 6, [1.0]], "inputs: must be an array, or lists of the same"),
   ],
 )
 def test_samples_that_do_not_fit_are_errors(inputs, message, tmp_path):
@@ -163,6 +165,16 @@ def test_samples_that_do_not_fit_are_errors(inputs, message, tmp_path):
   qj.save_packed(tmp_path / "m", *variables_of(info), info)
   with pytest.raises(ValueError, match=message):
     qj.load_packed(tmp_path / "m").predict(inputs)
+
+
+def test_samples_may_be_of_a_type_that_numpy_does_not_have(tmp_path):
+  info = info_of()
+  qj.save_packed(tmp_path / "m", *variables_of(info), info)
+  packed = qj.load_packed(tmp_path / "m")
+  raw = jnp.arange(12, dtype=jnp.bfloat16).reshape(2, 6)
+  np.testing.assert_array_equal(
+    packed.predict(raw), packed.predict(np.asarray(raw, np.float32))
+  )
 
 
 SIZED = [

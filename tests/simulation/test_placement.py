@@ -18,7 +18,7 @@ def from_parts(train, test=None):
   train = tuple(np.asarray(rows, np.int32) for rows in train)
   nothing = tuple(np.zeros(0, np.int32) for _ in train)
   return qj.make_federation(
-    qj.from_arrays(inputs, np.arange(100) % 3),
+    qj.from_arrays(inputs, np.arange(100) % 3, std=1.0),
     Partition(train, nothing, train if test is None else test),
   )
 
