@@ -28,6 +28,13 @@ def _item(value: Any) -> Any:
   return item
 
 
+def plain(value: Any) -> Any:
+  """Arrays and lists as tuples, numbers as Python's own; others as they are."""
+  if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0):
+    return tuple(map(plain, value))
+  return _item(value)
+
+
 def whole(value: Any) -> int:
   """A whole number, which a bool is not."""
   item = _item(value)

@@ -1,6 +1,7 @@
 """Checks of user input: what they accept, and what their errors say."""
 
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +64,9 @@ def test_scalars_of_numpy_are_pythons_own():
   assert checks.text("name", pathlib.Path("a")) == "a"
 
 
+LISTED: Any = ["l1"]
+
+
 @pytest.mark.parametrize(
   ("check", "message"),
   [
@@ -72,7 +76,7 @@ def test_scalars_of_numpy_are_pythons_own():
     (lambda: checks.number("x", 10**400), "x=1.*: must be a number"),
     (lambda: checks.whole("n", [10**5000]), "n=a number of thousands of"),
     (lambda: checks.text("name", b"a"), "name=b'a': must be text"),
-    (lambda: checks.choice("norm", ["l1"], {"l1": 1}), r"norm=\['l1'\]: must"),
+    (lambda: checks.choice("norm", LISTED, {"l1": 1}), r"norm=\['l1'\]: must"),
     (
       lambda: checks.instance("x", 3, str, "repr"),
       "x: must be a str, as repr makes; got int",

@@ -98,3 +98,8 @@ def test_one_alone_means_a_sequence_of_one():
   for value in ("12", b"12", {1, 2}, {1: 2}, [[1]], np.ones((1, 1), int), True):
     with pytest.raises(TypeError):
       wholes(value)
+
+
+def test_arrays_and_lists_are_plain_as_tuples():
+  given = ["a", np.float32(0.1), [np.int8(2), None], np.eye(2, dtype=int)]
+  assert repr(scalars.plain(given)) == "('a', 0.1, (2, None), ((1, 0), (0, 1)))"

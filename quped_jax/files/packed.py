@@ -87,7 +87,7 @@ class PackedModel(NamedTuple):
     Raises:
       ValueError: inputs of another shape or type, or that are not finite.
     """
-    checks.at_least("batch_size", batch_size, 1)
+    batch_size = checks.whole("batch_size", batch_size, 1)
     inputs = arrays_lib.real_array("inputs", inputs)
     shape = self.info.input_shape
     if inputs.shape[1:] != shape or not len(inputs):

@@ -217,7 +217,7 @@ def register_method(
       f"name={name!r}: must be an identifier, and none of "
       f"{', '.join(_RESERVED)}"
     )
-  if version is not None and type(version) is not int:
-    raise ValueError(f"version={version!r}: must be a whole number, or None")
+  if version is not None:
+    version = checks.whole("version", version)
   METHODS[name] = _entry(make, options, version)
   METHODS[name].behaviour()  # Reads the code as it is now.

@@ -281,5 +281,5 @@ def check(dataset: Dataset):
     assert NAMED.match(str(error)), error
     return
   federation = make_federation(dataset, parts)
-  batch = federation.client(0).batch(np.zeros(1, np.int32))
+  batch = federation.client(0).batch(jnp.zeros(1, jnp.int32))
   assert np.isfinite(batch.inputs).all()

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -255,28 +256,26 @@ def test_odd_arguments_are_named(changes, message):
 
 
 def test_numbers_of_numpy_are_numbers():
-  dataset = make_dataset()
-  given = partition(
-    dataset,
-    "shards",
-    np.int8(5),  # pyright: ignore[reportArgumentType]
-    seed=np.uint8(3),  # pyright: ignore[reportArgumentType]
-    shards_per_client=np.int64(2),  # pyright: ignore[reportArgumentType]
-  )
+  dataset, number = make_dataset(), np.int64
+  given: dict[str, Any] = {"seed": number(3), "shards_per_client": number(2)}
+  clients: Any = number(5)
+  split = partition(dataset, "shards", clients, **given)
   plain = partition(dataset, "shards", 5, seed=3, shards_per_client=2)
-  np.testing.assert_array_equal(all_rows(given), all_rows(plain))
+  np.testing.assert_array_equal(all_rows(split), all_rows(plain))
   np.testing.assert_array_equal(
-    draw_public(dataset, np.int64(9)), draw_public(dataset, 9)
+    draw_public(dataset, clients), draw_public(dataset, 5)
   )
 
 
 def test_rows_are_row_numbers_and_not_a_mask():
   nothing = (np.zeros(0),)
-  listed = checked_partition(Partition(([0, 2],), nothing, ([1],)), 3)
+  test: Any = ([1],)
+  rows: Any = [0, 2]
+  listed = checked_partition(Partition((rows,), nothing, test), 3)
   assert listed.train[0].dtype == listed.validation[0].dtype == np.int32
   for rows in ([True, False], [0.0, 1.0], [[0, 1]], ["a"]):
     with pytest.raises(ValueError, match=r"^partition.train\[0\]: must be row"):
-      checked_partition(Partition((rows,), nothing, ([1],)), 3)
+      checked_partition(Partition((rows,), nothing, test), 3)
   with pytest.raises(ValueError, match="^partition: must be a Partition"):
     checked_partition(([0],), 3)  # pyright: ignore[reportArgumentType]
 

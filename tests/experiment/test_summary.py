@@ -16,7 +16,7 @@ def rows(groups, scheme):
   data = qj.from_arrays(inputs, np.arange(48) % 2, groups=groups)
   parts = qj.partition(data, scheme, 2, groups_per_client=2, seed=1)
   made = assemble(
-    qj.Settings(clients=2, hidden=3, bits=32),
+    qj.Settings(clients=2, hidden=(3,), bits=(32,)),
     federation=qj.make_federation(data, parts),
   )
   return summary.client_rows(made, {"personalized": np.ones(2)})

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 
 import quped_jax as qj
@@ -83,6 +84,7 @@ def test_a_registered_method_has_the_version_it_declares_or_that_of_its_code(
   assert third == behaviour(2.0, version=3) and third.startswith(
     "version 3 of "
   )
+  assert behaviour(1.0, version=np.int64(3)) == third
   assert behaviour(1.0) == behaviour(1.0) != behaviour(2.0)
   assert behaviour(1.0).startswith("hash ")
   wrong: Any = "3"

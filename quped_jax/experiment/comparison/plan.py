@@ -139,10 +139,7 @@ def _precision(part: Any) -> int:
 
 def parse_seeds(field: str, values: Iterable[Any]) -> tuple[int, ...]:
   """Checks seeds: whole numbers, each given once."""
-  for value in values:
-    if not isinstance(value, int) or isinstance(value, bool):
-      raise ValueError(f"{field}={value!r}: must be a whole number")
-  return _checked(field, list(values))
+  return _checked(field, [checks.whole(field, value) for value in values])
 
 
 def _checked(field: str, values: list[Any]) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from quped_jax import checks, scalars
 from quped_jax.experiment import metrics
 from quped_jax.experiment.comparison import plan
 from quped_jax.experiment.comparison import runs as runs_lib
@@ -92,7 +93,7 @@ def draw(
   Raises:
     ValueError: a grid with fewer points.
   """
-  flat = flatten(space)
+  flat = {name: scalars.plain(x) for name, x in flatten(space).items()}
   for setting, values in flat.items():
     if not isinstance(values, (list, tuple)) or not values:
       raise ValueError(
@@ -182,10 +183,9 @@ def _check_section(section: Mapping[str, Any]) -> None:
         f"config.tune.{name}: must be given, as in configs/compare_digits.py"
       )
   for name in ("trials", "rounds"):
-    if not isinstance(section[name], int) or section[name] < 1:
-      raise ValueError(f"tune.{name}={section[name]!r}: must be 1 or more")
+    checks.whole(f"tune.{name}", section[name], 1)
   fraction = section["validation_fraction"]
-  if not isinstance(fraction, float) or not 0 < fraction < 1:
+  if not 0 < checks.number("tune.validation_fraction", fraction) < 1:
     raise ValueError(
       f"tune.validation_fraction={fraction!r}: must be between 0 and 1, so "
       "that there is validation data to choose on"

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -233,3 +234,8 @@ def same(made, said):
     return len(made) == len(many) and all(map(same, made, many))
   alike = type(made) is type(said) or (type(made), type(said)) == (float, int)
   return alike and made == said
+
+
+def test_seeds_may_be_numbers_of_numpy():
+  assert plan.parse_seeds("seeds", np.arange(2)) == (0, 1)
+  assert {type(x) for x in plan.parse_seeds("seeds", np.arange(2))} == {int}

@@ -6,6 +6,7 @@ import json
 import math
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
@@ -93,6 +94,23 @@ def test_draws_are_points_of_the_grid():
     "quped": {"lambda_p": 0.3},
   }
   assert tune.flatten(tune.unflatten(drawn[0])) == drawn[0]
+
+
+def test_values_to_try_may_be_numbers_of_numpy():
+  """Drawn values go into JSON files."""
+  given = {
+    "learning_rate": np.array([0.1, 0.2], np.float32),
+    "steps": (np.int64(3), np.int64(4)),
+    "quped": {"lambda_p": [np.float64(0.5), 1]},
+  }
+  plain = {
+    "learning_rate": (0.1, 0.2),
+    "steps": (3, 4),
+    "quped": {"lambda_p": (0.5, 1)},
+  }
+  drawn = tune.draw("space", given, 4, "quped_32")
+  assert drawn == tune.draw("space", plain, 4, "quped_32")
+  json.dumps(drawn)
 
 
 def test_the_comparison_of_all_methods_tries_every_value(tmp_path):
@@ -207,7 +225,10 @@ def test_a_trial_that_diverges_ends_neither_the_tuning_nor_is_chosen(tmp_path):
   ("changes", "message"),
   [
     ({"trials": 5}, "tune.spaces.local: must have at least trials=5"),
-    ({"trials": 0}, "tune.trials=0: must be 1 or more"),
+    ({"trials": 0}, "tune.trials=0: must be at least 1"),
+    ({"trials": True}, "tune.trials=True: must be a whole number"),
+    ({"rounds": 2.5}, "tune.rounds=2.5: must be a whole number"),
+    ({"validation_fraction": "a"}, "tune.validation_fraction='a': must be a n"),
     ({"seeds": ()}, r"tune.seeds=\(\): must have at least one"),
     ({"validation_fraction": 0.0}, "tune.validation_fraction=0.0: must be"),
     ({"spaces": {}}, "tune.spaces.local: must be given"),
