@@ -286,9 +286,15 @@ def checked_partition(parts: Partition, samples: int) -> Partition:
       row numbers.
   """
   checks.instance("partition", parts, Partition, "quped_jax.partition")
-  clients, found = len(parts.train), {}
+  found = {}
   for name in ("train", "validation", "test"):
     rows = getattr(parts, name)
+    if not isinstance(rows, (tuple, list)) or not rows:
+      raise ValueError(
+        f"partition.{name}={checks.shown(rows)}: must be a tuple of the rows "
+        "of each client"
+      )
+    clients = len(parts.train)
     if len(rows) != clients:
       raise ValueError(
         f"partition.{name}: must be of {clients} clients, as "
@@ -309,17 +315,19 @@ def checked_partition(parts: Partition, samples: int) -> Partition:
 def _checked_rows(field, rows, samples) -> np.ndarray:
   """Returns row numbers, which are integers and not a mask."""
   rows = arrays.as_array(field, rows)
-  if rows.size and (rows.dtype.kind not in "iu" or rows.ndim != 1):
+  if not rows.size:  # Of whatever type.
+    return np.zeros(0, np.int32)
+  if rows.dtype.kind not in "iu" or rows.ndim != 1:
     raise ValueError(
       f"{field}: must be row numbers, integers [rows], as np.flatnonzero makes "
       f"of a mask; got {rows.dtype} {list(rows.shape)}"
     )
-  if rows.size and not 0 <= rows.min() <= rows.max() < samples:
+  if not 0 <= rows.min() <= rows.max() < samples:
     raise ValueError(
       f"{field}: must hold rows from 0 to {samples - 1}; got {rows.min()} to "
       f"{rows.max()}"
     )
-  return rows.reshape(-1).astype(np.int32)
+  return rows.astype(np.int32)
 
 
 def _check_nobody_empty(kind, rows_of_clients, scheme):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from quped_jax.data import Dataset, arrays, from_arrays, partition
+from quped_jax.data import Dataset, Partition, arrays, from_arrays, partition
 from quped_jax.data.federation import make_federation
 
 
@@ -237,12 +237,13 @@ def odd_arrays(draw, samples):
       )
   array = np.resize(array, shape)
   if draw(st.integers(0, 5)) == 0:
-    return np.ma.array(array, mask=draw(st.booleans()))
+    with np.errstate(all="ignore"):  # Of the value that would fill it.
+      return np.ma.array(array, mask=draw(st.booleans()))
   return array
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=20_000 if LONG else 100)
+@settings(deadline=None, max_examples=20_000 if LONG else 50)
 def test_anything_at_all_makes_a_dataset_or_is_refused_by_name(data):
   samples = data.draw(st.integers(1, 5))
   given_arrays = {
@@ -266,6 +267,62 @@ def test_anything_at_all_makes_a_dataset_or_is_refused_by_name(data):
         assert NAMED.match(str(error)), error
         return
   check(dataset)
+
+
+ARGUMENTS = st.one_of(
+  LEAVES,
+  st.sampled_from([1, 2, 0.5, np.int8(2), np.float32(0.5), "iid", "natural"]),
+  st.sampled_from(["dirichlet", "shards", "pathological"]),
+)
+OPTIONS = (
+  *("scheme", "num_clients", "seed", "classes_per_client", "alpha", "min_size"),
+  *("shards_per_client", "groups_per_client", "train_fraction"),
+  *("validation_fraction", "exclude", "dataset"),
+)
+
+
+@given(st.dictionaries(st.sampled_from(OPTIONS), ARGUMENTS, max_size=4))
+@settings(deadline=None, max_examples=20_000 if LONG else 50)
+def test_any_arguments_of_a_partition_divide_or_are_refused_by_name(changes):
+  dataset = from_arrays(
+    np.ones((12, 1)), np.arange(12) % 2, groups=np.arange(12) // 3
+  )
+  arguments = {
+    "dataset": dataset,
+    "scheme": "iid",
+    "num_clients": 2,
+    "classes_per_client": 1,
+    "alpha": 1.0,
+    "shards_per_client": 1,
+    "groups_per_client": 1,
+  }
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)
+    try:
+      parts = partition(**arguments | changes)
+    except ValueError as error:
+      names = ("clients=", *(f"{x}=" for x in OPTIONS), "partition=")
+      assert str(error).startswith((*names, "dataset:", "exclude:")), error
+      return
+  make_federation(dataset, parts)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=20_000 if LONG else 50)
+def test_any_rows_make_a_federation_or_are_refused_by_name(data):
+  dataset = from_arrays(np.ones((4, 1)), [0, 1, 0, 1])
+  good = np.arange(2)
+  parts = {
+    name: data.draw(st.just((good,)) | odd_arrays(2) | st.tuples(odd_arrays(2)))
+    for name in ("train", "validation", "test")
+  }
+  try:
+    federation = make_federation(dataset, Partition(**parts))
+  except ValueError as error:
+    assert str(error).startswith("partition"), error
+    return
+  rows = np.asarray(federation.train.rows)
+  assert rows.dtype == np.int32 and rows.min() >= 0 and rows.max() < 4
 
 
 def check(dataset: Dataset):
