@@ -74,7 +74,7 @@ def get_config():
       overrides[f"{name}_trimmed"] = trimmed
       methods.append(f"{name}_trimmed")
   config.methods = tuple(methods)
-  config.bits = ("32",)
+  config.bits = "32"
   config.seeds = (0, 1, 2)
   config.overrides = ml_collections.ConfigDict(overrides)
   return config

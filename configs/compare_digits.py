@@ -218,9 +218,9 @@ def get_config():
   config: Any = ml_collections.ConfigDict()
   config.base = _base()
   config.methods = _METHODS
-  # Each is one precision for all clients, or several, assigned to clients in
-  # turn: "1,2,3,4,32".
-  config.bits = ("32", "1")
+  # Rows with semicolons between them. Each is one precision for all clients, or
+  # several, assigned to clients in turn: "32; 1,2,3,4,32".
+  config.bits = "32; 1"
   config.seeds = (0, 1, 2)
   # {method, or method_bits: settings}, such as
   # {"fedavg": {"learning_rate": 0.1, "fedavg": {"weighting": "uniform"}}}.
@@ -229,7 +229,7 @@ def get_config():
   config.overrides = ml_collections.ConfigDict(
     {
       **_VARIANTS,
-      **{n: {"bits": ("32",)} for n in _METHODS if n not in _QUANTIZED},
+      **{n: {"bits": "32"} for n in _METHODS if n not in _QUANTIZED},
       **_TUNED,
     }
   )

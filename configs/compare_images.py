@@ -29,7 +29,7 @@ def get_config(dataset="mnist"):
   for field in ("method", "bits", "seed"):
     del base[field]
   config.base = base
-  config.bits = ("32", "2", "1")
+  config.bits = "32; 2; 1"
   # Those of single precisions were chosen on digits, for other networks.
   config.overrides = ml_collections.ConfigDict(
     {

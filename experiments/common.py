@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 import signal
 import sys
 import warnings
@@ -15,10 +16,14 @@ from ml_collections import config_flags
 
 import quped_jax as qj
 from quped_jax.experiment import former_names
+from quped_jax.quantization import codebook
 from quped_jax.simulation import processes
 
+# Of the config library's message, with a traceback behind it.
+_IN_CONFIG = "Error whilst parsing config file:"
+
 # In characters, for tables that are not printed on a terminal.
-_WIDTH = 120
+_WIDTH = 160
 
 
 def get_config(**overrides: Any) -> ml_collections.ConfigDict:
@@ -81,6 +86,22 @@ def _check_config_file(argv: Sequence[str]) -> None:
       sys.exit(2)
 
 
+def _check_config_runs(reason: str) -> None:
+  """For a config file that fails, prints one line with what it raises."""
+  flag, found, trace = reason.partition(_IN_CONFIG)
+  if not found:
+    return
+  where = ""
+  path = re.search("--config=([^:]*)", flag)
+  if path is not None:
+    lines = re.findall(rf'File "[^"]*{re.escape(path[1])}", line (\d+)', trace)
+    where = "".join(f" at line {line}" for line in lines[-1:])
+  flag = flag.strip().removeprefix("flag ").rstrip(": ")
+  (*_, last) = trace.strip().splitlines()
+  print(f"error: {flag}: fails{where}: {last.strip()}", file=sys.stderr)
+  sys.exit(2)
+
+
 def last_of_each(argv: Sequence[str]) -> list[str]:
   """The arguments, with only the last value of each config field.
 
@@ -140,8 +161,13 @@ def run_app(main: Callable[[list[str]], None]) -> None:
   """
 
   def parse(argv):
+    args = last_of_each(argv)
     with _field_errors():
-      return app.parse_flags_with_usage(last_of_each(argv))
+      try:
+        return flags.FLAGS(args)
+      except flags.Error as error:
+        _check_config_runs(str(error))
+        return app.parse_flags_with_usage(args)  # It says what is wrong.
 
   qj.use_cores()
   qj.use_compilation_cache()
@@ -198,10 +224,10 @@ def make_console() -> rich.console.Console:
 
 def print_summary(summary: dict[str, Any]) -> None:
   """Prints the accuracy after the last round, variant by variant."""
-  bits = ", ".join(str(b) for b in summary["bits"])
   print(
     f"{summary['method']} on {summary['dataset']}, {summary['model']}, "
-    f"{bits} bits, {summary['clients']} clients, round {summary['rounds']}:"
+    f"{codebook.describe_bits(summary['bits'])}, {summary['clients']} clients, "
+    f"round {summary['rounds']}:"
   )
   for name, spread in summary["accuracy"].items():
     print(

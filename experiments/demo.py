@@ -5,7 +5,6 @@ python -m experiments.demo --workdir=/tmp/demo
 
 import pathlib
 
-import rich.box
 import rich.console
 import rich.table
 from absl import app, flags
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 import quped_jax as qj
 from configs import digits
 from experiments import common
+from quped_jax.experiment import blocks
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", "results/demo", "Folder for the results."
@@ -39,14 +39,11 @@ def _percent(value: float | None) -> str:
 
 def _table(results: dict[str, qj.Result]) -> rich.table.Table:
   """A row per run: accuracy over clients, and the cost of a round."""
-  table = rich.table.Table(
-    title="Accuracy on each client's own test data, mean over 40 clients, %",
-    box=rich.box.SIMPLE_HEAD,
-    caption="mixed bits: clients of 1, 2, 3, 4 and 32 bits in turn",
-    show_edge=False,
-    pad_edge=False,
+  table = blocks.make_table(
+    "Accuracy on each client's own test data, mean over 40 clients, %"
   )
-  table.add_column("method", no_wrap=True)
+  table.caption = "mixed bits: clients of 1, 2, 3, 4 and 32 bits in turn"
+  table.add_column("method")
   for name in ("personalized", "quantized", "global", "worst"):
     table.add_column(name, justify="right")
   table.add_column("KB up", justify="right")
@@ -109,7 +106,7 @@ def main(argv: list[str]) -> None:
         display=display,
         resume=not _RESTART.value,
       )
-    rich.console.Console().print(_table(results))
+    blocks.print_table(rich.console.Console(), _table(results))
     _figure(results, folder / "accuracy.png")
     print(f"Figure: {folder / 'accuracy.png'}")
 

@@ -20,6 +20,7 @@ ROOMS = (
   "checks",
   "reading",
   "kinds",
+  "short_repr",
   "random_keys",
   "chances",
   "quantization",

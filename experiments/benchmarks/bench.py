@@ -5,13 +5,13 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import rich.box
 import rich.console
 import rich.table
 
 from experiments import common
 from experiments.benchmarks import machine, timing
 from experiments.benchmarks.timing import Contestant
+from quped_jax.experiment import blocks
 
 NO_TORCH = "PyTorch is not installed, so its rows are left out."
 
@@ -102,7 +102,8 @@ class Bench:
         "ratio": measured.minimum / base,
       }
     self.rows += rows.values()
-    self._console.print(_table(group, unit, sizes, list(rows.values())))
+    table = _table(group, unit, sizes, list(rows.values()))
+    blocks.print_table(self._console, table)
     return rows
 
   def _update_matrix_rates(self) -> None:
@@ -128,7 +129,7 @@ class Bench:
     table = _empty_table(group, next(iter(values.values())))
     for name, fields in values.items():
       table.add_row(name, *map(_short, fields.values()))
-    self._console.print(table)
+    blocks.print_table(self._console, table)
 
   def note(self, text: str) -> None:
     """Prints a caption."""
@@ -169,13 +170,8 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _empty_table(title: str, columns: Iterable[str]) -> rich.table.Table:
-  table = rich.table.Table(
-    title=title,
-    box=rich.box.SIMPLE_HEAD,
-    show_edge=False,
-    pad_edge=False,
-  )
-  table.add_column("", no_wrap=True)
+  table = blocks.make_table(title)
+  table.add_column("")
   for name in columns:
     table.add_column(name.replace("_", " "), justify="right")
   return table

@@ -23,6 +23,7 @@ import quped_jax as qj
 from experiments.benchmarks import engine, flops, plain, torch_loop
 from experiments.benchmarks.bench import NO_TORCH, Bench
 from experiments.benchmarks.timing import Contestant
+from quped_jax.quantization.codebook import describe_bits
 
 _ALL = "ours, all devices"
 _ONE = "ours, one device"
@@ -174,7 +175,7 @@ def _scaling(bench: Bench, task: _Task, method: str, bits: int) -> None:
         for n in (counts[:1] if bench.quick else _TORCH_CLIENTS)
       ]
   first = _device_forms()[0][0]
-  title = f"{task.title}, {method}, {bits} bit{'s' if bits > 1 else ''}"
+  title = f"{task.title}, {method}, {describe_bits([bits])}"
   rows = bench.measure(
     title,
     "client round",

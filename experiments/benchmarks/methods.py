@@ -15,6 +15,7 @@ from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.timing import Contestant
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.methods import METHODS
+from quped_jax.quantization.codebook import describe_bits
 
 _MIXED = (1, 2, 3, 4, 32)
 _FEW = ("apfl", "fedavg", "quped")
@@ -49,7 +50,7 @@ def run(bench: Bench) -> None:
   contestants, left_out = [], {}
   for method in _FEW if bench.quick else sorted(METHODS):
     for bits in (32, 1):
-      name = f"{method}, {bits} bit{'s' if bits > 1 else ''}"
+      name = f"{method}, {describe_bits([bits])}"
       try:
         contestants.append(contestant(name, method, (bits,)))
       except ValueError as error:

@@ -28,6 +28,7 @@ from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks import distill, local_steps, messages, trees
 from quped_jax.methods.blocks.training import Training
+from quped_jax.quantization.codebook import describe_bits
 from quped_jax.quantization.codebook_tree import path_name
 
 _SGD = "SGD"
@@ -64,7 +65,7 @@ def run(bench: Bench) -> None:
     Contestant(_NETWORK, _network_part(federation, model, common), units),
     Contestant("QuPeD, 32 bits", quped(32), units),
     *(
-      Contestant(f"QuPeD, {b} bit{'s' if b > 1 else ''}", quped(b), units)
+      Contestant(f"QuPeD, {describe_bits([b])}", quped(b), units)
       for b in (1, 2, 4, 8)
     ),
     Contestant("QuPeD, mixed bits", quped(1, 2, 4, 32), units),

@@ -12,6 +12,7 @@ from quped_jax import checks
 from quped_jax.data import arrays
 from quped_jax.data import labels as labels_lib
 from quped_jax.data.npy import load_npy
+from quped_jax.short_repr import short_repr
 
 # Networks train on numbers of about 1, and settings are chosen for them.
 _SMALL, _LARGE = 1e-3, 10.0
@@ -57,6 +58,8 @@ class Dataset:
   std: np.ndarray | float = 1.0
   group_names: tuple[str, ...] | None = None
   class_names: tuple[str, ...] | None = None
+
+  __repr__ = short_repr
 
   def __post_init__(self):
     object.__setattr__(self, "name", checks.text("name", self.name))

@@ -21,6 +21,7 @@ from quped_jax import checks
 from quped_jax.data import Dataset, Partition, SyntheticSource
 from quped_jax.data import augment as augment_lib
 from quped_jax.data.partition import checked_partition
+from quped_jax.short_repr import short_repr
 
 SPLITS = ("train", "validation", "test")
 
@@ -277,6 +278,8 @@ class Federation:
   public: PublicSet | None = None
   groups: tuple[tuple[str, ...], ...] | None = None
 
+  __repr__ = short_repr
+
   def client(self, client_id: jax.typing.ArrayLike) -> ClientData:
     """One client's view; `client_id` may be traced."""
     parts = {name: getattr(self, name).of_client(client_id) for name in SPLITS}
@@ -297,14 +300,11 @@ class Federation:
   def example(self) -> jax.Array:
     """Zeros like the inputs of one sample, `[1, ...]`, to initialise models.
 
-    No sample is read: not every device, or process, has samples of every
-    client.
+    No sample is read: not every device, or process, has all clients' samples.
     """
-
-    def first(federation):
-      return federation.client(0).batch(jnp.zeros(1, jnp.int32)).inputs
-
-    shape = jax.eval_shape(first, self)
+    shape = jax.eval_shape(
+      lambda x: x.client(0).batch(jnp.zeros(1, jnp.int32)).inputs, self
+    )
     return jnp.zeros(shape.shape, shape.dtype)
 
 

@@ -15,6 +15,7 @@ from quped_jax import checks
 from quped_jax.data import arrays
 from quped_jax.data.dataset import Dataset
 from quped_jax.data.schemes import NOBODY, SCHEMES, Pool
+from quped_jax.short_repr import short_repr
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class Partition:
   validation: tuple[np.ndarray, ...]
   test: tuple[np.ndarray, ...]
   groups: tuple[tuple[str, ...], ...] | None = None
+
+  __repr__ = short_repr
 
 
 def partition(

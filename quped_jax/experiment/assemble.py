@@ -32,6 +32,7 @@ from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.short_repr import short_repr
 from quped_jax.simulation import memory as memory_lib
 from quped_jax.simulation.held_out_clients import make_held_out_evaluation
 from quped_jax.simulation.simulation import Simulation, make_simulation
@@ -66,6 +67,8 @@ class Assembly(NamedTuple):
   privacy: dict[str, Any] | None
   simulation: Simulation
   evaluate_held_out: HeldOutEvaluation
+
+  __repr__ = short_repr
 
   @property
   def model(self) -> models_lib.Model:
@@ -142,6 +145,8 @@ class Built(NamedTuple):
   simulation: Simulation
   federation: Federation
   model: models_lib.Model
+
+  __repr__ = short_repr
 
 
 def build(

@@ -1,5 +1,6 @@
 """Second step of assembly, clients: networks, precisions, and who has which."""
 
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -56,8 +57,9 @@ def build_clients(
     model: the network of all clients, instead of those that the settings name.
 
   Raises:
-    ValueError: an unknown network, a budget too small for any, or quantized
-      clients whose network has nothing to quantize.
+    ValueError: an unknown network, or one that does not fit the data, a budget
+      too small for any, quantized clients whose network has nothing to
+      quantize, or statistics to which privacy cannot add noise.
   """
   check_networks(settings, model)
   if model is None:
@@ -65,6 +67,7 @@ def build_clients(
   else:
     clients = _given_network(settings, federation, model)
   _check_quantizable(federation, clients)
+  _check_statistics(settings, federation, clients)
   return clients
 
 
@@ -80,6 +83,8 @@ def check_networks(
     settings: names of networks.
     model: a network that is given instead, if any.
   """
+  if model is not None:
+    models_lib.check_type(model)
   known = models_lib.model_names()
   field = "client_types" if settings.client_types else "candidates"
   if settings.client_types or settings.candidates:
@@ -132,6 +137,10 @@ def _given_network(
       f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with a "
       "given model, which computes in the type that it was made for"
     )
+  example = jax.eval_shape(federation.example)
+  model = models_lib.settle(model, federation.num_classes, example)
+  models_lib.check_trainable(model, example)
+  _warn_of_plain_convolutions(model, example)
   shared = model
   own = client_types_lib.Network(settings.model, settings.hidden)
   if settings.shared_model and settings.shared_network() != own:
@@ -190,6 +199,10 @@ def _create(settings, federation, network) -> models_lib.Model:
       f"model={str(network)!r}: must have less than 2**31 weights in each "
       f"layer; got {most:,}"
     )
+  if not models_lib.is_built_in(network.model):
+    example = jax.eval_shape(federation.example)
+    models_lib.check_trainable(model, example)
+    _warn_of_plain_convolutions(model, example)
   return model
 
 
@@ -334,6 +347,39 @@ def _check_quantizable(federation: Federation, clients: Clients) -> None:
         f"bits={tuple(np.unique(bits).tolist())}: must be "
         f"{codebook_lib.FULL_PRECISION} for a model with nothing to quantize; "
         f"of {model.name!r} that is {', '.join(paths)} (kernels of hidden "
-        "layers are quantized: give 'mlp' two hidden widths at least, or the "
-        "model a predicate)"
+        "layers are quantized, not of the first and the last: give 'mlp' two "
+        "hidden widths at least, or the model a predicate)"
       )
+
+
+def _check_statistics(
+  settings: Settings, federation: Federation, clients: Clients
+) -> None:
+  """With privacy, noise can be added to all statistics."""
+  if not settings.dp_clip:
+    return
+  for model in (clients.models.shared, *clients.models.clients.values()):
+    _, stats = jax.eval_shape(
+      model.init, jax.random.key(0), federation.example()
+    )
+    for path, leaf in jax.tree_util.tree_flatten_with_path(stats)[0]:
+      if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        raise ValueError(
+          f"dp_clip={settings.dp_clip!r}: must be 0 with model={model.name!r}, "
+          f"whose statistic {codebook_tree.path_name(path)!r} is of type "
+          f"{leaf.dtype}, to which no noise can be added"
+        )
+
+
+def _warn_of_plain_convolutions(model: models_lib.Model, example) -> None:
+  """Warns of convolutions that would be faster on a CPU in another form."""
+  if jax.default_backend() != "cpu":
+    return
+  found = models_lib.plain_convolutions(model, example)
+  if found:
+    warnings.warn(
+      f"model={model.name!r}: the convolution with {found[0]!r} is many times "
+      "slower on a CPU than it need be; give flax.linen.Conv the argument "
+      'conv_general_dilated=qj.models.resolve_conv("auto")',
+      stacklevel=2,
+    )

@@ -12,6 +12,10 @@ from typing import Any
 
 import rich.console
 import rich.progress
+import rich.table
+import rich.text
+
+_BAR = 20  # Characters.
 
 
 def plain(value: Any) -> Any:
@@ -160,6 +164,36 @@ def _describe(record: dict[str, Any], seconds: Any) -> str:
   return f"{', '.join(shown)}, {spent} s/round"
 
 
+class _Live(rich.progress.Progress):
+  """A bar of rounds, and below it what the last evaluation found.
+
+  Of a narrow terminal the label and the bar lose what does not fit, never round
+  and time; what was found goes on in the next line.
+  """
+
+  def __init__(self, rounds: int, console: rich.console.Console):
+    self.status = "compiling"
+
+    def column(width: int = 1) -> rich.table.Column:
+      return rich.table.Column(no_wrap=True, min_width=width)
+
+    super().__init__(
+      rich.progress.TextColumn(
+        "{task.description}", markup=False, table_column=column()
+      ),
+      rich.progress.BarColumn(bar_width=_BAR),
+      rich.progress.MofNCompleteColumn(
+        table_column=column(len(f"{rounds}/{rounds}"))
+      ),
+      rich.progress.TimeRemainingColumn(table_column=column(len("0:00:00"))),
+      console=console,
+    )
+
+  def get_renderables(self):
+    yield from super().get_renderables()
+    yield rich.text.Text(self.status)
+
+
 class Display:
   """Shows a run's progress: live on a terminal, as log lines elsewhere.
 
@@ -185,6 +219,8 @@ class Display:
 
   def note(self, text: str) -> None:
     """Prints a line."""
+    if self._quiet:
+      return
     self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
   @contextlib.contextmanager
@@ -209,20 +245,13 @@ class Display:
 
   @contextlib.contextmanager
   def _live(self, label: str, rounds: int):
-    columns = (
-      rich.progress.TextColumn("{task.description}"),
-      rich.progress.BarColumn(bar_width=20),
-      rich.progress.MofNCompleteColumn(),
-      rich.progress.TimeRemainingColumn(),
-      rich.progress.TextColumn("{task.fields[status]}"),
-    )
-    with rich.progress.Progress(*columns, console=self._console) as progress:
-      task = progress.add_task(label, total=rounds, status="compiling")
+    with _Live(rounds, self._console) as progress:
+      task = progress.add_task(label, total=rounds)
 
       def update(round_, record=None, seconds=None):
-        progress.update(task, completed=round_)
         if record is not None:
-          progress.update(task, status=_describe(record, seconds))
+          progress.status = _describe(record, seconds)
+        progress.update(task, completed=round_)
 
       yield update
 

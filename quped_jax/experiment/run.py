@@ -16,6 +16,7 @@ from quped_jax.experiment import (
   dispatch,
   divergence_reports,
   given_state,
+  quantized_tensors,
 )
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import metrics as metrics_lib
@@ -25,6 +26,7 @@ from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.resume import Interrupted, Progress, Saver, Signals
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
+from quped_jax.quantization import codebook
 from quped_jax.simulation import processes
 from quped_jax.simulation.simulation import Simulation
 from quped_jax.simulation.state import SimulationState
@@ -46,6 +48,20 @@ class Result(NamedTuple):
   history: list[dict[str, Any]]
   state: SimulationState
   simulation: Simulation
+
+  def __repr__(self) -> str:
+    summary = self.summary
+    shown = ", ".join(
+      f"{name} {100 * spread['mean']:.1f} %"
+      for name, spread in summary["accuracy"].items()
+      if spread
+    )
+    return (
+      f"Result({summary['method']} on {summary['dataset']}, "
+      f"{codebook.describe_bits(summary['bits'])}, "
+      f"{summary['clients']} clients, round {summary['rounds']}: {shown}; "
+      f"fields: {', '.join(self._fields)})"
+    )
 
 
 def run(
@@ -113,6 +129,8 @@ def run(
     )
     job = _Job.of(made, settings, own, workdir, display, anew=not resume)
     set_note(job.saver.note)
+    for note in quantized_tensors.notes(made):
+      job.display.note(note)
     try:
       begin = _restore(job, state, resume=resume)
       end = _train(job, *begin)

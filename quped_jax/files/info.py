@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from quped_jax import checks, reading
@@ -129,7 +130,8 @@ class ModelInfo:
     """The network, without weights; the same object for the same fields.
 
     Raises:
-      ValueError: an unknown name, or options that it does not take.
+      ValueError: an unknown name, options that it does not take, or a
+        registered network that does not fit samples or classes.
     """
     # As text, in which 8 and 8.0 differ.
     options = json.dumps(dict(self.options), sort_keys=True)
@@ -198,13 +200,17 @@ def _create(
         f"model={name!r}, which takes no dtype"
       )
     chosen["dtype"] = jnp.dtype(compute_dtype)
-  return models_lib.create_model(
+  model = models_lib.create_model(
     name,
     num_classes,
     image_channels=input_shape[-1] if len(input_shape) == 3 else None,
     conv=conv,
     **chosen,
   )
+  if models_lib.is_built_in(name):
+    return model
+  inputs = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  return models_lib.settle(model, num_classes, inputs)
 
 
 def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from quped_jax.files import tensors as tensors_lib
 from quped_jax.files import weights as weights_lib
 from quped_jax.files.info import ModelInfo, with_tuples
 from quped_jax.models import Model
+from quped_jax.short_repr import short_repr
 
 FORMAT = 2
 _FORMATS = (1, 2)  # Those that are read.
@@ -69,6 +70,8 @@ class PackedModel(NamedTuple):
   stats: Any
   mean: np.ndarray
   std: np.ndarray
+
+  __repr__ = short_repr
 
   def model(self) -> Model:
     """The network."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from quped_jax.models import Model
+from quped_jax.short_repr import short_repr
 
 
 class Models(NamedTuple):
@@ -35,6 +36,8 @@ class GlobalModel(NamedTuple):
   params: Any
   stats: Any
   quantized_stats: Any = None
+
+  __repr__ = short_repr
 
 
 class ClientSpec(NamedTuple):

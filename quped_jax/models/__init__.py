@@ -13,6 +13,12 @@ from quped_jax.models.conv import (
   resolve_conv,
   shift_conv,
 )
+from quped_jax.models.given import (
+  check_trainable,
+  check_type,
+  plain_convolutions,
+  settle,
+)
 from quped_jax.models.mlp import MLP
 from quped_jax.models.pool import max_pool_2x2
 from quped_jax.models.registry import (
@@ -37,6 +43,8 @@ __all__ = [
   "Model",
   "ResNet",
   "Transformer",
+  "check_trainable",
+  "check_type",
   "create_model",
   "from_linen",
   "get_factory",
@@ -45,8 +53,10 @@ __all__ = [
   "is_head",
   "max_pool_2x2",
   "model_names",
+  "plain_convolutions",
   "register_model",
   "resolve_conv",
+  "settle",
   "shift_conv",
   "takes_dtype",
   "takes_images",

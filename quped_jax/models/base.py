@@ -1,14 +1,17 @@
 """A network as pure functions, and how to make one from a flax module."""
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import errors
+
+from quped_jax.short_repr import short_repr
 
 # The name of the last layer, a dense one.
 _HEAD = "last"
@@ -35,7 +38,8 @@ class Model(NamedTuple):
       the batch's own statistics normalise and the new running statistics are
       returned; with False, the running ones normalise and are returned as is.
     is_quantized: whether the parameter at a path such as `"hidden_1/kernel"`
-      is quantized.
+      is quantized. The paths of flax NNX, which end in `/value`, are given
+      without that.
     features: `features(params, stats, inputs, train) -> (features, stats)`,
       the inputs of the last layer; None if unknown.
     head: `head(params, features) -> logits`, the last layer; likewise.
@@ -51,6 +55,8 @@ class Model(NamedTuple):
   head: Callable[[Any, jax.Array], jax.Array] | None = None
   activations: tuple[str, ...] = ()
 
+  __repr__ = short_repr
+
 
 def is_head(path: str) -> bool:
   """Whether a path names a parameter of the last layer."""
@@ -62,7 +68,8 @@ def hidden_kernels(path: str) -> bool:
 
   The models of this package name their first layer `first` and their last
   layer `last`. Those two, biases and normalisation parameters stay in full
-  precision.
+  precision. Where a network has no layers of these names, a run also keeps
+  those in full precision that come first and last in its forward pass.
 
   Args:
     path: a parameter path, its components joined by `/`.
@@ -72,6 +79,37 @@ def hidden_kernels(path: str) -> bool:
   """
   *layers, leaf = path.split("/")
   return leaf == "kernel" and not {"first", "last"}.intersection(layers)
+
+
+def _check_module(module: Any, name: Any) -> None:
+  if inspect.isclass(module):
+    raise ValueError(
+      f"module={module.__name__}: must be an instance of a flax linen module, "
+      f"such as {module.__name__}(...), not the class"
+    )
+  if not isinstance(module, nn.Module):
+    raise ValueError(
+      f"module={type(module).__name__}: must be a flax linen module; others "
+      "can be made a qj.Model of their own functions, as docs/guide.md shows"
+    )
+  if not isinstance(name, str):
+    raise ValueError(f"name={name!r}: must be text")
+
+
+@contextlib.contextmanager
+def _no_random_numbers(name: str) -> Iterator[None]:
+  """Says that a network may not drop out, where it asks for a random key.
+
+  A forward pass is a function of weights and inputs alone: it would otherwise
+  differ between what a client trains, distils and sends of the same batch.
+  """
+  try:
+    yield
+  except errors.InvalidRngError as error:
+    raise ValueError(
+      "module: must draw no random numbers, as dropout does; that of model "
+      f"{name!r} does. A rate of 0, or deterministic=True, turns it off"
+    ) from error
 
 
 def from_linen(
@@ -95,8 +133,12 @@ def from_linen(
   Returns:
     The model. Its `init` raises ValueError if the module keeps another
     collection of variables, or batch statistics without being told whether it
-    trains; its `apply`, if the module draws random numbers in training.
+    trains; both its functions, if the module draws random numbers.
+
+  Raises:
+    ValueError: a class, or anything else that is no linen module.
   """
+  _check_module(module, name)
   call = _TOLD.intersection(inspect.signature(type(module).__call__).parameters)
   # An argument takes precedence, and other things may have these names too.
   fields = {
@@ -119,7 +161,8 @@ def from_linen(
     return run("init", key, inputs, train=False)
 
   def init(key, inputs):
-    variables = init_variables(key, inputs)
+    with _no_random_numbers(name):
+      variables = init_variables(key, inputs)
     unknown = sorted(set(variables) - {"params", "batch_stats"})
     if unknown:
       raise ValueError(
@@ -136,17 +179,12 @@ def from_linen(
 
   def apply(params, stats, inputs, train) -> tuple[Any, Any]:
     variables = {"params": params, "batch_stats": stats}
-    try:
+    with _no_random_numbers(name):
       if not (train and stats):
         return run("apply", variables, inputs, train=train), stats
       logits, updated = run(
         "apply", variables, inputs, train=train, mutable=["batch_stats"]
       )
-    except errors.InvalidRngError as error:
-      raise ValueError(
-        f"module: must draw no random numbers in training, as dropout does; "
-        f"that of model {name!r} does"
-      ) from error
     return logits, updated["batch_stats"]
 
   def features(params, stats, inputs, train):

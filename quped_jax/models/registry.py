@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from quped_jax import checks
+from quped_jax.models import given
 from quped_jax.models.base import (
   Model,
   from_linen,
@@ -133,12 +134,20 @@ def register_model(name: str, factory: Callable[..., Model]) -> None:
       option `dtype` can be asked for `compute_dtype="bfloat16"`.
 
   Raises:
-    ValueError: if the name is that of a built-in model.
+    ValueError: if the name is that of a built-in model, or the factory no
+      function.
   """
+  if not isinstance(name, str):
+    raise ValueError(f"name={name!r}: must be text")
   if name in _BUILT_IN:
     raise ValueError(
       f"name={name!r}: must be none of the built-in models, "
       f"{', '.join(sorted(_BUILT_IN))}"
+    )
+  if isinstance(factory, Model) or not callable(factory):
+    raise ValueError(
+      f"factory={type(factory).__name__}: must be a function that makes a "
+      "qj.Model, such as lambda num_classes, **_: model"
     )
   _registered[name] = factory
 
@@ -149,7 +158,7 @@ def model_names() -> tuple[str, ...]:
 
 
 def is_built_in(name: str) -> bool:
-  """Whether a model of this name is one of this package."""
+  """Whether a network of this name is one of this package's own."""
   return name in _BUILT_IN
 
 
@@ -211,9 +220,11 @@ def create_model(
   # Also for models without convolutions: a misspelled name is an error.
   resolve_conv(conv)
   _check_options(name, factory, options)
-  return factory(
+  model = factory(
     num_classes, image_channels=image_channels, conv=conv, **options
   )
+  given.check_type(model)
+  return model
 
 
 def _check_options(

@@ -36,6 +36,7 @@ import optax
 from quped_jax import checks
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import codebook_tree, soft_quantizer, transforms
+from quped_jax.short_repr import short_repr
 
 ESTIMATORS = ("soft", "hard")
 
@@ -81,6 +82,8 @@ class Learner(NamedTuple):
   opt_state: Any
   centers_opt_state: Any
   assignments: Any = None
+
+  __repr__ = short_repr
 
 
 class View(NamedTuple):

@@ -11,7 +11,7 @@ References:
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -58,6 +58,12 @@ def check_bits(bits: Any, field: str = "bits") -> None:
         f"{field}={value}: must be from 1 to {MAX_BITS}, or "
         f"{FULL_PRECISION} for full precision"
       )
+
+
+def describe_bits(bits: Sequence[int], between: str = ", ") -> str:
+  """Precisions in words: "1 bit", "32 bits", "1, 2, 32 bits"."""
+  unit = "bit" if tuple(bits) == (1,) else "bits"
+  return f"{between.join(map(str, bits))} {unit}"
 
 
 def max_levels_for(bits: Any) -> int:

@@ -16,6 +16,8 @@ import optax
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization.codebook import Codebook
 
+_NNX_VALUE = jax.tree_util.GetAttrKey("value")
+
 
 def is_codebook(node: Any) -> bool:
   """Whether a node is a leaf of a tree of codebooks."""
@@ -60,7 +62,13 @@ def is_quantized(codebooks: Any) -> jax.Array:
 
 
 def path_name(path: Any) -> str:
-  """A parameter's path as text, such as `hidden_1/kernel`."""
+  """A parameter's path as text, such as `hidden_1/kernel`.
+
+  In the state of a flax NNX module the path leads on, to the attribute `value`
+  of a variable, which is left out.
+  """
+  if len(path) > 1 and path[-1] == _NNX_VALUE:
+    path = path[:-1]
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

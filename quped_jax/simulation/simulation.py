@@ -11,6 +11,7 @@ from quped_jax import checks
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.short_repr import short_repr
 from quped_jax.simulation import layout as layout_lib
 from quped_jax.simulation import sizes as sizes_lib
 from quped_jax.simulation import store as store_lib
@@ -99,6 +100,8 @@ class Simulation(NamedTuple):
   primary_variant: str
   state_bytes: int
   data_bytes: int
+
+  __repr__ = short_repr
 
 
 def _check(ids, federation, population, method, store) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from quped_jax.methods import api
 from quped_jax.quantization.alternating import Rates
+from quped_jax.short_repr import short_repr
 from quped_jax.simulation.divergence import Tally
 from quped_jax.simulation.participation import Participation
 
@@ -25,6 +26,8 @@ class Population(NamedTuple):
   rates: Rates
   shared_learning_rate: Any
   participation: Participation = Participation()
+
+  __repr__ = short_repr
 
   def first(self, num_clients: int) -> "Population":
     """The same for the first clients alone; only these take part in rounds."""
@@ -61,6 +64,8 @@ class SimulationState(NamedTuple):
   key: jax.Array
   divergence: dict[str, Any]
   monitor: Any
+
+  __repr__ = short_repr
 
 
 class Heard(NamedTuple):

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -71,6 +73,62 @@ def test_client_types_do_not_go_with_a_given_model():
 def test_quantized_clients_need_something_to_quantize():
   with pytest.raises(ValueError, match=r"bits=\(1,\): must be 32 for a model"):
     build_clients(settings(hidden=(8,), bits=(1,)), FEDERATION)
+
+
+class Plain(nn.Module):
+  """With the names that flax gives its layers, and perhaps a count."""
+
+  conv: bool = False
+  counts: bool = False
+
+  @nn.compact
+  def __call__(self, x, train):
+    if self.counts:
+      count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
+      if train:
+        count.value += 1
+    if self.conv:
+      x = nn.Conv(2, (1,))(x[..., None])
+    x = x.reshape(x.shape[0], -1)
+    for _ in range(2):
+      x = nn.relu(nn.Dense(4)(x))
+    return nn.Dense(tiny.CLASSES)(x)
+
+
+def test_the_first_and_the_last_layer_of_any_network_stay_as_they_are():
+  for clients in (
+    build_clients(settings(), FEDERATION, qj.from_linen(Plain(), "plain")),
+    build_clients(settings(model="test_plain", hidden=()), FEDERATION),
+  ):
+    paths = [f"Dense_{i}/kernel" for i in range(3)]
+    assert list(filter(clients.model.is_quantized, paths)) == ["Dense_1/kernel"]
+    assert clients.model is clients.models.shared
+
+
+qj.register_model(
+  "test_plain", lambda classes, **_: qj.from_linen(Plain(), "plain")
+)
+
+
+def test_privacy_needs_statistics_to_which_noise_can_be_added():
+  model = qj.from_linen(Plain(counts=True), "plain")
+  private = {
+    "method": "fedavg",
+    "method_options": {"fedavg": {"weighting": "uniform"}},
+    "participation": (0.5,),
+    "dp_noise": 1.0,
+  }
+  message = "dp_clip=1.0: must be 0 with model='plain', whose statistic 'count'"
+  with pytest.raises(ValueError, match=message):
+    build_clients(settings(dp_clip=1.0, **private), FEDERATION, model)
+  build_clients(settings(), FEDERATION, model)
+
+
+def test_a_plain_convolution_is_warned_of_with_the_line_that_mends_it():
+  model = qj.from_linen(Plain(conv=True), "plain")
+  line = r'conv_general_dilated=qj.models.resolve_conv\("auto"\)'
+  with pytest.warns(UserWarning, match=f"'Conv_0/kernel'.*{line}"):
+    build_clients(settings(), FEDERATION, model)
 
 
 def test_clients_bring_their_precision_and_its_step_sizes():

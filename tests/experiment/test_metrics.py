@@ -52,6 +52,37 @@ def test_on_a_terminal_progress_is_live():
   assert "3/4" in shown and "quantized 50.0 %" in shown
 
 
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("label", ["local", "quped_labels, 1,2,3,4,32 bits"])
+def test_a_narrow_terminal_shows_round_time_and_accuracies(width, label):
+  file = io.StringIO()
+  console = rich.console.Console(
+    file=file, force_terminal=True, width=width, color_system=None
+  )
+  record = {f"test/{n}": 0.5 for n in ("personalized", "quantized", "global")}
+  display = metrics.Display(console, label=f"{label}, seed 0")
+  with display.show("local", 1000) as update:
+    assert "compiling" in file.getvalue()
+    update(999)
+    update(1000, record, 0.25)
+  shown = file.getvalue().replace("\n", " ")
+  assert "1000/1000" in shown
+  assert "0:00:00" in shown
+  assert (
+    "personalized 50.0 %, quantized 50.0 %, global 50.0 %, 0.25 s/round"
+    in " ".join(shown.split())
+  )
+
+
+def test_a_quiet_display_prints_no_notes_either():
+  file = io.StringIO()
+  console = rich.console.Console(file=file)
+  metrics.Display(console, quiet=True).note("a note")
+  assert file.getvalue() == ""
+  metrics.Display(console).note("a note")
+  assert file.getvalue() == "a note\n"
+
+
 def test_files_hold_plain_json(tmp_path):
   writer = metrics.Writer(tmp_path / "deep" / "down")
   writer.start({"bits": (1, 2)}, {"seed": 0})

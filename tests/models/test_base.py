@@ -240,14 +240,19 @@ def test_from_linen_refuses_batch_statistics_that_would_never_see_a_batch():
 
 def test_from_linen_says_that_it_cannot_drop_out():
   class Net(nn.Module):
+    always: bool = False
+
     @nn.compact
     def __call__(self, inputs, deterministic=True):
-      return nn.Dense(2)(nn.Dropout(0.5)(inputs, deterministic=deterministic))
+      rate = nn.Dropout(0.5, deterministic=deterministic and not self.always)
+      return nn.Dense(2)(rate(inputs))
 
   model = models.from_linen(Net(), "mine")
   params, stats = model.init(jax.random.key(0), jnp.ones((3, 2)))
   with pytest.raises(ValueError, match="'mine' does"):
     model.apply(params, stats, jnp.ones((3, 2)), True)
+  with pytest.raises(ValueError, match="'mine' does"):
+    models.from_linen(Net(True), "mine").init(jax.random.key(0), jnp.ones(2))
 
 
 def test_from_linen_leaves_a_field_alone_that_is_told_otherwise():

@@ -4,8 +4,9 @@ The config is a mapping that holds
 
 - `base`: the settings that all runs share, see `quped_jax.Settings`;
 - `methods`: names of methods, or of variants that `overrides` define;
-- `bits`: precisions to compare, each a number that all clients have, or several
-  that clients have in turn, such as "1,2,32";
+- `bits`: precisions to compare, as text with semicolons between rows: "32; 1".
+  Each is a number that all clients have, or several, with commas between them,
+  that clients have in turn, as everywhere: "32; 1,2,32";
 - `seeds`: each method runs from every one of them;
 - `overrides`: settings that differ, by the name of a method (`quped`) or of a
   method at one precision (`quped_1`), each in the shape of
@@ -68,8 +69,7 @@ class Row(NamedTuple):
   @property
   def title(self) -> str:
     """As people read it: "quped, 1,2,32 bits"."""
-    unit = "bit" if self.bits == (1,) else "bits"
-    return f"{self.method}, {self.bits_title} {unit}"
+    return f"{self.method}, {codebook.describe_bits(self.bits, ',')}"
 
   @property
   def bits_title(self) -> str:
@@ -99,39 +99,60 @@ def parse_methods(values: Iterable[Any]) -> tuple[str, ...]:
   return _checked("methods", names)
 
 
-def parse_bits(
-  field: str, values: Iterable[Any]
-) -> tuple[tuple[int, ...], ...]:
-  """Precisions, each given as a number, a tuple, or text such as "1,2,32".
+def parse_bits(field: str, given: Any) -> tuple[tuple[int, ...], ...]:
+  """The precisions of rows: text, with semicolons between rows, or a number.
 
   Args:
     field: the field that errors name.
-    values: the precisions as given.
+    given: such as "32; 1,2". Or a tuple of rows, unless it could be one row
+      whose clients take turns: (32, (1, 2)), but not (32, 1).
 
   Raises:
     ValueError: a value that is no precision, no values at all, or a value that
       is given twice.
   """
-  result = []
-  for value in values:
-    parts = value.split(",") if isinstance(value, str) else value
-    parts = (parts,) if isinstance(parts, (int, Mapping)) else parts
-    try:
-      bits = tuple(_precision(part) for part in parts)
-    except (TypeError, ValueError):
-      raise ValueError(
-        f"{field}={value!r}: must be a precision, such as 32, or several for "
-        "clients in turn, such as '1,2,32'"
-      ) from None
-    codebook.check_bits(bits, field)
-    result.append(bits)
-  return _checked(field, result)
+  if not isinstance(given, str):
+    given = _as_tuple(given)
+    if ";" in "".join(entry for entry in given if isinstance(entry, str)):
+      # A field that holds a tuple was given text on the command line.
+      given = ",".join(map(str, given))
+  entries = given.split(";") if isinstance(given, str) else given
+  rows = [_turns(field, entry) for entry in entries]
+  plain = not any(_is_several(entry) for entry in entries)
+  if len(rows) > 1 and plain and not isinstance(given, str):
+    digits = [str(bits) for row in rows for bits in row]
+    raise ValueError(
+      f"{field}={given!r}: must be text, {'; '.join(digits)!r} for "
+      f"{len(rows)} rows, or {','.join(digits)!r} for one whose clients take "
+      "turns"
+    )
+  return _checked(field, rows)
+
+
+def _is_several(entry: Any) -> bool:
+  if isinstance(entry, str):
+    return "," in entry
+  return not isinstance(entry, numbers.Integral)
+
+
+def _turns(field: str, entry: Any) -> tuple[int, ...]:
+  """The precisions of one row, which clients have in turn."""
+  parts = entry.split(",") if isinstance(entry, str) else _as_tuple(entry)
+  try:
+    bits = tuple(_precision(part) for part in parts or (None,))
+  except (TypeError, ValueError):
+    raise ValueError(
+      f"{field}={entry!r}: must be a precision, such as 32, or several for "
+      "clients in turn, such as '1,2,32', with semicolons between rows"
+    ) from None
+  codebook.check_bits(bits, field)
+  return bits
 
 
 def _precision(part: Any) -> int:
   """A precision as a whole number, which true is not, or in digits."""
   if isinstance(part, str):
-    return kinds.whole_text("", part)
+    return kinds.whole_text("", part.strip())
   if isinstance(part, bool) or not isinstance(part, numbers.Integral):
     raise ValueError(f"{part!r}: must be a whole number")
   return int(part)
@@ -183,7 +204,7 @@ def make_rows(config: Mapping[str, Any]) -> list[Row]:
     own = overrides.get(name, {})
     bits = shared
     if "bits" in own:
-      bits = parse_bits(f"overrides.{name}.bits", _as_tuple(own["bits"]))
+      bits = parse_bits(f"overrides.{name}.bits", own["bits"])
     rows += [Row(name, entry) for entry in bits]
   return rows
 
@@ -193,6 +214,11 @@ def _check_overrides(
 ) -> None:
   """Each belongs to a method or a row, and changes no client's data."""
   for name, own in overrides.items():
+    if "." in name:
+      raise ValueError(
+        f"overrides.{name!r}: must have no dot in its name, which is part of a "
+        "folder's name and of --config.overrides.NAME.SETTING"
+      )
     if name not in allowed and not _is_row(name, allowed):
       raise ValueError(
         f"overrides.{name}: must be a method, one of {', '.join(allowed)}, or "
@@ -296,7 +322,7 @@ def make_runs(config: Mapping[str, Any], workdir: pathlib.Path) -> list[Run]:
   rows = make_rows(config)
   if config["base"].get("client_types") and len({row.bits for row in rows}) > 1:
     raise ValueError(
-      f"bits={tuple(config['bits'])}: must have one entry with "
+      f"bits={config['bits']!r}: must be one row's with "
       f"base.client_types={config['base']['client_types']!r}, which gives "
       "each client's precision"
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import rich.console
 
 from quped_jax.data.federation import Federation
+from quped_jax.experiment import blocks
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison import figures, plan, runs, tables
@@ -82,7 +83,8 @@ def compare(
   records = tables.make_records(*gathered)
   tables.write(records, workdir)
   paths = figures.write(gathered.results, workdir)
-  console.print(tables.terminal_table(records))
+  # Method and bits name a row.
+  blocks.print_table(console, tables.terminal_table(records), keep=2)
   console.print(
     f"Tables: {workdir / 'table.csv'}, {workdir / 'table.md'}",
     f"Figures: {', '.join(map(str, paths))}",

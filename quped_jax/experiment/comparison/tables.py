@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich.box
 import rich.markup
 import rich.table
 
+from quped_jax.experiment import blocks
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.runs import Finished
 from quped_jax.experiment.comparison.statistics import paired_difference
@@ -203,16 +203,10 @@ NOTES = (
 def terminal_table(records: Sequence[Record]) -> rich.table.Table:
   """The table for a terminal, the best of each column in bold."""
   seeds = records[0]["seeds"]
-  table = rich.table.Table(
-    title=f"Mean over {seeds} seed{'s' * (seeds > 1)}",
-    box=rich.box.SIMPLE_HEAD,
-    show_edge=False,
-    pad_edge=False,
-    caption="\n".join(NOTES),
-    caption_justify="left",
-  )
-  table.add_column("method", no_wrap=True)
-  table.add_column("bits", no_wrap=True)
+  table = blocks.make_table(f"Mean over {seeds} seed{'s' * (seeds > 1)}")
+  table.caption = "\n".join(NOTES)
+  table.add_column("method")
+  table.add_column("bits")
   shown = _shown(records)
   for title, _ in shown:
     table.add_column(title, justify="right")

@@ -113,6 +113,16 @@ class Settings(
       )
     return client_types_lib.make_network(self.model, self.hidden)
 
+  def __repr__(self) -> str:
+    """Only what differs from the defaults."""
+    defaults, names = Settings(), [f.name for f in dataclasses.fields(self)]
+    changed = ", ".join(
+      f"{name}={getattr(self, name)!r}"
+      for name in names
+      if getattr(self, name) != getattr(defaults, name)
+    )
+    return f"Settings({changed})"
+
   def _check(self) -> None:
     """Rules across groups."""
     check_batches(

@@ -15,7 +15,7 @@ from tests.experiment.comparison import small
 def test_they_are_those_of_single_runs(tmp_path):
   config = small.make_config(
     methods=("local", "quped", "fedgkt"),
-    bits=("32", "1"),
+    bits="32; 1",
     seeds=(0, 1),
     overrides={"fedgkt": {"bits": "32"}, "quped_1": {"hidden": (9, 9)}},
   )

@@ -29,9 +29,17 @@ def test_every_method_runs_at_every_precision_from_every_seed(tmp_path):
 
 
 def test_bits_and_methods_as_the_command_line_gives_them():
-  assert plan.parse_bits("bits", (32, 1)) == ((32,), (1,))
+  assert plan.parse_bits("bits", "32; 1") == ((32,), (1,))
+  assert plan.parse_bits("bits", "1,2;32") == ((1, 2), (32,))
+  assert plan.parse_bits("bits", "1,2") == ((1, 2),)
+  assert plan.parse_bits("bits", 4) == ((4,),)
+  # Of a config that holds a tuple.
+  assert plan.parse_bits("bits", ("1", "2;32")) == ((1, 2), (32,))
   assert plan.parse_bits("bits", ("32", "1,2")) == ((32,), (1, 2))
   assert plan.parse_bits("bits", (32, (1, 2))) == ((32,), (1, 2))
+  for ambiguous in ((32, 1), ("32", "1"), [1, 2]):
+    with pytest.raises(ValueError, match="must be text, '.*; .' for 2 rows, o"):
+      plan.parse_bits("bits", ambiguous)
   assert plan.parse_methods(("quped,local",)) == ("quped", "local")
 
 
@@ -117,10 +125,19 @@ def test_a_file_of_something_else_holds_no_overrides(tmp_path, text):
     ({"bits": ()}, r"bits=\(\): must have at least one"),
     ({"bits": ("9",)}, "bits=9: must be from 1 to 8"),
     ({"bits": ("one",)}, "bits='one': must be a precision"),
+    ({"bits": ""}, "bits='': must be a precision"),
+    ({"bits": "32;"}, "bits='': must be a precision"),
+    ({"bits": "1; 1"}, r"bits=\(1,\): must be given only once"),
+    ({"bits": 1.5}, "bits=1.5: must be a precision"),
+    ({"bits": True}, "bits=True: must be a precision"),
+    (
+      {"overrides": {"quped.v2": {"method": "quped"}}},
+      "overrides.'quped.v2': must have no dot in its name",
+    ),
     ({"overrides": {"nope": {}}}, "overrides.nope: must be a method"),
     (
-      {"base": {"client_types": "6*mlp@1"}, "bits": ("32", "1")},
-      "bits=.*must have one entry with base.client_types=",
+      {"base": {"client_types": "6*mlp@1"}, "bits": "32; 1"},
+      "bits='32; 1': must be one row's with base.client_types=",
     ),
     (
       {"overrides": {"local": {"learnin_rate": 1.0}}},

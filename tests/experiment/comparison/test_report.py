@@ -40,7 +40,7 @@ def test_size_is_of_the_variant_and_of_the_clients_in_turn():
 
 def test_stubbed_comparison_writes_everything(tmp_path):
   console = small.quiet_console()
-  config = small.make_config(bits=("32", "1"), seeds=(0, 1))
+  config = small.make_config(bits="32; 1", seeds=(0, 1))
   records = report.compare(config, tmp_path, small.Stub(), console)
   assert [(r["method"], r["bits"]) for r in records] == [
     ("local", "32"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from quped_jax.experiment import blocks
 from quped_jax.experiment.comparison import tables
 from quped_jax.experiment.comparison.plan import Row
 from tests.experiment.comparison import small
@@ -81,7 +82,7 @@ def test_the_best_of_a_column_is_bold():
 def test_the_terminal_shows_the_same_table():
   stream = io.StringIO()
   console = rich.console.Console(file=stream, width=120, force_terminal=True)
-  console.print(tables.terminal_table(make_records()))
+  blocks.print_table(console, tables.terminal_table(make_records()), keep=2)
   text = stream.getvalue()
   assert "\x1b[1m85.0 (0.0)\x1b[0m" in text
   assert "+10.0 [+10.0, +10.0]" in text
