@@ -58,8 +58,8 @@ def build_clients(
 
   Raises:
     ValueError: an unknown network, or one that does not fit the data, a budget
-      too small for any, quantized clients whose network has nothing to
-      quantize, or statistics to which privacy cannot add noise.
+      too small for any, or quantized clients whose network has nothing
+      to quantize.
   """
   check_networks(settings, model)
   if model is None:
@@ -67,7 +67,6 @@ def build_clients(
   else:
     clients = _given_network(settings, federation, model)
   _check_quantizable(federation, clients)
-  _check_statistics(settings, federation, clients)
   return clients
 
 
@@ -350,25 +349,6 @@ def _check_quantizable(federation: Federation, clients: Clients) -> None:
         "layers are quantized, not of the first and the last: give 'mlp' two "
         "hidden widths at least, or the model a predicate)"
       )
-
-
-def _check_statistics(
-  settings: Settings, federation: Federation, clients: Clients
-) -> None:
-  """With privacy, noise can be added to all statistics."""
-  if not settings.dp_clip:
-    return
-  for model in (clients.models.shared, *clients.models.clients.values()):
-    _, stats = jax.eval_shape(
-      model.init, jax.random.key(0), federation.example()
-    )
-    for path, leaf in jax.tree_util.tree_flatten_with_path(stats)[0]:
-      if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        raise ValueError(
-          f"dp_clip={settings.dp_clip!r}: must be 0 with model={model.name!r}, "
-          f"whose statistic {codebook_tree.path_name(path)!r} is of type "
-          f"{leaf.dtype}, to which no noise can be added"
-        )
 
 
 def _warn_of_plain_convolutions(model: models_lib.Model, example) -> None:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import methods
@@ -16,6 +18,7 @@ from quped_jax.methods.blocks.training import Training
 from quped_jax.methods.wrappers import byzantine
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
+from quped_jax.quantization import codebook_tree
 
 
 class BuiltMethod(NamedTuple):
@@ -53,6 +56,7 @@ def build_method(
   Raises:
     ValueError: settings that do not fit the method or each other.
   """
+  _check_statistics(settings, federation, models)
   settings = _with_epochs(settings, federation)
   entry = methods.get_method(settings.method)
 
@@ -160,6 +164,25 @@ def _with_steps(settings: Settings, steps: int, why: str) -> Settings:
       "step, of which nobody can take fewer"
     )
   return dataclasses.replace(settings, steps=steps, epochs=0)
+
+
+def _check_statistics(
+  settings: Settings, federation: Federation, models: api.Models
+) -> None:
+  """With privacy, noise can be added to all statistics."""
+  if not settings.dp_clip:
+    return
+  for model in (models.shared, *models.clients.values()):
+    _, stats = jax.eval_shape(
+      model.init, jax.random.key(0), federation.example()
+    )
+    for path, leaf in jax.tree_util.tree_flatten_with_path(stats)[0]:
+      if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        raise ValueError(
+          f"dp_clip={settings.dp_clip!r}: must be 0 with model={model.name!r}, "
+          f"whose statistic {codebook_tree.path_name(path)!r} is of type "
+          f"{leaf.dtype}, to which no noise can be added"
+        )
 
 
 def _wrapped(

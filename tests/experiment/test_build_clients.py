@@ -3,7 +3,6 @@
 import dataclasses
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -76,17 +75,12 @@ def test_quantized_clients_need_something_to_quantize():
 
 
 class Plain(nn.Module):
-  """With the names that flax gives its layers, and perhaps a count."""
+  """With the names that flax gives its layers."""
 
   conv: bool = False
-  counts: bool = False
 
   @nn.compact
-  def __call__(self, x, train):
-    if self.counts:
-      count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
-      if train:
-        count.value += 1
+  def __call__(self, x):
     if self.conv:
       x = nn.Conv(2, (1,))(x[..., None])
     x = x.reshape(x.shape[0], -1)
@@ -108,20 +102,6 @@ def test_the_first_and_the_last_layer_of_any_network_stay_as_they_are():
 qj.register_model(
   "test_plain", lambda classes, **_: qj.from_linen(Plain(), "plain")
 )
-
-
-def test_privacy_needs_statistics_to_which_noise_can_be_added():
-  model = qj.from_linen(Plain(counts=True), "plain")
-  private = {
-    "method": "fedavg",
-    "method_options": {"fedavg": {"weighting": "uniform"}},
-    "participation": (0.5,),
-    "dp_noise": 1.0,
-  }
-  message = "dp_clip=1.0: must be 0 with model='plain', whose statistic 'count'"
-  with pytest.raises(ValueError, match=message):
-    build_clients(settings(dp_clip=1.0, **private), FEDERATION, model)
-  build_clients(settings(), FEDERATION, model)
 
 
 def test_a_plain_convolution_is_warned_of_with_the_line_that_mends_it():

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import flax.linen as nn
+import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import quped_jax as qj
 from quped_jax import methods
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_method import affordable_steps, build_method
@@ -93,6 +96,33 @@ def test_without_wrappers_the_method_is_the_registered_one():
   assert plain.method.collect is None
   assert median.method.collect is not None
   assert plain.settings.steps == plain.training.steps == settings.steps
+
+
+class Counting(nn.Module):
+  @nn.compact
+  def __call__(self, x, train):
+    count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
+    if train:
+      count.value += 1
+    return nn.Dense(tiny.CLASSES, name="last")(x)
+
+
+def test_privacy_needs_statistics_to_which_noise_can_be_added():
+  federation = tiny.make_federation(tiny.COUNTS[:3])
+  settings = tiny.make_settings("fedavg", 3, bits=(32,))
+  model = qj.from_linen(Counting(), "counting")
+  models = build_clients(settings, federation, model).models
+  build_method(settings, federation, models)
+  private = dataclasses.replace(
+    settings,
+    dp_clip=1.0,
+    dp_noise=1.0,
+    participation=(0.5,),
+    method_options={"fedavg": {"weighting": "uniform"}},
+  )
+  message = "dp_clip=1.0: must be 0 with model='counting', whose statistic 'co"
+  with pytest.raises(ValueError, match=message):
+    build_method(private, federation, models)
 
 
 def test_epochs_become_steps_of_the_average_client():
