@@ -1,14 +1,16 @@
 """Methods side by side: a table and figures from one config.
 
 python -m experiments.compare --config=configs/compare_digits.py \
-  --workdir=results/compare --config.methods=local,quped --config.seeds=0,1
+  --workdir=results/compare --config.methods=local,quped \
+  --config.bits="32; 1" --config.seeds=0,1
 
 Every method runs at every precision with every seed, each run in a folder of
-its own. Finished runs are not repeated: after an interruption the same command
-resumes. A folder with results of other settings, data, networks or code is
-refused; `--restart` runs those anew, and only those. `--tune` instead tries the
-same number of settings for every method, and chooses the best on validation
-data:
+its own. Semicolons separate precisions; commas are between those that clients
+have in turn: --config.bits="32; 1,2". Finished runs are not repeated: after an
+interruption the same command resumes. A folder with results of other settings,
+data, networks or code is refused; `--restart` runs those anew, and only those.
+`--tune` instead tries the same number of settings for every method, and chooses
+the best on validation data:
 
 python -m experiments.compare --tune --workdir=results/tune
 python -m experiments.compare --overrides=results/tune/best.json

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import compare_attacks, compare_digits, compare_images
 from quped_jax import methods
@@ -129,6 +131,40 @@ def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
   done = command(*other, "--restart")
   assert done.returncode == 0, done.stderr
   assert "2 of 2 runs to do" in done.stdout
+
+
+@pytest.mark.parametrize(
+  ("given", "rows"),
+  [
+    ("1,2", [(1, 2)]),
+    ("1; 2", [(1,), (2,)]),
+    ("32", [(32,)]),
+    ("1,2,32;32", [(1, 2, 32), (32,)]),
+  ],
+)
+@pytest.mark.parametrize("module", [compare_digits, compare_attacks])
+def test_commas_are_clients_in_turn_and_semicolons_rows(module, given, rows):
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_dict(
+    "config", module.get_config(), lock_config=True, flag_values=values
+  )
+  values(["compare", f"--config.bits={given}", "--config.methods=fedavg"])
+  found = plan.make_rows(values["config"].value.to_dict())
+  assert [row.bits for row in found] == rows
+
+
+def test_a_config_file_that_fails_is_one_line(tmp_path):
+  path = tmp_path / "dotted.py"
+  path.write_text(
+    "from ml_collections import ConfigDict\n"
+    "def get_config():\n"
+    "  return ConfigDict({'overrides': {'quped.v2': {'method': 'quped'}}})\n"
+  )
+  done = command(f"--config={path}", f"--workdir={tmp_path / 'results'}")
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith(f"error: --config={path}: fails at line 3: ")
+  assert "does not accept dots in field names" in line and "quped.v2" in line
 
 
 @pytest.mark.parametrize(
