@@ -9,22 +9,22 @@ import jax
 _MOST = 60  # Characters of a field's value.
 
 
-def short_repr(value: Any) -> str:
+def short_repr(self: Any) -> str:
   """A text such as "Learner(params=<6 arrays, 8,970 numbers>, ...)".
 
   It serves as the `__repr__` of a dataclass or a NamedTuple. Arrays appear by
   type and shape, so it does not wait for them, and they may be gone. Fields
   that hold functions are left out.
   """
-  if dataclasses.is_dataclass(value):
-    names = [field.name for field in dataclasses.fields(value)]
+  if dataclasses.is_dataclass(self):
+    names = [field.name for field in dataclasses.fields(self)]
   else:
-    names = value._fields
-  fields = [(name, getattr(value, name)) for name in names]
+    names = self._fields
+  fields = [(name, getattr(self, name)) for name in names]
   shown = ", ".join(
     f"{name}={_text(field)}" for name, field in fields if not callable(field)
   )
-  return f"{type(value).__name__}({shown})"
+  return f"{type(self).__name__}({shown})"
 
 
 def _text(value: Any) -> str:

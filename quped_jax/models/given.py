@@ -112,10 +112,10 @@ def plain_convolutions(model: Model, inputs: Any) -> list[str]:
     inputs: see `settle`.
   """
   inputs = jax.ShapeDtypeStruct((_BATCH, *inputs.shape[1:]), inputs.dtype)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)
+  params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
   return [
     path
-    for use in _trace(model, *shapes, inputs).uses
+    for use in _trace(model, params, stats, inputs).uses
     if _is_plain(use)
     for path in use.paths
   ]

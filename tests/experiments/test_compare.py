@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from absl import flags
@@ -143,13 +144,18 @@ def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
   ],
 )
 @pytest.mark.parametrize("module", [compare_digits, compare_attacks])
-def test_commas_are_clients_in_turn_and_semicolons_rows(module, given, rows):
+def test_commas_are_clients_in_turn_and_semicolons_rows(
+  module, given, rows, monkeypatch
+):
+  args = ["compare", f"--config.bits={given}", "--config.methods=fedavg"]
+  # Where the config library finds the fields.
+  monkeypatch.setattr(sys, "argv", args)
   values = flags.FlagValues()
-  config_flags.DEFINE_config_dict(
+  config: Any = config_flags.DEFINE_config_dict(
     "config", module.get_config(), lock_config=True, flag_values=values
   )
-  values(["compare", f"--config.bits={given}", "--config.methods=fedavg"])
-  found = plan.make_rows(values["config"].value.to_dict())
+  values(args)
+  found = plan.make_rows(config.value.to_dict())
   assert [row.bits for row in found] == rows
 
 

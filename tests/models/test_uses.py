@@ -1,5 +1,7 @@
 """What a network does with its parameters, in the order of its forward pass."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -94,8 +96,8 @@ def test_layers_side_by_side_are_all_first_or_all_last():
 
 def test_a_recurrent_layer_is_followed_through_its_loop():
   def forward(net, x):
-    x = nn.RNN(nn.SimpleCell(4, name="cell"))(x)
-    return nn.Dense(4, name="out")(x[:, -1])
+    states: Any = nn.RNN(nn.SimpleCell(4, name="cell"))(x)
+    return nn.Dense(4, name="out")(states[:, -1])
 
   found = follow_module(forward)
   # The kernel of the state sees what it saw of the inputs before.
