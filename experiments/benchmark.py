@@ -22,8 +22,6 @@ to check that it works.
 The PyTorch baseline needs the extra `bench` (see setup.cfg).
 """
 
-import pathlib
-
 from absl import app, flags
 
 from experiments import common
@@ -37,6 +35,7 @@ from experiments.benchmarks import (
   uneven,
 )
 from experiments.benchmarks.bench import Bench
+from quped_jax import paths
 
 SUITES = {
   "conv": conv.run,
@@ -71,7 +70,7 @@ def main(argv: list[str]) -> None:
     for name in _SUITE.value:
       if name not in SUITES:
         raise ValueError(f"suite={name!r}: must be one of {', '.join(SUITES)}")
-    folder = pathlib.Path(_OUTPUT.value)
+    folder = paths.given("output", _OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     described = machine.describe(_QUICK.value)
     console = common.make_console()

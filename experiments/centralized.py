@@ -9,12 +9,11 @@ an epoch. --config.bits=32 trains at full precision, and
 such a run leaves.
 """
 
-import pathlib
-
 from absl import app, flags
 
 import quped_jax as qj
 from experiments import common
+from quped_jax import paths
 
 _CONFIG = common.define_config("configs/centralized.py:digits")
 _WORKDIR = flags.DEFINE_string(
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> None:
           f"{field}={value!r}: must be {only!r} for centralized training; "
           "experiments.federated trains others"
         )
-    path = pathlib.Path(_WORKDIR.value) / "model.safetensors"
+    path = paths.given("workdir", _WORKDIR.value) / "model.safetensors"
     # Whatever ends the new run, the old model never passes for its.
     old = path.with_suffix(".old")
     if _RESTART.value and path.exists():

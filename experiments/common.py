@@ -1,6 +1,7 @@
 """What the commands share: configs made of settings, and errors for users."""
 
 import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -15,7 +16,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import quped_jax as qj
-from quped_jax.experiment import former_names
+from quped_jax import paths
+from quped_jax.experiment import former_names, output
 from quped_jax.quantization import codebook
 from quped_jax.simulation import processes
 
@@ -75,7 +77,11 @@ def _check_field_names(argv: Sequence[str]) -> None:
 def _check_config_file(argv: Sequence[str]) -> None:
   """For a config file that does not exist, prints one line with those there."""
   for value in (x.partition("=")[2] for x in argv if x.startswith("--config=")):
-    path = pathlib.Path(value.rsplit(":", 1)[0])
+    try:
+      path = paths.given("config", value.rsplit(":", 1)[0])
+    except ValueError as error:
+      print(f"error: {error}", file=sys.stderr)
+      sys.exit(2)
     if not path.is_file():
       folder = path.parent if path.parent.is_dir() else pathlib.Path("configs")
       there = ", ".join(sorted(map(str, folder.glob("[!_]*.py")))) or "none"
@@ -119,6 +125,16 @@ def last_of_each(argv: Sequence[str]) -> list[str]:
   return list(last.values())
 
 
+def _with_homes(argv: Sequence[str]) -> list[str]:
+  """The arguments, with `~` expanded in the path of a config file."""
+  return [
+    f"--config={paths.given('config', arg.partition('=')[2])}"
+    if arg.startswith("--config=~")
+    else arg
+    for arg in argv
+  ]
+
+
 def define_config(default: str) -> flags.FlagHolder:
   """Defines the flag `--config`.
 
@@ -154,14 +170,14 @@ def define_restart() -> flags.FlagHolder:
 def run_app(main: Callable[[list[str]], None]) -> None:
   """Runs `main` by `app.run`; an unknown config field is an error of one line.
 
-  Makes every CPU core a device, and keeps compiled programs for later runs.
+  Makes every CPU core a device. Output that cannot be shown ends nothing.
 
   Args:
     main: takes the arguments that are not flags.
   """
 
   def parse(argv):
-    args = last_of_each(argv)
+    args = _with_homes(last_of_each(argv))
     with _field_errors():
       try:
         return flags.FLAGS(args)
@@ -170,8 +186,39 @@ def run_app(main: Callable[[list[str]], None]) -> None:
         return app.parse_flags_with_usage(args)  # It says what is wrong.
 
   qj.use_cores()
-  qj.use_compilation_cache()
-  app.run(main, flags_parser=parse)
+  with _forgiving_output():
+    app.run(main, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _forgiving_output() -> Iterator[None]:
+  """What the standard output and error cannot take is lost, and no error."""
+  null = os.open(os.devnull, os.O_RDWR)
+  # Numbers that were closed would be given to files that the command opens.
+  while null < 3:
+    null = os.dup(null)
+  before = sys.stdout, sys.stderr
+  forgiving: Any = [output.Forgiving(lambda x=x: x) for x in before]
+  sys.stdout, sys.stderr = forgiving
+  try:
+    yield
+  finally:
+    for stream in forgiving:
+      stream.flush()
+      if isinstance(stream.error, OSError):
+        # What waits in a buffer would be an error when Python ends.
+        os.dup2(null, stream.fileno())
+    sys.stdout, sys.stderr = before
+
+
+def check_output() -> None:
+  """Raises an OSError if the standard output could not take all of it.
+
+  It does not if the reader of a pipe has left: it has what it wanted.
+  """
+  sys.stdout.flush()
+  if reason := getattr(sys.stdout, "lost", lambda: None)():
+    raise OSError(f"the standard output cannot be written ({reason})")
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -179,7 +226,10 @@ def run_main(main: Callable[[], None]) -> None:
 
   A run that cannot go on, say on a full disk, ends with exit code 1. With
   `--verbosity=1` there is a traceback instead. Of several processes, one that
-  ends tells the others.
+  ends tells the others. Compiled programs are kept for later runs.
+
+  If only the standard output cannot be written, there is a warning, and the
+  exit code is that of the run.
 
   Args:
     main: raises ValueError, FileNotFoundError or ImportError for mistakes of
@@ -190,6 +240,7 @@ def run_main(main: Callable[[], None]) -> None:
   if not flags.FLAGS["verbosity"].present:
     # tensorflow-datasets logs every step that it takes.
     logging.set_verbosity(logging.WARNING)
+  qj.use_compilation_cache()
   try:
     main()
   except (ValueError, FileNotFoundError, ImportError) as error:
@@ -198,14 +249,18 @@ def run_main(main: Callable[[], None]) -> None:
     _end(2, error)
   except qj.Interrupted as error:
     _end(128 + error.signal, error, kind="")
-  except KeyboardInterrupt:
-    stopped = "stopped by SIGINT: nothing new is saved"
+  except KeyboardInterrupt as error:
+    stopped = str(error) or "stopped by SIGINT: nothing new is saved"
     _end(128 + signal.SIGINT, stopped, kind="")
   except (qj.DivergenceError, OSError) as error:
     if logging.level_debug():
       raise
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     _end(1, f"{error}{notes}")
+  try:
+    check_output()
+  except OSError as error:
+    print(f"warning: {error}: some of it is lost", file=sys.stderr)
 
 
 def _end(code: int, reason: object, kind: str = "error: ") -> NoReturn:
@@ -216,7 +271,7 @@ def _end(code: int, reason: object, kind: str = "error: ") -> NoReturn:
 
 def make_console() -> rich.console.Console:
   """A console that is wide enough for tables."""
-  console = rich.console.Console()
+  console = output.forgive()
   if not console.is_terminal:
     console.width = _WIDTH
   return console

@@ -28,6 +28,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments import common
+from quped_jax import paths
 from quped_jax.experiment.comparison import plan, report, tune
 
 _CONFIG = common.define_config("configs/compare_digits.py")
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
 
   def run():
-    folder = pathlib.Path(_WORKDIR.value)
+    folder = paths.given("workdir", _WORKDIR.value)
     try:
       (_tune if _TUNE.value else _compare)(_config(), folder)
     except KeyboardInterrupt as error:

@@ -5,7 +5,6 @@ python -m experiments.demo --workdir=/tmp/demo
 
 import pathlib
 
-import rich.console
 import rich.table
 from absl import app, flags
 from matplotlib.figure import Figure
@@ -13,7 +12,8 @@ from matplotlib.figure import Figure
 import quped_jax as qj
 from configs import digits
 from experiments import common
-from quped_jax.experiment import blocks
+from quped_jax import paths
+from quped_jax.experiment import blocks, output
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", "results/demo", "Folder for the results."
@@ -85,7 +85,8 @@ def _figure(results: dict[str, qj.Result], path: pathlib.Path) -> None:
   axes.set_ylim(bottom=80)
   axes.legend(loc="lower right")
   axes.grid(alpha=0.3)
-  figure.savefig(path, dpi=150)
+  with paths.replacing(path) as file:
+    figure.savefig(file, format="png", dpi=150)
 
 
 def main(argv: list[str]) -> None:
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
 
   def run():
-    folder = pathlib.Path(_WORKDIR.value)
+    folder = paths.given("workdir", _WORKDIR.value)
     results = {}
     for name, (title, changes) in _RUNS.items():
       config = digits.get_config()
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> None:
         display=display,
         resume=not _RESTART.value,
       )
-    blocks.print_table(rich.console.Console(), _table(results))
+    blocks.print_table(output.forgive(), _table(results))
     _figure(results, folder / "accuracy.png")
     print(f"Figure: {folder / 'accuracy.png'}")
 

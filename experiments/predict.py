@@ -9,6 +9,7 @@ are normalised. Prints the class of each, one per line.
 
 import contextlib
 import os
+import pathlib
 import sys
 
 import numpy as np
@@ -16,6 +17,7 @@ from absl import app, flags
 
 import quped_jax as qj
 from experiments import common
+from quped_jax import paths
 from quped_jax.data.npy import load_npy
 
 _MODEL = flags.DEFINE_string(
@@ -35,7 +37,10 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
 
   def run():
-    _check_output(_OUTPUT.value, model=_MODEL.value, input=_INPUT.value)
+    output = _OUTPUT.value
+    if output is not None:
+      output = paths.given("output", output)
+      _check_output(output, model=_MODEL.value, input=_INPUT.value)
     packed = qj.load_packed(_MODEL.value)
     logits = packed.predict(load_npy("input", _INPUT.value, mapped=True))
     broken = ~np.isfinite(logits).all(axis=1)
@@ -44,37 +49,40 @@ def main(argv: list[str]) -> None:
         f"input={_INPUT.value!r}: must be samples for which the model has "
         f"finite logits; {broken.sum()} of {len(logits)} are not"
       )
-    if _OUTPUT.value:
-      _save(_OUTPUT.value, logits)
+    if output is not None:
+      _save(output, logits)
     sys.stdout.writelines(f"{label}\n" for label in logits.argmax(axis=1))
+    # Here they are the result.
+    common.check_output()
 
   common.run_main(run)
 
 
-def _check_output(output: str | None, **inputs: str) -> None:
+def _check_output(output: pathlib.Path, **inputs: str) -> None:
   """Raises a ValueError if the output would replace a file that is read.
 
   Args:
-    output: path of a file, if any.
+    output: path of a file.
     **inputs: paths of files, by the names of their flags.
   """
   for field, path in inputs.items():
     # Also where a link or another name leads there.
     with contextlib.suppress(OSError):
-      if output and os.path.samefile(output, path):
+      if os.path.samefile(output, paths.given(field, path)):
         raise ValueError(
-          f"output={output!r}: must be another file than {field}={path!r}, "
-          "which it would replace"
+          f"output={str(output)!r}: must be another file than "
+          f"{field}={path!r}, which it would replace"
         )
 
 
-def _save(path: str, logits: np.ndarray) -> None:
+def _save(path: pathlib.Path, logits: np.ndarray) -> None:
   try:
-    with open(path, "wb") as file:
+    with paths.replacing(path) as file:
       np.save(file, logits, allow_pickle=False)
   except OSError as error:
     raise ValueError(
-      f"output={path!r}: must be a file that can be written ({error.strerror})"
+      f"output={str(path)!r}: must be a file that can be written "
+      f"({error.strerror})"
     ) from error
 
 

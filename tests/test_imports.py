@@ -21,6 +21,7 @@ ROOMS = (
   "reading",
   "kinds",
   "short_repr",
+  "paths",
   "random_keys",
   "chances",
   "quantization",

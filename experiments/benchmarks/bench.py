@@ -11,6 +11,7 @@ import rich.table
 from experiments import common
 from experiments.benchmarks import machine, timing
 from experiments.benchmarks.timing import Contestant
+from quped_jax import paths
 from quped_jax.experiment import blocks
 
 NO_TORCH = "PyTorch is not installed, so its rows are left out."
@@ -150,7 +151,7 @@ class Bench:
       "rows": self.rows,
       "derived": self.derived,
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    paths.replace_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

@@ -23,6 +23,7 @@ import quped_jax as qj
 from experiments.benchmarks import engine, flops, plain, torch_loop
 from experiments.benchmarks.bench import NO_TORCH, Bench
 from experiments.benchmarks.timing import Contestant
+from quped_jax import paths
 from quped_jax.quantization.codebook import describe_bits
 
 _ALL = "ours, all devices"
@@ -246,4 +247,5 @@ def _figure(bench: Bench) -> None:
   axes.set_title(f"Local training on {bench.machine['processor']}", fontsize=9)
   axes.legend()
   axes.grid(alpha=0.3, which="both")
-  figure.savefig(bench.folder / f"round_time_{bench.stem}.png", dpi=150)
+  with paths.replacing(bench.folder / f"round_time_{bench.stem}.png") as file:
+    figure.savefig(file, format="png", dpi=150)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from quped_jax import paths
 from quped_jax.data import npy
 
 Arrays = dict[str, np.ndarray]
@@ -20,17 +20,19 @@ _NAME = "name of this file"  # Among the arrays, in UTF-8.
 
 
 def default_cache_dir() -> pathlib.Path:
-  """Returns `$QUPED_CACHE_DIR`, or `quped_jax` in the user's cache folder."""
-  if folder := os.environ.get("QUPED_CACHE_DIR"):
-    return pathlib.Path(folder).expanduser()
+  """Returns `$QUPED_CACHE_DIR`, or `quped_jax` in the user's cache folder.
+
+  Raises:
+    ValueError: If that lies in the home folder of a user who has none.
+  """
   parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(parent).expanduser() / "quped_jax"
+  return paths.default("QUPED_CACHE_DIR", f"{parent}/quped_jax")
 
 
-def fingerprint(paths: Iterable[pathlib.Path]) -> str:
+def fingerprint(files: Iterable[pathlib.Path]) -> str:
   """Returns a short hash of files' names, sizes and modification times."""
   digest = hashlib.sha256()
-  for path in sorted(paths):
+  for path in sorted(files):
     status = path.stat()
     entry = (str(path.resolve()), status.st_size, status.st_mtime_ns)
     digest.update(repr(entry).encode())
@@ -91,13 +93,6 @@ def _read(path, check, mapped) -> Arrays:
 
 def _write(path, arrays):
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Written under another name, then renamed: a reader never sees half a file.
-  handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-  try:
-    with os.fdopen(handle, "wb") as file:
-      name = np.frombuffer(path.name.encode(), np.uint8)
-      np.savez(file, **{**arrays, _NAME: name})  # pyright: ignore[reportArgumentType]
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+  with paths.replacing(path) as file:
+    name = np.frombuffer(path.name.encode(), np.uint8)
+    np.savez(file, **{**arrays, _NAME: name})  # pyright: ignore[reportArgumentType]

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from quped_jax import reading
+from quped_jax import paths, reading
 
 _READERS = {
   (1, 0): np.lib.format.read_array_header_1_0,
@@ -43,6 +43,7 @@ def load_npy(
     ValueError: If it is not a `.npy` file of numbers.
   """
   name = f"{field}={os.fspath(path)!r}"
+  path = paths.given(field, path)
   with reading.naming(name, "a .npy file of numbers", absent=True):
     # A pipe or a device is not opened: that may wait for ever.
     if not stat.S_ISREG(os.stat(path).st_mode):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from quped_jax import checks, reading
+from quped_jax import checks, paths, reading
 from quped_jax.data import leaf, text, tfds_source
 from quped_jax.data.cache import (
   Arrays,
@@ -32,7 +33,8 @@ _FEMNIST_SCALE = (9.904043, 42.218153)
 
 # `(name of a file, make, check) -> arrays`, kept in that file of the cache.
 _Keep = Callable[[str, Callable[[], Arrays], Callable[[Arrays], Any]], Arrays]
-_Loader = Callable[[pathlib.Path, _Keep], Dataset]
+# Only loaders that read the folder ask for it: there may be none.
+_Loader = Callable[[Callable[[], pathlib.Path], _Keep], Dataset]
 
 
 def dataset_names() -> list[str]:
@@ -79,20 +81,21 @@ def load_dataset(
     ImportError: If an optional dependency is missing.
   """
   checks.choice("dataset", name, sorted(_LOADERS))
-  if data_dir is not None:
-    data_dir = checks.text("data_dir", data_dir)
-  else:
-    data_dir = os.environ.get("QUPED_DATA_DIR") or "~/tensorflow_datasets"
-  if cache_dir is None:
-    cache_dir = default_cache_dir()
-  else:
-    cache_dir = checks.text("cache_dir", cache_dir)
-  folder = pathlib.Path(cache_dir).expanduser()
+  data = None if data_dir is None else paths.given("data_dir", data_dir)
+  cache = None if cache_dir is None else paths.given("cache_dir", cache_dir)
+
+  def folder() -> pathlib.Path:
+    return data or paths.default("QUPED_DATA_DIR", "~/tensorflow_datasets")
 
   def keep(file, make, check) -> Arrays:
-    return cached(folder / file, make, check, mapped=mapped)
+    try:
+      path = (cache or default_cache_dir()) / file
+    except ValueError as error:
+      warnings.warn(f"decoded data is not kept: {error}", stacklevel=2)
+      return make()
+    return cached(path, make, check, mapped=mapped)
 
-  dataset = _LOADERS[name](pathlib.Path(data_dir).expanduser(), keep)
+  dataset = _LOADERS[name](folder, keep)
   checks.instance(f"dataset={name!r}", dataset, Dataset, "from_arrays")
   return dataset
 
@@ -119,11 +122,11 @@ def register_dataset(
     raise ValueError(
       f"dataset={name!r}: must be none of {sorted(_LOADERS)}, which are taken"
     )
-  _LOADERS[name] = lambda data_dir, keep: loader(data_dir)
+  _LOADERS[name] = lambda folder, keep: loader(folder())
 
 
-def _load_digits(data_dir, keep):
-  del data_dir, keep
+def _load_digits(folder, keep):
+  del folder, keep
   from sklearn import datasets
 
   images, labels = datasets.load_digits(return_X_y=True)
@@ -135,8 +138,8 @@ def _load_digits(data_dir, keep):
   )
 
 
-def _load_own_source(data_dir, keep):
-  del data_dir, keep
+def _load_own_source(folder, keep):
+  del folder, keep
   return text.next_characters(text.own_source(), name="own_source")
 
 
@@ -148,15 +151,16 @@ def _images_loader(name, num_classes, shape, scale) -> _Loader:
     _check_images(arrays, {"inputs", "labels", "is_test"}, shape)
     return Dataset(name, num_classes=num_classes, mean=mean, std=std, **arrays)
 
-  def load(data_dir, keep):
-    folder = tfds_source.find_prepared(
+  def load(folder, keep):
+    data_dir = folder()
+    prepared = tfds_source.find_prepared(
       name, data_dir
     ) or tfds_source.download_and_prepare(name, data_dir)
-    key = f"{name}-{folder.name}-{fingerprint(folder.iterdir())}.npz"
+    key = f"{name}-{prepared.name}-{fingerprint(prepared.iterdir())}.npz"
 
     def decode():
-      with reading.naming(str(folder), f"the prepared dataset {name!r}"):
-        arrays = _decode_images(folder, num_classes)
+      with reading.naming(str(prepared), f"the prepared dataset {name!r}"):
+        arrays = _decode_images(prepared, num_classes)
         make_dataset(arrays)
         return arrays
 
@@ -241,7 +245,8 @@ def _femnist_loader(name, other_writers) -> _Loader:
       **{column: arrays[column] for column in columns},
     )
 
-  def load(data_dir, keep):
+  def load(folder, keep):
+    data_dir = folder()
     files, read = _find_femnist(name, data_dir)
 
     def decode():
@@ -280,7 +285,7 @@ def _find_femnist(name, data_dir):
   elif leaf_files:
     files = sum(leaf_files.values(), [])
     parts = [
-      functools.partial(leaf.read_split, paths) for paths in leaf_files.values()
+      functools.partial(leaf.read_split, split) for split in leaf_files.values()
     ]
   else:
     raise FileNotFoundError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from quped_jax import checks
+from quped_jax import checks, paths
 from quped_jax.data.dataset import Dataset
 
 # Printable ASCII, then the newline, then anything else.
@@ -105,7 +105,9 @@ def own_source(folder: pathlib.Path | None = None) -> dict[str, str]:
   Args:
     folder: one of other Python files; None for this package.
   """
-  folder = folder or pathlib.Path(__file__).parents[1]
+  if folder is None:
+    folder = pathlib.Path(__file__).parents[1]
+  folder = paths.given("folder", folder)
   return {
     path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
     for path in sorted(folder.rglob("*.py"))

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quped_jax import checks
+from quped_jax import checks, paths
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import client_types as client_types_lib
@@ -227,6 +226,21 @@ def assemble(
   )
 
 
+def client_store(
+  settings: Settings, workdir: str | os.PathLike | None
+) -> Store:
+  """Where the clients' states are kept.
+
+  Args:
+    settings: all settings.
+    workdir: files of states are in its folder "clients"; None for nowhere.
+  """
+  folder = None
+  if workdir is not None:
+    folder = paths.given("workdir", workdir) / "clients"
+  return Store(settings.client_state, folder, settings.clients_per_block)
+
+
 def batch_shape(
   settings: Settings, federation: Federation
 ) -> jax.ShapeDtypeStruct:
@@ -246,7 +260,6 @@ def _build_simulation(
   """The programs for the clients that train."""
   settings = built.settings
   members = clients.assignment.first(settings.clients).members()
-  folder = None if workdir is None else pathlib.Path(workdir) / "clients"
   return make_simulation(
     built.method,
     federation,
@@ -265,7 +278,7 @@ def _build_simulation(
       )
       for cohort in members
     },
-    store=Store(settings.client_state, folder, settings.clients_per_block),
+    store=client_store(settings, workdir),
     # With privacy, whether one client's message counts must not depend on the
     # messages of others.
     max_message_norm=settings.max_message_norm

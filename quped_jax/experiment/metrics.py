@@ -6,14 +6,16 @@ import io
 import json
 import math
 import os
-import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.console
 import rich.progress
 import rich.table
 import rich.text
+
+from quped_jax import paths
+from quped_jax.experiment import output
 
 _BAR = 20  # Characters.
 
@@ -44,7 +46,7 @@ class Writer:
   """
 
   def __init__(self, workdir: str | os.PathLike | None):
-    self._folder = None if workdir is None else pathlib.Path(workdir)
+    self._folder = None if workdir is None else paths.given("workdir", workdir)
     # Beside the file, while results of this very run are there to be kept.
     self._metrics = "metrics.jsonl"
     if self._folder is None:
@@ -62,7 +64,7 @@ class Writer:
   def _json(self, name: str, value: Any) -> None:
     if self._folder is not None:
       text = json.dumps(plain(value), indent=2, allow_nan=False)
-      _replace(self._folder / name, text + "\n")
+      paths.replace_text(self._folder / name, text + "\n")
 
   def start(
     self,
@@ -108,7 +110,7 @@ class Writer:
     assert self._folder is not None
     kept = (self._folder / "summary.json").exists()
     self._metrics = "metrics.jsonl.new" if kept else "metrics.jsonl"
-    _replace(self._folder / self._metrics, text)
+    paths.replace_text(self._folder / self._metrics, text)
 
   def _publish(self) -> None:
     """The records, which are complete, replace those that were kept."""
@@ -136,22 +138,20 @@ class Writer:
     if self._folder is None:
       return
     self._publish()
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, fieldnames=list(rows[0]))
-    table.writeheader()
-    table.writerows(rows)
-    _replace(self._folder / "clients.csv", text.getvalue())
+    paths.replace_text(self._folder / "clients.csv", table(rows))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Rows of the same columns as CSV, with a line of their names."""
+  text = io.StringIO(newline="")
+  writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+  writer.writeheader()
+  writer.writerows(rows)
+  return text.getvalue()
 
 
 def _line(record: dict[str, Any]) -> str:
   return json.dumps(plain(record), allow_nan=False) + "\n"
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Writes a file such that no reader ever sees half of it."""
-  part = path.with_name(path.name + ".part")
-  part.write_text(text, newline="")
-  os.replace(part, path)
 
 
 def _describe(record: dict[str, Any], seconds: Any) -> str:
@@ -197,6 +197,8 @@ class _Live(rich.progress.Progress):
 class Display:
   """Shows a run's progress: live on a terminal, as log lines elsewhere.
 
+  If it can no longer be shown, the run goes on without.
+
   Args:
     console: where it is shown; the standard output by default.
     label: what to call the run; its method by default.
@@ -212,7 +214,8 @@ class Display:
     quiet: bool = False,
     lines: int = 10,
   ):
-    self._console = console or rich.console.Console(quiet=quiet)
+    console = console or rich.console.Console(quiet=quiet)
+    self._console = output.forgive(console)
     self._label = label
     self._quiet = quiet
     self._lines = lines

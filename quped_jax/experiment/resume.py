@@ -37,24 +37,37 @@ class Interrupted(KeyboardInterrupt):
     self.signal = number
 
 
-class Signals:
-  """Remembers the first SIGTERM or Ctrl-C, instead of ending at once.
+# Of a terminal that is gone; not on all systems.
+_HANGUP = getattr(signal, "SIGHUP", 0)
 
-  A second one ends the process as usual. Where there are several processes, JAX
-  catches SIGTERM and tells the others, and a Ctrl-C is announced to them.
+
+def _is_ours(number: int) -> bool:
+  """Whether a signal may be caught: not if it is ignored, or caught in C."""
+  return signal.getsignal(number) not in (signal.SIG_IGN, None)
+
+
+class Signals:
+  """Remembers the first SIGTERM, SIGHUP or Ctrl-C, instead of ending at once.
+
+  A second one ends the process as usual, unless it is SIGHUP. A signal that is
+  ignored, as under nohup, stays so. Where there are several processes, JAX
+  catches SIGTERM and tells the others, and other signals are announced to them.
 
   Args:
-    wanted: whether signals are to be caught; only the main thread can.
+    saves: whether a checkpoint can be saved. If not, only Ctrl-C is caught,
+      which JAX may lose, or not survive, while it computes. Only the main
+      thread can catch signals.
   """
 
-  def __init__(self, wanted: bool):
+  def __init__(self, saves: bool):
     main = threading.current_thread() is threading.main_thread()
     self._together = jax.process_count() > 1
     if self._together:
-      numbers = [signal.SIGINT] if _preemption_service() else []
+      numbers = (signal.SIGINT, _HANGUP) if _preemption_service() else ()
     else:
-      numbers = [signal.SIGTERM, signal.SIGINT] if wanted else []
-    self._numbers = numbers if main else []
+      numbers = (signal.SIGINT, _HANGUP, signal.SIGTERM)
+      numbers = numbers if saves else numbers[:1]
+    self._numbers = [n for n in numbers if n and main and _is_ours(n)]
     self._before: dict[int, Any] = {}
     self._seen = 0
     self._turn = 0
@@ -67,14 +80,18 @@ class Signals:
   def __exit__(self, *_):
     self._restore()
 
-  def _restore(self):
+  def _restore(self, but: int = 0):
     for number, handler in self._before.items():
-      signal.signal(number, handler)
+      if number != but:
+        signal.signal(number, handler)
 
   def _note(self, number, frame):
     del frame
+    if self._seen:
+      return
     self._seen = number
-    self._restore()
+    # The end of a terminal may be told by its system and by its shell.
+    self._restore(but=_HANGUP)
     if self._together:
       processes.announce(number)
 

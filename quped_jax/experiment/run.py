@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from quped_jax import models as models_lib
+from quped_jax import paths
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import (
   deploy,
@@ -21,7 +22,7 @@ from quped_jax.experiment import (
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
-from quped_jax.experiment.assemble import Assembly, assemble
+from quped_jax.experiment.assemble import Assembly, assemble, client_store
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.resume import Interrupted, Progress, Saver, Signals
 from quped_jax.experiment.settings import Settings
@@ -78,8 +79,8 @@ def run(
 
   A run with a workdir saves checkpoints there. If it is interrupted, the same
   call goes on from the latest, and its results are bit for bit those of an
-  uninterrupted run, on CPU with the same versions and devices. SIGTERM and
-  Ctrl-C end a run after the rounds that are under way, with a checkpoint.
+  uninterrupted run, on CPU with the same versions and devices. SIGTERM, SIGHUP
+  and Ctrl-C end a run after the rounds that are under way, with a checkpoint.
 
   Args:
     settings: all settings.
@@ -102,12 +103,33 @@ def run(
     ValueError: settings that are not allowed, before anything is compiled; a
       workdir with results or checkpoints of another run, or that another run
       uses; processes with different settings.
-    Interrupted: a signal came; a checkpoint is saved.
+    Interrupted: a signal came; a checkpoint is saved if there is a workdir.
+    KeyboardInterrupt: Ctrl-C before the first round, or for the second time.
     DivergenceError: a client diverged and `on_divergence` is "raise"; or all
       participants diverged, in three rounds in a row or in all rounds.
     OSError: results cannot be written; a note says what is saved.
     ConnectionError: another process has ended; likewise.
   """
+  try:
+    return _run(settings, workdir, federation, model, state, display, resume)
+  except KeyboardInterrupt as error:
+    # Where in JAX that was is of no use, and takes hundreds of lines.
+    if not isinstance(error, Interrupted):
+      notes = getattr(error, "__notes__", ["nothing new is saved"])
+      error = KeyboardInterrupt(f"stopped by SIGINT: {'; '.join(notes)}")
+    raise error.with_traceback(None) from None
+
+
+def _run(
+  settings: Settings,
+  workdir: str | os.PathLike | None,
+  federation: Federation | None,
+  model: models_lib.Model | None,
+  state: SimulationState | None,
+  display: metrics_lib.Display | None,
+  resume: bool,
+) -> Result:
+  """See `run`."""
   began = time.perf_counter()
   with (
     processes.together((Interrupted, DivergenceError)) as set_note,
@@ -115,8 +137,10 @@ def run(
   ):
     own: identity_lib.Identity = {}
     with processes.agreeing():
-      if workdir is not None and processes.is_first():
-        held.enter_context(checkpoint.lock(workdir))
+      if workdir is not None:
+        workdir = paths.given("workdir", workdir)
+        if processes.is_first():
+          held.enter_context(checkpoint.lock(workdir))
       made = assemble(
         settings, federation=federation, model=model, workdir=workdir
       )
@@ -124,6 +148,8 @@ def run(
       given_state.check_state(made, state)
       if workdir is not None or jax.process_count() > 1:
         own = identity_lib.of(made, settings, state)
+    # However the run ends: all that is needed to resume is in a checkpoint.
+    held.callback(client_store(settings, workdir).remove)
     _check_processes(
       settings, own, state, resume=resume, written=workdir is not None
     )
@@ -135,8 +161,9 @@ def run(
       begin = _restore(job, state, resume=resume)
       end = _train(job, *begin)
       return _finish(job, end, began)
-    except OSError as error:
-      error.add_note(job.saver.note())
+    except (OSError, KeyboardInterrupt) as error:
+      if not isinstance(error, Interrupted):
+        error.add_note(job.saver.note())
       raise
 
 

@@ -4,26 +4,30 @@
 writes them, the rest of the run's progress (`progress.json`), and the length
 and SHA-256 of each file (`manifest.json`). It is written under another name and
 renamed when it is whole, so that a kill leaves all of it or none. One that is
-truncated or has a flipped bit is skipped, and the one before it used. One with
-other settings, another version or other data is refused.
+truncated or has a flipped bit, or that cannot be restored, is skipped, and the
+one before it used. One with other settings, another version or other data is
+refused.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
 import pathlib
+import re
 import shutil
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import filelock
 import jax
 import numpy as np
 
-from quped_jax import kinds, reading
+from quped_jax import kinds, paths, reading
 from quped_jax.files.differences import differences, refusal
 
 _FORMAT = 1
@@ -31,6 +35,10 @@ _FOLDER = "checkpoints"
 _MANIFEST, _PROGRESS, _STATE = "manifest.json", "progress.json", "state"
 # Left free on disk, for a checkpoint's own tables and the run's other files.
 _SPARE_BYTES = 1 << 20
+# In characters: libraries' errors of a file may be long.
+_MAX_REASON = 200
+# Paths that mean themselves to every library.
+_PLAIN = re.compile(r"[\w./+=,@ -]*", re.ASCII)
 
 
 class Checkpoint(NamedTuple):
@@ -125,10 +133,10 @@ class Checkpoints:
       manifest = {"format": _FORMAT, "files": files}
       (part / _MANIFEST).write_text(json.dumps(manifest))
       for file in _files(part):
-        _sync(file)
+        paths.sync(file)
       shutil.rmtree(path, ignore_errors=True)
       os.replace(part, path)
-      _sync(self._folder)
+      paths.sync(self._folder)
     except BaseException as error:
       shutil.rmtree(part, ignore_errors=True)
       if isinstance(error, OSError):
@@ -157,27 +165,20 @@ class Checkpoints:
     Raises:
       ValueError: it is of another run; or there are some, but none is whole.
     """
-    found, damaged = self._found(), list[pathlib.Path]()
-    for path in found:
-      content = self._content(path)
-      if isinstance(content, str):
+    damaged = list[pathlib.Path]()
+    for path in self._found():
+      try:
+        found = self._load(path, shapes)
+      except _DamagedError as error:
         damaged.append(path)
         warnings.warn(
-          f"checkpoint {str(path)!r} is damaged ({content}): not used",
+          f"checkpoint {str(path)!r} is damaged ({error}): not used",
           stacklevel=3,
         )
         continue
-      self._check_identity(content["identity"])
-      wanted = shapes(content["progress"])
-      if content["arrays"] != _describe(wanted):
-        raise ValueError(
-          f"workdir={str(self._workdir)!r}: must be of this federation; arrays "
-          f"of the checkpoint {path.name} differ in number, shape or type"
-        )
-      state = _load_arrays(path / _STATE, wanted)
       for other in damaged:
-        os.replace(other, other.with_name(f"{other.name}.damaged"))
-      return Checkpoint(content["round"], state, content["progress"])
+        _set_aside(other)
+      return found
     if damaged:
       raise ValueError(
         f"workdir={str(self._workdir)!r}: must have a checkpoint that is "
@@ -186,21 +187,36 @@ class Checkpoints:
       )
     return None
 
-  def _content(self, path: pathlib.Path) -> dict[str, Any] | str:
-    """A checkpoint's content without its arrays; if damaged, what is wrong."""
-    try:
-      _verify(path)
-      with reading.placed(_PROGRESS):
-        content = self._renamed(_CONTENT("", _read(path / _PROGRESS)))
-        kinds.choice(_name(content["round"]))("round", path.name)
-        return content
-    except (OSError, ValueError, MemoryError) as error:
-      return f"{type(error).__name__}: {error}"
+  def _load(self, path: pathlib.Path, shapes: Any) -> Checkpoint:
+    """Reads a checkpoint; for the arguments and errors see `latest`."""
+    content = self._renamed(_verified(path))
+    self._check_identity(content["identity"])
+    wanted = shapes(content["progress"])
+    if content["arrays"] != _describe(wanted):
+      raise ValueError(
+        f"workdir={str(self._workdir)!r}: must be of this federation; arrays "
+        f"of the checkpoint {path.name} differ in number, shape or type"
+      )
+    state = _load_arrays(path / _STATE, wanted)
+    return Checkpoint(content["round"], state, content["progress"])
 
   def _check_identity(self, other: Mapping[str, Any]) -> None:
     differ = differences(other, self._identity)
     if differ:
       raise refusal(self._workdir, "checkpoints", differ)
+
+
+class _DamagedError(Exception):
+  """A checkpoint cannot be used; says what is wrong."""
+
+
+def _set_aside(path: pathlib.Path) -> None:
+  """Renames a damaged checkpoint; of one round only the last is kept."""
+  aside = path.with_name(f"{path.name}.damaged")
+  shutil.rmtree(aside, ignore_errors=True)
+  # Several processes find the same ones; one of them renames each.
+  with contextlib.suppress(FileNotFoundError):
+    os.replace(path, aside)
 
 
 def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
@@ -209,7 +225,7 @@ def lock(workdir: str | os.PathLike) -> filelock.BaseFileLock:
   Raises:
     ValueError: another run holds the lock, or it is not a writable folder.
   """
-  path = pathlib.Path(workdir) / ".lock"
+  path = paths.given("workdir", workdir) / ".lock"
   held = filelock.FileLock(path)
   try:
     held.acquire(timeout=0)
@@ -258,25 +274,56 @@ def _checkpointer() -> Any:
   return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
+@contextlib.contextmanager
+def _plain(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a path of a folder that means itself to every library.
+
+  Orbax takes `[1]` in a path for a pattern, finds none of what it wrote, and
+  saves nothing; "gs:" is a service to it, and bytes that are not UTF-8 an
+  error.
+  """
+  folder = folder.resolve()
+  if _PLAIN.fullmatch(str(folder)):
+    yield folder
+    return
+  with tempfile.TemporaryDirectory(prefix="quped_jax_") as place:
+    if not _PLAIN.fullmatch(place):
+      raise OSError(
+        f"TMPDIR={place!r}: must be of letters and digits, as a workdir with "
+        "other characters is reached by a link from there"
+      )
+    link = pathlib.Path(place) / "link"
+    link.symlink_to(folder, target_is_directory=True)
+    yield link
+
+
 def _save_arrays(path: pathlib.Path, tree: Any) -> None:
   leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
   # Empty arrays cannot be saved, and need not be.
   arrays = {str(i): x for i, x in enumerate(leaves) if x.size}
-  with _checkpointer() as checkpointer:
-    checkpointer.save(path.resolve(), arrays)
+  with _plain(path.parent) as folder, _checkpointer() as checkpointer:
+    checkpointer.save(folder / path.name, arrays)
 
 
 def _load_arrays(path: pathlib.Path, shapes: Any) -> Any:
-  with _checkpointer() as checkpointer:
-    arrays = checkpointer.restore(path.resolve())
+  """Reads arrays; whatever a library finds wrong with its files is damage."""
   leaves, structure = jax.tree.flatten(shapes)
-  # Copies, since states in host memory are updated in place.
-  return structure.unflatten(
-    np.array(arrays[str(i)], x.dtype).reshape(x.shape)
-    if np.prod(x.shape)
-    else np.zeros(x.shape, x.dtype)
-    for i, x in enumerate(leaves)
-  )
+  with _plain(path.parent) as folder:
+    try:
+      with _checkpointer() as checkpointer:
+        arrays = checkpointer.restore(folder / path.name)
+      # Copies, since states in host memory are updated in place.
+      return structure.unflatten(
+        np.array(arrays[str(i)], x.dtype).reshape(x.shape)
+        if np.prod(x.shape)
+        else np.zeros(x.shape, x.dtype)
+        for i, x in enumerate(leaves)
+      )
+    except MemoryError:
+      raise
+    except Exception as error:
+      reason = " ".join(str(error).split())[:_MAX_REASON]
+      raise _DamagedError(f"{type(error).__name__}: {reason}") from error
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -287,14 +334,6 @@ def _digest(path: pathlib.Path) -> list[Any]:
   with open(path, "rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
   return [path.stat().st_size, digest]
-
-
-def _sync(path: pathlib.Path) -> None:
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)
 
 
 def _name(round_: int) -> str:
@@ -323,20 +362,29 @@ def _read(path: pathlib.Path) -> Any:
   return reading.read_json(path, nan=True)
 
 
-def _verify(path: pathlib.Path) -> None:
-  """Raises a ValueError unless every byte of every file is as it was written.
+def _verified(path: pathlib.Path) -> dict[str, Any]:
+  """A checkpoint's content without its arrays.
+
+  Every byte of every file is checked.
 
   Raises:
-    OSError: a file that cannot be read.
+    _DamagedError: it is not as it was written.
   """
-  with reading.placed(_MANIFEST):
-    files = _MANIFEST_CONTENT("", _read(path / _MANIFEST))["files"]
-  present = {str(file.relative_to(path)) for file in _files(path)}
-  if present != {*files, _MANIFEST}:
-    raise ValueError("files are missing, or there are others")
-  for name, expected in files.items():
-    if _digest(path / name) != expected:
-      raise ValueError(f"{name} is not as it was written")
+  try:
+    with reading.placed(_MANIFEST):
+      files = _MANIFEST_CONTENT("", _read(path / _MANIFEST))["files"]
+    present = {str(file.relative_to(path)) for file in _files(path)}
+    if present != {*files, _MANIFEST}:
+      raise ValueError("files are missing, or there are others")
+    for name, expected in files.items():
+      if _digest(path / name) != expected:
+        raise ValueError(f"{name} is not as it was written")
+    with reading.placed(_PROGRESS):
+      content = _CONTENT("", _read(path / _PROGRESS))
+      kinds.choice(_name(content["round"]))("round", path.name)
+      return content
+  except (OSError, ValueError, MemoryError) as error:
+    raise _DamagedError(f"{type(error).__name__}: {error}") from error
 
 
 def _value(path: pathlib.Path) -> float | None:

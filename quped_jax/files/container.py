@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from quped_jax import reading
+from quped_jax import paths, reading
 from quped_jax.files import tensors as tensors_lib
 
 _KEY = "quped_jax"  # The name of our text in the metadata.
@@ -105,18 +105,9 @@ def read(container: Container) -> dict[str, np.ndarray]:
 
 def write(path: str | os.PathLike, data: bytearray) -> None:
   """Writes a file so that nobody ever sees half of it, even after a crash."""
-  part = f"{os.fspath(path)}.part"
   try:
-    try:
-      with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(part, path)
-    except BaseException:
-      if os.path.exists(part):
-        os.unlink(part)
-      raise
+    with paths.replacing(path) as file:
+      file.write(data)
   except OSError as error:
     raise ValueError(
       f"path={os.fspath(path)!r}: must be a file that can be written "

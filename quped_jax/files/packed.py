@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from quped_jax import checks, reading, version
+from quped_jax import checks, paths, reading, version
 from quped_jax import kinds as kinds_lib
 from quped_jax.data import arrays as arrays_lib
 from quped_jax.files import codec, container
@@ -149,6 +149,7 @@ def save_packed(
     ValueError: parameters that are not those of the architecture, or that have
       more levels than the bits allow; a file that cannot be written.
   """
+  path = paths.given("path", path)
   plan = format_lib.make_plan(info)
   tensors = weights_lib.as_stored(weights_lib.named(params, stats))
   format_lib.check_kinds(
@@ -185,6 +186,7 @@ def load_packed(path: str | os.PathLike) -> PackedModel:
       architecture that is unknown here, or has other tensors.
   """
   file = f"path={os.fspath(path)!r}"
+  path = paths.given("path", path)
   with (
     reading.naming(file, "a packed model file"),
     container.opened(path) as opened,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from quped_jax import reading
+from quped_jax import paths, reading
 from quped_jax.files import tensors as tensors_lib
 from quped_jax.quantization import codebook_tree
 
@@ -33,14 +33,13 @@ def save_weights(path: str | os.PathLike, params: Any, stats: Any) -> None:
   """Writes parameters and batch-norm statistics, named by their paths.
 
   Args:
-    path: of the file, which is replaced completely.
+    path: of the file, which is replaced as a whole, or not at all.
     params: tree of parameters.
     stats: tree of statistics, possibly empty.
   """
   tensors = as_stored(named(params, stats))
-  part = f"{os.fspath(path)}.part"
-  safetensors.numpy.save_file(tensors, part)
-  os.replace(part, path)
+  with paths.replacing(paths.given("path", path)) as file:
+    file.write(safetensors.numpy.save(tensors))
 
 
 def load_weights(
@@ -63,9 +62,10 @@ def load_weights(
   """
   field = f"warm_start={os.fspath(path)!r}"
   wanted = named(params, stats)
+  given = paths.given("warm_start", path)
   with (
     reading.naming(field, "a file of weights"),
-    tensors_lib.opened(path) as file,
+    tensors_lib.opened(given) as file,
   ):
     mistake = _mistake(file.kinds, wanted)
     tensors = {} if mistake else tensors_lib.read(file)

@@ -210,8 +210,9 @@ class Links:
     self.fail(reason)
     if not self._process_id:
       self._wait(lambda: self._closed >= self._others, _LAST)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+      with contextlib.suppress(AttributeError, OSError, ValueError):
+        stream.flush()
     self._end(code)
 
   def part(self) -> None:
@@ -232,7 +233,8 @@ class Links:
     return f"{text}; {note}" if note else text
 
   def _print_lost(self) -> None:
-    print(f"error: {self._with_note(self._lost)}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+      print(f"error: {self._with_note(self._lost)}", file=sys.stderr)
 
   def _tell(self, kind: str, content: Any, but: int = -1) -> None:
     for i, line in self._lines.items():

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quped_jax import chances, kinds, random_keys, reading
+from quped_jax import chances, kinds, paths, random_keys, reading
 from quped_jax.chances import Chance
 
 
@@ -153,13 +153,14 @@ def load_trace(path: str | os.PathLike, num_clients: int, rounds: int) -> Trace:
       that does not exist; names the line.
   """
   field = f"participation_trace={str(path)!r}"
+  given = paths.given("participation_trace", path)
   with reading.naming(field, "a CSV file of rounds and clients"):
     entries = {
       (
         _number(place, "round", row, rounds),
         _number(place, "client", row, num_clients),
       )
-      for place, row in reading.read_csv(path, ("round", "client"))
+      for place, row in reading.read_csv(given, ("round", "client"))
     }
     if not entries:
       raise ValueError("it must name at least one client")

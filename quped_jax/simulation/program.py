@@ -1,13 +1,14 @@
 """Programs that are compiled ahead of time, with the options that are fast."""
 
 import os
-import pathlib
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from quped_jax import paths
 from quped_jax.data.cache import default_cache_dir
 
 # By default, XLA on CPU hands convolutions to a library that takes 1.5 to 2
@@ -48,7 +49,15 @@ def use_compilation_cache(folder: str | os.PathLike | None = None) -> None:
   config: Any = jax.config  # Whose fields type checkers do not know.
   if config.jax_compilation_cache_dir is not None:
     return
-  folder = pathlib.Path(folder) if folder else default_cache_dir() / "jax"
+  if folder is not None:
+    folder = paths.given("folder", folder)
+  else:
+    try:
+      folder = default_cache_dir() / "jax"
+    except ValueError as error:
+      # A run only takes longer without.
+      warnings.warn(f"compiled programs are not kept: {error}", stacklevel=2)
+      return
   jax.config.update("jax_compilation_cache_dir", str(folder))
   # A limit makes JAX lock the folder too, for processes that share it.
   jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)

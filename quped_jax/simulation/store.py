@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from quped_jax import paths
+
 PLACES = ("device", "host", "disk")
 
 # Clients that are moved at once, by default.
@@ -62,7 +64,7 @@ class Store(NamedTuple):
         "client_state='disk': must be 'host' or 'device' without a workdir, in "
         "which the files would lie"
       )
-    folder = pathlib.Path(self.folder) / name
+    folder = paths.given("folder", self.folder) / name
     try:
       folder.mkdir(parents=True, exist_ok=True)
       arrays = [
@@ -87,7 +89,8 @@ class Store(NamedTuple):
       name: of the cohort's folder; by default, those of all cohorts.
     """
     if self.where == "disk" and self.folder is not None:
-      shutil.rmtree(pathlib.Path(self.folder) / name, ignore_errors=True)
+      folder = paths.given("folder", self.folder)
+      shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _make_file(path: pathlib.Path, shape, dtype) -> np.ndarray:

@@ -6,11 +6,14 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
 import quped_jax as qj
@@ -194,6 +197,80 @@ def test_a_signal_in_the_last_rounds_ends_a_run_too(tmp_path):
     qj.run(given, broken, federation=federation, display=display, resume=False)
   qj.run(given, broken, federation=federation, display=QUIET)
   assert results(whole) == results(broken)
+
+
+class Raises(qj.Display):
+  """Has something happen when a run reports its first round."""
+
+  def __init__(self, action):
+    super().__init__(quiet=True)
+    self._action = action
+
+  def show(self, method, rounds):
+    return contextlib.nullcontext(lambda *_: self._action())
+
+
+def interrupt():
+  raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("saves", [True, False])
+@pytest.mark.parametrize(
+  "action", [lambda: signal.raise_signal(signal.SIGINT), interrupt]
+)
+def test_ctrl_c_is_said_in_a_line_and_shows_nothing_of_jax(
+  tmp_path, action, saves
+):
+  given = settings("fedavg", rounds=4)
+  federation = tiny.make_federation(tiny.COUNTS[:5])
+  with pytest.raises(KeyboardInterrupt) as caught:
+    workdir = tmp_path if saves else None
+    qj.run(given, workdir, federation=federation, display=Raises(action))
+  # Its caller's frame and its own.
+  assert len(caught.traceback) == 2
+  assert caught.value.__suppress_context__
+  at_once = action is interrupt
+  saved = "round 1 is saved in" if saves and not at_once else "no checkpoint is"
+  assert re.match(f"stopped by SIGINT: {saved} ", str(caught.value))
+  assert isinstance(caught.value, qj.Interrupted) is not at_once
+
+
+def test_states_on_disk_are_gone_when_a_run_has_ended(tmp_path):
+  given = settings(client_state="disk", rounds=4, checkpoint_every=2)
+  federation = tiny.make_federation(tiny.COUNTS[:5])
+  seen = []
+
+  def look():
+    seen.append(len(list((tmp_path / "clients").rglob("*.npy"))))
+    if len(seen) == 1:
+      raise StopError
+
+  for _ in range(2):
+    with contextlib.suppress(StopError):
+      done = qj.run(
+        given, tmp_path, federation=federation, display=Raises(look)
+      )
+    assert not (tmp_path / "clients").exists()
+  assert seen[0] and seen[1]
+  # The result still has them.
+  learner = qj.client_state(done.state, 0)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(learner.params))
+
+
+def test_an_empty_workdir_is_refused_and_an_odd_one_is_not(
+  tmp_path, monkeypatch
+):
+  given = settings("fedavg", rounds=2)
+  federation = tiny.make_federation(tiny.COUNTS[:5])
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  with pytest.raises(ValueError, match="workdir='': must not be empty"):
+    qj.run(given, "", federation=federation, display=QUIET)
+  assert not list(tmp_path.iterdir())
+  for _ in range(2):
+    qj.run(given, "~/run [lr=0.1]", federation=federation, display=QUIET)
+  assert [x.name for x in tmp_path.iterdir()] == ["run [lr=0.1]"]
+  assert checkpoints(tmp_path / "run [lr=0.1]")
 
 
 def test_another_trace_in_the_same_file_is_another_run(tmp_path):

@@ -1,8 +1,10 @@
 """Progress; see also test_interrupted_runs.py, and tests of checkpoints."""
 
+import contextlib
 import hashlib
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -10,9 +12,67 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quped_jax.experiment import resume
-from quped_jax.experiment.resume import Progress
+from quped_jax.experiment.resume import Progress, Signals
 from quped_jax.files.checkpoint import Checkpoints
 from tests.hostile import cases, damaged, other_json
+
+CAUGHT = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def handled(number, handler):
+  """A signal's handler, for a while."""
+  before = signal.signal(number, handler)
+  try:
+    yield
+  finally:
+    signal.signal(number, before)
+
+
+class SecondError(Exception):
+  """A signal did what it would do without a run."""
+
+
+def second(number, frame):
+  raise SecondError
+
+
+@pytest.mark.parametrize("number", CAUGHT)
+def test_a_signal_is_remembered_and_a_second_one_ends_at_once(number):
+  with handled(number, second):
+    with Signals(saves=True) as signals:
+      assert signals.seen() == 0
+      signal.raise_signal(number)
+      assert signals.seen() == number
+      if number == signal.SIGHUP:
+        # A system and a shell may both say that a terminal is gone.
+        signal.raise_signal(number)
+        assert signals.seen() == number
+      else:
+        with pytest.raises(SecondError):
+          signal.raise_signal(number)
+    with pytest.raises(SecondError):
+      signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("number", CAUGHT)
+def test_a_signal_that_is_ignored_stays_so(number):
+  with handled(number, signal.SIG_IGN), Signals(saves=True) as signals:
+    signal.raise_signal(number)
+    assert signals.seen() == 0
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_where_nothing_can_be_saved_only_ctrl_c_is_caught():
+  with contextlib.ExitStack() as stack:
+    for number in CAUGHT:
+      stack.enter_context(handled(number, second))
+    with Signals(saves=False) as signals:
+      for number in (signal.SIGTERM, signal.SIGHUP):
+        with pytest.raises(SecondError):
+          signal.raise_signal(number)
+      signal.raise_signal(signal.SIGINT)
+      assert signals.seen() == signal.SIGINT
 
 
 def test_validation_decides_even_where_test_disagrees():

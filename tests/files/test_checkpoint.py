@@ -2,9 +2,11 @@
 
 import errno
 import linecache
+import os
 import pathlib
 import random
 import shutil
+import tempfile
 import time
 
 import jax
@@ -113,6 +115,61 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(tmp_path, how):
   # It points two calls up: in a run, to the line that asked to resume.
   line = linecache.getline(warned[0].filename, warned[0].lineno)
   assert "latest(found).round == 1" in line
+
+
+def test_a_checkpoint_that_is_damaged_once_more_is_set_aside_too(tmp_path):
+  found = saved(tmp_path, [1])
+  for damage in ("first", "second"):
+    found.save(2, STATE, {})
+    progress = tmp_path / "checkpoints" / "round_00000002" / "progress.json"
+    progress.write_text(damage)
+    with pytest.warns(UserWarning, match="round_00000002' is damaged"):
+      assert latest(found).round == 1
+  assert names(tmp_path) == ["round_00000001", "round_00000002.damaged"]
+  aside = tmp_path / "checkpoints" / "round_00000002.damaged"
+  assert (aside / "progress.json").read_text() == "second"
+
+
+def test_one_that_cannot_be_restored_is_not_used(tmp_path, monkeypatch):
+  found = saved(tmp_path, [1])
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint, "_save_arrays", lambda path, _: path.mkdir())
+    found.save(2, STATE, {})
+  with pytest.warns(UserWarning, match=r"'.*02' is damaged \(\w+: ") as warned:
+    assert latest(found).round == 1
+  assert len(str(warned[0].message)) < 500
+  assert names(tmp_path) == ["round_00000001", "round_00000002.damaged"]
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch):
+  def lack(*_):
+    raise MemoryError
+
+  found = saved(tmp_path, [1, 2])
+  monkeypatch.setattr(checkpoint, "_checkpointer", lack)
+  with pytest.raises(MemoryError):
+    found.latest(shapes)
+  assert names(tmp_path) == ["round_00000001", "round_00000002"]
+
+
+@pytest.mark.parametrize(
+  "name", ["run[1]", "run [lr=0.1]", "*", "gs:", "größe", os.fsdecode(b"\xff")]
+)
+def test_any_name_of_a_workdir_will_do(tmp_path, name):
+  folder = tmp_path / name
+  found = latest(saved(folder))
+  tiny.assert_same_bits(found.state, STATE)
+
+
+def test_the_place_of_links_to_odd_workdirs_must_be_plain(
+  tmp_path, monkeypatch
+):
+  odd = tmp_path / "[tmp]"
+  odd.mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(odd))
+  with pytest.raises(OSError, match="TMPDIR='.*': must be of letters"):
+    saved(tmp_path / "run[1]")
+  saved(tmp_path / "run")
 
 
 def test_if_none_is_whole_the_run_is_refused(tmp_path):

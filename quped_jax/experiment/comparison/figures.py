@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from quped_jax import paths
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.runs import Finished
 
@@ -176,5 +177,6 @@ def write(
     "accuracy_of_clients.png": of_clients(results),
   }
   for name, figure in figures.items():
-    figure.savefig(folder / name, dpi=150)
+    with paths.replacing(folder / name) as file:
+      figure.savefig(file, format="png", dpi=150)
   return [folder / name for name in figures]

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from quped_jax import checks, kinds, methods, reading
+from quped_jax import checks, kinds, methods, paths, reading
 from quped_jax.experiment.settings import Settings
 from quped_jax.quantization import codebook
 
@@ -266,9 +266,10 @@ def read_overrides(path: str) -> Mapping[str, Mapping[str, Any]]:
     FileNotFoundError: no such file.
   """
   what = "a JSON file that maps methods to their settings, as best.json of "
+  given = paths.given("overrides", path)
   with reading.naming(f"overrides={path!r}", f"{what}--tune does", absent=True):
     check = kinds.table(kinds.table(kinds.anything))
-    return check("", reading.read_json(path))
+    return check("", reading.read_json(given))
 
 
 def with_overrides(

@@ -1,13 +1,14 @@
 """A whole comparison: its runs, then its table and its figures."""
 
-import pathlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import rich.console
 
+from quped_jax import paths
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import blocks
+from quped_jax.experiment import blocks, output
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison import figures, plan, runs, tables
@@ -54,7 +55,7 @@ def gather(planned: Sequence[Run]) -> Gathered:
 
 def compare(
   config: Mapping[str, Any],
-  workdir: pathlib.Path,
+  workdir: str | os.PathLike,
   start: Callable[..., Any] = run_experiment,
   console: rich.console.Console | None = None,
   *,
@@ -76,18 +77,18 @@ def compare(
     ValueError: anything in the config that is not allowed, or a workdir with
       results of other runs, before a run starts.
   """
-  console = console or rich.console.Console()
-  planned = plan.make_runs(config, workdir)
+  console, folder = output.forgive(console), paths.given("workdir", workdir)
+  planned = plan.make_runs(config, folder)
   runs.run_missing(planned, start, restart=restart)
   gathered = gather(planned)
   records = tables.make_records(*gathered)
-  tables.write(records, workdir)
-  paths = figures.write(gathered.results, workdir)
+  tables.write(records, folder)
+  drawn = figures.write(gathered.results, folder)
   # Method and bits name a row.
   blocks.print_table(console, tables.terminal_table(records), keep=2)
   console.print(
-    f"Tables: {workdir / 'table.csv'}, {workdir / 'table.md'}",
-    f"Figures: {', '.join(map(str, paths))}",
+    f"Tables: {folder / 'table.csv'}, {folder / 'table.md'}",
+    f"Figures: {', '.join(map(str, drawn))}",
     sep="\n",
     highlight=False,
     soft_wrap=True,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quped_jax import kinds, reading
-from quped_jax.experiment import former_names, identity
+from quped_jax.experiment import former_names, identity, output
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison.identities import identities
@@ -146,7 +146,7 @@ def check(runs: Sequence[Run]) -> None:
 def run_missing(
   runs: Sequence[Run],
   start: Callable[..., Any] = run_experiment,
-  say: Callable[[str], None] = print,
+  say: Callable[[str], None] = output.say,
   *,
   quiet: bool = False,
   restart: bool = False,

@@ -1,6 +1,5 @@
 """A comparison's table: for the terminal, as CSV and as Markdown."""
 
-import csv
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +8,8 @@ import numpy as np
 import rich.markup
 import rich.table
 
-from quped_jax.experiment import blocks
+from quped_jax import paths
+from quped_jax.experiment import blocks, metrics
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.runs import Finished
 from quped_jax.experiment.comparison.statistics import paired_difference
@@ -237,8 +237,5 @@ def markdown_table(records: Sequence[Record]) -> str:
 
 def write(records: Sequence[Record], folder: pathlib.Path) -> None:
   """Writes `table.csv`, whose numbers are not rounded, and `table.md`."""
-  with (folder / "table.csv").open("w", newline="") as file:
-    table = csv.DictWriter(file, fieldnames=list(records[0]))
-    table.writeheader()
-    table.writerows(records)
-  (folder / "table.md").write_text(markdown_table(records))
+  paths.replace_text(folder / "table.csv", metrics.table(records))
+  paths.replace_text(folder / "table.md", markdown_table(records))

@@ -13,17 +13,17 @@ where they belong to other clients. FedGKD-VOTE weights its teachers by how they
 do on validation samples, the same on which its settings are then chosen.
 """
 
-import csv
 import json
 import math
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from quped_jax import checks, scalars
-from quped_jax.experiment import metrics
+from quped_jax import checks, paths, scalars
+from quped_jax.experiment import metrics, output
 from quped_jax.experiment.comparison import plan
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
@@ -291,13 +291,10 @@ def write(
   """Writes `tune.json`, `tune.csv` and `best.json`."""
   content = {"budget": budget, "trials": tried, "best": chosen}
   content = metrics.plain(content)
-  (workdir / "tune.json").write_text(json.dumps(content, indent=2) + "\n")
-  (workdir / "best.json").write_text(json.dumps(chosen, indent=2) + "\n")
-  with (workdir / "tune.csv").open("w", newline="") as file:
-    table = csv.DictWriter(file, fieldnames=list(tried[0]))
-    table.writeheader()
-    for record in tried:
-      table.writerow({**record, "settings": describe(record["settings"])})
+  for name, value in (("tune.json", content), ("best.json", chosen)):
+    paths.replace_text(workdir / name, json.dumps(value, indent=2) + "\n")
+  rows = [{**x, "settings": describe(x["settings"])} for x in tried]
+  paths.replace_text(workdir / "tune.csv", metrics.table(rows))
 
 
 def describe(settings: Mapping[str, Any]) -> str:
@@ -307,9 +304,9 @@ def describe(settings: Mapping[str, Any]) -> str:
 
 def tune(
   config: Mapping[str, Any],
-  workdir: pathlib.Path,
+  workdir: str | os.PathLike,
   start: Callable[..., Any] = run_experiment,
-  say: Callable[[str], None] = print,
+  say: Callable[[str], None] = output.say,
   *,
   restart: bool = False,
 ) -> dict[str, Any]:
@@ -329,6 +326,7 @@ def tune(
     ValueError: anything in the config that is not allowed, or a workdir with
       results of other runs, before a run starts.
   """
+  workdir = paths.given("workdir", workdir)
   trials = make_trials(config, workdir)
   all_runs = [run for trial in trials for run in trial.runs]
   # Quiet: a run's own display shows accuracy on test data.
