@@ -125,7 +125,7 @@ def last_of_each(argv: Sequence[str]) -> list[str]:
   return list(last.values())
 
 
-def _with_homes(argv: Sequence[str]) -> list[str]:
+def with_homes(argv: Sequence[str]) -> list[str]:
   """The arguments, with `~` expanded in the path of a config file."""
   return [
     f"--config={paths.given('config', arg.partition('=')[2])}"
@@ -177,7 +177,7 @@ def run_app(main: Callable[[list[str]], None]) -> None:
   """
 
   def parse(argv):
-    args = _with_homes(last_of_each(argv))
+    args = with_homes(last_of_each(argv))
     with _field_errors():
       try:
         return flags.FLAGS(args)

@@ -123,6 +123,13 @@ def test_fingerprint_sees_every_change(tmp_path):
   assert fingerprint(files) != first
 
 
+def test_a_cache_can_be_shared_as_other_files_can(tmp_path):
+  path, other = tmp_path / "file.npz", tmp_path / "other"
+  cached(path, lambda: ARRAYS)
+  other.touch()
+  assert path.stat().st_mode == other.stat().st_mode
+
+
 def test_default_cache_dir(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   monkeypatch.setenv("QUPED_CACHE_DIR", "")

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import pwd
 import subprocess
 import sys
 
@@ -40,6 +41,31 @@ def write_leaf(folder, split, users):
   (folder / "femnist" / split / "all_data.json").write_text(
     json.dumps({"users": list(users), "user_data": data})
   )
+
+
+@pytest.mark.parametrize("folder", ["data_dir", "cache_dir"])
+def test_a_folder_that_is_none_is_named(folder):
+  for path in ("", "~nosuch"):
+    with pytest.raises(ValueError, match=f"{folder}='{path}': must "):
+      load_dataset("digits", **{folder: path})
+
+
+def test_without_a_home_data_is_looked_for_and_kept_where_told(
+  tmp_path, monkeypatch
+):
+  def unknown(_):
+    raise KeyError
+
+  for name in ("HOME", "QUPED_DATA_DIR", "QUPED_CACHE_DIR", "XDG_CACHE_HOME"):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(pwd, "getpwuid", unknown)
+  assert len(load_dataset("digits").labels) == 1797
+  with pytest.raises(ValueError, match="QUPED_DATA_DIR: must be set to a fol"):
+    load_dataset("femnist")
+  write_leaf(tmp_path, "train", {"a": [(0, 1), (255, 2)]})
+  write_leaf(tmp_path, "test", {"a": [(255, 3)]})
+  with pytest.warns(UserWarning, match="not kept: QUPED_CACHE_DIR: must be se"):
+    assert len(load_dataset("femnist", tmp_path).labels) == 3
 
 
 def test_digits():

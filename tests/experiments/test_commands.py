@@ -1,8 +1,10 @@
 """The commands, run as a user runs them."""
 
+import contextlib
 import csv
 import importlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -33,6 +35,42 @@ def command(module, *args):
     text=True,
     check=False,
   )
+
+
+SHORT_RUN = (
+  "federated",
+  "--config.method=local",
+  "--config.bits=32",
+  "--config.clients=4",
+  "--config.rounds=2",
+  "--config.steps=2",
+  "--config.checkpoint_every=1",
+)
+
+
+@contextlib.contextmanager
+def poor_output(kind):
+  """A standard output that takes nothing: a pipe nobody reads, a full disk."""
+  if kind == "full":
+    with open("/dev/full", "w") as file:
+      yield file.fileno()
+    return
+  read, write = os.pipe()
+  os.close(read)
+  yield write
+  os.close(write)
+
+
+def command_into(kind, module, *args):
+  with poor_output(kind) as stdout:
+    return subprocess.run(
+      [sys.executable, "-m", f"experiments.{module}", *args],
+      cwd=ROOT,
+      stdout=stdout,
+      stderr=subprocess.PIPE,
+      text=True,
+      check=False,
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -140,6 +178,70 @@ def test_a_wrong_value_is_one_line_before_anything_is_written(tmp_path):
     "error: bits=9: must be from 1 to 8, or 32 for full precision"
   )
   assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("kind", "said"),
+  [
+    ("left", []),
+    pytest.param(
+      "full",
+      ["warning: the standard output cannot be written ([Errno 28] No space "
+       "left on device): some of it is lost"],
+      marks=pytest.mark.slow,
+    ),
+  ],
+)  # fmt: skip
+def test_a_run_goes_on_without_its_output(kind, said, tmp_path):
+  done = command_into(kind, *SHORT_RUN, f"--workdir={tmp_path}")
+  assert done.returncode == 0 and done.stderr.splitlines() == said
+  assert (tmp_path / "summary.json").is_file()
+  checkpoints = (tmp_path / "checkpoints").iterdir()
+  assert {x.name for x in checkpoints} >= {"round_00000002"}
+
+
+@pytest.mark.slow
+def test_a_command_without_standard_files_runs_too(tmp_path):
+  """Their numbers are not given to files, into which others would print."""
+  module, *args = SHORT_RUN
+  done = subprocess.run(
+    f"exec {sys.executable} -m experiments.{module} {' '.join(args)} "
+    f"--workdir={tmp_path} <&- >&- 2>&-",
+    shell=True,
+    cwd=ROOT,
+    check=False,
+  )
+  assert done.returncode == 0
+  assert (tmp_path / "summary.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("module", "flag"),
+  [
+    ("federated", "workdir"),
+    ("centralized", "workdir"),
+    ("compare", "workdir"),
+    ("demo", "workdir"),
+    ("benchmark", "output"),
+  ],
+)
+@pytest.mark.parametrize("value", ["", "~nosuch/run"])
+def test_a_path_that_is_none_is_one_line(module, flag, value):
+  before = sorted(x.name for x in ROOT.iterdir())
+  done = command(module, f"--{flag}={value}")
+  assert done.returncode == 2
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith(f"error: {flag}={value!r}: must ")
+  assert sorted(x.name for x in ROOT.iterdir()) == before
+
+
+@pytest.mark.parametrize("flag", ["--config", "--config.x"])
+def test_a_config_in_the_home_folder_is_found(flag, monkeypatch):
+  monkeypatch.setenv("HOME", "/home/me")
+  given = [f"{flag}=~/a.py:b", "--workdir=~/run"]
+  expanded = "/home/me/a.py:b" if flag == "--config" else "~/a.py:b"
+  assert common.with_homes(given) == [f"{flag}={expanded}", "--workdir=~/run"]
 
 
 @pytest.mark.slow
@@ -274,7 +376,7 @@ def test_uneven_clients_by_flags(tmp_path):
   for name, kind in client_types.items():
     assert f"{kind['clients']} x {name}" in done.stdout
     assert f"{name:20s} {kind['clients']:5d} clients" in done.stdout
-  assert (tmp_path / "clients" / "mlp(16,16)" / "0.npy").is_file()
+  assert not (tmp_path / "clients").exists()
 
 
 @pytest.mark.slow
@@ -331,6 +433,20 @@ def test_predict_runs_a_packed_model(packed, tmp_path):
   assert done.stdout.split() == ["2", "0", "1", "1"]
   logits = np.load(tmp_path / "logits.npy", allow_pickle=False)
   np.testing.assert_allclose(logits, np.eye(3)[[2, 0, 1, 1]])
+
+
+@pytest.mark.parametrize(
+  ("kind", "code", "said"),
+  [
+    ("left", 0, ""),
+    ("full", 1, "error: the standard output cannot be written ([Errno 28] No "
+     "space left on device)\n"),
+  ],
+)  # fmt: skip
+def test_predict_fails_if_its_output_is_lost(kind, code, said, packed):
+  model, samples = packed
+  done = command_into(kind, "predict", f"--model={model}", f"--input={samples}")
+  assert (done.returncode, done.stderr) == (code, said)
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import pwd
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -40,3 +42,22 @@ def test_other_errors_of_compilation_are_raised(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
   with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
     program.compile_lowered(Lowered())  # pyright: ignore[reportArgumentType]
+
+
+def test_without_a_home_programs_are_not_kept(monkeypatch):
+  def unknown(_):
+    raise KeyError
+
+  for name in ("HOME", "QUPED_CACHE_DIR", "XDG_CACHE_HOME"):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(pwd, "getpwuid", unknown)
+  before = jax.config.jax_compilation_cache_dir  # pyright: ignore
+  jax.config.update("jax_compilation_cache_dir", None)
+  try:
+    with pytest.warns(UserWarning, match="not kept: QUPED_CACHE_DIR: must be"):
+      program.use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir is None  # pyright: ignore
+    with pytest.raises(ValueError, match="folder='': must not be empty"):
+      program.use_compilation_cache("")
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
