@@ -22,6 +22,7 @@ from quped_jax.reading import shown
 Check = Callable[[str, Any], Any]
 
 LARGEST = 2**31 - 1  # Of whole numbers, as int32 holds them.
+_LARGEST_EXACT = 2**53  # Up to which a float holds all of them.
 
 _WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
@@ -48,6 +49,8 @@ def number(
 ) -> Check:
   """Checks that a value is a number, and not true or false.
 
+  Not a whole one beyond 2**53, which a float may have to round.
+
   Args:
     least: the smallest that is allowed.
     most: the largest.
@@ -57,13 +60,12 @@ def number(
   limits += "" if math.isinf(most) else f", at most {most:g}"
 
   def check(place, value):
-    if type(value) in (int, float):
-      try:
-        found = float(value)
-      except OverflowError:
-        found = math.inf
-      finite = math.isfinite(found)
-      if (finite or nan) and (not finite or least <= found <= most):
+    if type(value) is int and abs(value) <= _LARGEST_EXACT:
+      if least <= value <= most:
+        return value
+    elif type(value) is float:
+      finite = math.isfinite(value)
+      if least <= value <= most if finite else nan:
         return value
     raise _refusal(place, value, f"a{'' if nan else ' finite'} number{limits}")
 

@@ -14,7 +14,11 @@ CHECKS = {
     [0, 1, 0.5, 1.0],
     [-0.1, 1.1, True, "0.5", NAN, None, HUGE],
   ),
-  "any number": (kinds.number(), [-1e300, 3], [NAN, INF, -INF, HUGE, False]),
+  "any number": (
+    kinds.number(),
+    [-1e300, 3, 2**53],
+    [2**53 + 1, NAN, INF, -INF, HUGE, False],
+  ),
   "nan": (kinds.number(0, nan=True), [NAN, INF, 1], [-1, True, "nan"]),
   "text": (kinds.text, ["", "ä"], [1, None, b"x", "\ud800", "a\0"]),
   "boolean": (kinds.boolean, [True, False], [1, 0, "true", None]),

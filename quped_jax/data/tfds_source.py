@@ -178,6 +178,8 @@ def _read_idx(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
       raise ValueError(str(error)) from error
     # Magic number, with the number of axes at its end; then the axes.
     begin = 4 * (2 + len(sizes))
+    if len(content) < begin:
+      raise ValueError(f"it has {len(content)} bytes, which is no header")
     header = np.frombuffer(content[:begin], ">u4").tolist()
     if header[:1] + header[2:] != [0x801 + len(sizes), *sizes]:
       raise ValueError(f"its header is {header}")

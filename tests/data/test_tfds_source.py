@@ -204,8 +204,9 @@ def raw_paths(folder):
     (lambda x: x + b"0", "it has not the 12 samples that it says"),
     (lambda x: b"\0\0\x09\x03" + x[4:], r"its header is \[2307, 12, 28, 28\]"),
     (lambda x: x[:8] + x[12:16] + b"\0\0\0\1" + x[16:], "its header is"),
-    (lambda x: x[:10], "a multiple of element size"),
-    (lambda x: b"", "its header is"),
+    (lambda x: x[:10], "it has 10 bytes, which is no header"),
+    (lambda x: x[:4], "it has 4 bytes, which is no header"),
+    (lambda x: b"", "it has 0 bytes, which is no header"),
   ],
 )
 def test_raw_images_of_another_form_are_refused(change, message, tmp_path):
@@ -213,6 +214,14 @@ def test_raw_images_of_another_form_are_refused(change, message, tmp_path):
   path = tmp_path / "train-images-idx3-ubyte.gz"
   path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
   with pytest.raises(ValueError, match=rf"train-images.*: must .*{message}"):
+    tfds_source._read_mnist(raw_paths(tmp_path))
+
+
+def test_raw_labels_of_another_form_are_refused(tmp_path):
+  write_mnist(tmp_path)
+  path = tmp_path / "train-labels-idx1-ubyte.gz"
+  path.write_bytes(gzip.compress(b"\0\0\x08\x01"))
+  with pytest.raises(ValueError, match="it has 4 bytes, which is no header"):
     tfds_source._read_mnist(raw_paths(tmp_path))
 
 
