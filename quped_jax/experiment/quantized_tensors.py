@@ -38,6 +38,6 @@ def _note(model: Model, made: Assembly, bits: list[int]) -> str:
   if len(chosen) > _LISTED:
     listed = f"{len(chosen)} tensors, {chosen[0]} to {chosen[-1]}"
   return (
-    f"quantized in {model.name}: {listed}; {sum(map(sizes.get, chosen)):,} of "
+    f"quantized in {model.name}: {listed}; {sum(sizes[x] for x in chosen):,} of "
     f"{sum(sizes.values()):,} weights ({text})"
   )

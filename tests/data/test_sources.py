@@ -4,6 +4,7 @@ import pathlib
 import pwd
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,8 +47,9 @@ def write_leaf(folder, split, users):
 @pytest.mark.parametrize("folder", ["data_dir", "cache_dir"])
 def test_a_folder_that_is_none_is_named(folder):
   for path in ("", "~nosuch"):
+    given: Any = {folder: path}
     with pytest.raises(ValueError, match=f"{folder}='{path}': must "):
-      load_dataset("digits", **{folder: path})
+      load_dataset("digits", **given)
 
 
 def test_without_a_home_data_is_looked_for_and_kept_where_told(
