@@ -37,7 +37,8 @@ def _note(model: Model, made: Assembly, bits: list[int]) -> str:
   listed = ", ".join(chosen)
   if len(chosen) > _LISTED:
     listed = f"{len(chosen)} tensors, {chosen[0]} to {chosen[-1]}"
+  weights = sum(sizes[name] for name in chosen)
   return (
-    f"quantized in {model.name}: {listed}; {sum(sizes[x] for x in chosen):,} of "
+    f"quantized in {model.name}: {listed}; {weights:,} of "
     f"{sum(sizes.values()):,} weights ({text})"
   )
