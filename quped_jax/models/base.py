@@ -133,7 +133,7 @@ def from_linen(
   Returns:
     The model. Its `init` raises ValueError if the module keeps another
     collection of variables, or batch statistics without being told whether it
-    trains; both its functions, if the module draws random numbers.
+    trains; its `apply`, if the module draws random numbers.
 
   Raises:
     ValueError: a class, or anything else that is no linen module.
@@ -161,8 +161,7 @@ def from_linen(
     return run("init", key, inputs, train=False)
 
   def init(key, inputs):
-    with _no_random_numbers(name):
-      variables = init_variables(key, inputs)
+    variables = init_variables(key, inputs)
     unknown = sorted(set(variables) - {"params", "batch_stats"})
     if unknown:
       raise ValueError(

@@ -251,8 +251,9 @@ def test_from_linen_says_that_it_cannot_drop_out():
   params, stats = model.init(jax.random.key(0), jnp.ones((3, 2)))
   with pytest.raises(ValueError, match="'mine' does"):
     model.apply(params, stats, jnp.ones((3, 2)), True)
+  always = models.from_linen(Net(True), "mine")
   with pytest.raises(ValueError, match="'mine' does"):
-    models.from_linen(Net(True), "mine").init(jax.random.key(0), jnp.ones(2))
+    always.apply(params, stats, jnp.ones((3, 2)), False)
 
 
 def test_from_linen_leaves_a_field_alone_that_is_told_otherwise():
