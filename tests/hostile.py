@@ -1,6 +1,6 @@
 """Files that anyone may have written, for tests of what reads them.
 
-A test draws some; QUPED_LONG_TESTS=1 draws many more, for some twenty minutes
+A test draws some; QUPED_LONG_TESTS=1 draws many more, for half an hour or more
 in all.
 """
 

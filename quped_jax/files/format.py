@@ -21,8 +21,9 @@ from quped_jax.quantization import codebook_tree
 MEAN, STD = "inputs/mean", "inputs/std"
 
 _PLANES, _LEVELS = ".planes", ".levels"
-# So few layers are traced within a moment.
-_FEW_LAYERS = 4
+# So few layers are traced within a moment: of networks here, and of those that
+# are registered, whose layers may share their tensors.
+_FEW_LAYERS, _FEW_SHARED = 4, 32
 
 
 class Plan(NamedTuple):
@@ -96,7 +97,7 @@ def plan_of_file(info: ModelInfo, size: int, names: Collection[str]) -> Plan:
       raise ValueError(f"{entry}: must be at most {most} in a file of its size")
   models_lib.get_factory(info.model)
   try:
-    _check_layers(info, names)
+    check_layers(info, names)
     plan = make_plan(info)
   except Exception as error:
     # Nonsensical options can fail anywhere in a network.
@@ -111,15 +112,20 @@ def plan_of_file(info: ModelInfo, size: int, names: Collection[str]) -> Plan:
   return plan
 
 
-def _check_layers(info: ModelInfo, names: Collection[str]) -> None:
-  """Raises a ValueError if there are too few tensors for the layers."""
-  layers = info.layers()
-  if layers <= _FEW_LAYERS:
+def check_layers(info: ModelInfo, names: Collection[str]) -> None:
+  """Raises a ValueError if there are too few tensors for the layers.
+
+  Args:
+    info: the description.
+    names: of the tensors in the file.
+  """
+  layers, built_in = info.layers(), models_lib.is_built_in(info.model)
+  if layers <= (_FEW_LAYERS if built_in else _FEW_SHARED):
     return
   have = sum(not name.endswith(_LEVELS) for name in names if name != MEAN)
   have -= STD in names
   least = layers
-  if models_lib.is_built_in(info.model) and info.options.get(LAYERS) == layers:
+  if built_in and info.options.get(LAYERS) == layers:
     # The layers of these are all alike.
     one, two = (
       len(make_plan(dataclasses.replace(info, options=options)).named())
@@ -127,7 +133,9 @@ def _check_layers(info: ModelInfo, names: Collection[str]) -> None:
     )
     least = one + (layers - 1) * (two - one)
   if have < least:
-    raise ValueError(f"{layers} layers have {least} tensors, the file {have}")
+    raise ValueError(
+      f"{layers} layers must have {least} tensors at least; there are {have}"
+    )
 
 
 def check_kinds(

@@ -162,6 +162,7 @@ def save_packed(
       )
     except ValueError as error:
       raise ValueError(f"{name!r}: {error}") from error
+  format_lib.check_layers(info, tensors)
   tensors |= format_lib.make_scale(mean, std, info.input_shape)
   about = {
     "format": FORMAT,

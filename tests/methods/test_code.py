@@ -90,7 +90,15 @@ class Author:
     self._folder = folder
     self._count = 0
 
-  def hash(self, old="", new="", helper_old="", helper_new="", source=SOURCE):
+  def hash(
+    self,
+    old="",
+    new="",
+    helper_old="",
+    helper_new="",
+    source=SOURCE,
+    encoding="utf-8",
+  ):
     """The hash after changes of the code."""
     assert old in source and helper_old in HELPERS
     self._count += 1
@@ -100,7 +108,8 @@ class Author:
     folder = self._folder / str(self._count)
     folder.mkdir()
     source = source.replace(old, new, 1) if old else source
-    (folder / "own_method.py").write_text(source.format(helpers="own_helpers"))
+    text = source.format(helpers="own_helpers")
+    (folder / "own_method.py").write_text(text, encoding)
     helpers = HELPERS.replace(helper_old, helper_new, 1)
     (folder / "own_helpers.py").write_text(helpers if helper_old else HELPERS)
     sys.path.insert(0, str(folder))
@@ -140,6 +149,17 @@ def author(tmp_path):
 )
 def test_other_code_has_another_hash(author, change):
   assert author.hash(*change) != author.hash()
+
+
+def test_a_file_may_have_another_encoding(author):
+  """One that it declares, as Python reads it too."""
+  hashes = [
+    author.hash(
+      source=f"# coding: latin-1\n# {x}\n{SOURCE}", encoding="latin-1"
+    )
+    for x in ("caf\xe9", "caf\xe9", "caf\xe8")
+  ]
+  assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_a_file_counts_whole(author):
