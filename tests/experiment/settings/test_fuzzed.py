@@ -85,6 +85,8 @@ JUNK = (
   -1.5, -0.0, 0.5, 1.0, 1e-300, 5e-324, 1e39, 1e300, NAN, INF, -INF,
   (), [], (1,), [2], (1, 2), (0,), (-1,), (2**31,), (10**400,), (1e39,),
   (None,), ("a",), (NAN,), (INF,), (True,), ((1,),), [[1]], ([],), {}, {"a": 1},
+  np.int64(2), np.float32(0.5), np.array(1), np.array([1, 2]), np.True_,
+  np.array([[1]]), np.ma.masked, np.float64(NAN), [np.int8(1), 2], range(1, 3),
 )  # fmt: skip
 
 # Values that are allowed, but often conflict with each other.
@@ -237,8 +239,7 @@ def make(values, directly):
   values = BASE | values
   if not directly:
     return common.get_settings(ml_collections.ConfigDict(values))
-  options = {name: values.pop(name) for name in METHODS if name in values}
-  return qj.Settings(**values, method_options=options)
+  return qj.Settings(**values)
 
 
 def attempt(values, directly, workdir=None):
