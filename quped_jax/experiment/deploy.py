@@ -25,7 +25,8 @@ from quped_jax.simulation import processes
 from quped_jax.simulation.state import SimulationState
 
 _FOLDER = "models"
-_OWN = ("client_*.safetensors*", "global*.safetensors*")
+# The last: of a run that was killed while it wrote one.
+_OWN = ("client_*.safetensors*", "global*.safetensors*", ".*.part")
 
 
 class _Files:

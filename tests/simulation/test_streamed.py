@@ -1,5 +1,6 @@
 """Clients' states off the devices, in blocks: the same results."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -132,20 +133,33 @@ def test_what_cannot_be_is_an_error(method, changes, message):
     simulate(method, cases=[1], **{"client_state": "host", **changes})
 
 
+class Looks(qj.Display):
+  """Looks into a folder whenever a run reports a round."""
+
+  def __init__(self, folder):
+    super().__init__(quiet=True)
+    self.folder = folder
+
+  def show(self, method, rounds):
+    def update(*_):
+      files = [p for p in self.folder.rglob("*") if p.is_file()]
+      self.bytes = sum(p.stat().st_size for p in files)
+      self.names = os.listdir(self.folder)
+
+    return contextlib.nullcontext(update)
+
+
 def test_a_run_keeps_its_clients_in_the_workdir(tmp_path):
   settings = tiny.make_settings(
     "quped", CLIENTS, client_state="disk", rounds=2, clients_per_round=2
   )
+  looks = Looks(tmp_path / "clients")
   result = qj.run(
-    settings,
-    tmp_path,
-    federation=tiny.make_federation(),
-    display=qj.Display(quiet=True),
+    settings, tmp_path, federation=tiny.make_federation(), display=looks
   )
   size = result.summary["memory"]["client_state_bytes"]
-  files = [p for p in (tmp_path / "clients").rglob("*") if p.is_file()]
-  assert sum(p.stat().st_size for p in files) >= size
-  assert os.listdir(tmp_path / "clients") == ["clients"]
+  assert looks.bytes >= size and looks.names == ["clients"]
+  assert not looks.folder.exists()
   own = qj.client_state(result.state, 2)
   assert np.isfinite(np.asarray(jax.tree.leaves(own)[0])).all()
 
