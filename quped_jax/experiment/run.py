@@ -27,7 +27,6 @@ from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.resume import Interrupted, Progress, Saver, Signals
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
-from quped_jax.quantization import codebook
 from quped_jax.simulation import processes
 from quped_jax.simulation.simulation import Simulation
 from quped_jax.simulation.state import SimulationState
@@ -51,18 +50,8 @@ class Result(NamedTuple):
   simulation: Simulation
 
   def __repr__(self) -> str:
-    summary = self.summary
-    shown = ", ".join(
-      f"{name} {100 * spread['mean']:.1f} %"
-      for name, spread in summary["accuracy"].items()
-      if spread
-    )
-    return (
-      f"Result({summary['method']} on {summary['dataset']}, "
-      f"{codebook.describe_bits(summary['bits'])}, "
-      f"{summary['clients']} clients, round {summary['rounds']}: {shown}; "
-      f"fields: {', '.join(self._fields)})"
-    )
+    fields = ", ".join(self._fields)
+    return f"Result({summary_lib.in_a_line(self.summary)}; fields: {fields})"
 
 
 def run(

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from quped_jax.experiment.assemble import Assembly
+from quped_jax.quantization import codebook
 from quped_jax.simulation import divergence
 from quped_jax.simulation.state import SimulationState
 
@@ -181,3 +182,17 @@ def summarize(
       "data_bytes": simulation.data_bytes,
     },
   }
+
+
+def in_a_line(summary: Mapping[str, Any]) -> str:
+  """What was run, and how accurate it is."""
+  shown = ", ".join(
+    f"{name} {100 * spread['mean']:.1f} %"
+    for name, spread in summary["accuracy"].items()
+    if spread
+  )
+  return (
+    f"{summary['method']} on {summary['dataset']}, "
+    f"{codebook.describe_bits(summary['bits'])}, "
+    f"{summary['clients']} clients, round {summary['rounds']}: {shown}"
+  )

@@ -138,7 +138,7 @@ class Looks(qj.Display):
 
   def __init__(self, folder):
     super().__init__(quiet=True)
-    self.folder = folder
+    self.folder, self.bytes, self.names = folder, 0, list[str]()
 
   def show(self, method, rounds):
     def update(*_):
