@@ -274,5 +274,5 @@ def make_feddf(
     robust=robust,
     global_model=global_model,
     start=start,
-    server_moves=lambda server: [x.params for x in server.models.values()],
+    server_moves=lambda server: {k: x.params for k, x in server.models.items()},
   )

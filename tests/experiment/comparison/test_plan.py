@@ -181,15 +181,15 @@ BEST = {
   [
     (
       {"learning_rate": [True]},
-      "learning_rate=.*True.*: must be a tuple of nu",
+      "learning_rate=.*True.*: must be numbers",
     ),
     (
       {"learning_rate": ["0.1"]},
-      "learning_rate=.*0.1.*: must be a tuple of nu",
+      "learning_rate=.*0.1.*: must be numbers",
     ),
     (
       {"learning_rate": {"a": 1}},
-      "learning_rate=.*: must be a tuple of numbers",
+      "learning_rate=.*: must be numbers",
     ),
     ({"batch_size": 8.0}, "batch_size=8.0: must be a whole number"),
     ({"batch_size": 2**32 + 8}, "batch_size=4294967304: must be less than 2"),
