@@ -247,6 +247,8 @@ def test_a_hostile_identity_is_the_same_or_another(
     said = json.loads(path.read_text())
     if name == "config.json":  # It has values that change no result.
       said = {key: said[key] for key in IDENTITY}
+    # No options of a method say nothing.
+    said = {k: x for k, x in said.items() if k in IDENTITY or x != {}}
     assert json.dumps(said, sort_keys=True) == json.dumps(
       IDENTITY, sort_keys=True
     )

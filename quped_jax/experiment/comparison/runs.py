@@ -237,6 +237,10 @@ def summary_of(run: Run) -> dict[str, Any]:
     variant = summary["primary_variant"]
     kinds.choice(*summary["accuracy"])("primary_variant", variant)
     kinds.choice(run.settings.clients)("clients", summary["clients"])
+    held_out = summary["held_out_clients"]
+    if held_out and variant not in held_out:
+      # Then they are compared by this one.
+      kinds.record({"personalized": _SPREAD})("held_out_clients", held_out)
     return summary
 
 

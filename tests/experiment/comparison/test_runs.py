@@ -260,6 +260,10 @@ def edited(path, change):
       "held_out_clients.quantized.mean=None",
     ),
     (
+      lambda s: s.update(held_out_clients={"x": {"mean": 0.5}}),
+      "held_out_clients.personalized: must be given",
+    ),
+    (
       lambda s: s["timing"].update(compile_seconds="1"),
       "timing.compile_seconds='1'",
     ),
