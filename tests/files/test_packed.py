@@ -402,8 +402,7 @@ def test_layers_of_a_registered_network_may_share_tensors(blocks, tmp_path):
       "shared",
       lambda key, inputs: ({"kernel": jnp.zeros((classes, classes))}, {}),
       lambda params, stats, inputs, train: (
-        inputs[:, :classes]
-        @ jnp.linalg.matrix_power(params["kernel"], blocks),
+        inputs[:, :classes] @ jnp.linalg.matrix_power(params["kernel"], blocks),
         stats,
       ),
       lambda path: True,
