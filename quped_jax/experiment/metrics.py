@@ -115,8 +115,10 @@ class Writer:
   def _publish(self) -> None:
     """The records, which are complete, replace those that were kept."""
     if self._folder is not None and self._metrics != "metrics.jsonl":
-      os.replace(self._folder / self._metrics, self._folder / "metrics.jsonl")
+      new = self._folder / self._metrics
       self._metrics = "metrics.jsonl"
+      paths.replace_text(self._folder / self._metrics, new.read_text())
+      new.unlink()
 
   def _run(self, settings: dict[str, Any], identity: dict[str, Any]) -> None:
     self._json("identity.json", identity)

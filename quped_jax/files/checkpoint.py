@@ -189,7 +189,7 @@ class Checkpoints:
 
   def _load(self, path: pathlib.Path, shapes: Any) -> Checkpoint:
     """Reads a checkpoint; for the arguments and errors see `latest`."""
-    content = self._renamed(_verified(path))
+    content = _verified(path, self._renamed)
     self._check_identity(content["identity"])
     wanted = shapes(content["progress"])
     if content["arrays"] != _describe(wanted):
@@ -362,8 +362,8 @@ def _read(path: pathlib.Path) -> Any:
   return reading.read_json(path, nan=True)
 
 
-def _verified(path: pathlib.Path) -> dict[str, Any]:
-  """A checkpoint's content without its arrays.
+def _verified(path: pathlib.Path, renamed: Any) -> dict[str, Any]:
+  """A checkpoint's content without its arrays, under present names.
 
   Every byte of every file is checked.
 
@@ -380,7 +380,7 @@ def _verified(path: pathlib.Path) -> dict[str, Any]:
       if _digest(path / name) != expected:
         raise ValueError(f"{name} is not as it was written")
     with reading.placed(_PROGRESS):
-      content = _CONTENT("", _read(path / _PROGRESS))
+      content = renamed(_CONTENT("", _read(path / _PROGRESS)))
       kinds.choice(_name(content["round"]))("round", path.name)
       return content
   except (OSError, ValueError, MemoryError) as error:
