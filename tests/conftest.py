@@ -13,6 +13,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import signal
 
 import hypothesis
 import pytest
@@ -37,6 +38,13 @@ def _claim_cache() -> pathlib.Path:
     else:
       return folder
 
+
+# A shell ignores them in what it runs in the background, and runs leave ignored
+# signals alone; tests, and processes that they start, shall not.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before JAX is first used. Only tests that ask for devices use more than one.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")

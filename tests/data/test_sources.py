@@ -136,8 +136,8 @@ def test_what_is_registered_is_a_name_and_a_function_that_returns_a_dataset():
   ("arguments", "message"),
   [
     ((["digits"],), r"dataset=\['digits'\]: must be one of"),
-    (("digits", 3), "data_dir=3: must be text"),
-    (("digits", None, 3), "cache_dir=3: must be text"),
+    (("digits", 3), "data_dir=3: must be a path"),
+    (("digits", None, 3), "cache_dir=3: must be a path"),
   ],
 )
 def test_odd_arguments_are_named(arguments, message):
