@@ -195,7 +195,7 @@ def archives(draw):
 
 
 @given(data=st.data(), mapped=st.booleans())
-@cases(60)
+@cases(30)
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_hostile_cache_is_right_or_made_again(data, mapped, tmp_path_factory):
   folder = tmp_path_factory.getbasetemp() / "caches"

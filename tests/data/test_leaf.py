@@ -133,7 +133,7 @@ def test_files_without_users_are_refused(tmp_path):
 
 
 @given(data=st.data())
-@cases(60)
+@cases(30)
 def test_a_hostile_file_is_right_or_refused(data, tmp_path_factory):
   path = tmp_path_factory.getbasetemp() / "hostile.json"
   good = content()

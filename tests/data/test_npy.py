@@ -122,7 +122,7 @@ HEADERS = st.fixed_dictionaries(
 
 
 @given(data=st.data())
-@cases(100)
+@cases(50)
 def test_a_hostile_npy_file_is_right_or_refused(data, tmp_path_factory):
   path = tmp_path_factory.getbasetemp() / "hostile.npy"
   good = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -167,7 +167,7 @@ def test_a_description_of_something_else_is_refused(text, tmp_path):
 
 
 @given(data=st.data())
-@cases(60)
+@cases(30)
 def test_a_hostile_description_is_right_or_refused(data, tmp_path_factory):
   folder = tmp_path_factory.getbasetemp() / "described"
   path = folder / "mnist" / "1.0.0" / "dataset_info.json"
@@ -241,7 +241,7 @@ def test_a_small_archive_of_very_much_is_not_unpacked(tmp_path, monkeypatch):
 
 
 @given(data=st.data())
-@cases(60)
+@cases(30)
 def test_a_hostile_raw_file_is_right_or_refused(data, tmp_path_factory):
   folder = tmp_path_factory.getbasetemp() / "raw"
   if not folder.exists():

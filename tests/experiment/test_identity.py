@@ -235,7 +235,7 @@ IDENTITY = {
 
 
 @given(data=st.data(), name=st.sampled_from(["identity.json", "config.json"]))
-@cases(100)
+@cases(50)
 def test_a_hostile_identity_is_the_same_or_another(
   data, name, tmp_path_factory
 ):

@@ -217,7 +217,7 @@ def test_progress_comes_back_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("name", ["progress.json", "manifest.json"])
 @given(data=st.data())
-@cases(60)
+@cases(30)
 @pytest.mark.filterwarnings("ignore:checkpoint .* is damaged")
 def test_a_hostile_checkpoint_is_right_or_not_used(
   name, data, tmp_path_factory

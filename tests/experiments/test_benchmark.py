@@ -220,15 +220,12 @@ def test_these_are_the_suites():
   assert set(benchmark.SUITES) == {"precision", *LONG_SUITES}
 
 
-LONG_SUITES = ("clients", "conv", "methods", "step", "uneven")
+LONG_SUITES = ("clients", "conv", "methods", "precision", "step", "uneven")
 
 
 @pytest.mark.parametrize(
   "name",
-  [
-    "precision",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in LONG_SUITES),
-  ],
+  [pytest.param(name, marks=pytest.mark.slow) for name in LONG_SUITES],
 )
 def test_every_suite_writes_what_it_measured(name, bench):
   bench.suite = name

@@ -183,7 +183,7 @@ def test_a_wrong_value_is_one_line_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize(
   ("kind", "said"),
   [
-    ("left", []),
+    pytest.param("left", [], marks=pytest.mark.slow),
     pytest.param(
       "full",
       ["warning: the standard output cannot be written ([Errno 28] No space "

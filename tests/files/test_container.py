@@ -119,7 +119,7 @@ def test_no_folder_is_an_error(tmp_path):
 
 
 @given(data=st.data())
-@cases(200)
+@cases(100)
 def test_a_damaged_file_is_right_or_refused(files, data):
   good, path = files
   content, expected = data.draw(st.sampled_from(good))

@@ -50,7 +50,7 @@ def seldom(data):
 
 
 @given(data=st.data())
-@cases(60)
+@cases(30)
 def test_hostile_metadata_is_right_or_refused(files, data):
   """With the right checksum: its maker can compute it."""
   good, path = files
@@ -66,7 +66,7 @@ def test_hostile_metadata_is_right_or_refused(files, data):
 
 
 @given(data=st.data())
-@cases(60)
+@cases(30)
 def test_a_hostile_table_of_tensors_is_right_or_refused(files, data):
   good, path = files
   header, about, tensors = parts(data.draw(st.sampled_from(good))[0])
@@ -105,7 +105,7 @@ def test_a_hostile_table_of_tensors_is_right_or_refused(files, data):
 
 
 @given(data=st.data())
-@cases(30)
+@cases(15)
 def test_other_numbers_are_another_model(files, data):
   """A consistent file is a model, whatever its weights."""
   good, path = files

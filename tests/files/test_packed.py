@@ -49,7 +49,7 @@ def test_a_model_comes_back_to_the_bit(info, tmp_path):
 
 
 @given(st.data())
-@cases(100, 1000)
+@cases(50, 1000)
 def test_any_float_is_a_level(tmp_path_factory, data):
   """Minus zero, denormals, infinities and every NaN, in tensors of any size."""
   bits = data.draw(st.integers(1, 8))

@@ -116,7 +116,7 @@ def equal(first, second):
   )
 
 
-@over(tiny.METHODS, fast=("feddf", "local"))
+@over(tiny.METHODS, fast=("feddf",))
 def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   further = [THREE, ON_HOST] if name in ("local", "fedgkt") else []
   ways = [VMAP, ONE, *further]
@@ -353,12 +353,13 @@ def test_quantized_models_have_at_most_as_many_values_as_levels(name):
   check_levels(made, made.play(2))
 
 
+@pytest.mark.slow
 def test_clients_of_all_precisions_have_as_many_values_as_levels():
   made = tiny.tiny("quped", bits=tiny.BITS)
   check_levels(made, made.play(2))
 
 
-@over(("fedavg", "scaffold", "pfedme", "ditto"), fast=("ditto",))
+@over(("fedavg", "scaffold", "pfedme", "ditto"), fast=())
 def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
   """Nor are its statistics, whoever else takes part, even if it is absent."""
   made = tiny.tiny(

@@ -307,7 +307,7 @@ TRACE = "round,client\n0,1\n0,3\n2,4\n1,0\n"
 
 
 @given(data=st.data())
-@cases(100)
+@cases(50)
 def test_a_hostile_trace_is_right_or_refused(data, tmp_path_factory):
   path = tmp_path_factory.getbasetemp() / "hostile.csv"
   text = data.draw(

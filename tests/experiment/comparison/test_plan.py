@@ -221,7 +221,7 @@ def test_a_config_that_is_wrong_itself_is_not_said_of_the_file(tmp_path):
 
 
 @given(data=st.data())
-@cases(40)
+@cases(20)
 def test_hostile_overrides_are_right_or_refused(data, tmp_path_factory):
   path = tmp_path_factory.getbasetemp() / "overrides.json"
   path.write_bytes(data.draw(other_json(BEST)))

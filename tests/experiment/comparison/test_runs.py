@@ -374,7 +374,7 @@ def hostile(data, name, content):
   "name", ["summary.json", "metrics.jsonl", "clients.csv"]
 )
 @given(data=st.data())
-@cases(60)
+@cases(30)
 def test_hostile_results_are_right_or_refused(name, finished_run, data):
   """And what is read makes a table and a curve."""
   run, contents = finished_run

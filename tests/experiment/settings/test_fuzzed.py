@@ -278,7 +278,7 @@ def test_random_settings_are_found_valid_or_refused_by_name(monkeypatch):
   @given(changes(), st.booleans())
   @settings(
     deadline=None,
-    max_examples=4000 if LONG else 200,
+    max_examples=4000 if LONG else 120,
     derandomize=not LONG,
     **QUIET,
   )

@@ -198,6 +198,7 @@ def test_without_a_bound_and_without_noise_it_is_the_mean():
   assert tiny.largest_difference(ends[0], start) > 1e-2
 
 
+@pytest.mark.slow
 def test_devices_add_the_noise_once():
   one, two = (
     played(PRIVATE, rounds=2, **how)
