@@ -156,8 +156,11 @@ def test_five_rounds_agree_in_double_precision(name):
       ends.append(tiny.in_slots(tiny.to_host(state), CLIENTS))
   assert floats(ends[0].clients)
   assert all(x.dtype == np.float64 for x in floats(ends[0].clients))
+  # The prox of levels finds them to 1e-4 of a bracket, here of less than 1e-4:
+  # roundings may decide for the part beside.
+  most = 1e-8 if name in ("quped", "qupel") else 1e-9
   for other in ends[1:]:
-    assert tiny.largest_difference(ends[0], other) < 1e-9
+    assert tiny.largest_difference(ends[0], other) < most
 
 
 @each
