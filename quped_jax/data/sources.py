@@ -318,7 +318,9 @@ def _select_writers(images, labels, writers, is_test, other_writers):
     "labels": _small(labels[keep], leaf.NUM_CLASSES),
     "is_test": is_test[keep],
     "groups": groups.astype(np.int32),
-    "group_names": names,
+    "group_names": names.astype(
+      np.str_
+    ),  # Those of tensorflow-datasets are bytes.
   }
 
 
