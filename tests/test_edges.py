@@ -356,6 +356,7 @@ def test_clients_of_one_sample_or_class_train_beside_others(name):
     assert 0 <= row[primary_variant] <= 1
 
 
+@pytest.mark.slow
 def test_a_clients_model_does_not_depend_on_the_samples_of_others():
   kernels = []
   for counts in (COUNTS[:2], (*COUNTS[:2], 64)):

@@ -104,6 +104,7 @@ def check_accuracy(result, federation, workdir):
     assert 0 < size - row["model_bytes"] < 4096 + 160 * tensors
 
 
+@pytest.mark.slow
 def test_a_run_of_several_networks_leaves_all_its_models(tmp_path):
   result, federation = run(
     tmp_path, client_types=CLIENT_TYPES, model="mlp", hidden=(8, 8), devices=2

@@ -408,6 +408,7 @@ def test_a_client_that_diverges_can_end_the_run():
     )
 
 
+@pytest.mark.slow
 def test_rounds_in_one_dispatch_change_nothing():
   given = tiny.make_settings(
     "quped", 3, bits=(1,), rounds=5, finetune_at=3, eval_every=4
