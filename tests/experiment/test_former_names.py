@@ -112,6 +112,7 @@ def finished(tmp_path_factory):
   return workdir, result
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_former_names_is_read_under_present_ones(finished):
   workdir, result = finished
   path = workdir / "checkpoints" / "round_00000003" / "progress.json"
@@ -156,6 +157,7 @@ def rewrite(checkpoint: pathlib.Path) -> None:
   (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_checkpoint_of_former_names(finished, tmp_path):
   workdir, result = finished
   again = tmp_path / "again"

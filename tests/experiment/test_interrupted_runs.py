@@ -115,6 +115,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_end(tmp_path, stop, changes):
   )
 
 
+@pytest.mark.slow
 def test_a_run_that_a_full_disk_ended_goes_on_when_there_is_space(tmp_path):
   given = settings("fedavg", rounds=4, eval_every=4)
   federation = tiny.make_federation(tiny.COUNTS[:5])

@@ -149,6 +149,7 @@ class Looks(qj.Display):
     return contextlib.nullcontext(update)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_clients_in_the_workdir(tmp_path):
   settings = tiny.make_settings(
     "quped", CLIENTS, client_state="disk", rounds=2, clients_per_round=2
@@ -164,6 +165,7 @@ def test_a_run_keeps_its_clients_in_the_workdir(tmp_path):
   assert np.isfinite(np.asarray(jax.tree.leaves(own)[0])).all()
 
 
+@pytest.mark.slow
 def test_a_state_of_two_devices_goes_on_in_host_memory():
   two, state, _ = simulate("fedavg", cases=[1], bits=(32,), devices=2)
   assert two.layout.devices == 2

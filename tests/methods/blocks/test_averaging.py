@@ -30,7 +30,9 @@ SHARING = (
   "fedrep",
 )
 # Those that adapt the shared model to a client before it is evaluated.
-ADAPTING = (pytest.param("per_fedavg", marks=SLOW), "fedavg_ft")
+ADAPTING = tuple(
+  pytest.param(x, marks=SLOW) for x in ("per_fedavg", "fedavg_ft")
+)
 
 
 @functools.cache
@@ -111,6 +113,7 @@ def test_an_adapted_model_has_statistics_of_its_clients_data(name):
   assert tiny.largest_difference(stats, other) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_precision_that_nobody_sent_keeps_its_statistics():
   """Or has those of the model itself, if it was never heard of."""
   made, states = play("fedavg", bits=(1, 3, 3, 32))
