@@ -95,4 +95,5 @@ def _write(path, arrays):
   path.parent.mkdir(parents=True, exist_ok=True)
   with paths.replacing(path) as file:
     name = np.frombuffer(path.name.encode(), np.uint8)
-    np.savez(file, **{**arrays, _NAME: name})  # pyright: ignore[reportArgumentType]
+    content: Any = {**arrays, _NAME: name}  # No name is that of an argument.
+    np.savez(file, **content)

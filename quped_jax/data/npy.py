@@ -23,6 +23,17 @@ _READERS = {
   (2, 0): np.lib.format.read_array_header_2_0,
 }
 
+# What zipfile raises for bytes that are no archive, or one that it cannot read.
+_NO_ARCHIVE = (
+  zipfile.BadZipFile,
+  zlib.error,
+  EOFError,
+  struct.error,
+  NotImplementedError,  # A way to compress that it does not know.
+  RuntimeError,  # Encrypted.
+  OverflowError,
+)
+
 # Where the header of a zip's member holds the lengths of its last two fields.
 _LENGTHS_AT = 26
 _BLOCK = 2**20
@@ -75,10 +86,7 @@ def map_archive(
           raise ValueError(f"{reading.shown(info.filename)}: must be one array")
         file.seek(_begin(file, archive, info, checked))
         arrays[name] = _mapped(file, info.file_size)
-  except (
-    *(zipfile.BadZipFile, zlib.error, EOFError, struct.error),
-    *(NotImplementedError, RuntimeError, OverflowError),
-  ) as error:
+  except _NO_ARCHIVE as error:
     raise ValueError(f"it is no archive of arrays: {error}") from error
   return arrays
 

@@ -8,7 +8,6 @@ for theirs.
 """
 
 import json
-import math
 import os
 import pathlib
 from typing import Any
@@ -17,7 +16,7 @@ import jax
 
 from quped_jax import kinds, methods, reading, version
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import fingerprints, former_names
+from quped_jax.experiment import fingerprints, former_names, metrics
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation
@@ -159,19 +158,8 @@ def join(given: Settings, *parts: Identity) -> Identity:
   }
   for part in parts:
     identity |= part
-  # As it is read back from a file.
-  return json.loads(json.dumps(_by_name(identity), allow_nan=False))
-
-
-def _by_name(value: Any) -> Any:
-  """The value for JSON, in which infinity and NaN are names."""
-  if isinstance(value, dict):
-    return {k: _by_name(v) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_by_name(v) for v in value]
-  if isinstance(value, float) and not math.isfinite(value):
-    return str(value)
-  return value
+  # As it is read back from a file: infinity and NaN by their names.
+  return json.loads(json.dumps(metrics.plain(identity, str), allow_nan=False))
 
 
 def recorded(workdir: str | os.PathLike, here: Identity) -> Identity:

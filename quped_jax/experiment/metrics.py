@@ -20,14 +20,21 @@ from quped_jax.experiment import output
 _BAR = 20  # Characters.
 
 
-def plain(value: Any) -> Any:
-  """The value for JSON, which has no NaN or infinity: they become null."""
+def plain(
+  value: Any, instead: Callable[[float], Any] = lambda number: None
+) -> Any:
+  """The value for JSON, which has no NaN or infinity: they become null.
+
+  Args:
+    value: JSON values, and floats that are not finite.
+    instead: what else these become.
+  """
   if isinstance(value, dict):
-    return {k: plain(v) for k, v in value.items()}
+    return {k: plain(v, instead) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
-    return [plain(v) for v in value]
+    return [plain(v, instead) for v in value]
   if isinstance(value, float) and not math.isfinite(value):
-    return None
+    return instead(value)
   return value
 
 

@@ -78,11 +78,12 @@ def forgive(
   file: Any = console.file
   if not isinstance(file, Forgiving):
     stream = (lambda: sys.stdout) if file is sys.stdout else (lambda: file)
-    # Any: it does what rich needs of a file.
-    console.file = Forgiving(stream)  # pyright: ignore[reportAttributeAccessIssue]
+    forgiving: Any = Forgiving(stream)  # It does what rich needs of a file.
+    console.file = forgiving
   return console
 
 
 def say(text: str) -> None:
   """Prints a line on the standard output, if that is possible."""
-  print(text, file=Forgiving(lambda: sys.stdout))  # pyright: ignore
+  forgiving: Any = Forgiving(lambda: sys.stdout)  # What print needs of a file.
+  print(text, file=forgiving)

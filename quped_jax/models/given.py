@@ -126,16 +126,16 @@ def _is_plain(use: uses.Use) -> bool:
   if use.custom or use.equation.primitive.name != "conv_general_dilated":
     return False
   given = use.equation.params
-  return given["feature_group_count"] == given[
-    "batch_group_count"
-  ] == 1 and set(given["lhs_dilation"]) | set(given["rhs_dilation"]) == {1}
+  groups = {given["feature_group_count"], given["batch_group_count"]}
+  dilations = {*given["lhs_dilation"], *given["rhs_dilation"]}
+  return groups == dilations == {1}
 
 
 def _trace(model: Model, params: Any, stats: Any, inputs: Any) -> uses.Trace:
-  return uses.trace(
-    lambda params, stats, inputs: model.apply(params, stats, inputs, False)[0],
-    *(params, stats, inputs),
-  )
+  def logits(params, stats, inputs):
+    return model.apply(params, stats, inputs, False)[0]
+
+  return uses.trace(logits, params, stats, inputs)
 
 
 def _outer_layers(model, params, stats, inputs) -> frozenset[str]:
@@ -163,13 +163,11 @@ def _check_init(model: Model, inputs: Any) -> tuple[Any, Any]:
 
 def _check_apply(model, params, stats, inputs, train, num_classes) -> None:
   """Logits and statistics have the right shapes."""
-  found = _shapes(
-    model,
-    inputs,
-    "apply",
-    lambda *args: model.apply(*args, train),
-    *(params, stats, inputs),
-  )
+
+  def apply(params, stats, inputs):
+    return model.apply(params, stats, inputs, train)
+
+  found = _shapes(model, inputs, "apply", apply, params, stats, inputs)
   if not isinstance(found, tuple) or len(found) != 2:
     raise ValueError(
       f"model={model.name!r}: must have an apply that returns (logits, stats); "
@@ -219,7 +217,7 @@ def _shapes(
   """Traces a function of a network; what fails in it becomes a ValueError."""
   try:
     return jax.eval_shape(fn, *args)
-  except Exception as error:
+  except Exception as error:  # Whatever the user's own code raises.
     if isinstance(error, ValueError) and ": must" in str(error):
       raise  # It says what is wrong.
     reason = (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -89,15 +89,10 @@ def trace(apply: Callable[..., Any], params: Any, *args: Any) -> Trace:
 
   results = _Walk(layers, say).function(closed.jaxpr, values, custom=False)
 
-  def named(numbers):
-    return frozenset(paths[i] for i in numbers & layers)
-
-  first = {p for use in found if use.first for p in use.paths}
-  return Trace(
-    found,
-    named(frozenset(i for i, path in enumerate(paths) if path in first)),
-    named(_joined(results).layers),
-  )
+  kernels = {paths[i] for i in layers}
+  first = {path for use in found if use.first for path in use.paths}
+  last = frozenset(paths[i] for i in _joined(results).layers)
+  return Trace(found, frozenset(first & kernels), last)
 
 
 class _Walk(NamedTuple):

@@ -1,41 +1,14 @@
 """The commands, run as a user runs them."""
 
-import contextlib
 import csv
-import importlib
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-import quped_jax as qj
 from experiments import common
-from quped_jax.experiment.training import make_schedule
-from quped_jax.quantization.alternating import Rates
-
-ROOT = pathlib.Path(__file__).parents[2]
-CONFIGS = sorted(
-  path.stem
-  for path in (ROOT / "configs").glob("*.py")
-  # Configs of comparisons hold more than settings, see test_compare.py.
-  if path.stem != "__init__" and not path.stem.startswith("compare")
-)
-
-
-def command(module, *args):
-  return subprocess.run(
-    [sys.executable, "-m", f"experiments.{module}", *args],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
+from tests.experiments.commands import ROOT, command, command_into
 
 SHORT_RUN = (
   "federated",
@@ -46,96 +19,6 @@ SHORT_RUN = (
   "--config.steps=2",
   "--config.checkpoint_every=1",
 )
-
-
-@contextlib.contextmanager
-def poor_output(kind):
-  """A standard output that takes nothing: a pipe nobody reads, a full disk."""
-  if kind == "full":
-    with open("/dev/full", "w") as file:
-      yield file.fileno()
-    return
-  read, write = os.pipe()
-  os.close(read)
-  yield write
-  os.close(write)
-
-
-def command_into(kind, module, *args):
-  with poor_output(kind) as stdout:
-    return subprocess.run(
-      [sys.executable, "-m", f"experiments.{module}", *args],
-      cwd=ROOT,
-      stdout=stdout,
-      stderr=subprocess.PIPE,
-      text=True,
-      check=False,
-    )
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_holds_settings_that_are_allowed(name):
-  config = importlib.import_module(f"configs.{name}").get_config()
-  assert common.get_settings(config).rounds >= 1
-
-
-@pytest.mark.parametrize(
-  ("name", "variant"),
-  [
-    ("centralized", "mnist"),
-    ("centralized", "fashion_mnist"),
-    ("centralized", "cifar10"),
-    ("cifar10_centralized", "adam"),
-  ],
-)
-def test_variants_of_configs_are_allowed(name, variant):
-  config = importlib.import_module(f"configs.{name}").get_config(variant)
-  assert common.get_settings(config).clients == 1
-
-
-@pytest.mark.parametrize("variant", ["sgd", "adam"])
-def test_the_cifar10_recipe_is_that_of_the_released_code(variant):
-  config = importlib.import_module("configs.cifar10_centralized")
-  settings = common.get_settings(config.get_config(variant))
-  assert (settings.model, settings.augment) == ("resnet20", "crop_flip")
-  assert (settings.rounds, settings.epochs) == (250, 1)
-  assert (settings.batch_size, settings.finetune_at) == (128, 200)
-  assert (settings.estimator, settings.norm) == ("hard", "l1")
-  assert (settings.weight_clip, settings.centers_clip) == (1.0, 10.0)
-  assert settings.weight_decay == 0
-  sgd = variant == "sgd"
-  assert settings.optimizer == ("momentum" if sgd else "adam")
-  assert settings.momentum == 0.9
-  assert settings.outer_level == (0.0 if sgd else 1.0)
-
-  def rates(epoch):
-    base = Rates(
-      settings.learning_rate[0],
-      settings.centers_learning_rate[0],
-      settings.strength,
-    )
-    schedule = make_schedule(settings)
-    got, _ = schedule.rates(base, jnp.ones(()), jnp.int32(epoch))
-    return np.asarray(got) / [1, 1, epoch + 1]
-
-  by_epoch = {
-    (0, 79): (0.1, 1e-4, 1e-4),
-    (80, 99): (0.1, 1e-5, 1e-4),
-    (100, 139): (0.01, 1e-5, 1e-3),
-    (140, 149): (0.01, 1e-6, 1e-3),
-    (150, 249): (0.001, 1e-6, 1e-2),
-  }
-  for epochs, (weights, levels, strength) in by_epoch.items():
-    wanted = (weights if sgd else 1e-2, levels, strength if sgd else 1e-4)
-    for epoch in epochs:
-      np.testing.assert_allclose(rates(epoch), wanted, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["centralized", "cifar10_centralized"])
-def test_an_unknown_variant_of_a_config_is_an_error(name):
-  module = importlib.import_module(f"configs.{name}")
-  with pytest.raises(ValueError, match="'nope': must be one of"):
-    module.get_config("nope")
 
 
 def test_federated_trains_mixed_precision_and_writes_its_results(tmp_path):
@@ -403,92 +286,3 @@ def test_what_uneven_clients_cannot_be_is_one_line(flag, message, tmp_path):
   assert done.returncode == 2
   (line,) = done.stderr.strip().splitlines()
   assert line.startswith("error: ") and message in line
-
-
-@pytest.fixture
-def packed(tmp_path):
-  """A model file and a file of samples; the class is the index of the 1."""
-  info = qj.ModelInfo("mlp", 3, (3,), options={"features": ()})
-  params = {
-    "last": {
-      "kernel": np.eye(3, dtype=np.float32),
-      "bias": np.zeros(3, np.float32),
-    }
-  }
-  model, samples = tmp_path / "m.safetensors", tmp_path / "x.npy"
-  qj.save_packed(model, params, {}, info, mean=1.0, std=2.0)
-  np.save(samples, 2 * np.eye(3)[[2, 0, 1, 1]] + 1)
-  return model, samples
-
-
-def test_predict_runs_a_packed_model(packed, tmp_path):
-  model, samples = packed
-  done = command(
-    "predict",
-    f"--model={model}",
-    f"--input={samples}",
-    f"--output={tmp_path / 'logits.npy'}",
-  )
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.split() == ["2", "0", "1", "1"]
-  logits = np.load(tmp_path / "logits.npy", allow_pickle=False)
-  np.testing.assert_allclose(logits, np.eye(3)[[2, 0, 1, 1]])
-
-
-@pytest.mark.parametrize(
-  ("kind", "code", "said"),
-  [
-    ("left", 0, ""),
-    ("full", 1, "error: the standard output cannot be written ([Errno 28] No "
-     "space left on device)\n"),
-  ],
-)  # fmt: skip
-def test_predict_fails_if_its_output_is_lost(kind, code, said, packed):
-  model, samples = packed
-  done = command_into(kind, "predict", f"--model={model}", f"--input={samples}")
-  assert (done.returncode, done.stderr) == (code, said)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("kind", "message"),
-  [
-    ("model", "must be a packed model file (it is damaged: "),
-    ("samples", "inputs.shape=(4, 2): must be [samples, 3]"),
-    ("file", "input='"),
-    ("output", "/none/logits.npy': must be a file that can be written"),
-  ],
-)
-def test_predict_says_in_one_line_what_is_wrong(kind, message, packed):
-  model, samples = packed
-  output = model.parent / ("none" if kind == "output" else ".") / "logits.npy"
-  if kind == "model":
-    model.write_bytes(model.read_bytes()[:-1] + b"x")
-  elif kind == "samples":
-    np.save(samples, np.zeros((4, 2)))
-  elif kind == "file":
-    np.save(samples, np.array([{}]), allow_pickle=True)
-  done = command(
-    "predict", f"--model={model}", f"--input={samples}", f"--output={output}"
-  )
-  assert done.returncode == 2 and not done.stdout
-  (line,) = done.stderr.strip().splitlines()
-  assert line.startswith("error: ") and message in line
-  assert not output.exists()
-
-
-@pytest.mark.parametrize("read", [0, 1], ids=["model", "input"])
-def test_predict_replaces_no_file_that_it_reads(read, packed, tmp_path):
-  """Neither under another name, nor through a link."""
-  model, samples = packed
-  before = packed[read].read_bytes()
-  (tmp_path / "link").symlink_to(packed[read].name)
-  (tmp_path / "folder").mkdir()
-  output = tmp_path / "folder" / ".." / "link"
-  done = command(
-    "predict", f"--model={model}", f"--input={samples}", f"--output={output}"
-  )
-  assert done.returncode == 2 and not done.stdout
-  assert packed[read].read_bytes() == before
-  (line,) = done.stderr.strip().splitlines()
-  assert line.startswith(f"error: output={str(output)!r}: must be another file")

@@ -230,6 +230,13 @@ def edited(path, change):
   path.write_text(json.dumps(content))
 
 
+def refused_to_read(run, what, message):
+  with pytest.raises(
+    ValueError, match=rf"{what} of a finished run \({message}"
+  ):
+    runs.read(run)
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
@@ -272,9 +279,7 @@ def edited(path, change):
 def test_a_summary_of_something_else_is_named(change, message, tmp_path):
   run = one_run(tmp_path)
   edited(run.folder / "summary.json", change)
-  must = rf"summary.json: must be the summary of a finished run \(.*{message}"
-  with pytest.raises(ValueError, match=must):
-    runs.read(run)
+  refused_to_read(run, "summary.json: must be the summary", f".*{message}")
 
 
 @pytest.mark.parametrize(
@@ -296,9 +301,7 @@ def test_a_summary_of_something_else_is_named(change, message, tmp_path):
 def test_records_of_something_else_are_named(lines, message, tmp_path):
   run = one_run(tmp_path)
   (run.folder / "metrics.jsonl").write_text(lines)
-  must = rf"metrics.jsonl: must be the records of a finished run \({message}"
-  with pytest.raises(ValueError, match=must):
-    runs.read(run)
+  refused_to_read(run, "metrics.jsonl: must be the records", message)
 
 
 @pytest.mark.parametrize(
@@ -315,9 +318,7 @@ def test_records_of_something_else_are_named(lines, message, tmp_path):
 def test_rows_of_something_else_are_named(rows, message, tmp_path):
   run = one_run(tmp_path)
   (run.folder / "clients.csv").write_text(f"client,quantized\n{rows}\n")
-  must = rf"clients.csv: must be the clients of a finished run \({message}"
-  with pytest.raises(ValueError, match=must):
-    runs.read(run)
+  refused_to_read(run, "clients.csv: must be the clients", message)
 
 
 def test_accuracies_that_are_not_known_are_nan(tmp_path):
