@@ -12,14 +12,14 @@ such a run leaves.
 from absl import app, flags
 
 import quped_jax as qj
-from experiments import common
+from experiments import command_line, common
 from quped_jax import paths
 
-_CONFIG = common.define_config("configs/centralized.py:digits")
+_CONFIG = command_line.define_config("configs/centralized.py:digits")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
-_RESTART = common.define_restart()
+_RESTART = command_line.define_restart()
 
 
 def main(argv: list[str]) -> None:

@@ -2,27 +2,21 @@
 
 import contextlib
 import os
-import pathlib
-import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import ml_collections
 import rich.console
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 import quped_jax as qj
-from quped_jax import paths
-from quped_jax.experiment import former_names, output
+from experiments import command_line
+from quped_jax.experiment import output
 from quped_jax.quantization import codebook
 from quped_jax.simulation import processes
-
-# Of the config library's message, with a traceback behind it.
-_IN_CONFIG = "Error whilst parsing config file:"
 
 # In characters, for tables that are not printed on a terminal.
 _WIDTH = 160
@@ -47,128 +41,8 @@ def get_settings(config: ml_collections.ConfigDict) -> qj.Settings:
   return qj.Settings.from_dict(config.to_dict())
 
 
-@contextlib.contextmanager
-def _field_errors() -> Iterator[None]:
-  """Prints one line for an unknown field, where the config library raises."""
-  try:
-    yield
-  except (AttributeError, KeyError) as error:
-    print(
-      f"error: --config has no such field: {error.args[0]}. Settings are those "
-      "of quped_jax.Settings; options are METHOD.OPTION, such as "
-      "--config.quped.lambda_p=0.3",
-      file=sys.stderr,
-    )
-    sys.exit(2)
-
-
-def _check_field_names(argv: Sequence[str]) -> None:
-  """For a setting's former name, prints one line with its present name."""
-  for field in (x.partition("=")[0] for x in argv if x.startswith("--config.")):
-    name = field.rpartition(".")[2]
-    if name in former_names.SETTINGS:
-      print(
-        f"error: {field}: is called {former_names.SETTINGS[name]} now",
-        file=sys.stderr,
-      )
-      sys.exit(2)
-
-
-def _check_config_file(argv: Sequence[str]) -> None:
-  """For a config file that does not exist, prints one line with those there."""
-  for value in (x.partition("=")[2] for x in argv if x.startswith("--config=")):
-    try:
-      path = paths.given("config", value.rsplit(":", 1)[0])
-    except ValueError as error:
-      print(f"error: {error}", file=sys.stderr)
-      sys.exit(2)
-    if not path.is_file():
-      folder = path.parent if path.parent.is_dir() else pathlib.Path("configs")
-      there = ", ".join(sorted(map(str, folder.glob("[!_]*.py")))) or "none"
-      print(
-        f"error: --config={value!r}: must be a file; there are {there}",
-        file=sys.stderr,
-      )
-      sys.exit(2)
-
-
-def _check_config_runs(reason: str) -> None:
-  """For a config file that fails, prints one line with what it raises."""
-  flag, found, trace = reason.partition(_IN_CONFIG)
-  if not found:
-    return
-  where = ""
-  path = re.search("--config=([^:]*)", flag)
-  if path is not None:
-    lines = re.findall(rf'File "[^"]*{re.escape(path[1])}", line (\d+)', trace)
-    where = "".join(f" at line {line}" for line in lines[-1:])
-  flag = flag.strip().removeprefix("flag ").rstrip(": ")
-  (*_, last) = trace.strip().splitlines()
-  print(f"error: {flag}: fails{where}: {last.strip()}", file=sys.stderr)
-  sys.exit(2)
-
-
-def last_of_each(argv: Sequence[str]) -> list[str]:
-  """The arguments, with only the last value of each config field.
-
-  For a field that is a list, the config library would join all values given.
-
-  Args:
-    argv: arguments; those of fields are `--config.NAME=VALUE`.
-  """
-  last = {}
-  for i, arg in enumerate(argv):
-    name = arg.partition("=")[0] if arg.startswith("--config.") else ""
-    key = name if name and "=" in arg else i
-    last.pop(key, None)
-    last[key] = arg
-  return list(last.values())
-
-
-def with_homes(argv: Sequence[str]) -> list[str]:
-  """The arguments, with `~` expanded in the path of a config file."""
-  return [
-    f"--config={paths.given('config', arg.partition('=')[2])}"
-    if arg.startswith("--config=~")
-    else arg
-    for arg in argv
-  ]
-
-
-def define_config(default: str) -> flags.FlagHolder:
-  """Defines the flag `--config`.
-
-  Args:
-    default: path of a config file, perhaps with `:VARIANT`.
-
-  Returns:
-    The flag, whose value is the config.
-  """
-  _check_config_file(sys.argv)
-  _check_field_names(sys.argv)
-  # Without --config, the library reads the fields on the command line here;
-  # with it, when flags are parsed.
-  with _field_errors():
-    return config_flags.DEFINE_config_file(
-      "config",
-      default,
-      "Settings of the run, see quped_jax.Settings.",
-      lock_config=True,
-    )
-
-
-def define_restart() -> flags.FlagHolder:
-  """Defines the flag `--restart`, whose value is a bool."""
-  return flags.DEFINE_bool(
-    "restart",
-    False,
-    "Begin anew, even if the folder holds checkpoints, or results of another "
-    "run, which are replaced.",
-  )
-
-
 def run_app(main: Callable[[list[str]], None]) -> None:
-  """Runs `main` by `app.run`; an unknown config field is an error of one line.
+  """Runs `main` by `app.run`; a mistake in a flag is an error of one line.
 
   Makes every CPU core a device. Output that cannot be shown ends nothing.
 
@@ -176,18 +50,9 @@ def run_app(main: Callable[[list[str]], None]) -> None:
     main: takes the arguments that are not flags.
   """
 
-  def parse(argv):
-    args = with_homes(last_of_each(argv))
-    with _field_errors():
-      try:
-        return flags.FLAGS(args)
-      except flags.Error as error:
-        _check_config_runs(str(error))
-        return app.parse_flags_with_usage(args)  # It says what is wrong.
-
   qj.use_cores()
   with _forgiving_output():
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=command_line.parse)
 
 
 @contextlib.contextmanager

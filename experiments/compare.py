@@ -27,11 +27,11 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import common
+from experiments import command_line, common
 from quped_jax import paths
 from quped_jax.experiment.comparison import plan, report, tune
 
-_CONFIG = common.define_config("configs/compare_digits.py")
+_CONFIG = command_line.define_config("configs/compare_digits.py")
 _WORKDIR = flags.DEFINE_string(
   "workdir", "results/compare", "Folder for the results."
 )
@@ -41,7 +41,7 @@ _TUNE = flags.DEFINE_bool(
 _OVERRIDES = flags.DEFINE_string(
   "overrides", "", "JSON file of further overrides, such as best.json."
 )
-_RESTART = common.define_restart()
+_RESTART = command_line.define_restart()
 
 
 def _config() -> dict[str, Any]:

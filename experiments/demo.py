@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 
 import quped_jax as qj
 from configs import digits
-from experiments import common
+from experiments import command_line, common
 from quped_jax import paths
 from quped_jax.experiment import blocks, output
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", "results/demo", "Folder for the results."
 )
-_RESTART = common.define_restart()
+_RESTART = command_line.define_restart()
 _ROUNDS = flags.DEFINE_integer("rounds", 40, "Rounds of every method.")
 
 # name: (title, changes of the settings in configs/digits.py)

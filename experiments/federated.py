@@ -14,14 +14,14 @@ with checkpoints or results of another run is refused; --restart begins anew.
 from absl import app, flags
 
 import quped_jax as qj
-from experiments import common
+from experiments import command_line, common
 from quped_jax.simulation import processes
 
-_CONFIG = common.define_config("configs/digits.py")
+_CONFIG = command_line.define_config("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
-_RESTART = common.define_restart()
+_RESTART = command_line.define_restart()
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "HOST:PORT of process 0, if there are several processes."
 )

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from experiments import common
 from tests.experiments.commands import ROOT, command, command_into
 
 SHORT_RUN = (
@@ -119,14 +118,6 @@ def test_a_path_that_is_none_is_one_line(module, flag, value):
   assert sorted(x.name for x in ROOT.iterdir()) == before
 
 
-@pytest.mark.parametrize("flag", ["--config", "--config.x"])
-def test_a_config_in_the_home_folder_is_found(flag, monkeypatch):
-  monkeypatch.setenv("HOME", "/home/me")
-  given = [f"{flag}=~/a.py:b", "--workdir=~/run"]
-  expanded = "/home/me/a.py:b" if flag == "--config" else "~/a.py:b"
-  assert common.with_homes(given) == [f"{flag}={expanded}", "--workdir=~/run"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("field", ["bitz", "global_loss", "quped.mu"])
 def test_an_unknown_field_is_one_line_too(tmp_path, field):
@@ -137,18 +128,6 @@ def test_an_unknown_field_is_one_line_too(tmp_path, field):
   assert field.split(".")[-1] in line
 
 
-@pytest.mark.parametrize("flag", ["--config.kinds", "--config.base.kinds"])
-def test_a_former_name_of_a_setting_is_answered_with_the_present_one(
-  flag, monkeypatch, capsys
-):
-  monkeypatch.setattr(sys, "argv", ["federated", f"{flag}=3*mlp@1"])
-  with pytest.raises(SystemExit) as ended:
-    common.define_config("configs/digits.py")
-  assert ended.value.code == 2
-  line = f"error: {flag}: is called client_types now\n"
-  assert capsys.readouterr().err == line
-
-
 @pytest.mark.slow
 def test_a_config_that_is_not_there_is_one_line_that_names_those_that_are():
   done = command("federated", "--config=configs/digit.py", "--workdir=unused")
@@ -156,11 +135,6 @@ def test_a_config_that_is_not_there_is_one_line_that_names_those_that_are():
   (line,) = done.stderr.strip().splitlines()
   assert line.startswith("error: --config='configs/digit.py': must be a file; ")
   assert "configs/digits.py" in line
-
-
-def test_of_a_field_that_is_given_twice_the_last_counts():
-  given = ["x", "--config.bits=1", "--a", "--config.bits=32", "--a"]
-  assert common.last_of_each(given) == ["x", "--a", "--config.bits=32", "--a"]
 
 
 @pytest.mark.slow
