@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     if output is not None:
       output = paths.given("output", output)
       _check_output(output, model=_MODEL.value, input=_INPUT.value)
-    packed = qj.load_packed(_MODEL.value)
+    packed = qj.load_packed(_MODEL.value, field="model")
     logits = packed.predict(load_npy("input", _INPUT.value, mapped=True))
     broken = ~np.isfinite(logits).all(axis=1)
     if broken.any():

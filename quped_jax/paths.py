@@ -89,8 +89,10 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
       file.flush()
       os.fsync(file.fileno())
     os.replace(part, target)
-  except BaseException:
+  except BaseException as error:
     part.unlink(missing_ok=True)
+    if isinstance(error, OSError) and error.errno and error.filename is None:
+      error.filename = os.fspath(path)  # Writing does not know it.
     raise
   sync(target.parent)
 

@@ -1,5 +1,6 @@
 """Paths mean what users meant; files are written whole or not at all."""
 
+import errno
 import os
 import pathlib
 import pwd
@@ -108,6 +109,16 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, old):
     raise StopError
   found = {x.name: x.read_text() for x in tmp_path.iterdir()}
   assert found == ({"file": old} if old else {})
+
+
+def test_an_error_while_writing_names_the_file(tmp_path):
+  path = tmp_path / "file"
+  reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
+  with (
+    pytest.raises(OSError, match=f"No space.*: '{path}'"),
+    paths.replacing(path),
+  ):
+    raise OSError(*reason)
 
 
 def test_two_may_write_the_same_file_at_once(tmp_path):

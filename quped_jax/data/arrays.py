@@ -186,19 +186,41 @@ def texts(field: str, array: np.ndarray) -> np.ndarray | None:
   """
   if array.dtype.kind == "S":
     return np.char.decode(array, "utf-8", "backslashreplace")
-  if array.dtype.kind in "UT":
-    return array.astype(object).astype(str)
-  if array.dtype.kind != "O":
+  if array.dtype.kind not in "OUT":
     return None
   entries = array.ravel().tolist()
   other = [entry for entry in entries if not isinstance(entry, str)]
-  if len(other) == len(entries):
+  if len(other) == len(entries) and entries:
     return None
+  if other and _missing(other[0]):
+    raise ValueError(f"{field}={checks.shown(other[0])}: must not be missing")
   if other:
     raise ValueError(
       f"{field}={checks.shown(other[0])}: must be text, as others of them are"
     )
-  return array.astype(str)
+  for entry in set(entries):
+    _check_writable(field, entry)
+  return array.astype(object).astype(str)
+
+
+def _missing(entry: Any) -> bool:
+  # NaN, NaT and pandas' NA are not equal to themselves.
+  return entry is None or not _same(entry, entry)
+
+
+def _check_writable(field: str, text: str) -> None:
+  """Refuses text that would be another, or none, once it is stored."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    pass
+  else:
+    if "\0" not in text:  # NumPy drops it from the end of a text.
+      return
+  raise ValueError(
+    f"{field}={checks.shown(text)}: must be text without NUL that UTF-8 can "
+    "hold"
+  )
 
 
 def names(field: str, value: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
@@ -227,6 +249,9 @@ def names(field: str, value: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
   elif array.dtype.kind in "fcmM" and not np.all(array == array):
     raise ValueError(f"{field}: must have no missing entries")
   unique, numbers = np.unique(array, return_inverse=True)
+  if unique.dtype.kind in "UT":
+    for text in unique.tolist():
+      _check_writable(field, text)
   # Dates are their own text, but not that of what tolist makes of them.
   each = unique if unique.dtype.kind in "mM" else unique.tolist()
   numbers = numbers.reshape(array.shape).astype(np.int32)
@@ -243,10 +268,10 @@ def _named(field: str, array: np.ndarray) -> np.ndarray:
   """The names of ids that are Python objects."""
   found, result = {}, []
   for entry in array.ravel().tolist():
-    # NaN, NaT and pandas' NA are not equal to themselves.
-    if entry is None or not _same(entry, entry):
+    if _missing(entry):
       raise ValueError(f"{field}={checks.shown(entry)}: must not be missing")
     name = _name(entry)
+    _check_writable(field, name)
     if not _same(found.setdefault(name, entry), entry):
       raise ValueError(
         f"{field}={checks.shown(entry)}: must have a name of its own; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import warnings
 
@@ -18,6 +19,9 @@ from quped_jax.short_repr import short_repr
 _SMALL, _LARGE = 1e-3, 10.0
 # Of inputs whose scale is given; tokens are meant to be large.
 _LARGE_IF_GIVEN = 1e6
+# Inputs whose deviation is less than this part of their mean are hardly told
+# apart in float32.
+_FLAT = 1e-6
 # From how many samples their size is estimated.
 _SAMPLES = 1000
 
@@ -264,13 +268,27 @@ def _check_size(raw: np.ndarray, dataset: Dataset, *, given: bool) -> None:
   size = most * np.sqrt(np.mean((some / most) ** 2))
   if _SMALL <= size <= (_LARGE_IF_GIVEN if given else _LARGE):
     return
-  cure = f"mean={raw.mean():.4g}, std={raw.std():.4g}"
   warnings.warn(
     f"inputs: are of size {size:.3g} (root mean square of (inputs - mean) / "
-    "std), where networks train best on inputs of size 1. Normalise them by "
-    f"{cure}, or by the mean and standard deviation of each feature"
+    f"std), where networks train best on inputs of size 1. {_cure(raw)}"
     + ("" if given else "; if they are meant as they are, say so by std=1.0"),
     stacklevel=3,
+  )
+
+
+def _cure(raw: np.ndarray) -> str:
+  """What makes inputs of size 1 of raw ones, float64, in words."""
+  mean, std = raw.mean(), raw.std()
+  if std <= _FLAT * abs(mean):
+    return (
+      "They differ by less than float32 tells apart at their size: subtract "
+      "their mean, in float64, before they become a dataset"
+    )
+  # As many digits as leave of the mean less than a hundredth of std.
+  digits = max(4, 3 + math.ceil(math.log10(abs(mean) / std + 1)))
+  return (
+    f"Normalise them by mean={mean:.{digits}g}, std={std:.4g}, or by the mean "
+    "and standard deviation of each feature"
   )
 
 

@@ -130,6 +130,10 @@ def _whole(array: np.ndarray) -> np.ndarray:
 def _check_classes(labels: np.ndarray, num_classes: int) -> None:
   """Checks a number of classes that nobody has said."""
   used = np.unique(labels)
+  if len(used) == 1 and num_classes < 2:
+    raise ValueError(
+      f"labels={used[0]}: must be of two classes or more; all are the same"
+    )
   if num_classes > max(_MANY, len(labels) / 2):
     raise ValueError(
       f"labels: must be classes; from {used[0]} to {used[-1]} there would be "

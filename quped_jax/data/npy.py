@@ -60,7 +60,7 @@ def load_npy(
     if not stat.S_ISREG(os.stat(path).st_mode):
       raise ValueError("it is no regular file")
     with open(path, "rb") as file:
-      array = _mapped(file)
+      array = _mapped(file, os.fstat(file.fileno()).st_size)
     return array if mapped else np.array(array)
 
 
@@ -110,26 +110,25 @@ def _begin(
   return file.tell()
 
 
-def _mapped(file: BinaryIO, size: int | None = None) -> np.ndarray:
+def _mapped(file: BinaryIO, size: int) -> np.ndarray:
   """The array that begins here in a file, mapped.
 
   Args:
     file: The file, open where the array's header begins.
-    size: Bytes of header and array; None for the rest of the file, of which
-      they need not be all.
+    size: Bytes of header and array.
   """
   begin = file.tell()
   shape, fortran, dtype = _header(file)
   at = file.tell()
   nbytes = math.prod(shape) * dtype.itemsize
   there = os.fstat(file.fileno()).st_size
-  if size is not None and at - begin + nbytes != size:
-    raise ValueError(
-      f"it has {size} bytes, and {at - begin + nbytes} by header"
-    )
   if at + nbytes > there:
     raise ValueError(
       f"its header asks for {nbytes} bytes, the file has {there}"
+    )
+  if at - begin + nbytes != size:
+    raise ValueError(
+      f"it has {size} bytes, and {at - begin + nbytes} by header"
     )
   if not nbytes:
     return np.empty(shape, dtype)

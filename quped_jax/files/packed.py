@@ -174,20 +174,21 @@ def save_packed(
   container.write(path, container.encode(tensors, about))
 
 
-def load_packed(path: str | os.PathLike) -> PackedModel:
+def load_packed(path: str | os.PathLike, *, field: str = "path") -> PackedModel:
   """Reads what `save_packed` wrote, bit for bit, or raises.
 
   Memory is allocated for what the file holds and no more, whatever it claims.
 
   Args:
     path: of the file.
+    field: what errors call it.
 
   Raises:
     ValueError: no such file; a file that is damaged or of another kind; or an
       architecture that is unknown here, or has other tensors.
   """
-  file = f"path={os.fspath(path)!r}"
-  path = paths.given("path", path)
+  file = f"{field}={os.fspath(path)!r}"
+  path = paths.given(field, path)
   with (
     reading.naming(file, "a packed model file"),
     container.opened(path) as opened,

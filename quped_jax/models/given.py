@@ -16,9 +16,11 @@ from quped_jax.quantization import codebook_tree
 # Of parameters; also of statistics that are no whole numbers.
 _FLOATS = tuple(map(jnp.dtype, ("float32", "bfloat16", "float16")))
 
-# Samples in the batch for which networks are traced: not 1, so that logits of a
-# single row are not taken for those of the batch.
+# Samples in the batch for which networks are traced.
 _BATCH = 2
+# When their logits are checked, this many and one for each class: so that those
+# of a few rows, or of each class, are not taken for those of the batch.
+_MANY = 4099
 
 
 def check_type(model: Any) -> None:
@@ -163,6 +165,8 @@ def _check_init(model: Model, inputs: Any) -> tuple[Any, Any]:
 
 def _check_apply(model, params, stats, inputs, train, num_classes) -> None:
   """Logits and statistics have the right shapes."""
+  size = _MANY + num_classes
+  inputs = jax.ShapeDtypeStruct((size, *inputs.shape[1:]), inputs.dtype)
 
   def apply(params, stats, inputs):
     return model.apply(params, stats, inputs, train)
@@ -180,9 +184,9 @@ def _check_apply(model, params, stats, inputs, train, num_classes) -> None:
       f"model={model.name!r}: must return {want}, and nothing else; it returns "
       f"a {type(logits).__name__}"
     )
-  if logits.shape != (_BATCH, num_classes):
+  if logits.shape != (size, num_classes):
     raise ValueError(
-      f"model={model.name!r}: must return {want}; for a batch of {_BATCH} it "
+      f"model={model.name!r}: must return {want}; for a batch of {size} it "
       f"returns {list(logits.shape)}"
     )
   if not jnp.issubdtype(logits.dtype, jnp.floating):

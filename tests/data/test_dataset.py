@@ -148,7 +148,7 @@ def test_names_are_as_many_as_what_they_name():
 def test_inputs_of_another_size_than_networks_train_on_are_warned_of(
   inputs, changes
 ):
-  with pytest.warns(UserWarning, match="^inputs: are of size .* mean=.* std="):
+  with pytest.warns(UserWarning, match="^inputs: are of size "):
     from_arrays(inputs, [0, 1, 0, 1], **changes)
 
 
@@ -188,6 +188,24 @@ def test_from_npy(tmp_path):
   assert dataset.name == "x.npy"
   np.testing.assert_array_equal(dataset.inputs, np.eye(3))
   np.testing.assert_array_equal(dataset.labels, [0, 1, 2])
+
+
+def test_the_cure_of_unscaled_inputs_works():
+  rng = np.random.default_rng(0)
+  inputs = rng.normal(size=(40, 4)) + 12345.678
+  with pytest.warns(UserWarning) as caught:
+    from_arrays(inputs, np.arange(40) % 2)
+  found = re.search("mean=([^,]*), std=([^,]*),", str(caught[0].message))
+  assert found is not None
+  mean, std = map(float, found.groups())
+  scaled = (inputs - mean) / std
+  assert abs(np.mean(scaled)) < 0.1 and abs(np.std(scaled) - 1) < 0.1
+
+
+def test_inputs_that_float32_does_not_tell_apart_are_told():
+  inputs = np.uint64(2**63) + np.arange(40, dtype=np.uint64).reshape(40, 1)
+  with pytest.warns(UserWarning, match="subtract their mean, in float64"):
+    from_arrays(inputs, np.arange(40) % 2)
 
 
 def test_from_npy_takes_what_from_arrays_does(tmp_path):

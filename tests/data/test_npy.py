@@ -95,6 +95,15 @@ def test_no_more_is_allocated_than_the_file_has(tmp_path):
   assert peak < 2**20
 
 
+def test_a_second_array_is_not_dropped(tmp_path):
+  path = tmp_path / "x.npy"
+  with open(path, "wb") as file:
+    np.save(file, np.zeros(3))
+    np.save(file, np.ones(3))
+  with pytest.raises(ValueError, match="it has 304 bytes, and 152 by header"):
+    npy.load_npy("input", path)
+
+
 def test_what_is_no_regular_file_is_refused(tmp_path):
   """A pipe would be waited for, and a device read for ever."""
   os.mkfifo(tmp_path / "pipe")

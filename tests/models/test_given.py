@@ -102,10 +102,12 @@ def test_a_factory_must_make_models():
 @pytest.mark.parametrize(
   ("forward", "message"),
   [
-    (lambda net, x, t: nn.Dense(2)(x), r"logits \[batch, 4\].*\[2, 2\]"),
-    (lambda net, x, t: nn.Dense(6)(x), r"logits \[batch, 4\].*\[2, 6\]"),
-    (lambda net, x, t: nn.Dense(4)(x)[:1], r"batch of 2 it returns \[1, 4\]"),
-    (lambda net, x, t: nn.Dense(4)(x)[None], r"returns \[1, 2, 4\]"),
+    (lambda net, x, t: nn.Dense(2)(x), r"logits \[batch, 4\].*\[4103, 2\]"),
+    (lambda net, x, t: nn.Dense(6)(x), r"logits \[batch, 4\].*\[4103, 6\]"),
+    (lambda net, x, t: nn.Dense(4)(x)[:1], r"of 4103 it returns \[1, 4\]"),
+    (lambda net, x, t: nn.Dense(4)(x)[:99], r"of 4103 it returns \[99, 4\]"),
+    (lambda net, x, t: nn.Dense(4)(x).T, r"of 4103 it returns \[4, 4103\]"),
+    (lambda net, x, t: nn.Dense(4)(x)[None], r"returns \[1, 4103, 4\]"),
     (lambda net, x, t: (nn.Dense(4)(x), x), "nothing else; it returns a tuple"),
     (lambda net, x, t: nn.Dense(4)(x) > 0, "floating type; it returns bool"),
     (lambda net, x, t: x @ jnp.ones((7, 4)), r"shape \(6,\); .* fails with Ty"),

@@ -118,6 +118,11 @@ def _check_whole(name: str, value: Any, numbers: tuple) -> None:
 
 def _check_size(name: str, value: Any, numbers: tuple) -> None:
   """Refuses numbers beyond float32; rules refuse those that are not finite."""
+  if any(0 < abs(x) < checks.SMALLEST for x in numbers):
+    raise ValueError(
+      f"{name}={checks.shown(value)}: must be 0, or at least "
+      f"{checks.SMALLEST:.2g} in size, as less is 0 in float32"
+    )
   if any(checks.LARGEST < abs(x) < float("inf") for x in numbers):
     raise ValueError(
       f"{name}={checks.shown(value)}: must be at most {checks.LARGEST:.2g}, "

@@ -113,6 +113,7 @@ def nothing_compiles(monkeypatch):
     ("clients_per_round", -(2**31) - 1, "less than 2**31"),
     ("strength", 1e39, "at most 3.4e+38"),
     ("learning_rate", (10**40,), "at most 3.4e+38"),
+    ("learning_rate", 1e-50, "0, or at least 1.2e-38"),
     ("sharpness", 1e-40, "at least 1.2e-38"),
     ("steps", 2**30, "must be fewer"),
     ("held_out_client_steps", 2**30, "must be fewer"),
