@@ -260,7 +260,7 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
 
   One pass over x. Up to 16 levels take comparisons alone, which vectorize; more
   take comparisons with every `max_levels / 16`-th border, then a binary search
-  between two of these.
+  between two of these. A few weights are compared with all borders at once.
 
   Args:
     x: weights, any shape.
@@ -271,6 +271,8 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   """
   x = jax.lax.stop_gradient(x)
   border = _midpoints(codebook)
+  if level_sums.few(x):
+    return jnp.sum(x[..., None] > border, axis=-1, dtype=jnp.int32)
   stride = -(-codebook.max_levels // level_sums.COMPARED)
   stride = 1 << (stride - 1).bit_length()
   index = jnp.zeros(x.shape, jnp.int32)

@@ -25,6 +25,9 @@ FORMS = ("masked", "together", "scatter", "private")
 # Up to this number of levels are told apart by comparisons alone: on CPU, XLA
 # vectorizes these, but performs the loads of a lookup one at a time.
 COMPARED = 16
+# Up to this number of indices, loads take less time than comparisons are worth,
+# each of which makes a program longer, and slower to compile.
+_FEW = 4096
 # Up to this number of places, sums are masked. On CPU, XLA scatters one number
 # at a time. On an H200, with 1.6 million weights, comparing with 288 places
 # takes 0.106 ms, and scattering into private copies of them 0.020.
@@ -53,10 +56,15 @@ def copies(places: int) -> int:
   return max(1, min(_COPIES, _PLACES // places))
 
 
+def few(x: jax.Array) -> bool:
+  """Whether an array is so small that the length of its program counts most."""
+  return x.size <= _FEW
+
+
 @jax.custom_vjp
 def entries(table: jax.Array, index: jax.Array) -> jax.Array:
-  """`table[index]`: up to 16 entries by comparisons, more by a gather."""
-  if table.shape[0] > COMPARED:
+  """`table[index]`; of up to 16 entries for many indices, by comparisons."""
+  if table.shape[0] > COMPARED or few(index):
     return table.at[index].get(mode="promise_in_bounds")
   found = jnp.broadcast_to(table[0], index.shape)
   for k in range(1, table.shape[0]):

@@ -58,24 +58,24 @@ def _place(bins, x, centers, slope):
   return left, place - left
 
 
-def interpolate(fn, bins, x, centers, levels, slope, width):
+def interpolate(fn, bins, x, centers, slope):
   """`fn` of the weights, interpolated between its values at the bins.
 
   Args:
-    fn: `(weights, centers, levels, slope, width) -> values`.
-    bins: how many bins.
+    fn: `weights -> values`, of each weight by itself.
+    bins: how many bins; 0 for `fn` of the weights themselves.
     x: weights, any shape.
     centers: the levels, `[max_levels]`.
-    levels: how many of them are valid.
     slope: P, the slope of the steps.
-    width: of the window, passed on to fn.
 
   Returns:
     Values, of the shape of x.
   """
+  if not bins:
+    return fn(x)
   low, distance = _grid(bins, centers, slope)
   nodes = low + distance * jnp.arange(bins, dtype=x.dtype)
-  table = fn(nodes, centers, levels, slope, width)
+  table = fn(nodes)
   left, share = _place(bins, x, centers, slope)
   at = table.at[left].get(mode="promise_in_bounds")
   following = table.at[left + 1].get(mode="promise_in_bounds")

@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quped_jax.quantization import soft_bins, soft_forms
+from quped_jax.quantization import (
+  soft_bins,
+  soft_forms,
+  soft_steps,
+  soft_window,
+)
 from quped_jax.quantization.codebook import (
   Codebook,
   hard_quantize,
@@ -78,9 +83,12 @@ def full_sum_gradients(x, levels, slope, max_levels):
   return dx, np.concatenate([dc[:, :last], folded], axis=1)
 
 
-@functools.partial(jax.jit, static_argnames="unit")
-def soft_with_gradients(x, codebook, sharpness, unit="gap"):
-  """Values `[weights]`, and the derivatives as `full_sum_gradients`."""
+@functools.partial(jax.jit, static_argnames=("unit", "form"))
+def soft_with_gradients(x, codebook, sharpness, unit="gap", form=None):
+  """Values `[weights]`, and the derivatives as `full_sum_gradients`.
+
+  In the given form, if any, rather than in that for so few weights.
+  """
 
   def one(x, centers):
     return soft_quantize(
@@ -88,12 +96,15 @@ def soft_with_gradients(x, codebook, sharpness, unit="gap"):
     )
 
   fn = jax.vmap(jax.value_and_grad(one, argnums=(0, 1)), in_axes=(0, None))
-  # The values all at once, as in use; only derivatives weight by weight.
-  _, gradients = fn(x, codebook.centers)
-  return soft(x, codebook, sharpness, unit=unit), *gradients
+  with pytest.MonkeyPatch.context() as patch:
+    if form is not None:
+      patch.setattr(soft_forms, "form", lambda *_: form)
+    # The values all at once, as in use; only derivatives weight by weight.
+    _, gradients = fn(x, codebook.centers)
+    return one(x, codebook.centers), *gradients
 
 
-def assert_agrees(x, levels, sharpness, unit, max_levels=None):
+def assert_agrees(x, levels, sharpness, unit, max_levels=None, form=None):
   """Values to 1e-3 of the mean gap, derivatives to 2e-3, and rounding.
 
   A derivative has no unit; the neglected levels change it by at most 1e-3.
@@ -104,7 +115,7 @@ def assert_agrees(x, levels, sharpness, unit, max_levels=None):
   slope = slope_of(levels, sharpness, unit)
   codebook = make_codebook(levels, max_levels, padding=3e3)
   value, dx, dc = soft_with_gradients(
-    x, codebook, jnp.float32(sharpness), unit=unit
+    x, codebook, jnp.float32(sharpness), unit=unit, form=form
   )
   want_dx, want_dc = full_sum_gradients(
     x, levels, slope, max_levels or len(levels)
@@ -129,14 +140,22 @@ def assert_agrees(x, levels, sharpness, unit, max_levels=None):
 
 @pytest.mark.parametrize("unit", ["gap", "absolute"])
 @pytest.mark.parametrize(
-  "bits", [1, 2, 3, 4, pytest.param(8, marks=pytest.mark.slow)]
+  ("bits", "form"),
+  [
+    (1, "dense"),
+    (2, "dense"),
+    (3, "table"),
+    (4, "windowed"),
+    pytest.param(8, "table", marks=pytest.mark.slow),
+    pytest.param(8, "windowed", marks=pytest.mark.slow),
+  ],
 )
-def test_soft_agrees_with_the_full_sum(bits, unit):
+def test_soft_agrees_with_the_full_sum(bits, form, unit):
   for spacing in SPACINGS:
     levels = make_levels(spacing, 2**bits)
     x = make_weights(levels, 256)
     for sharpness in (0.1, 1.0, 10.0, 200.0):
-      assert_agrees(x, levels, sharpness, unit)
+      assert_agrees(x, levels, sharpness, unit, form=form)
 
 
 @given(
@@ -148,7 +167,7 @@ def test_soft_agrees_with_the_full_sum(bits, unit):
 def test_soft_agrees_for_any_levels_and_padding(levels, sharpness, seed):
   levels = np.sort(np.asarray(levels, np.float32)) / 100
   x = make_weights(levels, 64, seed)
-  assert_agrees(x, levels, sharpness, "gap", max_levels=16)
+  assert_agrees(x, levels, sharpness, "gap", max_levels=16, form="windowed")
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -203,7 +222,7 @@ def test_a_steepness_that_cannot_be_is_an_error(sharpness, unit, message):
 
 @jax.jit
 def window_width(codebook, sharpness):
-  return soft_forms.window_width(codebook, steepness(codebook, sharpness))
+  return soft_window.window_width(codebook, steepness(codebook, sharpness))
 
 
 @pytest.mark.parametrize("count", [5, 8, 16, 200, 256])
@@ -233,8 +252,9 @@ def test_padding_changes_nothing(count, max_levels, padding):
   x = make_weights(levels, 256)
   plain = make_codebook(levels)
   padded = make_codebook(levels, max_levels, padding)
-  want = soft_with_gradients(x, plain, 10.0)
-  value, dx, dc = soft_with_gradients(x, padded, 10.0)
+  form = "windowed" if max_levels > 4 else None
+  want = soft_with_gradients(x, plain, 10.0, form=form)
+  value, dx, dc = soft_with_gradients(x, padded, 10.0, form=form)
   np.testing.assert_allclose(value, want[0], rtol=1e-6, atol=1e-6)
   np.testing.assert_allclose(dx, want[1], rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(dc[:, :count], want[2], rtol=1e-5, atol=1e-5)
@@ -250,7 +270,10 @@ def test_no_gradient_is_lost(max_levels, sharpness):
   levels = make_levels("geometric", max_levels // 2 + 1)
   x = make_weights(levels, 256)
   _, dx, dc = soft_with_gradients(
-    x, make_codebook(levels, max_levels, 9.0), sharpness
+    x,
+    make_codebook(levels, max_levels, 9.0),
+    sharpness,
+    form="windowed" if max_levels > 4 else None,
   )
   slope = slope_of(levels, sharpness, "gap")
   np.testing.assert_allclose(
@@ -473,7 +496,7 @@ def test_the_gradient_of_all_levels_by_one_reduction_is_the_same(levels):
   centers = jnp.linspace(-1.0, 1.3, levels)
   slope = jnp.float32(8.0)
   one, single = (
-    soft_forms.dense_gradients(
+    soft_steps.dense_gradients(
       0, x, cotangent, centers, slope, together=together
     )
     for together in (True, False)
@@ -481,21 +504,46 @@ def test_the_gradient_of_all_levels_by_one_reduction_is_the_same(levels):
   chex.assert_trees_all_close(one, single, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("levels", [2, 5, 16])
+@pytest.mark.parametrize("bins", [0, 2184])
+def test_a_table_of_all_steps_has_the_same_sums(levels, bins):
+  x, cotangent = many_weights(make_levels("random", levels), 6_000)
+  centers = jnp.asarray(make_levels("random", levels))
+  slope = steepness(make_codebook(centers), 10.0)
+  value = soft_steps.table_value(bins, x, centers, slope)
+  gradients = soft_steps.table_gradients(bins, x, cotangent, centers, slope)
+  exact = 1e-3 if bins else 1e-5
+  gap = float(jnp.mean(jnp.diff(centers)))
+  np.testing.assert_allclose(
+    value, soft_steps.dense_value(x, centers, slope), atol=exact * gap
+  )
+  want = soft_steps.dense_gradients(0, x, cotangent, centers, slope)
+  for got, full in zip(gradients, want, strict=True):
+    size = np.max(np.abs(full))
+    np.testing.assert_allclose(got, full, atol=exact * size)
+
+
 @pytest.mark.parametrize(
-  ("max_levels", "on_cpu", "elsewhere"),
+  ("max_levels", "points", "on_cpu", "elsewhere"),
   [
-    (2, "dense", "together"),
-    (4, "dense", "together"),
-    (16, "windowed", "together"),
-    (256, "windowed", "windowed"),
+    (2, 2**20, "dense", "together"),
+    (4, 2**20, "dense", "together"),
+    (16, 2**13, "table", "together"),
+    (16, 2**14, "windowed", "together"),
+    (256, 2**9, "table", "table"),
+    (256, 2**20, "windowed", "windowed"),
   ],
 )
-def test_the_platform_that_a_program_is_lowered_for_decides(
-  max_levels, on_cpu, elsewhere
+def test_size_and_platform_decide_which_form_is_taken(
+  max_levels, points, on_cpu, elsewhere
 ):
+  assert soft_forms.form("cpu", max_levels, points) == on_cpu
+  assert soft_forms.form("accelerator", max_levels, points) == elsewhere
+
+
+@pytest.mark.parametrize("max_levels", [2, 4, 16, 256])
+def test_the_platform_that_a_program_is_lowered_for_decides(max_levels):
   """Whatever traces it: elsewhere one reduction for up to 16 levels."""
-  assert soft_forms.form("cpu", max_levels) == on_cpu
-  assert soft_forms.form("accelerator", max_levels) == elsewhere
 
   def loss(x, centers):
     codebook = Codebook(centers, jnp.int32(max_levels))
