@@ -7,7 +7,9 @@ them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,10 @@ class Engine:
     max_message_norm: a client whose message is longer has diverged; 0 to
       compare with the norms of earlier rounds.
     calibrate: whether the first round is first run for its norms alone.
+    updates: {cohort: `update`, once it was called}. A client's round is by far
+      the longest to trace, and is traced for its shapes before it is compiled;
+      `jax.jit` traces it once for all who call it with arrays of the same
+      shapes.
   """
 
   method: api.FederatedMethod
@@ -50,6 +56,9 @@ class Engine:
   slots_are_participants: bool = False
   max_message_norm: float = 0.0
   calibrate: bool = False
+  updates: dict[str, Any] = dataclasses.field(
+    default_factory=dict, compare=False, repr=False
+  )
 
   @property
   def num_clients(self) -> int:
@@ -126,6 +135,15 @@ class Engine:
 
   def update(self, state, federation, population, cohort, client_id, client):
     """A client's round: what it downloads, and its ClientResult."""
+    if cohort not in self.updates:
+      self.updates[cohort] = jax.jit(functools.partial(self._update, cohort))
+    # Not what belongs to other clients, whose number differs between callers.
+    state = state._replace(clients=None, members=None, divergence=None)
+    return self.updates[cohort](
+      state, federation, population, client_id, client
+    )
+
+  def _update(self, cohort, state, federation, population, client_id, client):
     context = self.client_context(
       population, federation.public, state.key, state.round, client_id
     )
