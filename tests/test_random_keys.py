@@ -31,6 +31,7 @@ CLIENT = {
   "ATTACK": 131,
   "PRIVACY_NOISE": 141,
 }
+BATCH = {"TRAINING_PASS": 151}
 CHANCE = {"FURTHER_BITS": 0}
 SYNTHETIC = {
   "SYNTHETIC_MEANS": 0,
@@ -41,7 +42,7 @@ SYNTHETIC = {
 
 def test_the_register_is_what_it_was():
   names = {name for name in vars(random_keys) if name.isupper()}
-  listed = ROOT | ROUND | CLIENT | CHANCE | SYNTHETIC
+  listed = ROOT | ROUND | CLIENT | BATCH | CHANCE | SYNTHETIC
   assert {name: getattr(random_keys, name) for name in names} == listed
 
 
@@ -57,8 +58,8 @@ def test_numbers_that_meet_in_one_key_differ():
     ("PER_FEDAVG_ADAPTATION",),
   )
   for group in groups:
-    met = [*group, "ATTACK", "PRIVACY_NOISE", "STRAGGLER"]
-    assert len({CLIENT[name] for name in met}) == len(met)
+    met = [*group, "ATTACK", "PRIVACY_NOISE", "STRAGGLER", "TRAINING_PASS"]
+    assert len({(CLIENT | BATCH)[name] for name in met}) == len(met)
 
 
 def test_no_number_is_folded_in_without_a_name():

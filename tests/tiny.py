@@ -252,9 +252,34 @@ class Normed(nn.Module):
     return nn.Dense(self.classes, name="last")(nn.relu(x))
 
 
-qj.register_model(
-  "normed", lambda classes, **_: qj.from_linen(Normed(classes), "normed")
-)
+class Dropping(nn.Module):
+  """The perceptron "mlp" with dropout, and perhaps batch normalisation."""
+
+  classes: int
+  rate: float = 0.4
+  norm: bool = False
+
+  @nn.compact
+  def __call__(self, inputs, train: bool):
+    x = jnp.asarray(inputs).reshape(len(inputs), -1)
+    for name in ("first", "hidden_1"):
+      x = nn.Dense(8, name=name)(x)
+      if self.norm:
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+      x = nn.Dropout(self.rate, deterministic=not train)(nn.relu(x))
+    return nn.Dense(self.classes, name="last")(x)
+
+
+def _register(name: str, module: type[nn.Module], **fields) -> None:
+  qj.register_model(
+    name, lambda classes, **_: qj.from_linen(module(classes, **fields), name)
+  )
+
+
+_register("normed", Normed)
+_register("with_dropout", Dropping)
+_register("with_dropout_normed", Dropping, norm=True)
+_register("with_no_dropout", Dropping, rate=0.0)
 
 
 def make_settings(method: str, num_clients: int, **changes) -> qj.Settings:

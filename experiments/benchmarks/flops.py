@@ -43,7 +43,7 @@ def layer_flops(model: qj.Model, shape: tuple[int, ...]) -> list[int]:
   inputs = jax.ShapeDtypeStruct(shape, np.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
   forward = jax.make_jaxpr(
-    lambda params, stats, x: model.apply(params, stats, x, True)[0]
+    lambda params, stats, x: qj.models.example_pass(model, params, stats, x)[0]
   )
   return list(_layers(forward(*variables, inputs).jaxpr))
 

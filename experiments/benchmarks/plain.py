@@ -45,6 +45,8 @@ def make_work(
   params, stats = init(jax.random.split(keys[2], clients))
   if jax.tree.leaves(stats):
     raise ValueError(f"model={model.name!r}: must be one without statistics")
+  if model.random:
+    raise ValueError(f"model={model.name!r}: must draw no random numbers")
 
   def step(params, batch):
     def loss_fn(params):

@@ -183,7 +183,7 @@ def make_passes(model: qj.Model, training: Training) -> api.FederatedMethod:
       params, shared = carry
 
       def forward(params):
-        return model.apply(params, {}, batch.inputs, True)[0]
+        return qj.models.training_pass(model, params, {}, batch)[0]
 
       teacher, pull_back = jax.vjp(forward, shared)
 

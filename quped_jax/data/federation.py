@@ -35,10 +35,13 @@ class Batch(NamedTuple):
   Attributes:
     inputs: `[batch, ...]`, float and normalised.
     labels: int32 `[batch]`.
+    key: the batch's random key in training, for networks that draw random
+      numbers; None if there is none.
   """
 
   inputs: jax.Array
   labels: jax.Array
+  key: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -123,10 +126,10 @@ class ClientData:
     return Batch(*self.source.draw(self.client_id, rows))
 
   def train_batch(self, key: jax.Array, positions: jax.Array) -> Batch:
-    """A training batch, augmented."""
+    """A training batch, augmented, with the key as its own."""
     batch = self.batch(positions)
     augment = augment_lib.AUGMENTATIONS[self.augment]
-    return batch._replace(inputs=augment(key, batch.inputs))
+    return batch._replace(inputs=augment(key, batch.inputs), key=key)
 
   def draw(self, key: jax.Array, steps: int, batch_size: int) -> jax.Array:
     """Positions of the training batches of a round.

@@ -8,6 +8,7 @@ import jax
 
 from quped_jax.experiment.assemble import Assembly, batch_shape
 from quped_jax.experiment.settings import Settings
+from quped_jax.models import example_pass
 
 # The most floating-point operations in one dispatch, counted as if clients ran
 # plain SGD (QuPeD with levels takes about ten times as many). They take seconds
@@ -26,7 +27,7 @@ def rounds_at_once(made: Assembly) -> int:
   def forward_cost(model):
     variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
     forward = jax.jit(
-      lambda params, stats, x: model.apply(params, stats, x, True)
+      lambda params, stats, x: example_pass(model, params, stats, x)
     )
     cost = forward.lower(*variables, inputs).cost_analysis() or {}
     return cost.get("flops", 0.0)

@@ -17,7 +17,7 @@ import numpy as np
 
 from quped_jax.data.federation import Federation, Pool
 from quped_jax.files.differences import HASH
-from quped_jax.models import Model
+from quped_jax.models import Model, example_pass
 from quped_jax.quantization import codebook_tree
 
 # Samples in the batch for which networks are traced.
@@ -70,7 +70,9 @@ def of_network(model: Model, federation: Federation) -> str:
 
   def train(params, stats, inputs):
     logits, pull_back, stats = jax.vjp(
-      lambda params: apply(params, stats, inputs, True), params, has_aux=True
+      lambda params: example_pass(model, params, stats, inputs),
+      params,
+      has_aux=True,
     )
     return logits, stats, pull_back(jnp.ones_like(logits))
 

@@ -44,6 +44,7 @@ from quped_jax.methods.blocks import (
 )
 from quped_jax.methods.blocks.label_outputs import Outputs
 from quped_jax.methods.blocks.training import Training
+from quped_jax.models import training_pass
 from quped_jax.quantization import alternating
 from quped_jax.quantization.alternating import Learner
 
@@ -121,12 +122,12 @@ def make_fd(
       learner, sums = carry
 
       def objective(params, stats):
-        logits, stats = model.apply(params, stats, batch.inputs, True)
+        logits, stats = training_pass(model, params, stats, batch)
         loss = training.loss(logits, batch.labels)
         taught = label_outputs.taught_loss(logits, batch.labels, teacher)
         return loss + options.gamma * taught, stats
 
-      logits, _ = model.apply(*alternating.current(learner), batch.inputs, True)
+      logits, _ = training_pass(model, *alternating.current(learner), batch)
       sums = jax.tree.map(
         jnp.add, sums, label_outputs.collect(logits, batch.labels)
       )

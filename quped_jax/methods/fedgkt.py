@@ -52,7 +52,7 @@ from quped_jax.methods.blocks import (
 )
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.methods.blocks.training import Training
-from quped_jax.models import MLP, from_linen
+from quped_jax.models import MLP, from_linen, training_pass
 from quped_jax.quantization import alternating, optimizers
 
 
@@ -165,7 +165,7 @@ def make_fedgkt(
 
     def step(learner, batch, teacher):
       def objective(params, stats):
-        logits, stats = model.apply(params, stats, batch.inputs, True)
+        logits, stats = training_pass(model, params, stats, batch)
         return teach(
           training.loss(logits, batch.labels), teacher, logits
         ), stats
@@ -208,7 +208,7 @@ def make_fedgkt(
 
     def loss(params, stats, positions):
       batch = received.real.batch(positions)
-      logits, _ = network.apply(params, {}, batch.inputs, True)
+      logits, _ = training_pass(network, params, {}, batch)
       labels = distill.cross_entropy(logits, batch.labels)
       return teach(labels, teachers[positions], logits), stats
 

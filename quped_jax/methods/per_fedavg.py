@@ -38,6 +38,7 @@ from quped_jax.data.federation import Batch
 from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging, trees
 from quped_jax.methods.blocks.training import Training
+from quped_jax.models import pass_keys
 from quped_jax.quantization.alternating import Objective
 
 VARIANTS = ("first_order", "hessian_free")
@@ -139,10 +140,15 @@ def make_per_fedavg(
 
   def local_loss(download, batch, context):
     del download, context
-    parts = jax.tree.map(lambda x: jnp.split(x, batches), batch)
+    keys = pass_keys(model, batch.key, batches)
+    inputs, labels = (jnp.split(x, batches) for x in batch[:2])
+
+    def part(i):
+      key = None if keys is None else keys[i]
+      return Batch(inputs[i], labels[i], key)
+
     objectives = [
-      training.label_objective(model, Batch(*part))
-      for part in zip(*parts, strict=True)
+      training.label_objective(model, part(i)) for i in range(batches)
     ]
     return meta_objective(objectives, options.alpha, options.delta)
 
@@ -159,7 +165,8 @@ def make_per_fedavg(
     shared = method.broadcast(server, context, cohort)
     key = jax.random.fold_in(context.key, random_keys.PER_FEDAVG_ADAPTATION)
     (positions,) = data.draw(key, 1, training.batch_size)
-    objective = training.label_objective(model, data.batch(positions))
+    batch = data.batch(positions)._replace(key=key)
+    objective = training.label_objective(model, batch)
     params, stats = adapt(objective, shared.params, shared.stats, options.alpha)
     result = {
       "personalized": (params, stats, model),

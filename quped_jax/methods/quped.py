@@ -38,6 +38,7 @@ from quped_jax.methods.blocks import (
   personal,
 )
 from quped_jax.methods.blocks.training import Training
+from quped_jax.models import training_pass
 from quped_jax.quantization import alternating
 
 GLOBAL_LOSSES = ("distill", "distill+labels")
@@ -102,12 +103,12 @@ def make_quped(
 
       # One forward pass of w_i serves as teacher here and as student in c.
       def forward(params):
-        return models.shared.apply(params, shared.stats, batch.inputs, True)
+        return training_pass(models.shared, params, shared.stats, batch)
 
       teacher, pull_back, stats = jax.vjp(forward, shared.params, has_aux=True)
 
       def objective(params, stats):
-        logits, stats = model.apply(params, stats, batch.inputs, True)
+        logits, stats = training_pass(model, params, stats, batch)
         labels = training.loss(logits, batch.labels)
         distilled = kl(jax.lax.stop_gradient(teacher), logits)
         return (1 - share) * labels + share * distilled, stats
@@ -120,7 +121,7 @@ def make_quped(
       # c: w_i, by distillation from the new personalized models.
       views = training.alternating.views(learner)
       taught = [
-        model.apply(view.params, view.stats, batch.inputs, True)[0]
+        training_pass(model, view.params, view.stats, batch)[0]
         for view in views
       ]
 

@@ -2,9 +2,12 @@
 
 from quped_jax.models.base import (
   Model,
+  example_pass,
   from_linen,
   hidden_kernels,
   is_head,
+  pass_keys,
+  training_pass,
 )
 from quped_jax.models.cnn import CNN
 from quped_jax.models.conv import (
@@ -46,6 +49,7 @@ __all__ = [
   "check_trainable",
   "check_type",
   "create_model",
+  "example_pass",
   "from_linen",
   "get_factory",
   "hidden_kernels",
@@ -53,6 +57,7 @@ __all__ = [
   "is_head",
   "max_pool_2x2",
   "model_names",
+  "pass_keys",
   "plain_convolutions",
   "register_model",
   "resolve_conv",
@@ -60,4 +65,5 @@ __all__ = [
   "shift_conv",
   "takes_dtype",
   "takes_images",
+  "training_pass",
 ]

@@ -1,16 +1,18 @@
 """A network as pure functions, and how to make one from a flax module."""
 
-import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import errors
 
+from quped_jax import random_keys
 from quped_jax.short_repr import short_repr
 
 # The name of the last layer, a dense one.
@@ -37,6 +39,7 @@ class Model(NamedTuple):
       `logits` of shape `[batch, classes]`. `train` is a static bool: with True,
       the batch's own statistics normalise and the new running statistics are
       returned; with False, the running ones normalise and are returned as is.
+      See `random` for a further argument.
     is_quantized: whether the parameter at a path such as `"hidden_1/kernel"`
       is quantized. The paths of flax NNX, which end in `/value`, are given
       without that.
@@ -45,17 +48,96 @@ class Model(NamedTuple):
     head: `head(params, features) -> logits`, the last layer; likewise.
     activations: names of the functions between its layers, for files that
       describe it; () if unknown.
+    random: whether it draws random numbers in training, as dropout does. Then
+      `apply` and `features` take a fifth argument, a random key, which they are
+      given if `train` is true: `apply(params, stats, inputs, train, key=None)`.
+      A run finds it out for what `from_linen` makes.
   """
 
   name: str
   init: Callable[[jax.Array, jax.typing.ArrayLike], tuple[Any, Any]]
-  apply: Callable[[Any, Any, jax.typing.ArrayLike, bool], tuple[jax.Array, Any]]
+  apply: Callable[..., tuple[jax.Array, Any]]
   is_quantized: Callable[[str], bool]
   features: Callable[..., tuple[jax.Array, Any]] | None = None
   head: Callable[[Any, jax.Array], jax.Array] | None = None
   activations: tuple[str, ...] = ()
+  random: bool = False
 
   __repr__ = short_repr
+
+
+class Drawn(Protocol):
+  """What a training pass takes of a batch, such as one of a federation."""
+
+  @property
+  def inputs(self) -> Any:
+    """Inputs `[batch, ...]`."""
+    ...
+
+  @property
+  def key(self) -> jax.Array | None:
+    """The batch's random key, for networks that draw random numbers."""
+    ...
+
+
+def training_pass(
+  model: Model, params: Any, stats: Any, batch: Drawn
+) -> tuple[jax.Array, Any]:
+  """A network's forward pass in training; all of them go through here.
+
+  The passes of one step have the same batch and so the same key, those of the
+  weights and of their quantized form too: they drop the same units (common
+  random numbers), and differ by their weights alone. A network of another
+  shape that learns beside it draws from the same key.
+
+  Args:
+    model: the network.
+    params: its parameters.
+    stats: its batch-norm statistics.
+    batch: the samples, with a random key if the network draws random numbers.
+
+  Returns:
+    The logits, and the new statistics.
+
+  Raises:
+    ValueError: no key, for a network that needs one.
+  """
+  if not model.random:
+    return model.apply(params, stats, batch.inputs, True)
+  key = _pass_key(model, batch.key)
+  return model.apply(params, stats, batch.inputs, True, key)
+
+
+def example_pass(
+  model: Model, params: Any, stats: Any, inputs: Any
+) -> tuple[jax.Array, Any]:
+  """A forward pass in training, to be traced: with a key that is constant."""
+  keys = (jax.random.key(0),) if model.random else ()
+  return model.apply(params, stats, inputs, True, *keys)
+
+
+def pass_keys(
+  model: Model, key: jax.Array | None, passes: int
+) -> jax.Array | None:
+  """Random keys `[passes]` of batches; None for networks that need none.
+
+  Args:
+    model: the network that sees the batches.
+    key: a key, which may also draw the batches.
+    passes: how many batches there are.
+  """
+  if not model.random:
+    return None
+  return jax.random.split(_pass_key(model, key), passes)
+
+
+def _pass_key(model: Model, key: jax.Array | None) -> jax.Array:
+  if key is None:
+    raise ValueError(
+      f"batch.key=None: must be a random key, as model {model.name!r} draws "
+      "random numbers in training"
+    )
+  return jax.random.fold_in(key, random_keys.TRAINING_PASS)
 
 
 def is_head(path: str) -> bool:
@@ -96,20 +178,59 @@ def _check_module(module: Any, name: Any) -> None:
     raise ValueError(f"name={name!r}: must be text")
 
 
-@contextlib.contextmanager
-def _no_random_numbers(name: str) -> Iterator[None]:
-  """Says that a network may not drop out, where it asks for a random key.
+class RandomNumbersError(ValueError):
+  """A network asks for random numbers where it was given no key."""
 
-  A forward pass is a function of weights and inputs alone: it would otherwise
-  differ between what a client trains, distils and sends of the same batch.
+
+def _with_keys(
+  fn: Callable[[dict[str, jax.Array]], Any],
+  model: str,
+  train: bool,
+  key: jax.Array | None,
+  names: tuple[str, ...] = ("dropout",),
+) -> Any:
+  """Runs a module with a key for each name under which it draws numbers.
+
+  Args:
+    fn: runs it, given {name: key}.
+    model: the model's name, for errors.
+    train: whether it trains.
+    key: the key of all; None if it must draw nothing.
+    names: under which it is known to draw. Others are found out by trying, not
+      left to flax, which would take one key for all, of which layers that are
+      scanned or mapped do not get one each.
   """
+  # By name, so that no key depends on what other names there are.
+  numbers = {name: zlib.crc32(name.encode()) for name in names}
+  rngs = {}
+  if key is not None:
+    rngs = {name: jax.random.fold_in(key, n) for name, n in numbers.items()}
   try:
-    yield
+    return fn(rngs)
   except errors.InvalidRngError as error:
-    raise ValueError(
-      "module: must draw no random numbers, as dropout does; that of model "
-      f"{name!r} does. A rate of 0, or deterministic=True, turns it off"
-    ) from error
+    if key is None:
+      raise RandomNumbersError(_no_key(model, train)) from error
+    asked = re.search(r'needs PRNG for "([^"]*)"', str(error))
+    if asked is None or asked[1] in names:
+      raise ValueError(
+        "module: must pass random numbers on, by split_rngs, to what is inside "
+        f"nn.scan, nn.vmap and the like; in that of model {model!r}, {error}"
+      ) from error
+    further = asked[1]
+  return _with_keys(fn, model, train, key, (*names, further))
+
+
+def _no_key(model: str, train: bool) -> str:
+  """What is wrong if random numbers are asked for and there is no key."""
+  if train:
+    return (
+      f"key=None: must be a random key in training, as model {model!r} draws "
+      "random numbers; qj.models.training_pass gives it that of the batch"
+    )
+  return (
+    f"module: must draw random numbers in training alone; that of model "
+    f"{model!r} also does without, or is not told that it does not train"
+  )
 
 
 def from_linen(
@@ -124,8 +245,9 @@ def from_linen(
     module: called with `inputs`, and told whether it trains: by a keyword
       argument of its `__call__`, or a field of its own, that is called `train`,
       `training`, `is_training`, `deterministic` or `use_running_average`. One
-      without batch statistics needs none of them. It may keep the collections
-      `params` and `batch_stats`, and returns logits.
+      that computes the same in training needs none of them. It may keep the
+      collections `params` and `batch_stats`, and returns logits. In training it
+      may draw random numbers, under any name, as dropout does.
     name: the name under which results are reported.
     is_quantized: predicate on the parameter path.
     activations: see `Model`.
@@ -133,7 +255,8 @@ def from_linen(
   Returns:
     The model. Its `init` raises ValueError if the module keeps another
     collection of variables, or batch statistics without being told whether it
-    trains; its `apply`, if the module draws random numbers.
+    trains; its `apply`, if the module draws random numbers without a key, which
+    it takes in training. `settle` finds out whether the model is `random`.
 
   Raises:
     ValueError: a class, or anything else that is no linen module.
@@ -176,17 +299,22 @@ def from_linen(
       )
     return variables.get("params", {}), variables.get("batch_stats", {})
 
-  def apply(params, stats, inputs, train) -> tuple[Any, Any]:
+  def apply(params, stats, inputs, train, key=None) -> tuple[Any, Any]:
     variables = {"params": params, "batch_stats": stats}
-    with _no_random_numbers(name):
-      if not (train and stats):
-        return run("apply", variables, inputs, train=train), stats
-      logits, updated = run(
-        "apply", variables, inputs, train=train, mutable=["batch_stats"]
+    mutable = ["batch_stats"] if train and stats else False
+
+    def call(rngs):
+      return run(
+        "apply", variables, inputs, train=train, mutable=mutable, rngs=rngs
       )
+
+    found = _with_keys(call, name, train, key)
+    if not mutable:
+      return found, stats
+    logits, updated = found
     return logits, updated["batch_stats"]
 
-  def features(params, stats, inputs, train):
+  def features(params, stats, inputs, train, key=None):
     caught = []
 
     def catch(layer, args, kwargs, context):
@@ -195,7 +323,7 @@ def from_linen(
       return layer(*args, **kwargs)
 
     with nn.intercept_methods(catch):
-      _, stats = apply(params, stats, inputs, train)
+      _, stats = apply(params, stats, inputs, train, key)
     if not caught:
       raise ValueError(
         f"model {name!r} has no layer {_HEAD!r}; must have one, a dense layer "

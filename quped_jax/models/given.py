@@ -10,7 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from quped_jax.models import uses
-from quped_jax.models.base import Model, hidden_kernels
+from quped_jax.models.base import (
+  Model,
+  RandomNumbersError,
+  example_pass,
+  hidden_kernels,
+)
 from quped_jax.quantization import codebook_tree
 
 # Of parameters; also of statistics that are no whole numbers.
@@ -35,6 +40,8 @@ def check_type(model: Any) -> None:
         raise ValueError(
           f"model.{field}={getattr(model, field)!r}: must be a function"
         )
+    if not isinstance(model.random, bool):
+      raise ValueError(f"model.random={model.random!r}: must be a bool")
     return
   shown, how = type(model).__name__, ""
   if isinstance(model, str):
@@ -54,7 +61,7 @@ def check_type(model: Any) -> None:
 
 
 def settle(model: Model, num_classes: int, inputs: Any) -> Model:
-  """Checks a network by shape, and settles which of its tensors are quantized.
+  """Checks a network by shape, and settles what it does not say of itself.
 
   Args:
     model: as a user gave it.
@@ -62,16 +69,21 @@ def settle(model: Model, num_classes: int, inputs: Any) -> Model:
     inputs: `[batch, ...]`, or shape and type; of a batch of any size.
 
   Returns:
-    The network. With `hidden_kernels`, which knows the first and the last layer
-    by their names, these two are known by their place in the forward pass too.
+    The network; `random`, if it turns out to draw random numbers in training.
+    With `hidden_kernels`, which knows the first and the last layer by their
+    names, these two are known by their place in the forward pass too.
 
   Raises:
     ValueError: the network does not fit the samples or the classes.
   """
   inputs = jax.ShapeDtypeStruct((_BATCH, *inputs.shape[1:]), inputs.dtype)
   params, stats = _check_init(model, inputs)
-  for train in (True, False):
-    _check_apply(model, params, stats, inputs, train, num_classes)
+  try:
+    _check_apply(model, params, stats, inputs, True, num_classes)
+  except RandomNumbersError:
+    model = model._replace(random=True)
+    _check_apply(model, params, stats, inputs, True, num_classes)
+  _check_apply(model, params, stats, inputs, False, num_classes)
   if model.is_quantized is not hidden_kernels:
     return model
   outer = _outer_layers(model, params, stats, inputs)
@@ -169,7 +181,9 @@ def _check_apply(model, params, stats, inputs, train, num_classes) -> None:
   inputs = jax.ShapeDtypeStruct((size, *inputs.shape[1:]), inputs.dtype)
 
   def apply(params, stats, inputs):
-    return model.apply(params, stats, inputs, train)
+    if train:
+      return example_pass(model, params, stats, inputs)
+    return model.apply(params, stats, inputs, False)
 
   found = _shapes(model, inputs, "apply", apply, params, stats, inputs)
   if not isinstance(found, tuple) or len(found) != 2:

@@ -32,6 +32,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from quped_jax.models import example_pass
+
 # Operations whose results are written to memory; all others are fused into
 # these or share their buffers.
 _WRITERS = ("dot_general", "conv_general_dilated", "custom_vjp_call")
@@ -80,7 +82,7 @@ def step_bytes(
   params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
 
   def forward(params, stats, inputs):
-    return model.apply(params, stats, inputs, True)[0]
+    return example_pass(model, params, stats, inputs)[0]
 
   def kept(params, stats, inputs):
     # By the inputs too, so that what is kept holds every kernel once.

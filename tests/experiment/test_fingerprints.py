@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax import models
 from quped_jax.data.federation import Pool, synthetic_federation
 from quped_jax.experiment import fingerprints
 from tests import tiny
@@ -133,6 +134,19 @@ def test_networks_that_compute_the_same_are_the_same():
 )
 def test_networks_that_differ_have_other_fingerprints(change):
   assert network(**change) != network()
+
+
+def test_how_much_a_network_drops_out_counts():
+  def dropping(rate):
+    made = qj.from_linen(tiny.Dropping(4, rate), "net")
+    federation = tiny.make_federation((9, 9))
+    settled = models.settle(made, 4, federation.example())
+    return fingerprints.of_network(settled, federation)
+
+  first = dropping(0.1)
+  jax.clear_caches()
+  assert dropping(0.1) == first
+  assert len({first, dropping(0.2), dropping(0.0)}) == 3
 
 
 def test_derivatives_of_networks_count():

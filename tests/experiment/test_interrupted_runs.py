@@ -91,6 +91,7 @@ def settings(method="quped", **changes):
         (4, {"client_state": "disk", "clients_per_block": 2, "finetune_at": 2}),
         (4, {"strategy": "dispatch", "dropout": 0.3}),
         (4, {"learning_rate": (1e6, 0.05)}),
+        (3, {"model": "with_dropout", "hidden": ()}),
       ]
     ),
   ],

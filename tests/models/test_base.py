@@ -1,3 +1,5 @@
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -7,6 +9,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import models
+from quped_jax.data.federation import Batch
 
 
 class _Counting(nn.Module):
@@ -238,22 +241,117 @@ def test_from_linen_refuses_batch_statistics_that_would_never_see_a_batch():
     model.init(jax.random.key(0), jnp.ones((3, 2)))
 
 
-def test_from_linen_says_that_it_cannot_drop_out():
-  class Net(nn.Module):
-    always: bool = False
+class Dropping(nn.Module):
+  """Drops some of its inputs, each of which a weight passes on as it is."""
 
-    @nn.compact
-    def __call__(self, inputs, deterministic=True):
-      rate = nn.Dropout(0.5, deterministic=deterministic and not self.always)
-      return nn.Dense(2)(rate(inputs))
+  always: bool = False
 
-  model = models.from_linen(Net(), "mine")
-  params, stats = model.init(jax.random.key(0), jnp.ones((3, 2)))
-  with pytest.raises(ValueError, match="'mine' does"):
-    model.apply(params, stats, jnp.ones((3, 2)), True)
-  always = models.from_linen(Net(True), "mine")
-  with pytest.raises(ValueError, match="'mine' does"):
-    always.apply(params, stats, jnp.ones((3, 2)), False)
+  @nn.compact
+  def __call__(self, inputs, deterministic=True):
+    off = deterministic and not self.always
+    x = nn.Dropout(0.5, deterministic=off)(inputs)
+    x = nn.Dropout(0.5, rng_collection="noise", deterministic=off)(x)
+    return nn.Dense(64, name="last", kernel_init=nn.initializers.ones)(x)
+
+
+def batch_of(key):
+  return Batch(jnp.ones((3, 64)), jnp.zeros(3, jnp.int32), key)
+
+
+def test_a_module_that_drops_out_is_given_a_key_under_any_name():
+  model = models.from_linen(Dropping(), "mine")
+  batch = batch_of(jax.random.key(1))
+  params, stats = model.init(jax.random.key(0), batch.inputs)
+  eye = {"last": {**params["last"], "kernel": jnp.eye(64)}}
+  with pytest.raises(ValueError, match="key=None: must be .* model 'mine'"):
+    models.training_pass(model, eye, stats, batch)
+  model = model._replace(random=True)
+  with pytest.raises(ValueError, match="batch.key=None: must be .* 'mine'"):
+    models.training_pass(model, eye, stats, batch_of(None))
+
+  def kept(key, params=eye):
+    return models.training_pass(model, params, stats, batch_of(key))[0] != 0
+
+  first = kept(batch.key)
+  # Two layers drop half each, by themselves.
+  assert 0.1 < jnp.mean(first) < 0.4
+  assert {4.0, 0.0} == set(
+    np.unique(models.training_pass(model, eye, stats, batch)[0]).tolist()
+  )
+  # Other weights of the same step see the same units.
+  doubled = jax.tree.map(lambda x: 2 * x, eye)
+  np.testing.assert_array_equal(kept(batch.key, doubled), first)
+  assert (kept(jax.random.key(2)) != first).any()
+  told, _ = model.apply(eye, stats, batch.inputs, False)
+  np.testing.assert_array_equal(told, batch.inputs)
+
+
+def test_the_inputs_of_the_last_layer_are_those_that_were_not_dropped():
+  model = models.from_linen(Dropping(), "mine")
+  inputs, key = jnp.ones((3, 64)), jax.random.key(1)
+  params, stats = model.init(jax.random.key(0), inputs)
+  assert model.features is not None and model.head is not None
+  found, _ = model.features(params, stats, inputs, True, key)
+  logits, _ = model.apply(params, stats, inputs, True, key)
+  assert (found == 0).any()
+  np.testing.assert_allclose(model.head(params, found), logits, rtol=1e-6)
+
+
+def test_a_module_must_not_drop_out_where_it_is_not_trained():
+  model = models.from_linen(Dropping(True), "mine")
+  inputs = jnp.ones((3, 64))
+  params, stats = model.init(jax.random.key(0), inputs)
+  with pytest.raises(
+    ValueError, match="in training alone; that of model 'mine'"
+  ):
+    model.apply(params, stats, inputs, False)
+
+
+class _Scanned(nn.Module):
+  """Adds noise in two steps, each of which has a key of its own, or none."""
+
+  split: bool
+
+  @nn.compact
+  def __call__(self, inputs, train):
+    def layer(module, carry, _):
+      shape = carry.shape
+      if not train:
+        return carry, jnp.zeros(shape)
+      noise = jax.random.normal(module.make_rng("noise"), shape)
+      return carry, noise
+
+    keys: Any = {"noise": True} if self.split else {}
+    run = nn.scan(layer, split_rngs=keys, length=2)
+    return run(self, inputs, None)[1]
+
+
+def test_layers_that_are_scanned_draw_numbers_of_their_own():
+  inputs, key = jnp.ones((3, 2)), jax.random.key(1)
+  first, second = models.from_linen(_Scanned(True), "mine").apply(
+    {}, {}, inputs, True, key
+  )[0]
+  assert (first != second).all()
+  alone = models.from_linen(_Scanned(False), "mine")
+  with pytest.raises(ValueError, match='by split_rngs, .*for "noise"'):
+    alone.apply({}, {}, inputs, True, key)
+
+
+def test_a_network_without_dropout_computes_as_if_there_were_no_keys():
+  model = models.from_linen(models.MLP(2, (3,)), "mine")
+  batch = Batch(jnp.ones((3, 2)), jnp.zeros(3, int), jax.random.key(0))
+  params, stats = model.init(jax.random.key(0), batch.inputs)
+
+  def text(fn):
+    return str(jax.make_jaxpr(fn)(params, batch.inputs, batch.key))
+
+  def with_key(params, inputs, key):
+    own = batch._replace(inputs=inputs, key=key)
+    return models.training_pass(model, params, stats, own)
+
+  expected = text(lambda params, x, key: model.apply(params, stats, x, True))
+  assert text(with_key) == expected
+  assert models.pass_keys(model, batch.key, 3) is None
 
 
 def test_from_linen_leaves_a_field_alone_that_is_told_otherwise():

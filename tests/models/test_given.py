@@ -113,18 +113,38 @@ def test_a_factory_must_make_models():
     (lambda net, x, t: x @ jnp.ones((7, 4)), r"shape \(6,\); .* fails with Ty"),
     (lambda net, x, t: nn.Dense(4)(x)[:, t.nope], "fails with AttributeError"),
     (
-      lambda net, x, train: nn.Dense(4)(nn.Dropout(0.5)(x, not train)),
-      "module: must draw no random numbers, as dropout does",
-    ),
-    (
       lambda net, x, t: nn.Dense(4)(nn.Dropout(0.5, deterministic=False)(x)),
-      "module: must draw no random numbers, as dropout does",
+      "module: must draw random numbers in training alone; that of",
     ),
   ],
 )
 def test_a_network_that_does_not_fit_is_an_error_that_says_so(forward, message):
   with pytest.raises(ValueError, match=message):
     settled(linen(forward))
+
+
+def test_a_network_that_drops_out_is_found_to_be_random():
+  def forward(net, x, train):
+    return nn.Dense(4)(nn.Dropout(0.5, deterministic=not train)(x))
+
+  assert not linen(forward).random and settled(linen(forward)).random
+  assert not settled(qj.from_linen(Net(), "net")).random
+  # Checked as others are, once it has a key.
+  with pytest.raises(ValueError, match=r"logits \[batch, 4\].*\[2, 1\]"):
+    settled(linen(lambda *args: forward(*args)[:, :1]))
+
+
+def test_functions_that_say_they_are_random_take_a_key():
+  said = qj.from_linen(Net(), "net")
+  assert settled(said._replace(random=True)).random
+
+  def apply(params, stats, inputs, train):
+    return said.apply(params, stats, inputs, train)
+
+  with pytest.raises(ValueError, match="apply fails with TypeError: .* 5 were"):
+    settled(said._replace(apply=apply, random=True))
+  with pytest.raises(ValueError, match="model.random=1: must be a bool"):
+    qj.build(qj.Settings(), model=said._replace(random=1))  # pyright: ignore
 
 
 def test_functions_that_return_something_else_are_an_error():

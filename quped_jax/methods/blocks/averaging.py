@@ -25,7 +25,7 @@ from quped_jax.methods import api, by_precision
 from quped_jax.methods.blocks import local_steps, messages, requirements, trees
 from quped_jax.methods.blocks.personal import add_mean, model_of
 from quped_jax.methods.blocks.training import Training
-from quped_jax.models import Model
+from quped_jax.models import Model, training_pass
 from quped_jax.quantization import alternating, codebook_tree
 from quped_jax.quantization.alternating import Learner, Objective
 
@@ -137,7 +137,7 @@ def with_term(
   """
 
   def objective(params, stats):
-    logits, stats = model.apply(params, stats, batch.inputs, True)
+    logits, stats = training_pass(model, params, stats, batch)
     return training.loss(logits, batch.labels) + term(logits), stats
 
   return objective

@@ -105,11 +105,12 @@ def stack(model: Model, network: Model) -> Model:
     features, _ = divide(params, stats, inputs, False)
     return {"client": params, "server": network.init(key, features)[0]}, stats
 
-  def apply(params, stats, inputs, train):
-    features, stats = divide(params["client"], stats, inputs, train)
+  def apply(params, stats, inputs, train, *key):
+    features, stats = divide(params["client"], stats, inputs, train, *key)
     return network.apply(params["server"], {}, features, train)[0], stats
 
   def is_quantized(path):
     return path.startswith(own) and model.is_quantized(path[len(own) :])
 
-  return Model(f"{model.name}+{network.name}", init, apply, is_quantized)
+  name = f"{model.name}+{network.name}"
+  return Model(name, init, apply, is_quantized, random=model.random)

@@ -53,7 +53,7 @@ def make_generator(
     )
     labels = jax.nn.one_hot(labels, classes)
     inputs = jnp.concatenate([noise, labels], axis=1)
-    return noise, labels, network.apply(params, {}, inputs, True)[0]
+    return noise, labels, network.apply(params, {}, inputs, False)[0]
 
   return Generator(init, draw)
 

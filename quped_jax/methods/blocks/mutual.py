@@ -15,6 +15,7 @@ import jax
 from quped_jax.methods import api
 from quped_jax.methods.blocks import personal
 from quped_jax.methods.blocks.training import Training
+from quped_jax.models import training_pass
 
 # `(logits, the other's logits, labels) -> loss`
 MutualLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -47,7 +48,7 @@ def mutual_method(
 
     def objective(model, loss_of, others, batch):
       def loss(params, stats):
-        logits, stats = model.apply(params, stats, batch.inputs, True)
+        logits, stats = training_pass(model, params, stats, batch)
         return loss_of(logits, others, batch.labels), stats
 
       return loss
@@ -55,9 +56,9 @@ def mutual_method(
     def step(carry, batch):
       learner, shared, opt_state = carry
       view = training.alternating.views(learner)[-1]
-      own, _ = model.apply(view.params, view.stats, batch.inputs, True)
-      copied, _ = models.shared.apply(
-        shared.params, shared.stats, batch.inputs, True
+      own, _ = training_pass(model, view.params, view.stats, batch)
+      copied, _ = training_pass(
+        models.shared, shared.params, shared.stats, batch
       )
       learner, loss = training.alternating.step(
         learner, objective(model, own_loss, copied, batch), context.rates

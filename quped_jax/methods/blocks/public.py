@@ -22,7 +22,7 @@ from quped_jax.methods.blocks import (
   server,
 )
 from quped_jax.methods.blocks.training import Training
-from quped_jax.models import Model
+from quped_jax.models import Model, pass_keys, training_pass
 from quped_jax.quantization import alternating, optimizers
 from quped_jax.quantization.alternating import Learner
 
@@ -169,12 +169,14 @@ def digest(
   if not steps:
     return learner
   positions = data.draw(key, steps, training.batch_size)
+  drawn = positions, pass_keys(model, key, steps)
 
   def body(index, learner):
-    batch = data.batch(positions[index])
+    position, own = jax.tree.map(lambda x: x[index], drawn)
+    batch = data.batch(position)._replace(key=own)
 
     def objective(params, stats):
-      logits, stats = model.apply(params, stats, batch.inputs, True)
+      logits, stats = training_pass(model, params, stats, batch)
       return loss(logits, batch.labels), stats
 
     return training.alternating.step(learner, objective, context.rates)[0]
@@ -263,9 +265,10 @@ def distill(
     return shared
   optimizer = optimizers.base_optimizer(options.distill_optimizer)
 
-  def objective(params, stats, positions):
-    batch = data.batch(positions)
-    logits, stats = model.apply(params, stats, batch.inputs, True)
+  def objective(params, stats, drawn):
+    position, own = drawn
+    batch = data.batch(position)._replace(key=own)
+    logits, stats = training_pass(model, params, stats, batch)
     return loss(logits, batch.labels), stats
 
   return server.descend(
@@ -274,5 +277,8 @@ def distill(
     objective,
     shared,
     optimizer.init(shared.params),
-    data.draw(key, options.distill_steps, batch_size),
+    (
+      data.draw(key, options.distill_steps, batch_size),
+      pass_keys(model, key, options.distill_steps),
+    ),
   )[0]

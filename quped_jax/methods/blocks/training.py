@@ -10,7 +10,7 @@ import optax
 from quped_jax.data.federation import Batch, ClientData
 from quped_jax.methods.api import Context, Predictor
 from quped_jax.methods.blocks import distill
-from quped_jax.models import Model
+from quped_jax.models import Model, pass_keys, training_pass
 from quped_jax.quantization import alternating, codebook_tree
 from quped_jax.quantization.alternating import Alternating, Learner, Objective
 
@@ -86,7 +86,7 @@ class Training(NamedTuple):
     """The loss of a model on a batch's labels."""
 
     def objective(params, stats):
-      logits, stats = model.apply(params, stats, batch.inputs, True)
+      logits, stats = training_pass(model, params, stats, batch)
       return self.loss(logits, batch.labels), stats
 
     return objective
@@ -101,7 +101,13 @@ class Training(NamedTuple):
       positions = data.draw(
         context.key, self.recalibration_batches, self.batch_size
       )
-      fresh = _batch_statistics(model, params, stats, data, positions)
+      fresh = _batch_statistics(
+        model,
+        params,
+        stats,
+        data,
+        (positions, pass_keys(model, context.key, positions.shape[0])),
+      )
       counts = codebook_tree.is_quantized(learner.codebooks)
       stats = jax.tree.map(
         lambda new, old: jnp.where(counts, new, old), fresh, stats
@@ -109,30 +115,33 @@ class Training(NamedTuple):
     return params, stats, model
 
 
-def _batch_statistics(model, params, like, data, positions) -> Any:
+def _batch_statistics(model, params, like, data, drawn) -> Any:
   """Running statistics from the given batches alone.
 
   After k batches a running average that started from zero is too small by the
   factor 1 - m^k. Its momentum m is the share of the old value that one update
-  keeps. A statistic that is no such average stays as it is.
+  keeps. A statistic that is no such average stays as it is. The batches come as
+  `drawn`, their positions and their keys.
   """
 
-  def update(stats, position):
-    inputs = data.batch(position).inputs
-    return model.apply(params, stats, inputs, True)[1], None
+  def update(stats, drawn):
+    position, key = drawn
+    batch = data.batch(position)._replace(key=key)
+    return training_pass(model, params, stats, batch)[1], None
 
   floats, join = _floats(like)
 
   def after(floats):
-    return _floats(update(join(floats), positions[0])[0])[0]
+    first = jax.tree.map(lambda x: x[0], drawn)
+    return _floats(update(join(floats), first)[0])[0]
 
   momenta = _momenta(after, floats)
   averaged = [(m >= 0) & (m < 1) for m in momenta]
   start = [jnp.where(a, 0.0, x) for a, x in zip(averaged, floats, strict=True)]
-  total, _ = jax.lax.scan(update, join(start), positions)
+  total, _ = jax.lax.scan(update, join(start), drawn)
 
   def estimate(total, momentum, averaged, old):
-    share = 1 - jnp.where(averaged, momentum, 0.0) ** positions.shape[0]
+    share = 1 - jnp.where(averaged, momentum, 0.0) ** drawn[0].shape[0]
     return jnp.where(averaged, total / share, old)
 
   found = map(estimate, _floats(total)[0], momenta, averaged, floats)
