@@ -1,17 +1,9 @@
 """A type checker sees functions of a method that have a wrong signature."""
 
-import json
-import pathlib
-import shutil
-import subprocess
-import sys
-
 import pytest
 
 from quped_jax.methods.api import Changes, FederatedMethod
-
-ROOT = pathlib.Path(__file__).parents[2]
-PYRIGHT = shutil.which("pyright", path=str(pathlib.Path(sys.executable).parent))
+from tests import typed
 
 USE = """
 import dataclasses
@@ -126,25 +118,10 @@ def usage() -> tuple[str, set[int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PYRIGHT is None, reason="pyright is not installed")
+@typed.needs_pyright
 def test_a_wrong_signature_is_an_error(tmp_path):
   text, wrong = usage()
-  (tmp_path / "usage.py").write_text(text)
-  # Run from the checkout, where the library is found.
-  done = subprocess.run(
-    [
-      str(PYRIGHT),
-      "--outputjson",
-      "--pythonpath",
-      sys.executable,
-      str(tmp_path / "usage.py"),
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  found = json.loads(done.stdout)["generalDiagnostics"]
+  found = typed.complaints(text, tmp_path)
   # Ignores that stubs return nothing.
   found = [x for x in found if x.get("rule") != "reportReturnType"]
   lines = {x["range"]["start"]["line"] for x in found}

@@ -6,12 +6,14 @@ from quped_jax.experiment import client_types as client_types_lib
 from quped_jax.experiment.settings.fields import (
   Group,
   at_least,
+  converted,
   each,
   group,
   one_of,
   setting,
   widths,
 )
+from quped_jax.experiment.settings.values import numbers, path, whole_numbers
 from quped_jax.quantization import codebook as codebook_lib
 
 
@@ -54,11 +56,12 @@ class ClientSettings(Group):
   held_out_client_steps: int = setting(
     10, "local steps that a held-out client takes first.", at_least(0)
   )
-  bits: tuple[int, ...] = setting(
-    (1,),
-    "precisions, given to the clients in turn: 1 to 8, or 32 for full "
+  bits: tuple[int, ...] = converted(
+    default=(1,),
+    doc="precisions, given to the clients in turn: 1 to 8, or 32 for full "
     "precision.",
-    _precisions,
+    rules=(_precisions,),
+    converter=whole_numbers,
   )
   client_types: str = setting(
     "",
@@ -66,12 +69,13 @@ class ClientSettings(Group):
     "so many bits: '15*cnn1@1, 15*cnn1@2, 20*mlp(32,32)@32'. Then `bits` is "
     "not used, and `model` and `hidden` are the global model's.",
   )
-  budget_bytes: tuple[int, ...] = setting(
-    (),
-    "if not (), the sizes that clients' packed models may have, of which one "
-    "is drawn for each client: it gets the largest of `candidates`, each at "
-    "each of `bits`, that fits.",
-    each(at_least(1)),
+  budget_bytes: tuple[int, ...] = converted(
+    default=(),
+    doc="if not (), the sizes that clients' packed models may have, of which "
+    "one is drawn for each client: it gets the largest of `candidates`, each "
+    "at each of `bits`, that fits.",
+    rules=(each(at_least(1)),),
+    converter=whole_numbers,
   )
   candidates: str = setting(
     "",
@@ -121,18 +125,22 @@ class NetworkSettings(Group):
   model: str = setting(
     "mlp", "name of a network, see `quped_jax.models.create_model`."
   )
-  hidden: tuple[int, ...] = setting(
-    (),
-    "widths of the hidden layers of 'mlp'; () for its default.",
-    widths,
+  hidden: tuple[int, ...] = converted(
+    default=(),
+    doc="widths of the hidden layers of 'mlp'; () for its default.",
+    rules=(widths,),
+    converter=whole_numbers,
   )
   shared_model: str = setting(
     "",
     "the global model's network, for methods in which clients keep models of "
     "their own; '' for `model`.",
   )
-  shared_hidden: tuple[int, ...] = setting(
-    (), "its widths, if it is an 'mlp'; () for its default.", widths
+  shared_hidden: tuple[int, ...] = converted(
+    default=(),
+    doc="its widths, if it is an 'mlp'; () for its default.",
+    rules=(widths,),
+    converter=whole_numbers,
   )
   conv: str = setting(
     "auto",
@@ -144,10 +152,12 @@ class NetworkSettings(Group):
     "levels and losses are float32 in either case.",
     one_of(models.COMPUTE_DTYPES),
   )
-  warm_start: str = setting(
-    "",
-    "file of weights that every `model` starts from, of clients and server; "
-    "networks of other `client_types` start afresh. '' for fresh weights.",
+  warm_start: str = converted(
+    default="",
+    doc="file of weights that every `model` starts from, of clients and "
+    "server; networks of other `client_types` start afresh. '' for fresh "
+    "weights.",
+    converter=path,
   )
 
   def _check(self) -> None:
@@ -175,16 +185,18 @@ class ParticipationSettings(Group):
     "how many clients take part in a round, drawn uniformly; 0 for all.",
     at_least(0),
   )
-  participation: tuple[float, ...] = setting(
-    (),
-    "chances that clients take part in a round, given to them in turn; () for "
-    "certainty.",
-    _chances,
+  participation: tuple[float, ...] = converted(
+    default=(),
+    doc="chances that clients take part in a round, given to them in turn; () "
+    "for certainty.",
+    rules=(_chances,),
+    converter=numbers,
   )
-  participation_trace: str = setting(
-    "",
-    "file that says who takes part when, CSV with the columns round and "
+  participation_trace: str = converted(
+    default="",
+    doc="file that says who takes part when, CSV with the columns round and "
     "client, both from 0; '' for none.",
+    converter=path,
   )
   dropout: float = setting(
     0.0,

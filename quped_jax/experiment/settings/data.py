@@ -5,10 +5,12 @@ from quped_jax.data.augment import AUGMENTATIONS
 from quped_jax.experiment.settings.fields import (
   Group,
   at_least,
+  converted,
   group,
   one_of,
   setting,
 )
+from quped_jax.experiment.settings.values import path, whole_numbers
 
 
 @group
@@ -20,14 +22,17 @@ class DataSettings(Group):
     "name of a dataset, see `quped_jax.data.load_dataset`; or 'synthetic', "
     "Gaussian classes that are computed when a batch is drawn.",
   )
-  data_dir: str = setting(
-    "",
-    "where prepared datasets lie; '' for QUPED_DATA_DIR or the default of "
+  data_dir: str = converted(
+    default="",
+    doc="where prepared datasets lie; '' for QUPED_DATA_DIR or the default of "
     "tensorflow-datasets.",
     free=True,
+    converter=path,
   )
-  synthetic_shape: tuple[int, ...] = setting(
-    (64,), "shape of a sample of synthetic data."
+  synthetic_shape: tuple[int, ...] = converted(
+    default=(64,),
+    doc="shape of a sample of synthetic data.",
+    converter=whole_numbers,
   )
   augment: str = setting(
     "none",

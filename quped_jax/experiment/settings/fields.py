@@ -29,7 +29,13 @@ Rule = Callable[[str, Any], None]
 _WIDTH = 80
 
 
-def setting(default: T, doc: str, *rules: Rule, free: bool = False) -> T:
+def setting(
+  default: T,
+  doc: str,
+  *rules: Rule,
+  free: bool = False,
+  converter: Callable[[Any], T] | None = None,
+) -> T:
   """A field of a group.
 
   Args:
@@ -38,6 +44,7 @@ def setting(default: T, doc: str, *rules: Rule, free: bool = False) -> T:
     *rules: checks of the value, each by itself, after that of its type.
     free: whether it changes no result, or only how it is rounded: a run may go
       on from a checkpoint with another value.
+    converter: makes its value of what is given; None for that of its type.
 
   Returns:
     A dataclass field; declared as what type checkers take for its value.
@@ -45,11 +52,41 @@ def setting(default: T, doc: str, *rules: Rule, free: bool = False) -> T:
   given: Any = {"default": default}
   if isinstance(default, dict):
     given = {"default_factory": default.copy}
-  metadata = {"doc": doc, "rules": rules, "free": free}
-  return dataclasses.field(**given, metadata=metadata)
+  given["metadata"] = {
+    "doc": doc,
+    "rules": rules,
+    "free": free,
+    "converter": converter,
+  }
+  return dataclasses.field(**given)
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
+def converted(
+  *,
+  default: T,
+  doc: str,
+  converter: Callable[[Any], T],
+  rules: tuple[Rule, ...] = (),
+  free: bool = False,
+) -> T:
+  """A `setting` that takes more than what it holds, such as `bits=2`.
+
+  Type checkers read off `converter` what it takes. They know this function, and
+  look for its arguments by name.
+
+  Args:
+    default: see `setting`.
+    doc: likewise.
+    converter: likewise.
+    rules: likewise.
+    free: likewise.
+  """
+  return setting(default, doc, *rules, free=free, converter=converter)
+
+
+@dataclass_transform(
+  kw_only_default=True, frozen_default=True, field_specifiers=(converted,)
+)
 def group(cls: type[T]) -> type[T]:
   """Makes a class of settings: frozen, by keyword, its fields documented."""
   made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)

@@ -3,12 +3,14 @@
 from quped_jax import checks
 from quped_jax.experiment.settings.fields import (
   Group,
+  converted,
   each,
   group,
   one_of,
   rounds_in_order,
   setting,
 )
+from quped_jax.experiment.settings.values import numbers, whole_numbers
 from quped_jax.quantization import (
   alternating,
   codebook,
@@ -83,17 +85,21 @@ class WeightSettings(Group):
     "if positive, quantized weights stay within plus or minus this.",
     checks.not_negative,
   )
-  learning_rate: tuple[float, ...] = setting(
-    (0.05,),
-    "eta_1, step size of the weights: one, or one for each of `bits` (or of "
-    "`client_types`).",
-    each(checks.not_negative),
+  learning_rate: tuple[float, ...] = converted(
+    default=(0.05,),
+    doc="eta_1, step size of the weights: one, or one for each of `bits` (or "
+    "of `client_types`).",
+    rules=(each(checks.not_negative),),
+    converter=numbers,
   )
   learning_rate_decay: float = setting(
     1.0, "factor on eta_1 and eta_3 per round.", checks.positive
   )
-  learning_rate_drops: tuple[int, ...] = setting(
-    (), "rounds at which eta_1 and eta_3 drop.", rounds_in_order
+  learning_rate_drops: tuple[int, ...] = converted(
+    default=(),
+    doc="rounds at which eta_1 and eta_3 drop.",
+    rules=(rounds_in_order,),
+    converter=whole_numbers,
   )
   learning_rate_drop_factor: float = setting(
     0.1, "factor by which they drop.", checks.not_negative
@@ -115,17 +121,21 @@ class LevelSettings(Group):
   centers_optimizer: str = setting(
     "sgd", "of the levels.", one_of(optimizers.OPTIMIZERS)
   )
-  centers_learning_rate: tuple[float, ...] = setting(
-    (1e-3,),
-    "eta_2, step size of the levels: one, or one for each of `bits` (or of "
+  centers_learning_rate: tuple[float, ...] = converted(
+    default=(1e-3,),
+    doc="eta_2, step size of the levels: one, or one for each of `bits` (or of "
     "`client_types`).",
-    each(checks.not_negative),
+    rules=(each(checks.not_negative),),
+    converter=numbers,
   )
   centers_clip: float = setting(
     10.0, "bound on the gradient of a level.", checks.positive
   )
-  centers_drops: tuple[int, ...] = setting(
-    (), "rounds at which eta_2 drops.", rounds_in_order
+  centers_drops: tuple[int, ...] = converted(
+    default=(),
+    doc="rounds at which eta_2 drops.",
+    rules=(rounds_in_order,),
+    converter=whole_numbers,
   )
   centers_drop_factor: float = setting(
     0.1, "factor by which it drops.", checks.not_negative

@@ -1,8 +1,17 @@
 """Values of the types that settings and methods' options are declared with."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import (
+  Callable,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
+
+import numpy as np
 
 from quped_jax import checks, scalars
 
@@ -45,6 +54,21 @@ def _mapping(value: Any) -> Mapping[str, Any]:
   return FrozenMapping(value)
 
 
+def whole_numbers(value: int | Sequence[int] | np.ndarray) -> tuple[int, ...]:
+  """Whole numbers, from several or from one alone."""
+  return scalars.several(scalars.whole)(value)
+
+
+def numbers(value: float | Sequence[float] | np.ndarray) -> tuple[float, ...]:
+  """Numbers, from several or from one alone."""
+  return scalars.several(scalars.real)(value)
+
+
+def path(value: str | os.PathLike[str]) -> str:
+  """A path, as text."""
+  return scalars.text(value)
+
+
 # What a field of some type takes, in words, and what makes its values of that:
 # one normal form, however a value was written. It raises a TypeError.
 _TYPES: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -52,14 +76,8 @@ _TYPES: dict[str, tuple[str, Callable[[Any], Any]]] = {
   "bool": ("True or False", scalars.truth),
   "int": ("a whole number", scalars.whole),
   "float": ("a number", scalars.real),
-  "tuple[int, ...]": (
-    "whole numbers, such as (1, 2)",
-    scalars.several(scalars.whole),
-  ),
-  "tuple[float, ...]": (
-    "numbers, such as (0.1,)",
-    scalars.several(scalars.real),
-  ),
+  "tuple[int, ...]": ("whole numbers, such as (1, 2)", whole_numbers),
+  "tuple[float, ...]": ("numbers, such as (0.1,)", numbers),
   str(Mapping[str, Any]): ("a mapping", _mapping),
 }
 
@@ -91,19 +109,20 @@ def typed(
     if declared not in _TYPES:
       continue
     words, convert = _TYPES[declared]
+    convert = field.metadata.get("converter") or convert
     try:
       normal = convert(value)
     except TypeError:
       raise ValueError(
         f"{name}={checks.shown(value)}: must be {words}"
       ) from None
-    numbers = normal if isinstance(normal, tuple) else (normal,)
+    entries = normal if isinstance(normal, tuple) else (normal,)
     if "int" in declared:
-      _check_whole(name, value, numbers)
+      _check_whole(name, value, entries)
     elif "float" in declared:
-      _check_size(name, value, numbers)
+      _check_size(name, value, entries)
       # Zero has no sign here.
-      floats = tuple(float(x) + 0.0 for x in numbers)
+      floats = tuple(float(x) + 0.0 for x in entries)
       normal = floats if isinstance(normal, tuple) else floats[0]
     result[field.name] = normal
   return result
