@@ -12,10 +12,12 @@ import pytest
 import quped_jax as qj
 from quped_jax import methods, models, random_keys
 from tests import tiny
-from tests.methods import toy
+from tests.methods import test_all, toy
 
 COHORT = tiny.COHORT
 VMAP = {"strategy": "vmap"}
+# One of each family, and those that draw batches of their own.
+METHODS = (*test_all.FAMILIES, "apfl", "fedbn", "fedmd", "per_fedavg")
 INPUTS = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
 
 # Its statistics are the key of its last training pass.
@@ -115,7 +117,7 @@ def test_a_rate_of_zero_trains_as_the_network_without_dropout(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", tiny.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_network_that_drops_out_trains_alike_under_any_strategy(method):
   model = "with_dropout_normed" if method == "fedbn" else "with_dropout"
   made = tiny_of(method, model)
