@@ -18,14 +18,14 @@ def images(*shape):
   return jax.random.normal(jax.random.key(1), shape)
 
 
-def quantized_step(granularity, norm):
+def quantized_step(granularity, norm, bits=2):
   """An alternating step of a matrix with two levels, or two per channel."""
   step = alternating.make_alternating(
     optax.sgd(0.1), optax.sgd(0.01), norm=norm
   )
   params = {"kernel": images(5, 3)}
   codebooks = qj.init_codebooks(
-    params, lambda name: True, 2, granularity=granularity
+    params, lambda name: True, bits, granularity=granularity
   )
 
   def objective(params, stats):
@@ -50,6 +50,7 @@ def logits(name, inputs, **options):
   [
     lambda: quantized_step("tensor", "l1"),
     lambda: quantized_step("channel", "l2"),
+    lambda: quantized_step("tensor", "l1", bits=4),
     lambda: augment.crop_flip(jax.random.key(0), images(4, 6, 6, 1)),
     lambda: jax.grad(lambda x: jnp.sum(pool.max_pool_2x2(x)))(
       images(2, 4, 4, 3)

@@ -272,7 +272,8 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   x = jax.lax.stop_gradient(x)
   border = _midpoints(codebook)
   if level_sums.few(x):
-    return jnp.sum(x[..., None] > border, axis=-1, dtype=jnp.int32)
+    borders = jnp.broadcast_to(border, (*x.shape, border.shape[0]))
+    return jnp.sum(x[..., None] > borders, axis=-1, dtype=jnp.int32)
   stride = -(-codebook.max_levels // level_sums.COMPARED)
   stride = 1 << (stride - 1).bit_length()
   index = jnp.zeros(x.shape, jnp.int32)

@@ -82,7 +82,9 @@ def dense_gradients(bins, x, cotangent, centers, slope, *, together=False):
 
 def _points(x, centers, slope):
   """All steps at all points: gap, share and bend, `[..., max_levels - 1]`."""
-  return one_step(x[..., None], centers[:-1], centers[1:], slope)
+  shape = *x.shape, centers.shape[0] - 1
+  low, high = (jnp.broadcast_to(c, shape) for c in (centers[:-1], centers[1:]))
+  return one_step(x[..., None], low, high, slope)
 
 
 def _table(x, centers, slope):

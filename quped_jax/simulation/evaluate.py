@@ -11,6 +11,7 @@ from quped_jax import random_keys
 from quped_jax.data.federation import ClientData, Split
 from quped_jax.models import Model
 from quped_jax.simulation import client_axis as clients_lib
+from quped_jax.simulation import contexts
 from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.round import Engine
 
@@ -123,8 +124,12 @@ class Evaluation:
   def _variants(self, state, federation, population, cohort, client_id, client):
     """A client's models after the last completed round, and its data."""
     key = jax.random.fold_in(state.key, random_keys.EVALUATION)
-    context = self.engine.client_context(
-      population, federation.public, key, state.round, client_id
+    context = contexts.of_client(
+      self.engine.schedule,
+      state._replace(key=key),
+      federation,
+      population,
+      client_id,
     )
     data = federation.client(client_id)
     variants = self.engine.method.variants(

@@ -18,6 +18,7 @@ from quped_jax import random_keys
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.simulation import client_axis as clients_lib
+from quped_jax.simulation import contexts
 from quped_jax.simulation import divergence as divergence_lib
 from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.schedule import Schedule
@@ -64,34 +65,6 @@ class Engine:
   def num_clients(self) -> int:
     return sum(self.sizes.values())
 
-  def client_context(self, population, public, key, round_, client_id):
-    """What a client knows when a round begins, except its number of steps."""
-    spec, base = population.of_client(client_id)
-    rates, shared_rate = self.schedule.rates(
-      base, population.shared_learning_rate, round_
-    )
-    return api.Context(
-      round=round_,
-      key=jax.random.fold_in(jax.random.fold_in(key, round_), client_id),
-      client_id=client_id,
-      spec=spec,
-      rates=rates,
-      shared_learning_rate=shared_rate,
-      public=public,
-    )
-
-  def _server_context(self, state, public):
-    round_key = jax.random.fold_in(state.key, state.round)
-    return api.Context(
-      round=state.round,
-      key=jax.random.fold_in(round_key, random_keys.SERVER),
-      client_id=jnp.int32(-1),
-      spec=None,
-      rates=None,
-      shared_learning_rate=None,
-      public=public,
-    )
-
   def init(
     self,
     key: jax.Array,
@@ -127,12 +100,6 @@ class Engine:
       divergence_lib.new_monitor(not self.calibrate),
     )
 
-  def _about(self, state, federation, population, client_id):
-    """The server's context when it deals with one client."""
-    spec, _ = population.of_client(client_id)
-    context = self._server_context(state, federation.public)
-    return context._replace(client_id=client_id, spec=spec)
-
   def update(self, state, federation, population, cohort, client_id, client):
     """A client's round: what it downloads, and its ClientResult."""
     if cohort not in self.updates:
@@ -144,11 +111,11 @@ class Engine:
     )
 
   def _update(self, cohort, state, federation, population, client_id, client):
-    context = self.client_context(
-      population, federation.public, state.key, state.round, client_id
+    context = contexts.of_client(
+      self.schedule, state, federation, population, client_id
     )
     num_steps = population.participation.num_steps(context.key)
-    about = self._about(state, federation, population, client_id)
+    about = contexts.about_client(state, federation, population, client_id)
     download = self.method.broadcast(state.server, about, cohort)
     return download, self.method.client_update(
       download,
@@ -177,7 +144,7 @@ class Engine:
 
     def step(client_id, slot):
       client, _, record = slot
-      about = self._about(state, federation, population, client_id)
+      about = contexts.about_client(state, federation, population, client_id)
       _, result = self.update(
         state, federation, population, cohort, client_id, client
       )
@@ -215,7 +182,7 @@ class Engine:
       _, result = self.update(
         state, federation, population, cohort, members[0], client
       )
-      about = self._about(state, federation, population, members[0])
+      about = contexts.about_client(state, federation, population, members[0])
       return self._collect(result, about, jnp.bool_(True))
 
     shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], clients))
@@ -267,7 +234,7 @@ class Engine:
       lambda *parts: sum(parts) / tally.heard,
       *(x.metrics for x in heard.values()),
     )
-    context = self._server_context(state, public)
+    context = contexts.of_server(state, public)
     # Unchanged if nobody was heard.
     server = self.method.server_update(state.server, aggregates, context)
     step = divergence_lib.server_step(
