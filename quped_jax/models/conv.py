@@ -7,8 +7,9 @@ there a gradient takes 25 times as long. `canonical_conv` writes the gradients
 in that order itself, so it is fast in loops over clients and over their steps
 as well as under vmap, where it becomes a grouped convolution.
 
-On accelerators, grouped convolutions are slow: there, kernels that differ
-between clients are applied as matrix products (`shift_conv`).
+On accelerators, grouped convolutions in float32 are slow: there, kernels that
+differ between clients are applied as matrix products (`shift_conv`). The table
+in `conv_forms.py` says which form `"auto"` takes.
 """
 
 from collections.abc import Callable, Sequence
@@ -97,7 +98,7 @@ shift_conv = _make_conv(
 
 canonical_conv = _make_conv(
   "canonical_conv",
-  conv_forms.differentiable(conv_forms.CANONICAL),
+  conv_forms.differentiable(conv_forms.FORMS["canonical"]),
   """XLA's convolution, with gradients that stay fast in loops on a CPU.
 
   Takes the arguments of `shift_conv` and equals it. The gradients are
@@ -109,13 +110,24 @@ canonical_conv = _make_conv(
 
 adaptive_conv = _make_conv(
   "adaptive_conv",
-  conv_forms.differentiable(conv_forms.ADAPTIVE),
+  conv_forms.differentiable(conv_forms.FORMS["adaptive"]),
   """`canonical_conv` for one kernel, `shift_conv` for a kernel per client.
 
   Takes the arguments of `shift_conv` and equals it. A vmap over the inputs
   alone is folded into their batch axis. The windows of the shifted form are
   rebuilt for the backward pass instead of being kept. Reverse mode only; no
   tangents (`jax.jvp`). Within `jax.shard_map` it needs `check_vma=False`.
+  """,
+)
+
+automatic_conv = _make_conv(
+  "automatic_conv",
+  conv_forms.differentiable(conv_forms.AUTOMATIC),
+  """The fastest form for the platform that a program is lowered for.
+
+  Takes the arguments of `shift_conv` and equals it. `conv_forms.fastest` says
+  which form that is, by platform and type. Reverse mode only; no tangents
+  (`jax.jvp`). Within `jax.shard_map` it needs `check_vma=False`.
   """,
 )
 
@@ -132,6 +144,7 @@ def check_images(inputs: jax.typing.ArrayLike) -> jax.Array:
 
 
 _CONVS = {
+  "auto": automatic_conv,
   "adaptive": adaptive_conv,
   "canonical": canonical_conv,
   "native": lax.conv_general_dilated,
@@ -143,9 +156,10 @@ def resolve_conv(name: str) -> Callable[..., jax.Array]:
   """Returns the convolution of this name.
 
   Args:
-    name: `"canonical"`, `"adaptive"`, `"shift"`, `"native"` for
-      `jax.lax.conv_general_dilated`, or `"auto"`: canonical on CPUs, adaptive
-      elsewhere. `experiments/benchmark.py` compares them.
+    name: `"auto"`, the fastest for the platform that a program is lowered for
+      and for the type; `"canonical"`, `"adaptive"`, `"shift"`, or `"native"`
+      for `jax.lax.conv_general_dilated`. `experiments/benchmark.py` compares
+      them.
 
   Returns:
     A function with the arguments of `jax.lax.conv_general_dilated`.
@@ -153,7 +167,5 @@ def resolve_conv(name: str) -> Callable[..., jax.Array]:
   Raises:
     ValueError: if there is no such convolution.
   """
-  if name == "auto":
-    name = "canonical" if jax.default_backend() == "cpu" else "adaptive"
-  checks.choice("conv", name, ("auto", *_CONVS))
+  checks.choice("conv", name, tuple(_CONVS))
   return _CONVS[name]

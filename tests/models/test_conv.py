@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from jax import lax
 
-from quped_jax.models import conv
+from quped_jax.models import conv, conv_forms
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _CONVS = ("shift", "canonical", "adaptive")
+# The form that is native, with the gradients that it has on accelerators.
+_NATIVE = conv._make_conv(
+  "native_conv", conv_forms.differentiable(conv_forms.FORMS["native"]), ""
+)
 
 
 def _value_and_gradients(function, inputs, kernel):
@@ -184,7 +188,7 @@ def test_adaptive_conv_shifts_only_where_kernels_differ():
   assert "convolution" not in lowered(jax.vmap(one), inputs, kernels)
 
 
-@pytest.mark.parametrize("name", ["canonical", "adaptive"])
+@pytest.mark.parametrize("name", ["canonical", "adaptive", "auto"])
 def test_second_derivatives_equal_native(name):
   inputs, kernel = _normal(0, 2, 5, 5, 2), _normal(1, 3, 3, 2, 3) / 9
 
@@ -289,11 +293,100 @@ def test_conv_errors(name, options, message):
     conv.resolve_conv(name)(**(arguments | options))
 
 
+@pytest.mark.parametrize("vmapped", [False, True])
+@pytest.mark.parametrize("strides, padding", [(1, "SAME"), (2, "VALID")])
+def test_native_form_equals_native(strides, padding, vmapped):
+  inputs, kernel = _normal(0, 3, 2, 7, 6, 2), _normal(1, 3, 3, 2, 2, 4)
+  arguments = {
+    "window_strides": (strides,) * 2,
+    "padding": padding,
+    "dimension_numbers": _NHWC,
+  }
+  compute, expected = (
+    functools.partial(f, **arguments)
+    for f in (_NATIVE, lax.conv_general_dilated)
+  )
+  if vmapped:
+    compute, expected = jax.vmap(compute), jax.vmap(expected)
+  else:
+    inputs, kernel = inputs[0], kernel[0]
+  _assert_close(
+    _value_and_gradients(compute, inputs, kernel),
+    _value_and_gradients(expected, inputs, kernel),
+  )
+
+
+def test_native_form_has_gradients_of_the_type_of_its_operands():
+  inputs = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
+  kernel = jnp.ones((3, 3, 2, 5), jnp.bfloat16)
+
+  def loss(x, k):
+    out = _NATIVE(
+      x,
+      k,
+      (1, 1),
+      "SAME",
+      dimension_numbers=_NHWC,
+      preferred_element_type=jnp.float32,
+    )
+    assert out.dtype == jnp.float32
+    return jnp.sum(out)
+
+  grads = jax.grad(loss, argnums=(0, 1))(inputs, kernel)
+  assert [g.dtype for g in grads] == [jnp.bfloat16] * 2
+
+
+def test_every_platform_and_type_has_a_form():
+  for platform in ("cpu", "accelerator"):
+    for bits in (16, 32, 64):
+      assert conv_forms.fastest(platform, bits) in conv_forms.FORMS
+
+
+@functools.cache
+def _lowered_over_clients(dtype):
+  """A step of clients with kernels of their own, lowered from one trace."""
+
+  def loss(x, k):
+    return jnp.sum(_arguments("auto")(x, k).astype(jnp.float32) ** 2)
+
+  gradients = jax.vmap(jax.grad(loss, argnums=(0, 1)))
+  traced = jax.jit(gradients).trace(
+    jax.ShapeDtypeStruct((3, 2, 6, 6, 5), dtype),
+    jax.ShapeDtypeStruct((3, 3, 3, 5, 4), dtype),
+  )
+  return {
+    platform: traced.lower(lowering_platforms=(platform,)).as_text()
+    for platform in ("cpu", "cuda", "tpu")
+  }
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_auto_takes_the_form_of_the_platform_it_is_lowered_for(dtype, platform):
+  texts = _lowered_over_clients(dtype)
+  assert texts["cpu"].count("stablehlo.convolution") == 3
+  # As in the table: products, or convolutions with a group for each client.
+  grouped = texts[platform].count("stablehlo.convolution")
+  assert grouped == (0 if dtype == "float32" else 3)
+  products = texts[platform].count("stablehlo.dot_general")
+  assert products == (3 if dtype == "float32" else 0)
+
+
+@pytest.mark.parametrize("over_clients", [_vmap, _map, _shard_map])
+def test_auto_is_canonical_on_a_cpu_bit_for_bit(over_clients):
+  inputs, kernels = _normal(0, 3, 2, 6, 6, 2), _normal(1, 3, 3, 3, 2, 4)
+  automatic, canonical = (
+    _value_and_gradients(
+      functools.partial(over_clients, _arguments(name)), inputs, kernels
+    )
+    for name in ("auto", "canonical")
+  )
+  jax.tree.map(np.testing.assert_array_equal, automatic, canonical)
+
+
 def test_resolve_conv():
   assert conv.resolve_conv("native") is lax.conv_general_dilated
   assert conv.resolve_conv("shift") is conv.shift_conv
-  on_cpu = jax.default_backend() == "cpu"
-  automatic = conv.canonical_conv if on_cpu else conv.adaptive_conv
-  assert conv.resolve_conv("auto") is automatic
+  assert conv.resolve_conv("auto") is conv.automatic_conv
   with pytest.raises(ValueError, match="conv='fft': must be one of auto"):
     conv.resolve_conv("fft")
