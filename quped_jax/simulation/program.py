@@ -76,7 +76,7 @@ class Program:
   """
 
   def __init__(self, fn: Callable[..., Any], donate: tuple[int, ...] = ()):
-    self._jitted = jax.jit(fn, donate_argnums=donate)
+    self.jitted = jax.jit(fn, donate_argnums=donate)
     self._compiled: dict[Any, Any] = {}
     self.compilations = 0
     self.compile_seconds = 0.0
@@ -96,7 +96,7 @@ class Program:
 
   def _compile(self, args):
     start = time.perf_counter()
-    compiled = compile_lowered(self._jitted.lower(*args))
+    compiled = compile_lowered(self.jitted.lower(*args))
     self.compile_seconds += time.perf_counter() - start
     self.compilations += 1
     memory = compiled.memory_analysis()

@@ -14,7 +14,7 @@ from quped_jax import methods
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.methods import api
-from tests import tiny
+from tests import lowering, tiny
 from tests.methods import golden
 
 COHORT = tiny.COHORT
@@ -199,6 +199,32 @@ def test_other_clients_and_later_rounds_compile_nothing(name):
     )
   assert made.traces.calls == traces
   assert made.simulation.program.compilations == programs
+
+
+# One of each file in `methods/blocks`, with which methods are built.
+BLOCKS = (
+  "fedavg", "ditto", "fedrep", "fml", "fedgkd", "fd", "ds_fl", "feddf",
+  "fedgkt", "fedgen", "quped",
+)  # fmt: skip
+
+
+@over(tiny.METHODS, fast=BLOCKS)
+def test_rounds_lower_for_accelerators_in_their_forms(name):
+  made = tiny.tiny(name)
+  for platform in lowering.ACCELERATORS:
+    text = lowering.rounds(made, platform)
+    lowering.check_sums(text)
+    if name in ("quped", "qupel"):
+      # The gradients of all levels at once, and their sums in the prox.
+      assert lowering.joint_reductions(text, 4) >= 2
+
+
+@over(tiny.METHODS, fast=())
+def test_rounds_of_all_clients_at_once_lower_for_accelerators(name):
+  bits = tiny.CASES[name].bits
+  made = tiny.tiny(name, bits=bits if bits == (32,) else tiny.BITS, **VMAP)
+  for platform in lowering.ACCELERATORS:
+    lowering.check_sums(lowering.rounds(made, platform), CLIENTS)
 
 
 @each
