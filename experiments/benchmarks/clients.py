@@ -14,14 +14,14 @@ Times are per client and round. The engine draws its batches within the round;
 the loops find theirs prepared. Leaves the figure `round_time_DEVICE.png`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from matplotlib.figure import Figure
 
-import quped_jax as qj
-from experiments.benchmarks import engine, flops, plain, torch_loop
+from experiments.benchmarks import engine, torch_loop
 from experiments.benchmarks.bench import NO_TORCH, Bench
+from experiments.benchmarks.tasks import DIGITS, MNIST, TINY, Task
 from experiments.benchmarks.timing import Contestant
 from quped_jax import paths
 from quped_jax.quantization.codebook import describe_bits
@@ -38,70 +38,9 @@ _FLAT_FROM = 64
 _MEMORY_CLIENTS = 1000
 
 
-class _Task(NamedTuple):
-  """What each client does in a round of SGD.
-
-  Attributes:
-    title: of the network.
-    inputs: length of an input.
-    hidden: widths of the layers before the last.
-    batch: samples per step.
-    steps: per round.
-  """
-
-  title: str
-  inputs: int
-  hidden: tuple[int, ...]
-  batch: int
-  steps: int = 10
-
-  def model(self) -> qj.Model:
-    return qj.create_model("mlp", engine.CLASSES, features=self.hidden)
-
-  def federation(self, clients: int) -> qj.Federation:
-    """Two batches of samples for each client."""
-    return engine.random_federation(clients, (self.inputs,), 2 * self.batch)
-
-  def rounds(self, federation: qj.Federation, **settings: Any):
-    return engine.rounds(
-      federation,
-      steps=self.steps,
-      batch_size=self.batch,
-      hidden=self.hidden,
-      **{"method": "local", "bits": (32,), **settings},
-    )
-
-  def python_loop(self, clients: int):
-    shape = (self.inputs,)
-    work = plain.make_work(self.model(), clients, self.steps, self.batch, shape)
-    return plain.looped(work)
-
-  def torch_loop(self, clients: int):
-    return torch_loop.loop(
-      lambda: torch_loop.mlp(self.inputs, self.hidden),
-      clients,
-      self.steps,
-      self.batch,
-      (self.inputs,),
-    )
-
-  def flops(self) -> int:
-    """Of one client's round."""
-    count = flops.sgd_flops(self.model(), (self.batch, self.inputs))
-    return self.steps * count
-
-  def sizes(self) -> dict[str, Any]:
-    return {"batch": self.batch, "steps": self.steps}
-
-
-_DIGITS = _Task("MLP 64-64-64-10", 64, (64, 64), 16)
-_MNIST = _Task("MLP 784-200-100-10", 784, (200, 100), 32)
-_TINY = _Task("tiny MLP", 6, (4, 4), 2, 2)
-
-
 def run(bench: Bench) -> None:
   """Measures the suite."""
-  digits, mnist = (_TINY, _TINY) if bench.quick else (_DIGITS, _MNIST)
+  digits, mnist = (TINY, TINY) if bench.quick else (DIGITS, MNIST)
   groups = [(digits, 12)] if bench.quick else [(digits, 200), (mnist, 50)]
   # First, since the allocator's peak is that of the whole process.
   _memory(bench, mnist, 8 if bench.quick else _MEMORY_CLIENTS)
@@ -126,7 +65,7 @@ def _bytes_without_data(rounds: engine.Rounds, data: int) -> int:
   return rounds.round_bytes - data * rounds.simulation.layout.devices
 
 
-def _memory(bench: Bench, task: _Task, clients: int) -> None:
+def _memory(bench: Bench, task: Task, clients: int) -> None:
   federation = task.federation(clients)
   data = engine.tree_bytes(federation)
   memory = {}
@@ -146,7 +85,7 @@ def _memory(bench: Bench, task: _Task, clients: int) -> None:
   bench.derive(f"memory of a round of {task.title}, local", memory)
 
 
-def _scaling(bench: Bench, task: _Task, method: str, bits: int) -> None:
+def _scaling(bench: Bench, task: Task, method: str, bits: int) -> None:
   counts = (4,) if bench.quick else _CLIENTS
   work = task.flops() if method == "local" else None
   contestants, ours = [], []
@@ -198,7 +137,7 @@ def _scaling(bench: Bench, task: _Task, method: str, bits: int) -> None:
   )
 
 
-def _strategies(bench: Bench, task: _Task, clients: int) -> None:
+def _strategies(bench: Bench, task: Task, clients: int) -> None:
   federation = task.federation(clients)
   forms: list[tuple[str, dict[str, Any]]] = []
   for where, devices in _device_forms():

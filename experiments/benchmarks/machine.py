@@ -93,12 +93,18 @@ def copy_rate(megabytes: int, repetitions: int) -> float:
   return 2 * array.nbytes / seconds
 
 
-def describe(quick: bool) -> dict[str, Any]:
+def describe(quick: bool, rates: bool = True) -> dict[str, Any]:
   """The machine's entry at the head of every result file.
 
   Args:
     quick: measures its rates on small arrays.
+    rates: whether they are measured.
   """
+  measured: dict[str, Any] = {}
+  if rates:
+    measured["matrix_gflops"] = matrix_rates(quick)
+    size = (1, 2) if quick else (256, 10)
+    measured["copy_bytes_per_second"] = copy_rate(*size)
   packages = ("jax", "jaxlib", "numpy", "torch")
   return {
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -113,6 +119,5 @@ def describe(quick: bool) -> dict[str, Any]:
     "cores": cores(),
     "processor": _processor(),
     "platform": platform.platform(),
-    "matrix_gflops": matrix_rates(quick),
-    "copy_bytes_per_second": copy_rate(*((1, 2) if quick else (256, 10))),
+    **measured,
   }

@@ -18,8 +18,7 @@ import numpy as np
 # One repetition takes at least this many seconds: a shorter run is repeated
 # within it.
 _AT_LEAST = 0.05
-# All repetitions of one contestant take at most this many seconds: a slow one
-# gets fewer repetitions than others, but at least one.
+# All repetitions of one contestant take at most this many seconds by default.
 _AT_MOST = 30.0
 # In this time, threads of the last contestant that wait for more work go to
 # sleep.
@@ -77,6 +76,7 @@ def measure(
   repetitions: int,
   *,
   at_least: float = _AT_LEAST,
+  at_most: float | None = None,
 ) -> dict[str, Times]:
   """Times all contestants in turn.
 
@@ -85,10 +85,13 @@ def measure(
       compiles it, unless it is warm; then once to see how long it takes.
     repetitions: how many times each is timed; fewer where it is slow.
     at_least: minimum seconds of one repetition.
+    at_most: seconds of all repetitions of one contestant; a slow one gets fewer
+      of them, but at least one.
 
   Returns:
     Per contestant, the seconds of one unit of its work.
   """
+  at_most = _AT_MOST if at_most is None else at_most
   repeats, turns, seconds = {}, {}, {}
   for contestant in contestants:
     name, run = contestant.name, contestant.run
@@ -96,9 +99,9 @@ def measure(
       run()
     first = _seconds(run, 1)
     repeats[name] = max(math.ceil(at_least / max(first, 1e-7)), 1)
-    turns[name] = max(min(repetitions, int(_AT_MOST / first)), 1)
+    turns[name] = max(min(repetitions, int(at_most / first)), 1)
     # A second run of a contestant this slow would tell nothing more.
-    seconds[name] = [first] if first > _AT_MOST else []
+    seconds[name] = [first] if first > at_most else []
   gc.collect()
   gc.disable()
   try:

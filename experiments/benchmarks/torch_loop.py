@@ -1,9 +1,11 @@
-"""The baseline in PyTorch: a loop over clients, each with a plain module.
+"""The baselines in PyTorch: a loop over clients, and all of them batched.
 
-Ordinary code, on all cores (PyTorch's default) or on a GPU if PyTorch has one:
-zero_grad, cross entropy, backward and a step of SGD. Batches are on the device
-as tensors beforehand. PyTorch comes with the extra `bench`; without it this
-baseline is left out.
+The loop is ordinary code, with a plain module for each client: zero_grad, cross
+entropy, backward and a step of SGD. The batched form takes a step of all
+clients at once, with stacked weights and `torch.func`. Both run on all cores
+(PyTorch's default) or on a GPU if PyTorch has one. Batches are on the device as
+tensors beforehand. PyTorch comes with the extra `bench`; without it these
+baselines are left out.
 """
 
 import importlib
@@ -16,6 +18,8 @@ import numpy as np
 from experiments.benchmarks.engine import CLASSES
 
 NAME = "PyTorch loop over clients"
+
+_LEARNING_RATE = 0.01
 
 
 def available() -> bool:
@@ -88,15 +92,11 @@ def loop(
     shape: of one input; images have channels last here, and are transposed.
   """
   torch = _torch()
-  torch.manual_seed(0)
-  if len(shape) == 3:
-    shape = (shape[2], *shape[:2])
-  device = _device()
-  models = [make().to(device) for _ in range(clients)]
-  optimizers = [torch.optim.SGD(m.parameters(), lr=0.01) for m in models]
+  models, inputs, labels = _prepared(make, clients, steps, batch, shape)
+  optimizers = [
+    torch.optim.SGD(m.parameters(), lr=_LEARNING_RATE) for m in models
+  ]
   loss_fn = torch.nn.CrossEntropyLoss()
-  inputs = torch.randn(clients, steps, batch, *shape, device=device)
-  labels = torch.randint(CLASSES, (clients, steps, batch), device=device)
   # Indexed now, so that the loop need not.
   batches = [
     [(inputs[i, j], labels[i, j]) for j in range(steps)] for i in range(clients)
@@ -111,6 +111,58 @@ def loop(
     _wait()
 
   return run
+
+
+def batched(
+  make: Callable[[], Any],
+  clients: int,
+  steps: int,
+  batch: int,
+  shape: tuple[int, ...],
+) -> Callable[[], None]:
+  """A round in which each step is one of all clients, by `torch.func`.
+
+  Args:
+    make: makes a client's module.
+    clients: how many.
+    steps: of each client.
+    batch: samples per step.
+    shape: see `loop`.
+  """
+  torch = _torch()
+  func = importlib.import_module("torch.func")
+  models, inputs, labels = _prepared(make, clients, steps, batch, shape)
+  params, _ = func.stack_module_state(models)
+  params = {name: value.detach() for name, value in params.items()}
+  module = models[0]
+
+  def loss(params, x, y):
+    logits = func.functional_call(module, params, (x,))
+    return torch.nn.functional.cross_entropy(logits, y)
+
+  gradients = func.vmap(func.grad(loss))
+
+  def run():
+    for j in range(steps):
+      grads = gradients(params, inputs[:, j], labels[:, j])
+      for name, value in params.items():
+        value.sub_(grads[name], alpha=_LEARNING_RATE)
+    _wait()
+
+  return run
+
+
+def _prepared(make, clients, steps, batch, shape):
+  """Modules; inputs `[clients, steps, batch, ...]`; labels."""
+  torch = _torch()
+  torch.manual_seed(0)
+  if len(shape) == 3:
+    shape = (shape[2], *shape[:2])
+  device = _device()
+  models = [make().to(device) for _ in range(clients)]
+  inputs = torch.randn(clients, steps, batch, *shape, device=device)
+  labels = torch.randint(CLASSES, (clients, steps, batch), device=device)
+  return models, inputs, labels
 
 
 def convolution(
