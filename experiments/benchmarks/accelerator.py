@@ -40,6 +40,7 @@ STEP, ROUND = "client step", "round"
 
 _MIXED = (1, 2, 4, 32)
 _CLIENTS, _FEW, _MANY = 50, 8, 1000
+_TINY_CLIENTS = 4
 
 
 def all_rows() -> list[Row]:
@@ -93,9 +94,15 @@ def _steps(
   **settings: Any,
 ) -> Row:
   def make(quick):
-    task = tasks.TINY_CNN1 if quick else tasks.CNN1
-    count = min(clients, len(_MIXED)) if quick else clients
-    return _rounds(task, count, count * task.steps, **settings)
+    if not quick:
+      work = clients * tasks.CNN1.steps
+      return _rounds(tasks.CNN1, clients, work, **settings)
+    # Few levels, and no convolutions besides: these take long to compile.
+    bits = [b if b == 32 else min(b, 2) for b in settings.get("bits", (32,))]
+    task = tasks.TINY if "method" in settings else tasks.TINY_CNN1
+    work = _TINY_CLIENTS * task.steps
+    tiny = {**settings, "bits": tuple(bits)}
+    return _rounds(task, _TINY_CLIENTS, work, **tiny)
 
   return Row(group, name, STEP, weight, make)
 
@@ -148,7 +155,7 @@ def _small_models() -> Iterator[Row]:
 def _small(name: str, clients: int, settings: dict[str, Any]) -> Row:
   def make(quick):
     task = tasks.TINY if quick else tasks.DIGITS
-    count = 4 if quick else clients
+    count = _TINY_CLIENTS if quick else clients
     federation = task.federation(count)
 
     def details(rounds, settings):

@@ -14,15 +14,15 @@ too unless they are the images).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import quped_jax as qj
 from experiments.benchmarks import engine, flops, plain, torch_loop
 from experiments.benchmarks.bench import NO_TORCH, Bench
+from experiments.benchmarks.tasks import CNN1, TINY_CNN1, Task
 from experiments.benchmarks.timing import Contestant
 from quped_jax.models import resolve_conv
 from quped_jax.simulation.program import compile_lowered
@@ -32,43 +32,22 @@ _WINDOW = 5
 _FEW = 2
 
 
-class _Network(NamedTuple):
-  """CNN1 for images of one shape.
-
-  Attributes:
-    shape: height, width and channels of an image.
-    convs: channels of the convolutions.
-    dense: widths of the dense layers before the last.
-  """
-
-  shape: tuple[int, int, int]
-  convs: tuple[int, int]
-  dense: tuple[int, ...]
-
-  def model(self, conv: str = "auto") -> qj.Model:
-    return qj.create_model(
-      "cnn1",
-      engine.CLASSES,
-      conv=conv,
-      conv_features=self.convs,
-      dense_features=self.dense,
-    )
-
-  def layers(self) -> list[tuple[int, int, int, int]]:
-    """Height, width, channels in and channels out of the convolutions."""
-    height, width, channels = self.shape
-    first, second = self.convs
-    return [
-      (height, width, channels, first),
-      (height // 2, width // 2, first, second),
-    ]
-
-
 _NETWORKS = (
-  _Network((28, 28, 1), (32, 64), (512,)),
-  _Network((32, 32, 3), (64, 64), (384, 192)),
+  CNN1._replace(steps=2),
+  Task("CNN1 32x32", "cnn1", (32, 32, 3), (384, 192), (64, 64), steps=2),
 )
-_TINY = (_Network((8, 8, 1), (2, 3), (4,)),)
+_TINY = (TINY_CNN1,)
+
+
+def _layers(network: Task) -> list[tuple[int, int, int, int]]:
+  """Height, width, channels in and channels out of the convolutions."""
+  height, width, channels = network.shape
+  first, second = network.convs
+  return [
+    (height, width, channels, first),
+    (height // 2, width // 2, first, second),
+  ]
+
 
 # The engine's forms: (title, convolution, strategy, devices; 0 for all).
 _FORMS = (
@@ -87,16 +66,16 @@ def run(bench: Bench) -> None:
   for network in networks:
     _client_steps(bench, network)
   for network in networks:
-    for number, layer in enumerate(network.layers()):
+    for number, layer in enumerate(_layers(network)):
       _single(bench, layer, is_first=number == 0)
   if not torch_loop.available():
     bench.note(NO_TORCH)
 
 
-def _client_steps(bench: Bench, network: _Network) -> None:
-  clients, steps, batch = (2, 2, 2) if bench.quick else (8, 2, 32)
+def _client_steps(bench: Bench, network: Task) -> None:
+  clients, steps, batch = 2 if bench.quick else 8, network.steps, network.batch
   count = flops.sgd_flops(network.model("native"), (batch, *network.shape))
-  federation = engine.random_federation(clients, network.shape, steps * batch)
+  federation = network.federation(clients)
   work = plain.make_work(
     network.model("native"), clients, steps, batch, network.shape
   )
@@ -139,13 +118,7 @@ def _client_steps(bench: Bench, network: _Network) -> None:
     contestant("native, Python loop over steps", plain.dispatched(work)),
   ]
   if torch_loop.available():
-    loop = torch_loop.loop(
-      lambda: torch_loop.cnn(network.shape, network.convs, network.dense),
-      clients,
-      steps,
-      batch,
-      network.shape,
-    )
+    loop = network.torch_loop(clients)
     contestants.append(contestant(torch_loop.NAME, loop))
   bench.measure(
     f"CNN1, SGD, {_times(network.shape)}",

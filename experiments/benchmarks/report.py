@@ -80,11 +80,11 @@ class Report:
 
   def ratio(self, key: str) -> float | None:
     """The other checkout's time, relative to this one's."""
-    found = [
+    this, other = (
       self.results.get(name, {}).get(key, {}).get("seconds_min")
-      for name in (OTHER, THIS)
-    ]
-    return None if None in found else found[0] / found[1]
+      for name in (THIS, OTHER)
+    )
+    return other / this if this and other else None
 
   def finish(self) -> None:
     """Prints the tables of ratios and aims, and adds the aims to the file."""

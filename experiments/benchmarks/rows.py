@@ -1,5 +1,6 @@
 """A row of suite `accelerator`: what is measured, and what comes of it."""
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -66,6 +67,7 @@ def measure(row: Row, quick: bool) -> dict[str, Any]:
     work; `first_seconds` from the start to the end of the first run, and
     `compile_seconds` among them; and details.
   """
+  gc.collect()  # What the row before has left on the device.
   start = time.perf_counter()
   try:
     work = row.make(quick)

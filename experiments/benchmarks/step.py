@@ -22,6 +22,7 @@ import numpy as np
 import quped_jax as qj
 from experiments.benchmarks import engine, flops
 from experiments.benchmarks.bench import Bench
+from experiments.benchmarks.tasks import CNN1, TINY
 from experiments.benchmarks.timing import Contestant
 from quped_jax.experiment.build_clients import build_population
 from quped_jax.experiment.training import make_training
@@ -47,11 +48,10 @@ _WEIGHT_PASSES = 9
 
 def run(bench: Bench) -> None:
   """Measures the suite."""
-  name, shape = ("mlp", (8,)) if bench.quick else ("cnn1", (28, 28, 1))
-  clients, steps, batch = (4, 1, 2) if bench.quick else (8, 3, 32)
-  model = qj.create_model(name, engine.CLASSES)
-  native = qj.create_model(name, engine.CLASSES, conv="native")
-  federation = engine.random_federation(clients, shape, 2 * batch)
+  task = TINY if bench.quick else CNN1._replace(steps=3)
+  clients, steps, batch = 4 if bench.quick else 8, task.steps, task.batch
+  shape, model, native = task.shape, task.model(), task.model("native")
+  federation = task.federation(clients)
   common: dict[str, Any] = {"steps": steps, "batch_size": batch}
   units = clients * steps
 

@@ -69,6 +69,7 @@ class Program:
   """A function that is compiled ahead of time, once per kind of arguments.
 
   Attributes:
+    jitted: the function, which can be lowered for other platforms too.
     compilations: how often it was compiled.
     compile_seconds: how long that took, in all.
     memory: bytes that the last compiled form takes: arguments and outputs

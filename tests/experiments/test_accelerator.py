@@ -340,6 +340,7 @@ def test_operations_of_a_program_that_xla_compiled():
   few, many = (
     operations.executed(
       jax.jit(lambda x, n=n: steps(x, n)).lower(jnp.eye(9)).compile().as_text()
+      or ""
     )
     for n in (3, 30)
   )
