@@ -55,6 +55,8 @@ class Assembly(NamedTuple):
     privacy: the guarantee for the shared model; None without one.
     simulation: the programs, for the clients that train.
     evaluate_held_out: `state -> {variant: accuracy [held-out clients]}`.
+    halved: `() -> Assembly`, the same with half as many clients at once; None
+      if the simulation cannot be, see there.
   """
 
   settings: Settings
@@ -66,6 +68,7 @@ class Assembly(NamedTuple):
   privacy: dict[str, Any] | None
   simulation: Simulation
   evaluate_held_out: HeldOutEvaluation
+  halved: Callable[[], "Assembly"] | None
 
   __repr__ = short_repr
 
@@ -211,19 +214,25 @@ def assemble(
   simulation = _build_simulation(built, trained, clients, population, workdir)
   _check_memory(built.settings, simulation)
   _check_messages(built.settings, simulation)
-  return Assembly(
-    settings=built.settings,
-    federation=federation,
-    models=clients.models,
-    assignment=clients.assignment,
-    population=population,
-    method=built.method,
-    privacy=privacy,
-    simulation=simulation,
-    evaluate_held_out=_build_held_out_evaluation(
-      built, federation, clients, population, simulation
-    ),
-  )
+
+  def run_by(simulation: Simulation) -> Assembly:
+    halved = simulation.halved
+    return Assembly(
+      settings=built.settings,
+      federation=federation,
+      models=clients.models,
+      assignment=clients.assignment,
+      population=population,
+      method=built.method,
+      privacy=privacy,
+      simulation=simulation,
+      evaluate_held_out=_build_held_out_evaluation(
+        built, federation, clients, population, simulation
+      ),
+      halved=None if halved is None else lambda: run_by(halved()),
+    )
+
+  return run_by(simulation)
 
 
 def client_store(

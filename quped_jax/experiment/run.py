@@ -17,12 +17,14 @@ from quped_jax.experiment import (
   dispatch,
   divergence_reports,
   given_state,
+  no_room,
   quantized_tensors,
 )
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.assemble import Assembly, assemble, client_store
+from quped_jax.experiment.clock import Clock
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.resume import Interrupted, Progress, Saver, Signals
 from quped_jax.experiment.settings import Settings
@@ -147,8 +149,7 @@ def _run(
     for note in quantized_tensors.notes(made):
       job.display.note(note)
     try:
-      begin = _restore(job, state, resume=resume)
-      end = _train(job, *begin)
+      job, end = _go_through(job, state, resume=resume)
       return _finish(job, end, began)
     except (OSError, KeyboardInterrupt) as error:
       if not isinstance(error, Interrupted):
@@ -262,6 +263,30 @@ def _restore(
   return _Begin(state, progress)
 
 
+def _go_through(
+  job: _Job, state: SimulationState | None, *, resume: bool
+) -> tuple[_Job, _End]:
+  """All rounds; with fewer clients at once where memory has no room.
+
+  Programs that failed may have taken over the state's buffers. So the run goes
+  on from where it began, or from its checkpoint.
+  Returns the job that went through, and what its rounds lead to.
+  """
+  anew = not resume
+  while True:
+    begin = _restore(job, state, resume=resume)
+    try:
+      return job, _train(job, *begin)
+    except jax.errors.JaxRuntimeError as error:
+      halve = no_room.halve(error, job.made, state)
+    # Not in the `except`, whose error refers to all arrays.
+    del begin
+    _, given, own, workdir, *_, display = job
+    job = _Job.of(halve(), given, own, workdir, display, anew=anew)
+    resume = True
+    display.note(no_room.note(job.made))
+
+
 def _train(job: _Job, state: SimulationState, progress: Progress) -> _End:
   """Runs the rounds that are left, with evaluations and checkpoints between."""
   settings, saver = job.made.settings, job.saver
@@ -275,7 +300,7 @@ def _train(job: _Job, state: SimulationState, progress: Progress) -> _End:
     jax.block_until_ready(state)
     # Counted on the host: reading the state's would wait for the devices.
     round_ = int(state.round)
-    clock = _Clock(job.made.simulation)
+    clock = Clock(job.made.simulation)
     while round_ < settings.rounds:
       _end_on_signal(job, signals, state, progress)
       stop = dispatch.next_stop(settings, round_, at_once)
@@ -306,28 +331,6 @@ def _train(job: _Job, state: SimulationState, progress: Progress) -> _End:
     # The checkpoint was that of the last round.
     accuracy = job.made.simulation.evaluate(state)
   return _End(state, progress, accuracy, diverged)
-
-
-class _Clock:
-  """Seconds per round since the last evaluation, without compiling."""
-
-  def __init__(self, simulation: Simulation):
-    self._simulation = simulation
-    self.start()
-
-  def start(self) -> None:
-    """Begins a new stretch, between two evaluations."""
-    self.rounds = 0
-    self._compiled = self._simulation.compile_seconds()
-    self._began = time.perf_counter()
-
-  def leave_out(self, seconds: float) -> None:
-    """Does not count seconds that something else took, such as a checkpoint."""
-    self._began += seconds
-
-  def seconds_per_round(self) -> float:
-    compiling = self._simulation.compile_seconds() - self._compiled
-    return (time.perf_counter() - self._began - compiling) / self.rounds
 
 
 def _end_on_signal(job, signals, state, progress) -> None:

@@ -170,7 +170,9 @@ def summarize(
     "timing": {
       "seconds_per_round": float(np.median(progress.seconds)),
       "compile_seconds": simulation.compile_seconds(),
+      "strategy": settings.strategy,
       "clients_at_once": simulation.layout.at_once,
+      "why": simulation.layout.why,
       "devices": simulation.layout.devices,
     },
     "memory": {

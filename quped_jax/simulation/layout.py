@@ -16,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from quped_jax import checks
+from quped_jax.simulation import at_once as at_once_lib
+from quped_jax.simulation.memory import Estimate
 
 STRATEGIES = ("auto", "vmap", "chunks", "dispatch")
 AXIS = "clients"
@@ -25,11 +27,6 @@ SAME, DIVIDED = P(), P(AXIS)
 
 # Each CPU device holds a copy of the server's state and of the public set.
 _MOST_CPU_DEVICES = 8
-
-# Bytes that stay in a core's cache: half of the smallest common today.
-_CORE_BYTES = 2**20
-_MOST_AT_ONCE = 16
-
 
 # A device that is done with its clients waits for the others. XLA on CPU ends
 # the process after 40 seconds of waiting, which an uneven round or a busy
@@ -88,11 +85,13 @@ class Layout(NamedTuple):
     mesh: the devices; None for the default device alone.
     chunk_size: how many clients run at once on each device.
     on_host: whether the loop over chunks is the host's.
+    why: why so many run at once, in words.
   """
 
   mesh: Mesh | None
   chunk_size: int
   on_host: bool = False
+  why: str = ""
 
   @property
   def devices(self) -> int:
@@ -102,6 +101,11 @@ class Layout(NamedTuple):
   def at_once(self) -> int:
     """How many clients run at once on all devices together."""
     return self.devices * self.chunk_size
+
+  def halved(self) -> "Layout":
+    """Half as many clients at once, where memory has no room for so many."""
+    why = f"memory had no room for {self.chunk_size} at once"
+    return self._replace(chunk_size=-(-self.chunk_size // 2), why=why)
 
   def slots(self, clients: int) -> int:
     """The length of stacked arrays: a multiple of the number of devices."""
@@ -210,27 +214,26 @@ def resolve_layout(
   participants: int,
   *,
   devices: int = 0,
-  room_for: int | None = None,
-  client_bytes: int | None = None,
+  platform: str = "cpu",
+  clients: int = 0,
+  estimate: Estimate | None = None,
+  limit: int | None = None,
+  batches: bool = False,
 ) -> Layout:
   """Chooses how clients are run.
 
-  On CPUs, "auto" runs clients one at a time on each device, since batched small
-  products and copies of stacked state cost more than they save; or a few at a
-  time, where clients are so small that most of the time goes into starting
-  operations. On accelerators it runs all at once, or as many as memory has room
-  for.
-
   Args:
-    strategy: "auto", "vmap", "chunks" or "dispatch".
+    strategy: "auto", "vmap", "chunks" or "dispatch"; for "auto" see
+      `quped_jax.simulation.at_once`.
     chunk_size: of "chunks" and "dispatch", on each device.
     participants: how many clients run in a round.
     devices: how many devices to use; 0 for all that JAX has. No more are used
       than clients take part.
-    room_for: how many clients a device's memory has room for at once; None if
-      unknown.
-    client_bytes: what each further client takes that runs at the same time;
-      None if unknown.
+    platform: of the devices, such as "cpu" or "gpu", for which "auto" chooses.
+    clients: whose states are on the devices; 0 for the participants'.
+    estimate: the terms of a round's memory; None if unknown.
+    limit: bytes of a device's memory; None if unknown.
+    batches: whether small clients gain on a CPU by running at once.
 
   Raises:
     ValueError: unknown strategy, a chunk of less than one client, or more
@@ -247,14 +250,19 @@ def resolve_layout(
   mesh = Mesh(np.array(available[:used]), (AXIS,)) if used > 1 else None
   share = -(-participants // used)
   if strategy in ("chunks", "dispatch"):
-    size = min(chunk_size, share)
+    choice = at_once_lib.Choice(min(chunk_size, share), "as chunk_size says")
   elif strategy == "vmap":
-    size = share
-  elif available[0].platform == "cpu":
-    size = _few(share, client_bytes)
+    choice = at_once_lib.Choice(share, "all of them, as strategy says")
   else:
-    size = share if room_for is None else max(min(share, room_for), 1)
-  return Layout(mesh, size, strategy == "dispatch")
+    choice = at_once_lib.choose(
+      platform,
+      share,
+      -(-max(clients, participants) // used),
+      estimate,
+      limit=limit,
+      batches=batches,
+    )
+  return Layout(mesh, choice.size, strategy == "dispatch", choice.why)
 
 
 def _check_devices(devices: int, available: int) -> None:
@@ -269,11 +277,3 @@ def _check_devices(devices: int, available: int) -> None:
       f"devices={devices}: must be at most {available}, the devices that JAX "
       "has here"
     )
-
-
-def _few(share: int, client_bytes: int | None) -> int:
-  """How many small clients a core runs at once: a divisor of its share."""
-  if not client_bytes:
-    return 1
-  most = min(max(_CORE_BYTES // client_bytes, 1), _MOST_AT_ONCE, share)
-  return max(size for size in range(1, most + 1) if share % size == 0)

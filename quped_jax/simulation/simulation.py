@@ -1,6 +1,7 @@
 """A simulation: the compiled programs of a federation, and how it is made."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -75,6 +76,9 @@ class Simulation(NamedTuple):
       costs.
     compile_seconds: `() -> float`, spent on compiling all programs so far.
     layout: how clients are run.
+    halved: `() -> Simulation`, the same with half as many clients at once, for
+      when memory has no room for so many; None if it is not ours to choose, or
+      if they run one at a time. Both take each other's states.
     primary_variant: the variant that comparisons report.
     state_bytes: of the state of all clients.
     data_bytes: of samples and tables on each device.
@@ -97,6 +101,7 @@ class Simulation(NamedTuple):
   program: Program
   compile_seconds: Callable[[], float]
   layout: Layout
+  halved: Callable[[], "Simulation"] | None
   primary_variant: str
   state_bytes: int
   data_bytes: int
@@ -186,37 +191,42 @@ def make_simulation(
   at_once = (
     store.block_clients(participants) if backend.streams else participants
   )
-  layout = layout_lib.resolve_layout(
-    strategy,
-    chunk_size,
-    at_once,
-    devices=devices,
-    room_for=sizes_lib.room_for(
-      sizes.estimate,
-      at_once if backend.streams else federation.num_clients,
-      min(devices, at_once),
-    ),
-    client_bytes=_client_bytes(sizes, population) if step_bytes else None,
-  )
   engine = dataclasses.replace(
-    engine,
-    layout=layout,
-    calibrate=not max_message_norm and sizes.up > 0,
+    engine, calibrate=not max_message_norm and sizes.up > 0
   )
-  evaluation = _evaluation(engine, federation)
-  programs = backend(
-    Blueprint(engine, evaluation, ids, federation, population, store)
+
+  def run_by(layout: Layout) -> Simulation:
+    laid_out = dataclasses.replace(engine, layout=layout)
+    evaluation = _evaluation(laid_out, federation)
+    programs = backend(
+      Blueprint(laid_out, evaluation, ids, federation, population, store)
+    )
+    halved = None
+    if strategy == "auto" and layout.chunk_size > 1:
+      halved = functools.partial(run_by, layout.halved())
+    return _simulation(programs, sizes, halved)
+
+  return run_by(
+    layout_lib.resolve_layout(
+      strategy,
+      chunk_size,
+      at_once,
+      devices=devices,
+      platform=jax.default_backend(),
+      clients=0 if backend.streams else federation.num_clients,
+      estimate=sizes.estimate,
+      limit=sizes_lib.memory_limit(),
+      # A batched soft quantizer gains nothing: its loops run for all if for
+      # one. Without the bytes of a step, who is small is not known.
+      batches=step_bytes is not None and _full_precision(population),
+    )
   )
-  return _simulation(programs, sizes)
 
 
-def _client_bytes(sizes: Sizes, population: Population) -> int | None:
-  """What each further client takes that runs at the same time, if that helps.
-
-  A batched soft quantizer gains nothing: its loops run for all if for one.
-  """
-  full = np.asarray(population.spec.bits) >= codebook_lib.FULL_PRECISION
-  return sizes.estimate.client if np.all(full) else None
+def _full_precision(population: Population) -> bool:
+  """Whether no client is quantized."""
+  bits = np.asarray(population.spec.bits)
+  return bool(np.all(bits >= codebook_lib.FULL_PRECISION))
 
 
 def _evaluation(engine: Engine, federation: Federation) -> Evaluation:
@@ -230,7 +240,11 @@ def _evaluation(engine: Engine, federation: Federation) -> Evaluation:
   )
 
 
-def _simulation(programs: Backend, sizes: Sizes) -> Simulation:
+def _simulation(
+  programs: Backend,
+  sizes: Sizes,
+  halved: Callable[[], Simulation] | None,
+) -> Simulation:
   """The public face of a backend."""
   layout, method = programs.layout, programs.engine.method
   data_bytes = programs.data_bytes()
@@ -254,6 +268,7 @@ def _simulation(programs: Backend, sizes: Sizes) -> Simulation:
     program=programs.main,
     compile_seconds=programs.compile_seconds,
     layout=layout,
+    halved=halved,
     primary_variant=method.primary_variant,
     state_bytes=sizes.state,
     data_bytes=data_bytes,

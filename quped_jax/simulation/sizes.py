@@ -16,9 +16,6 @@ from quped_jax.simulation.state import Population
 # Bytes of a local step, given a client's `own` state and its `download`.
 StepBytes = Callable[..., int]
 
-# The rest is left to the programs themselves, and to fragmentation.
-_USABLE_MEMORY = 0.85
-
 
 class Sizes(NamedTuple):
   """Bytes of what a client has, receives and sends.
@@ -152,21 +149,7 @@ def _collected_bytes(engine: Engine, abstract, federation, population) -> int:
   )
 
 
-def room_for(
-  estimate: memory_lib.Estimate, num_clients: int, devices: int
-) -> int | None:
-  """How many clients a device has room to run at once.
-
-  Args:
-    estimate: the terms of a round's memory.
-    num_clients: clients whose states are on the devices.
-    devices: over how many these are divided; 0 for all of this process.
-
-  Returns:
-    The number; None if the device does not say how much memory it has.
-  """
+def memory_limit() -> int | None:
+  """Bytes of memory of this process's first device, if it says so."""
   stats = jax.local_devices()[0].memory_stats() or {}
-  if "bytes_limit" not in stats:
-    return None
-  slots = -(-num_clients // (devices or len(jax.local_devices())))
-  return estimate.room_for(slots, int(_USABLE_MEMORY * stats["bytes_limit"]))
+  return stats.get("bytes_limit")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from quped_jax.simulation import layout as layout_lib
+from quped_jax.simulation.memory import Estimate
 
 
 def test_strategies_decide_how_many_run_at_once():
@@ -18,16 +19,42 @@ def test_strategies_decide_how_many_run_at_once():
   assert size("chunks", 3, 40) == 3
   assert size("chunks", 50, 40) == 40
   assert size("dispatch", 3, 40) == 3
-  on_cpu = jax.default_backend() == "cpu"
-  assert size("auto", 3, 40) == (1 if on_cpu else 40)
-  assert size("auto", 3, 40, room_for=7) == (1 if on_cpu else 7)
-  if on_cpu:
-    # Small clients run a few at a time, in chunks that divide their number.
-    assert size("auto", 3, 40, client_bytes=2**17) == 8
-    assert size("auto", 3, 42, client_bytes=2**17) == 7
-    assert size("auto", 3, 41, client_bytes=2**17) == 1
-    assert size("auto", 3, 5, client_bytes=1) == 5
-    assert size("auto", 3, 40, client_bytes=2**24) == 1
+  assert size("auto", 3, 40) == 1
+  assert size("auto", 3, 40, platform="gpu") == 40
+
+
+def test_a_layout_says_why_so_many_run_at_once():
+  def why(*args, **options):
+    return layout_lib.resolve_layout(*args, devices=1, **options).why
+
+  assert why("vmap", 3, 40) == "all of them, as strategy says"
+  assert why("chunks", 3, 40) == "as chunk_size says"
+  assert why("auto", 3, 40) == "one at a time is fastest on a CPU"
+  assert "nothing known of their size" in why("auto", 3, 40, platform="gpu")
+  half = layout_lib.resolve_layout("vmap", 1, 5, devices=1).halved()
+  assert (half.chunk_size, half.why) == (3, "memory had no room for 5 at once")
+  assert half.halved().halved().chunk_size == 1
+
+
+@pytest.mark.usefixtures("four")
+def test_each_device_chooses_for_its_share():
+  estimate = Estimate(0, 0, own=4, download=0, message=0, step=2**25, kept=4)
+  layout = layout_lib.resolve_layout(
+    "auto", 1, 40, devices=4, platform="gpu", clients=80, estimate=estimate
+  )
+  assert layout.chunk_size == 10
+  # 20 states are on each device, and 10 clients of it take part.
+  layout = layout_lib.resolve_layout(
+    "auto",
+    1,
+    40,
+    devices=4,
+    platform="gpu",
+    clients=80,
+    estimate=estimate,
+    limit=int((20 * 4 + 5 * (2**25 + 4)) / 0.85) + 2,
+  )
+  assert layout.chunk_size == 5
 
 
 @pytest.fixture(scope="module")

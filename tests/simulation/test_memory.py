@@ -122,3 +122,36 @@ def test_memory_does_not_grow_beyond_one_copy_of_all_state():
   )
   without_data = simulation.program.memory - memory.nbytes(federation)
   assert without_data <= 1.1 * own
+
+
+@pytest.mark.slow
+def test_chunks_of_a_fifth_leave_at_most_1_6_copies_of_all_state():
+  clients = 1000
+
+  def copies(size):
+    settings = qj.Settings(
+      dataset="synthetic",
+      synthetic_shape=(64,),
+      clients=clients,
+      hidden=(64, 64),
+      method="local",
+      bits=(32,),
+      devices=1,
+      batch_size=16,
+      strategy="chunks",
+      chunk_size=size,
+    )
+    simulation, federation, _ = qj.build(settings)
+    state = simulation.init(0)
+    simulation.program.compile(
+      state, jnp.int32(1), federation, build_population(settings)
+    )
+    data = memory.nbytes(federation)
+    own = memory.nbytes(state.clients)
+    estimated = (simulation.memory - simulation.data_bytes) / own
+    measured = (simulation.program.memory - data) / own
+    assert 0.75 * measured <= estimated <= 1.25 * measured
+    return measured
+
+  assert copies(clients) > 3
+  assert copies(200) <= 1.6
