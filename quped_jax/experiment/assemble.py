@@ -292,6 +292,7 @@ def _build_simulation(
     # messages of others.
     max_message_norm=settings.max_message_norm
     or (checks.LARGEST if settings.dp_clip else 0.0),
+    deterministic=settings.deterministic,
   )
 
 
@@ -354,4 +355,5 @@ def _build_held_out_evaluation(
     # Held-out clients begin before fine-tuning, however far the others are.
     schedule=dataclasses.replace(make_schedule(settings), finetune_at=0),
     layout=simulation.layout,
+    deterministic=settings.deterministic,
   )

@@ -68,6 +68,7 @@ def _alternating(settings: Settings) -> alternating.Alternating:
     sharpness_unit=settings.sharpness_unit,
     norm=settings.norm,
     center_prox=settings.center_prox,
+    deterministic=settings.deterministic,
   )
 
 

@@ -135,11 +135,14 @@ def add_loss(view: View, total: jax.Array, loss: jax.Array) -> jax.Array:
   return total + jnp.where(view.counts, loss, 0.0)
 
 
-def _assemble(params: Any, codebooks: Any, assignments: Any) -> Any:
+def _assemble(
+  params: Any, codebooks: Any, assignments: Any, deterministic: bool = False
+) -> Any:
   """c[k(i)] where there are levels, the parameter itself elsewhere."""
 
   def visit(codebook, index, x):
-    level = codebook_lib.look_up(index, codebook).astype(x.dtype)
+    level = codebook_lib.look_up(index, codebook, deterministic=deterministic)
+    level = level.astype(x.dtype)
     return jnp.where(codebook.levels > 0, level, x)
 
   return codebook_tree.map_codebooks(
@@ -188,6 +191,7 @@ def make_alternating(
   sharpness_unit: str = "gap",
   norm: str = "l1",
   center_prox: str = "exact",
+  deterministic: bool = False,
 ) -> Alternating:
   """Makes the alternating proximal step.
 
@@ -205,6 +209,8 @@ def make_alternating(
     sharpness_unit: "gap" or "absolute".
     norm: of the regularizer, "l1" or "l2".
     center_prox: "exact" or "subgradient".
+    deterministic: whether steps must be the same bit for bit in every run on an
+      accelerator too, as far as they add weights to levels.
 
   Returns:
     The functions init, step and views, and how many gradients a step takes.
@@ -218,16 +224,25 @@ def make_alternating(
   centers_optimizer = optax.with_extra_args_support(centers_optimizer)
   prox = optax.chain(optimizer, transforms.prox_quantize(norm=norm))
   centers_chain = optax.chain(
-    centers_optimizer, transforms.prox_centers(norm=norm, method=center_prox)
+    centers_optimizer,
+    transforms.prox_centers(
+      norm=norm, method=center_prox, deterministic=deterministic
+    ),
   )
 
   hard = estimator == "hard"
 
   def quantize(params, codebooks):
     if hard:
-      return codebook_tree.hard_quantize_tree(params, codebooks)
+      return codebook_tree.hard_quantize_tree(
+        params, codebooks, deterministic=deterministic
+      )
     return soft_quantizer.soft_quantize_tree(
-      params, codebooks, sharpness, unit=sharpness_unit
+      params,
+      codebooks,
+      sharpness,
+      unit=sharpness_unit,
+      deterministic=deterministic,
     )
 
   def init(params, stats, codebooks):
@@ -326,7 +341,7 @@ def make_alternating(
   def finetune_step(learner, objective, rates, penalty, correction):
     def loss_fn(params, centers):
       codebooks = codebook_tree.with_centers(learner.codebooks, centers)
-      params = _assemble(params, codebooks, learner.assignments)
+      params = _assemble(params, codebooks, learner.assignments, deterministic)
       loss, stats = objective(params, learner.quantized_stats)
       total = loss if penalty is None else loss + penalty(params)
       return total, (loss, stats)

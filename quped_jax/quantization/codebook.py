@@ -289,7 +289,9 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
 
 
 @channelwise
-def look_up(index: jax.Array, codebook: Codebook) -> jax.Array:
+def look_up(
+  index: jax.Array, codebook: Codebook, *, deterministic: bool = False
+) -> jax.Array:
   """The levels at the given indices.
 
   One pass over the indices. The gradient of a level is a sum over its weights
@@ -298,14 +300,18 @@ def look_up(index: jax.Array, codebook: Codebook) -> jax.Array:
   Args:
     index: integers in `[0, max_levels)`, any shape.
     codebook: the levels.
+    deterministic: whether that gradient must be the same bit for bit in every
+      run on an accelerator too, which takes longer with more than 16 levels.
 
   Returns:
     Levels, of the shape of `index`.
   """
-  return level_sums.entries(codebook.centers, index)
+  return level_sums.entries(codebook.centers, index, deterministic)
 
 
-def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
+def hard_quantize(
+  x: jax.Array, codebook: Codebook, *, deterministic: bool = False
+) -> jax.Array:
   r"""Replaces every weight by its nearest level, :math:`Q_c(x)`.
 
   .. math:: Q_c(x)_i = c_{k(i)}, \quad k(i) = \arg\min_k |x_i - c_k|
@@ -317,10 +323,12 @@ def hard_quantize(x: jax.Array, codebook: Codebook) -> jax.Array:
   Args:
     x: weights, any shape.
     codebook: the levels.
+    deterministic: see `look_up`.
 
   Returns:
     An array of the shape of x with at most `levels` distinct values.
   """
-  level = look_up(nearest(x, codebook), codebook)
+  index = nearest(x, codebook)
+  level = look_up(index, codebook, deterministic=deterministic)
   quantized = jnp.broadcast_to(codebook.levels > 0, x.shape) & ~jnp.isnan(x)
   return jnp.where(quantized, level.astype(x.dtype), x)

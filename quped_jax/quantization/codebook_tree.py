@@ -154,10 +154,14 @@ def full_precision(params: Any) -> Any:
   return jax.tree.map(lambda _: optax.MaskedNode(), params)
 
 
-def hard_quantize_tree(params: Any, codebooks: Any) -> Any:
+def hard_quantize_tree(
+  params: Any, codebooks: Any, *, deterministic: bool = False
+) -> Any:
   """`hard_quantize` of every tensor that has a codebook."""
   return map_codebooks(
-    lambda codebook, x: codebook_lib.hard_quantize(x, codebook),
+    lambda codebook, x: codebook_lib.hard_quantize(
+      x, codebook, deterministic=deterministic
+    ),
     codebooks,
     params,
     otherwise=lambda x: x,

@@ -1,6 +1,6 @@
 """Lookups by level, and sums and histograms over the weights of each level.
 
-Everything that adds weights to few places goes through `_add`, in one of four
+Everything that adds weights to few places goes through `_add`, in one of five
 forms:
 
 - "masked": one masked sum per place, a pass over the weights each.
@@ -10,17 +10,21 @@ forms:
   place wait for each other.
 - "private": a scatter into many copies of the places, weight i into copy i mod
   copies, which are summed: few weights wait for each other.
+- "integers": that with floats as integers, a few bits at a time, and a scatter
+  for each. Their sums are the same in any order, while an accelerator adds
+  floats in the order in which they happen to arrive.
 
 For which platform JAX lowers a program decides its form (`form`), not on which
 machine it is traced.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-FORMS = ("masked", "together", "scatter", "private")
+FORMS = ("masked", "together", "scatter", "private", "integers")
 
 # Up to this number of levels are told apart by comparisons alone: on CPU, XLA
 # vectorizes these, but performs the loads of a lookup one at a time.
@@ -35,17 +39,23 @@ _MASKED = {"cpu": 4, "accelerator": 16}
 # The most copies of the places, and the most places in all copies: on an H200
 # 512 copies of 288 places take 0.020 ms, 64 copies 0.036, and one 0.342.
 _COPIES, _PLACES = 512, 2**17
+# Bits of a sum of integers, without its sign and one to spare.
+_SUM_BITS = 30
 
 
-def form(platform: str, places: int) -> str:
+def form(platform: str, places: int, deterministic: bool = False) -> str:
   """The fastest of the FORMS, as far as measured.
 
   Args:
     platform: "cpu" or "accelerator".
     places: into how many places weights are added.
+    deterministic: whether sums of floats must be the same bit for bit in every
+      run, as they are on a CPU in any form.
   """
   if places <= _MASKED[platform]:
     return "masked" if platform == "cpu" else "together"
+  if platform != "cpu" and deterministic:
+    return "integers"
   if platform == "cpu" or copies(places) == 1:
     return "scatter"
   return "private"
@@ -61,9 +71,18 @@ def few(x: jax.Array) -> bool:
   return x.size <= _FEW
 
 
-@jax.custom_vjp
-def entries(table: jax.Array, index: jax.Array) -> jax.Array:
-  """`table[index]`; of up to 16 entries for many indices, by comparisons."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def entries(
+  table: jax.Array, index: jax.Array, deterministic: bool = False
+) -> jax.Array:
+  """`table[index]`; of up to 16 entries for many indices, by comparisons.
+
+  Args:
+    table: the entries.
+    index: which of them, any shape.
+    deterministic: see `form`, of the sums in its gradient.
+  """
+  del deterministic
   if table.shape[0] > COMPARED or few(index):
     return table.at[index].get(mode="promise_in_bounds")
   found = jnp.broadcast_to(table[0], index.shape)
@@ -72,20 +91,24 @@ def entries(table: jax.Array, index: jax.Array) -> jax.Array:
   return found
 
 
-def _entries_fwd(table, index):
+def _entries_fwd(table, index, deterministic):
+  del deterministic
   return entries(table, index), (index, table.shape[0])
 
 
-def _entries_bwd(residuals, cotangent):
+def _entries_bwd(deterministic, residuals, cotangent):
   index, length = residuals
-  return sum_by_level([cotangent], index, length)[0], None
+  return sum_by_level([cotangent], index, length, deterministic)[0], None
 
 
 entries.defvjp(_entries_fwd, _entries_bwd)
 
 
 def sum_by_level(
-  values: Sequence[jax.Array], index: jax.Array, levels: int
+  values: Sequence[jax.Array],
+  index: jax.Array,
+  levels: int,
+  deterministic: bool = False,
 ) -> jax.Array:
   """Sums of values over the weights of each level.
 
@@ -93,16 +116,24 @@ def sum_by_level(
     values: arrays of one dtype and of the shape of `index`.
     index: the level of each weight, in `[0, levels)`.
     levels: how many levels there are.
+    deterministic: see `form`.
 
   Returns:
     `[len(values), levels]`, of the dtype of the values. Each array takes one
     scatter or, with up to four levels on CPU and 16 elsewhere, masked sums.
   """
-  return jnp.stack([sum_by_bin(v, index, levels) for v in values])
+  return jnp.stack(
+    [sum_by_bin(v, index, levels, deterministic=deterministic) for v in values]
+  )
 
 
 def sum_by_bin(
-  values: jax.Array, index: jax.Array, bins: int, how: str | None = None
+  values: jax.Array,
+  index: jax.Array,
+  bins: int,
+  how: str | None = None,
+  *,
+  deterministic: bool = False,
 ) -> jax.Array:
   """Sums of values over the weights of each of many bins.
 
@@ -111,11 +142,13 @@ def sum_by_bin(
     index: the bin of each weight, likewise, in `[0, bins)`.
     bins: how many bins there are.
     how: one of FORMS; None for that of the platform.
+    deterministic: see `form`.
 
   Returns:
     `[bins]`, of the dtype of the values.
   """
-  return _add(values, index, bins, how, "promise_in_bounds")
+  mode = "promise_in_bounds"
+  return _add(values, index, bins, how, mode, deterministic)
 
 
 def count_by_bin(
@@ -135,16 +168,19 @@ def count_by_bin(
   return _add(jnp.int32(1), index, bins, how, "drop")
 
 
-def _add(values, index, bins, how, mode):
+def _add(values, index, bins, how, mode, deterministic=False):
   """Adds each value, or the single value, to the place at its index."""
 
   def by(name):
     if name in ("masked", "together"):
       return lambda v, i: _masked(v, i, bins, name == "together")
-    parts = copies(bins) if name == "private" else 1
+    parts = 1 if name == "scatter" else copies(bins)
+    if name == "integers" and jnp.issubdtype(values.dtype, jnp.floating):
+      return functools.partial(_by_integers, bins=bins, parts=parts, mode=mode)
     return lambda v, i: _scattered(v, i, bins, parts, mode)
 
-  on_cpu, elsewhere = form("cpu", bins), form("accelerator", bins)
+  on_cpu = form("cpu", bins, deterministic)
+  elsewhere = form("accelerator", bins, deterministic)
   if how is None and on_cpu != elsewhere:
     return jax.lax.platform_dependent(
       values, index, cpu=by(on_cpu), default=by(elsewhere)
@@ -200,3 +236,34 @@ def _scattered(values, index, bins, parts, mode):
     return sums
   # Of integers too, whose sums would otherwise be wider with 64 bits allowed.
   return jnp.sum(sums.reshape(bins, parts), axis=1, dtype=values.dtype)
+
+
+def _by_integers(values, index, bins, parts, mode):
+  """Sums of floats that are the same in any order.
+
+  Each value is rounded to 2**-24 of the largest (for float32), and divided into
+  integers of so few bits that no sum of them overflows.
+  """
+  wide = jnp.promote_types(values.dtype, jnp.float32)
+  largest = jnp.max(jnp.abs(values), initial=0).astype(wide)
+  finite = jnp.isfinite(largest)
+  _, exponent = jnp.frexp(jnp.where(finite, largest, 1))
+  # In two factors, of which neither is too large or too small for a float.
+  half = exponent // 2
+  one = jnp.ones((), wide)
+  rest = values.astype(wide)
+  rest = rest * jnp.ldexp(one, -half) * jnp.ldexp(one, half - exponent)
+  bits = max(_SUM_BITS - values.size.bit_length(), 1)
+  sums = []
+  for _ in range(-(-(jnp.finfo(wide).nmant + 1) // bits)):
+    rest = rest * 2**bits
+    whole = jnp.round(rest)
+    rest = rest - whole
+    integers = whole.astype(jnp.int32)
+    sums.append(_scattered(integers, index, bins, parts, mode))
+  total = jnp.zeros(bins, wide)
+  for each in reversed(sums):
+    total = (total + each.astype(wide)) / 2**bits
+  total = total * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
+  # A sum that cannot be told is NaN, as of a client that diverges.
+  return jnp.where(finite, total, jnp.nan).astype(values.dtype)

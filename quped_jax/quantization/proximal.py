@@ -95,6 +95,8 @@ def centers_prox(
   threshold: float | jax.Array,
   norm: str = "l1",
   method: str = "exact",
+  *,
+  deterministic: bool = False,
 ) -> jax.Array:
   r"""Pulls levels towards the weights that they stand for.
 
@@ -126,6 +128,8 @@ def centers_prox(
     method: "exact", or for l1 "subgradient": the explicit step
       :math:`\mu_k + t (\#\{x_i > c_k\} - \#\{x_i < c_k\})` from the old
       level c_k, which may overshoot the median of its weights.
+    deterministic: whether the levels must be the same bit for bit in every run
+      on an accelerator too, which takes longer with more than 16.
 
   Returns:
     New levels, of the shape of mu, not sorted. Padding, and in full precision
@@ -137,45 +141,49 @@ def centers_prox(
   check_norm(norm)
   check_center_method(method)
   if codebook.centers.ndim > 1:
-    return jax.vmap(
-      lambda m, x, c: centers_prox(m, x, c, threshold, norm, method),
-      in_axes=(0, -1, 0),
-    )(mu, weights, codebook)
+
+    def of_channel(m, x, c):
+      return centers_prox(
+        m, x, c, threshold, norm, method, deterministic=deterministic
+      )
+
+    return jax.vmap(of_channel, in_axes=(0, -1, 0))(mu, weights, codebook)
   weights = weights.ravel()
   index = codebook_lib.nearest(weights, codebook)
   levels = mu.shape[0]
   if norm == "l2":
     total, count = level_sums.sum_by_level(
-      [weights, jnp.ones_like(weights)], index, levels
+      [weights, jnp.ones_like(weights)], index, levels, deterministic
     )
     share = _share(threshold, count)
     moved = mu * (1 - share) + total / jnp.maximum(count, 1) * share
   elif method == "subgradient":
     side = jnp.sign(weights - level_sums.entries(codebook.centers, index))
-    (balance,) = level_sums.sum_by_level([side], index, levels)
+    (balance,) = level_sums.sum_by_level([side], index, levels, deterministic)
     moved = mu + threshold * balance
   else:
-    moved = _exact_l1(mu, weights, index, jnp.asarray(threshold))
+    moved = _exact_l1(mu, weights, index, jnp.asarray(threshold), deterministic)
   return jnp.where(codebook_lib.valid(codebook), moved, mu)
 
 
-def _exact_l1(mu, weights, index, threshold):
+def _exact_l1(mu, weights, index, threshold, deterministic):
   """`_median_prox`, with as many counters as the platform can well fill."""
   # The second division needs a pass of its own only if counters for all of its
   # parts, in every part of the first, would outnumber the weights; or where
   # counters are copied, and so many would leave few copies.
   levels = mu.shape[0]
   fine = levels * _PARTS**2 <= weights.size
-  few = functools.partial(_median_prox, fine=False)
+  prox = functools.partial(_median_prox, deterministic=deterministic)
+  few = functools.partial(prox, fine=False)
   if not fine:
     return few(mu, weights, index, threshold)
-  many = functools.partial(_median_prox, fine=True)
+  many = functools.partial(prox, fine=True)
   return jax.lax.platform_dependent(
     mu, weights, index, threshold, cpu=many, default=few
   )
 
 
-def _median_prox(mu, weights, index, threshold, *, fine):
+def _median_prox(mu, weights, index, threshold, *, fine, deterministic=False):
   r"""Root of the right-continuous, increasing function of each level
 
   .. math:: \phi(v) = v - \mu + t (n - 2 \#\{x_i > v\}),
@@ -188,13 +196,14 @@ def _median_prox(mu, weights, index, threshold, *, fine):
     index: the level of each weight, likewise.
     threshold: t.
     fine: whether to divide the brackets in one pass, not in two.
+    deterministic: see `level_sums.form`.
 
   Returns:
     The roots, `[levels]`.
   """
   levels = mu.shape[0]
   side = jnp.where(weights > level_sums.entries(mu, index), -1.0, 1.0)
-  (balance,) = level_sums.sum_by_level([side], index, levels)
+  (balance,) = level_sums.sum_by_level([side], index, levels, deterministic)
   end = mu - threshold * balance.astype(mu.dtype)
   low, high = jnp.minimum(mu, end), jnp.maximum(mu, end)
   width = high - low

@@ -82,7 +82,7 @@ def interpolate(fn, bins, x, centers, slope):
   return at + share * (following - at)
 
 
-def binned(bins, x, cotangent, centers, slope):
+def binned(bins, x, cotangent, centers, slope, *, deterministic=False):
   """The bins, as weights that stand for all others, with their cotangents.
 
   A weight contributes to the gradient of a level its cotangent times a smooth
@@ -95,6 +95,7 @@ def binned(bins, x, cotangent, centers, slope):
     cotangent: of the quantized weights, of the shape of x.
     centers: the levels, `[max_levels]`.
     slope: P, the slope of the steps.
+    deterministic: see `level_sums.form`.
 
   Returns:
     The bins and their cotangents, `[bins]` each.
@@ -103,7 +104,9 @@ def binned(bins, x, cotangent, centers, slope):
   cotangent = cotangent.ravel()
 
   def scatter(values):
-    return level_sums.sum_by_bin(values, left, bins)
+    return level_sums.sum_by_bin(
+      values, left, bins, deterministic=deterministic
+    )
 
   right = scatter(cotangent * share)
   sums = scatter(cotangent) - right + jnp.roll(right, 1)

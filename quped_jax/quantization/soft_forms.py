@@ -44,13 +44,14 @@ def _by_platform(forms, levels, points, *args):
   return jax.lax.platform_dependent(*args, cpu=on_cpu, default=elsewhere)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def stepped(bins, x, centers, levels, slope):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def stepped(bins, deterministic, x, centers, levels, slope):
   """The sum over the steps, in the form that is fastest on the platform.
 
   Args:
     bins: how many bins the forms "table" and "windowed", and the gradients,
       take; 0 for none.
+    deterministic: see `level_sums.form`, of the gradients.
     x: weights, any shape.
     centers: the levels, `[max_levels]`, of the dtype of x.
     levels: how many of them are valid.
@@ -59,10 +60,12 @@ def stepped(bins, x, centers, levels, slope):
   Returns:
     Quantized weights, of the shape of x.
   """
-  return _stepped_fwd(bins, x, centers, levels, slope)[0]
+  return _stepped_fwd(bins, deterministic, x, centers, levels, slope)[0]
 
 
-def _stepped_fwd(bins, x, centers, levels, slope):
+def _stepped_fwd(bins, deterministic, x, centers, levels, slope):
+  del deterministic
+
   def dense(x, centers, levels, slope):
     del levels
     return soft_steps.dense_value(x, centers, slope), jnp.int32(0)
@@ -82,7 +85,7 @@ def _stepped_fwd(bins, x, centers, levels, slope):
   return soft, (x, centers, levels, slope, width)
 
 
-def _stepped_bwd(bins, residuals, cotangent):
+def _stepped_bwd(bins, deterministic, residuals, cotangent):
   def dense(bins, together, x, cotangent, centers, levels, slope, width):
     del levels, width
     return soft_steps.dense_gradients(
@@ -91,13 +94,15 @@ def _stepped_bwd(bins, residuals, cotangent):
 
   def table(x, cotangent, centers, levels, slope, width):
     del levels, width
-    return soft_steps.table_gradients(bins, x, cotangent, centers, slope)
+    return soft_steps.table_gradients(
+      bins, deterministic, x, cotangent, centers, slope
+    )
 
   forms = {
     "dense": functools.partial(dense, bins, False),
     "together": functools.partial(dense, 0, True),
     "table": table,
-    "windowed": functools.partial(soft_window.gradients, bins),
+    "windowed": functools.partial(soft_window.gradients, bins, deterministic),
   }
   x, centers, levels, slope, width = residuals
   sizes = centers.shape[0], bins or x.size

@@ -65,6 +65,7 @@ def soft_quantize(
   sharpness: float | jax.Array = 10.0,
   *,
   unit: str = "gap",
+  deterministic: bool = False,
 ) -> jax.Array:
   r"""A differentiable quantizer, :math:`\tilde Q_c(x)`.
 
@@ -98,6 +99,8 @@ def soft_quantize(
     codebook: the levels.
     sharpness: slope of the steps, in the `unit`.
     unit: "gap": per mean distance between levels; "absolute": per unit of x.
+    deterministic: whether gradients must be the same bit for bit in every run
+      on an accelerator too, which takes longer with more than 16 levels.
 
   Returns:
     An array of the shape of x.
@@ -111,7 +114,7 @@ def soft_quantize(
   if unit == "gap" and not codebook_lib.is_traced(sharpness):
     bins = soft_bins.bin_count(codebook.max_levels, float(sharpness), x.size)
   soft: jax.Array = soft_forms.stepped(
-    bins, weights, centers, codebook.levels, slope
+    bins, deterministic, weights, centers, codebook.levels, slope
   )
   return jnp.where(codebook.levels > 0, soft.astype(x.dtype), x)
 
@@ -122,10 +125,13 @@ def soft_quantize_tree(
   sharpness: float | jax.Array = 10.0,
   *,
   unit: str = "gap",
+  deterministic: bool = False,
 ) -> Any:
   """`soft_quantize` of every tensor that has a codebook."""
   return codebook_tree.map_codebooks(
-    lambda codebook, x: soft_quantize(x, codebook, sharpness, unit=unit),
+    lambda codebook, x: soft_quantize(
+      x, codebook, sharpness, unit=unit, deterministic=deterministic
+    ),
     codebooks,
     params,
     otherwise=lambda x: x,

@@ -112,14 +112,16 @@ def table_value(bins, x, centers, slope):
   return soft_bins.interpolate(value, bins, x, centers, slope)
 
 
-def table_gradients(bins, x, cotangent, centers, slope):
+def table_gradients(bins, deterministic, x, cotangent, centers, slope):
   """The gradients of `table_value`: (to x, to the centers)."""
   derivative = functools.partial(
     _table_derivative, centers=centers, slope=slope
   )
   to_x = cotangent * soft_bins.interpolate(derivative, bins, x, centers, slope)
   if bins:
-    x, cotangent = soft_bins.binned(bins, x, cotangent, centers, slope)
+    x, cotangent = soft_bins.binned(
+      bins, x, cotangent, centers, slope, deterministic=deterministic
+    )
   _, share, bend = _points(x.ravel(), centers, slope)
   # A level ends the step below it and begins the one above. Below the first
   # level all has been climbed, and above the last nothing.

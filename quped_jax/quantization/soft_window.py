@@ -129,7 +129,9 @@ def _derivative(x, centers, levels, slope, width):
   return _widen(width, add, add(1, own))
 
 
-def _levels_gradient(x, cotangent, centers, levels, slope, width):
+def _levels_gradient(
+  x, cotangent, centers, levels, slope, width, *, deterministic
+):
   """Sums what each weight contributes to the levels in its window."""
   cell = _cells(x, centers, levels)
   read = _reader(x, centers, levels)
@@ -137,12 +139,17 @@ def _levels_gradient(x, cotangent, centers, levels, slope, width):
 
   def fold(offsets, rows):
     sums = level_sums.sum_by_level(
-      [cotangent * row for row in rows], cell, count
+      [cotangent * row for row in rows], cell, count, deterministic
     )
     gradient = jnp.zeros(count, sums.dtype)
     for offset, each in zip(offsets, sums, strict=True):
       k = jnp.clip(jnp.arange(count) + offset, 0, count - 1)
-      gradient = gradient.at[k].add(each)
+      if deterministic:
+        # The last level in a direction takes what lies beyond it, in order.
+        taken = k[None] == jnp.arange(count)[:, None]
+        gradient += jnp.sum(jnp.where(taken, each[None], 0), axis=1)
+      else:
+        gradient = gradient.at[k].add(each)
     return gradient
 
   def add(offset, gradient):
@@ -184,7 +191,7 @@ def value(bins, x, centers, levels, slope):
   return soft, width
 
 
-def gradients(bins, x, cotangent, centers, levels, slope, width):
+def gradients(bins, deterministic, x, cotangent, centers, levels, slope, width):
   """The gradients of `value`: (to x, to the centers)."""
   rest = centers, levels, slope, width
   derivative = soft_bins.interpolate(
@@ -192,5 +199,8 @@ def gradients(bins, x, cotangent, centers, levels, slope, width):
   )
   to_x = cotangent * derivative
   if bins:
-    x, cotangent = soft_bins.binned(bins, x, cotangent, centers, slope)
-  return to_x, _levels_gradient(x, cotangent, *rest)
+    x, cotangent = soft_bins.binned(
+      bins, x, cotangent, centers, slope, deterministic=deterministic
+    )
+  to_levels = _levels_gradient(x, cotangent, *rest, deterministic=deterministic)
+  return to_x, to_levels

@@ -145,6 +145,8 @@ def prox_centers(
   strength: optax.ScalarOrSchedule | None = None,
   norm: str = "l1",
   method: str = "exact",
+  *,
+  deterministic: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Pull levels towards their weights after a base optimizer's step.
 
@@ -165,6 +167,7 @@ def prox_centers(
     strength: lambda, a number or a schedule.
     norm: "l1" or "l2".
     method: "exact" or "subgradient", see `centers_prox`.
+    deterministic: likewise.
 
   Returns:
     A gradient transformation with extra arguments.
@@ -198,7 +201,13 @@ def prox_centers(
 
     def prox(codebook, update, centers, x):
       moved = proximal.centers_prox(
-        centers + update, x, codebook, threshold, norm, method
+        centers + update,
+        x,
+        codebook,
+        threshold,
+        norm,
+        method,
+        deterministic=deterministic,
       )
       used = codebook_lib.valid(codebook)
       return jnp.where(used, moved - centers, 0.0).astype(update.dtype)

@@ -95,6 +95,7 @@ def make_held_out_evaluation(
   steps: int,
   schedule: Schedule | None = None,
   layout: Layout | None = None,
+  deterministic: bool = False,
 ) -> Callable[[SimulationState], dict[str, np.ndarray]]:
   """Makes the evaluation of held-out clients.
 
@@ -109,6 +110,7 @@ def make_held_out_evaluation(
     schedule: of the rates, by the state's round.
     layout: over which devices clients are divided; the default device if
       None.
+    deterministic: whether it must give the same bits in every run.
 
   Returns:
     `state -> {variant: accuracy [held-out clients]}` on test data, in the order
@@ -146,7 +148,9 @@ def make_held_out_evaluation(
   population = layout.place(population, SAME)
   inputs = (SAME, SAME, SAME, DIVIDED, specs, SAME)
   outputs = SAME if layout.across else DIVIDED
-  program = Program(layout.shard(evaluate, inputs, outputs))
+  program = Program(
+    layout.shard(evaluate, inputs, outputs), deterministic=deterministic
+  )
   members = _members(cohorts, layout)
 
   def run(state):

@@ -17,18 +17,41 @@ from quped_jax.data.cache import default_cache_dir
 _CPU_OPTIONS: dict[str, str | bool] = {
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"
 }
+# With it, XLA on a GPU chooses no form of an operation by timing it, and takes
+# one that gives the same bits in every run, if maybe a slow one, of products,
+# convolutions and scatters. It refuses operations that have none, such as the
+# gradient of `flax.linen.max_pool`.
+_GPU_DETERMINISTIC: dict[str, str | bool] = {"xla_gpu_deterministic_ops": True}
 
 
-def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+def options(platform: str, deterministic: bool) -> dict[str, str | bool]:
+  """The compiler's options.
+
+  Args:
+    platform: "cpu", "gpu" or "tpu".
+    deterministic: whether a program must give the same bits in every run, as it
+      does in any case on a CPU.
+  """
+  if platform == "cpu":
+    return _CPU_OPTIONS
+  return _GPU_DETERMINISTIC if platform == "gpu" and deterministic else {}
+
+
+def compile_lowered(
+  lowered: jax.stages.Lowered, *, deterministic: bool = False
+) -> jax.stages.Compiled:
   """Compiles what `jax.jit(f).lower(...)` returned, with our options.
 
   The options are those for the default backend; a jaxlib that does not know
-  them compiles without.
+  those that are only fast compiles without.
+
+  Args:
+    lowered: the program.
+    deterministic: see `options`.
   """
-  if jax.default_backend() != "cpu":
-    return lowered.compile()
+  chosen = options(jax.default_backend(), deterministic)
   try:
-    return lowered.compile(compiler_options=_CPU_OPTIONS)
+    return lowered.compile(compiler_options=chosen or None)
   except jax.errors.JaxRuntimeError as error:
     if not any(name in str(error) for name in _CPU_OPTIONS):
       raise
@@ -68,6 +91,11 @@ def use_compilation_cache(folder: str | os.PathLike | None = None) -> None:
 class Program:
   """A function that is compiled ahead of time, once per kind of arguments.
 
+  Args:
+    fn: the function.
+    donate: the arguments whose buffers it takes over.
+    deterministic: see `options`.
+
   Attributes:
     jitted: the function, which can be lowered for other platforms too.
     compilations: how often it was compiled.
@@ -76,7 +104,14 @@ class Program:
       (those that share a buffer once) and temporaries.
   """
 
-  def __init__(self, fn: Callable[..., Any], donate: tuple[int, ...] = ()):
+  def __init__(
+    self,
+    fn: Callable[..., Any],
+    donate: tuple[int, ...] = (),
+    *,
+    deterministic: bool = False,
+  ):
+    self._deterministic = deterministic
     self.jitted = jax.jit(fn, donate_argnums=donate)
     self._compiled: dict[Any, Any] = {}
     self.compilations = 0
@@ -97,7 +132,9 @@ class Program:
 
   def _compile(self, args):
     start = time.perf_counter()
-    compiled = compile_lowered(self.jitted.lower(*args))
+    compiled = compile_lowered(
+      self.jitted.lower(*args), deterministic=self._deterministic
+    )
     self.compile_seconds += time.perf_counter() - start
     self.compilations += 1
     memory = compiled.memory_analysis()

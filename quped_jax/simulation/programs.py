@@ -68,6 +68,7 @@ class Blueprint(NamedTuple):
     federation: the samples, in host memory or on a device.
     population: what the clients bring.
     store: where the clients' states are to be kept.
+    deterministic: whether programs must give the same bits in every run.
   """
 
   engine: Engine
@@ -76,6 +77,7 @@ class Blueprint(NamedTuple):
   federation: Federation
   population: Population
   store: Store
+  deterministic: bool = False
 
 
 class Backend(abc.ABC):
@@ -135,6 +137,7 @@ class Backend(abc.ABC):
     """
     engine, self.evaluation, self.ids = blueprint[:3]
     self.engine, self.layout, self.slots = engine, engine.layout, slots
+    self._deterministic = blueprint.deterministic
     federation, specs = placement.place(
       blueprint.federation, self.layout, groups
     )
@@ -208,7 +211,11 @@ class Backend(abc.ABC):
 
   def shard(self, fn, inputs, outputs, **options) -> Program:
     """A program that each device runs on its part; see `Layout.shard`."""
-    program = Program(self.layout.shard(fn, inputs, outputs), **options)
+    program = Program(
+      self.layout.shard(fn, inputs, outputs),
+      deterministic=self._deterministic,
+      **options,
+    )
     self._all.append(program)
     return program
 

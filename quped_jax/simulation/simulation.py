@@ -148,6 +148,7 @@ def make_simulation(
   step_bytes: Mapping[str, StepBytes] | None = None,
   store: Store | None = None,
   max_message_norm: float = 0.0,
+  deterministic: bool = False,
 ) -> Simulation:
   """Makes the programs that simulate a federation.
 
@@ -166,6 +167,8 @@ def make_simulation(
     store: where the clients' states are kept; on the devices if None.
     max_message_norm: a client whose message is longer has diverged; 0 for 100
       times the median of earlier rounds, see `quped_jax.simulation.divergence`.
+    deterministic: whether programs must give the same bits in every run on a
+      GPU too, see `program.options`; what the method computes must allow it.
 
   Returns:
     The simulation; nothing is compiled yet.
@@ -199,7 +202,15 @@ def make_simulation(
     laid_out = dataclasses.replace(engine, layout=layout)
     evaluation = _evaluation(laid_out, federation)
     programs = backend(
-      Blueprint(laid_out, evaluation, ids, federation, population, store)
+      Blueprint(
+        laid_out,
+        evaluation,
+        ids,
+        federation,
+        population,
+        store,
+        deterministic,
+      )
     )
     halved = None
     if strategy == "auto" and layout.chunk_size > 1:

@@ -58,7 +58,9 @@ class Streamed(Backend):
       (DIVIDED, DIVIDED),
       donate=(0,),
     )
-    self._present = Program(engine.present)
+    self._present = Program(
+      engine.present, deterministic=blueprint.deterministic
+    )
     # Where in its cohort's arrays a client is.
     self._row = np.zeros(engine.num_clients, np.int32)
     for members in ids.values():

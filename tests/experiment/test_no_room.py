@@ -2,6 +2,7 @@
 
 import json
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +146,7 @@ def test_a_state_that_was_given_and_is_gone_is_an_error_that_says_so(no_room):
   assert "chunk_size=4" in note
 
 
-def fake(halved):
+def fake(halved) -> Any:
   layout = Layout(None, 8)
   return types.SimpleNamespace(
     halved=halved, simulation=types.SimpleNamespace(layout=layout)
@@ -157,9 +158,9 @@ def test_only_an_error_for_memory_halves_what_is_ours_to_choose():
     return fake(None)
 
   full = jax.errors.JaxRuntimeError(FULL)
-  state = jnp.zeros(2)
+  state: Any = jnp.zeros(2)
   assert no_room_lib.halve(full, fake(half), None) is half
-  assert no_room_lib.halve(full, fake(half), {"x": state, "n": 1}) is half
+  assert no_room_lib.halve(full, fake(half), state) is half
   other = jax.errors.JaxRuntimeError("INTERNAL: something else")
   with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL") as info:
     no_room_lib.halve(other, fake(half), None)
@@ -170,7 +171,7 @@ def test_only_an_error_for_memory_halves_what_is_ours_to_choose():
   state.delete()
   full = jax.errors.JaxRuntimeError(FULL)
   with pytest.raises(jax.errors.JaxRuntimeError, match="EXHAUSTED") as info:
-    no_room_lib.halve(full, fake(half), {"x": state})
+    no_room_lib.halve(full, fake(half), state)
   assert "chunk_size=4" in info.value.__notes__[0]
 
 

@@ -93,6 +93,74 @@ def test_private_copies_are_summed_for_each_client_of_a_batch():
   np.testing.assert_array_equal(counts, want)
 
 
+def spread(size, dtype=np.float32):
+  """Values of very different size, the largest in places of their own."""
+  rng = np.random.default_rng(size)
+  return (rng.normal(size=size) * 2.0 ** rng.integers(-9, 9, size)).astype(
+    dtype
+  )
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("size", [1, 700, 2**17])
+def test_sums_of_integers_are_the_same_in_any_order(size, scale):
+  values = jnp.asarray(spread(size) * np.float32(scale))
+  index = jnp.asarray(np.random.default_rng(1).integers(0, 40, size), jnp.int32)
+  order = np.random.default_rng(2).permutation(size)
+  total = jax.jit(lambda v, i: level_sums.sum_by_bin(v, i, 40, "integers"))
+  sums = total(values, index)
+  np.testing.assert_array_equal(sums, total(values[order], index[order]))
+  want = np.bincount(index, np.asarray(values, np.float64), 40)
+  # Each value is rounded to 2**-24 of the largest.
+  off = 2.0**-23 * np.max(np.abs(values)) * np.sqrt(size)
+  np.testing.assert_allclose(sums, want, rtol=1e-6, atol=off)
+
+
+def test_sums_of_integers_for_each_client_of_a_batch():
+  values = jnp.asarray(spread(2100).reshape(3, 700)) * jnp.array(
+    [[1e-20], [1.0], [1e20]]
+  )
+  index = jnp.asarray(np.random.default_rng(1).integers(0, 40, (3, 700)))
+  sums = jax.vmap(lambda v, i: level_sums.sum_by_bin(v, i, 40, "integers"))(
+    values, index
+  )
+  for row in range(3):
+    alone = level_sums.sum_by_bin(values[row], index[row], 40, "integers")
+    np.testing.assert_array_equal(sums[row], alone)
+
+
+def test_sums_of_integers_of_zeros_are_zero():
+  index = jnp.zeros(9, jnp.int32)
+  sums = level_sums.sum_by_bin(jnp.zeros(9), index, 40, "integers")
+  np.testing.assert_array_equal(sums, np.zeros(40))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_sums_of_integers_do_not_hide_that_a_client_diverges(wrong):
+  values = jnp.ones(9).at[3].set(wrong)
+  index = jnp.arange(9, dtype=jnp.int32)
+  sums = level_sums.sum_by_bin(values, index, 40, "integers")
+  assert np.all(np.isnan(sums))
+
+
+def test_sums_of_integers_keep_the_type_of_their_values():
+  values = jnp.asarray(spread(700), jnp.bfloat16)
+  index = jnp.asarray(np.random.default_rng(1).integers(0, 40, 700))
+  sums = level_sums.sum_by_bin(values, index, 40, "integers")
+  assert sums.dtype == jnp.bfloat16
+  want = np.bincount(index, np.asarray(values, np.float64), 40)
+  np.testing.assert_allclose(
+    np.asarray(sums, np.float64), want, rtol=1e-2, atol=1e-2
+  )
+
+
+@pytest.mark.parametrize("places", [2, 4, 5, 16, 17, 288, 2**17])
+def test_sums_that_must_be_the_same_again_scatter_no_floats(places):
+  assert level_sums.form("cpu", places, True) == level_sums.form("cpu", places)
+  name = level_sums.form("accelerator", places, True)
+  assert name == ("together" if places <= 16 else "integers")
+
+
 @pytest.mark.parametrize(
   ("places", "on_cpu", "elsewhere"),
   [

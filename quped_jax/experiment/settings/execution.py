@@ -60,6 +60,12 @@ class ExecutionSettings(Group):
     at_least(0),
     free=True,
   )
+  deterministic: bool = setting(
+    False,
+    "whether results must be the same bit for bit in every run on the same "
+    "GPUs, which takes longer; on CPUs they always are.",
+    free=True,
+  )
 
   def _check(self) -> None:
     store_lib.check_store(

@@ -171,8 +171,8 @@ def test_a_group_alone_refuses_what_settings_refuse():
 def test_these_settings_and_no_others_change_no_result():
   free = {
     "data_dir", "strategy", "chunk_size", "devices", "client_state",
-    "clients_per_block", "rounds_per_dispatch", "checkpoint_every",
-    "checkpoint_minutes", "keep_checkpoints", "save_models",
+    "clients_per_block", "rounds_per_dispatch", "deterministic",
+    "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "save_models",
   }  # fmt: skip
   made = qj.Settings(method="fedavg")
   options = set(qj.methods.METHODS) - {"fedavg"}
