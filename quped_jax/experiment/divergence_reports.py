@@ -4,12 +4,11 @@ import math
 import warnings
 from collections.abc import Sequence
 
-import jax
-from jax.experimental import multihost_utils
-
 from quped_jax.experiment.settings import Settings
 from quped_jax.simulation import divergence as divergence_lib
+from quped_jax.simulation import processes
 from quped_jax.simulation.divergence import IN_A_ROW, DivergenceReport
+from quped_jax.simulation.layout import fetch
 from quped_jax.simulation.state import SimulationState
 
 # Step sizes of servers that take steps of their own, by their options.
@@ -79,10 +78,11 @@ def _reports(state: SimulationState) -> list[DivergenceReport]:
   """A report on each client that diverged so far."""
   if not int(state.monitor.undone):
     return []
-  found = state.members, state.divergence
-  if jax.process_count() > 1:
-    found = multihost_utils.process_allgather(found, tiled=True)
-  return divergence_lib.divergence_reports(*found)
+  found = fetch((state.members, state.divergence))
+  own = divergence_lib.divergence_reports(*found)
+  # Each process has the records of its own clients.
+  told = processes.exchange(own)
+  return sorted(DivergenceReport(*x) for reports in told for x in reports)
 
 
 def _server_rates(settings: Settings) -> str:

@@ -270,7 +270,8 @@ class Saver:
     if self._checkpoints is None:
       return None
     saved = self._checkpoints.latest(
-      lambda progress: self._simulation.shapes(progress["finetuning"])
+      lambda progress: self._simulation.shapes(progress["finetuning"]),
+      self._simulation.kept,
     )
     if jax.process_count() > 1:
       round_ = np.int32(-1 if saved is None else saved.round)
@@ -291,16 +292,18 @@ class Saver:
       return
     exported = self._simulation.export(state)
     self._since = time.monotonic()
-    if not processes.is_first():
-      self._saved = round_
-      return
     value = progress.value(round_, self._simulation.primary_variant)
+    whole = None
+    if jax.process_count() > 1:
+      whole = self._simulation.shapes(progress.finetuning)
     try:
       self._checkpoints.save(
-        round_, exported, dataclasses.asdict(progress), value
+        round_, exported, dataclasses.asdict(progress), value, whole
       )
       self._saved = round_
     except OSError as error:
+      if not processes.is_first():
+        return  # The first has the same error, and warns.
       warnings.warn(
         f"round {round_}: no checkpoint could be saved in {self.workdir} "
         f"({error}); the last one is as it was",

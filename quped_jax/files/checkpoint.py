@@ -7,6 +7,11 @@ renamed when it is whole, so that a kill leaves all of it or none. One that is
 truncated or has a flipped bit, or that cannot be restored, is skipped, and the
 one before it used. One with other settings, another version or other data is
 refused.
+
+Several processes write one checkpoint into a folder that all of them see: the
+first what is common to all, and each the states of its own clients
+(`client_rows`), which no other process needs to have room for. Any number of
+processes resumes from it. If one of them fails, none has saved it.
 """
 
 import contextlib
@@ -16,11 +21,9 @@ import json
 import math
 import os
 import pathlib
-import re
 import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import filelock
@@ -28,17 +31,16 @@ import jax
 import numpy as np
 
 from quped_jax import kinds, paths, reading
+from quped_jax.files import client_rows, orbax_arrays
 from quped_jax.files.differences import differences, refusal
+from quped_jax.files.orbax_arrays import DamagedError
+from quped_jax.simulation import processes
 
 _FORMAT = 1
 _FOLDER = "checkpoints"
 _MANIFEST, _PROGRESS, _STATE = "manifest.json", "progress.json", "state"
 # Left free on disk, for a checkpoint's own tables and the run's other files.
 _SPARE_BYTES = 1 << 20
-# In characters: libraries' errors of a file may be long.
-_MAX_REASON = 200
-# Paths that mean themselves to every library.
-_PLAIN = re.compile(r"[\w./+=,@ -]*", re.ASCII)
 
 
 class Checkpoint(NamedTuple):
@@ -98,53 +100,64 @@ class Checkpoints:
     state: Any,
     progress: Mapping[str, Any],
     value: float | None = None,
+    whole: Any = None,
   ) -> None:
     """Saves a checkpoint, and deletes those that are no longer kept.
 
+    Several processes all call this.
+
     Args:
       round_: how many rounds are done.
-      state: tree of numpy arrays.
+      state: tree of numpy arrays; with several processes, a SimulationState of
+        the clients of this one.
       progress: JSON values.
       value: how good it is, if known; the one with the largest value is kept.
+      whole: shapes of the state of all processes; by default, of `state`.
 
     Raises:
       OSError: it cannot be written; earlier ones are unchanged.
     """
     path = self._folder / _name(round_)
     part = self._folder / f"{path.name}.part"
-    # Left by other attempts, some of which went on writing after they failed.
-    for other in self._folder.glob("*.part"):
-      shutil.rmtree(other, ignore_errors=True)
-    part.mkdir(parents=True)
+    first = processes.is_first()
+    content = {
+      "round": round_,
+      "value": value,
+      "identity": self._identity,
+      "arrays": _describe(state if whole is None else whole),
+      "progress": progress,
+    }
     try:
-      _check_space(part, state)
-      _save_arrays(part / _STATE, state)
-      content = {
-        "round": round_,
-        "value": value,
-        "identity": self._identity,
-        "arrays": _describe(state),
-        "progress": progress,
-      }
-      (part / _PROGRESS).write_text(json.dumps(content))
-      files = {
-        str(file.relative_to(part)): _digest(file) for file in _files(part)
-      }
-      manifest = {"format": _FORMAT, "files": files}
-      (part / _MANIFEST).write_text(json.dumps(manifest))
-      for file in _files(part):
-        paths.sync(file)
-      shutil.rmtree(path, ignore_errors=True)
-      os.replace(part, path)
-      paths.sync(self._folder)
+      _in_all(lambda: self._begin(part) if first else None)
+      told = _in_all(lambda: _write(part, state, content))
+      files = {name: digest for own in told for name, digest in own.items()}
+      _in_all(lambda: self._finish(part, path, files) if first else None)
     except BaseException as error:
-      shutil.rmtree(part, ignore_errors=True)
+      if first:
+        shutil.rmtree(part, ignore_errors=True)
       if isinstance(error, OSError):
         raise
       if isinstance(error, Exception):
         # Libraries report a full disk as errors of many kinds.
         raise OSError(f"{type(error).__name__}: {error}") from error
       raise
+
+  def _begin(self, part: pathlib.Path) -> None:
+    # Left by other attempts, some of which went on writing after they failed.
+    for other in self._folder.glob("*.part"):
+      shutil.rmtree(other, ignore_errors=True)
+    part.mkdir(parents=True)
+
+  def _finish(self, part: pathlib.Path, path: pathlib.Path, files) -> None:
+    for name, (size, _) in files.items():
+      if not (part / name).exists() or (part / name).stat().st_size != size:
+        raise OSError(f"{name} is not here: processes must share the folder")
+    manifest = {"format": _FORMAT, "files": files}
+    (part / _MANIFEST).write_text(json.dumps(manifest))
+    paths.sync(part / _MANIFEST)
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(part, path)
+    paths.sync(self._folder)
     self._thin_out()
 
   def _thin_out(self) -> None:
@@ -156,11 +169,16 @@ class Checkpoints:
       if path != best:
         shutil.rmtree(path, ignore_errors=True)
 
-  def latest(self, shapes: Any) -> Checkpoint | None:
+  def latest(
+    self, shapes: Any, kept: Mapping[str, np.ndarray] | None = None
+  ) -> Checkpoint | None:
     """The latest checkpoint that is whole; None if there are no checkpoints.
 
     Args:
       shapes: `progress -> tree of shapes and types` that the state must have.
+      kept: {cohort: ids of its clients} whose states are read, if several
+        processes saved the checkpoint; one that a single process saved is read
+        whole.
 
     Raises:
       ValueError: it is of another run; or there are some, but none is whole.
@@ -168,8 +186,8 @@ class Checkpoints:
     damaged = list[pathlib.Path]()
     for path in self._found():
       try:
-        found = self._load(path, shapes)
-      except _DamagedError as error:
+        found = self._load(path, shapes, kept)
+      except DamagedError as error:
         damaged.append(path)
         warnings.warn(
           f"checkpoint {str(path)!r} is damaged ({error}): not used",
@@ -187,7 +205,7 @@ class Checkpoints:
       )
     return None
 
-  def _load(self, path: pathlib.Path, shapes: Any) -> Checkpoint:
+  def _load(self, path: pathlib.Path, shapes: Any, kept: Any) -> Checkpoint:
     """Reads a checkpoint; for the arguments and errors see `latest`."""
     content = _verified(path, self._renamed)
     self._check_identity(content["identity"])
@@ -197,17 +215,17 @@ class Checkpoints:
         f"workdir={str(self._workdir)!r}: must be of this federation; arrays "
         f"of the checkpoint {path.name} differ in number, shape or type"
       )
-    state = _load_arrays(path / _STATE, wanted)
+    if parts := client_rows.parts(path):
+      state = orbax_arrays.load(path / _STATE, client_rows.shared(wanted))
+      state = client_rows.load(parts, wanted, state, kept)
+    else:
+      state = orbax_arrays.load(path / _STATE, wanted)
     return Checkpoint(content["round"], state, content["progress"])
 
   def _check_identity(self, other: Mapping[str, Any]) -> None:
     differ = differences(other, self._identity)
     if differ:
       raise refusal(self._workdir, "checkpoints", differ)
-
-
-class _DamagedError(Exception):
-  """A checkpoint cannot be used; says what is wrong."""
 
 
 def _set_aside(path: pathlib.Path) -> None:
@@ -251,6 +269,47 @@ def _describe(tree: Any) -> list[list[Any]]:
   ]
 
 
+def _in_all(action: Callable[[], Any]) -> list[Any]:
+  """What an action, of all processes, gives in each, as JSON values.
+
+  Raises:
+    Exception: the action's own.
+    OSError: that of another process; says which.
+  """
+  found, own = None, None
+  try:
+    found = action()
+  except Exception as error:
+    own = error
+  told = processes.exchange([found, own and f"{type(own).__name__}: {own}"])
+  if own is not None:
+    raise own
+  for process, (_, reason) in enumerate(told):
+    if reason:
+      raise OSError(f"process {process}: {reason}")
+  return [value for value, _ in told]
+
+
+def _write(part: pathlib.Path, state: Any, content: Any) -> dict[str, Any]:
+  """Writes what is this process's to write: {file: its digest}."""
+  first, here = processes.is_first(), jax.process_index()
+  files = []
+  if jax.process_count() > 1:
+    _check_space(part, state)
+    client_rows.save(part, state, here)
+    files += _files(part / client_rows.name_of(here))
+    state = client_rows.shared(state)
+  if first:
+    _check_space(part, state)
+    orbax_arrays.save(part / _STATE, state)
+    (part / _PROGRESS).write_text(json.dumps(content))
+    files += [*_files(part / _STATE), part / _PROGRESS]
+  digests = {str(file.relative_to(part)): _digest(file) for file in files}
+  for file in files:
+    paths.sync(file)
+  return digests
+
+
 def _check_space(folder: pathlib.Path, tree: Any) -> None:
   """Raises an OSError if the disk has no room for the arrays.
 
@@ -262,68 +321,6 @@ def _check_space(folder: pathlib.Path, tree: Any) -> None:
   if free < needed:
     text = f"{os.strerror(errno.ENOSPC)}: {free:,} bytes, of {needed:,}"
     raise OSError(errno.ENOSPC, text)
-
-
-def _checkpointer() -> Any:
-  """One of this process alone: orbax would wait for all the others."""
-  import orbax.checkpoint as ocp  # Takes seconds.
-
-  here = jax.process_index()
-  alone = ocp.options.MultiprocessingOptions(here, {here}, f"process_{here}")
-  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-  return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-@contextlib.contextmanager
-def _plain(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a path of a folder that means itself to every library.
-
-  Orbax takes `[1]` in a path for a pattern, finds none of what it wrote, and
-  saves nothing; "gs:" is a service to it, and bytes that are not UTF-8 an
-  error.
-  """
-  folder = folder.resolve()
-  if _PLAIN.fullmatch(str(folder)):
-    yield folder
-    return
-  with tempfile.TemporaryDirectory(prefix="quped_jax_") as place:
-    if not _PLAIN.fullmatch(place):
-      raise OSError(
-        f"TMPDIR={place!r}: must be of letters and digits, as a workdir with "
-        "other characters is reached by a link from there"
-      )
-    link = pathlib.Path(place) / "link"
-    link.symlink_to(folder, target_is_directory=True)
-    yield link
-
-
-def _save_arrays(path: pathlib.Path, tree: Any) -> None:
-  leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
-  # Empty arrays cannot be saved, and need not be.
-  arrays = {str(i): x for i, x in enumerate(leaves) if x.size}
-  with _plain(path.parent) as folder, _checkpointer() as checkpointer:
-    checkpointer.save(folder / path.name, arrays)
-
-
-def _load_arrays(path: pathlib.Path, shapes: Any) -> Any:
-  """Reads arrays; whatever a library finds wrong with its files is damage."""
-  leaves, structure = jax.tree.flatten(shapes)
-  with _plain(path.parent) as folder:
-    try:
-      with _checkpointer() as checkpointer:
-        arrays = checkpointer.restore(folder / path.name)
-      # Copies, since states in host memory are updated in place.
-      return structure.unflatten(
-        np.array(arrays[str(i)], x.dtype).reshape(x.shape)
-        if np.prod(x.shape)
-        else np.zeros(x.shape, x.dtype)
-        for i, x in enumerate(leaves)
-      )
-    except MemoryError:
-      raise
-    except Exception as error:
-      reason = " ".join(str(error).split())[:_MAX_REASON]
-      raise _DamagedError(f"{type(error).__name__}: {reason}") from error
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -368,7 +365,7 @@ def _verified(path: pathlib.Path, renamed: Any) -> dict[str, Any]:
   Every byte of every file is checked.
 
   Raises:
-    _DamagedError: it is not as it was written.
+    DamagedError: it is not as it was written.
   """
   try:
     with reading.placed(_MANIFEST):
@@ -384,7 +381,7 @@ def _verified(path: pathlib.Path, renamed: Any) -> dict[str, Any]:
       kinds.choice(_name(content["round"]))("round", path.name)
       return content
   except (OSError, ValueError, MemoryError) as error:
-    raise _DamagedError(f"{type(error).__name__}: {error}") from error
+    raise DamagedError(f"{type(error).__name__}: {error}") from error
 
 
 def _value(path: pathlib.Path) -> float | None:

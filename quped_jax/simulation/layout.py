@@ -157,6 +157,36 @@ class Layout(NamedTuple):
       return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x: _place_part(x, sharding), tree)
 
+  @property
+  def owners(self) -> np.ndarray:
+    """The process of each device, int32 `[devices]`."""
+    if self.mesh is None:
+      return np.zeros(1, np.int32)
+    owners = [device.process_index for device in self.mesh.devices.flat]
+    return np.array(owners, np.int32)
+
+  def place_own(self, tree: Any) -> Any:
+    """Divides arrays over the devices; the inverse of `fetch`.
+
+    Args:
+      tree: arrays `[slots, ...]`; with several processes, only the slots of
+        this process's devices.
+    """
+    if self.mesh is None or not self.across:
+      return self.place(tree, DIVIDED)
+    sharding = NamedSharding(self.mesh, DIVIDED)
+    here = jax.process_index()
+    own = [d for d in self.mesh.devices.flat if d.process_index == here]
+
+    def place(x):
+      whole = (len(x) // len(own) * self.devices, *x.shape[1:])
+      parts = map(jax.device_put, np.split(np.asarray(x), len(own)), own)
+      return jax.make_array_from_single_device_arrays(
+        whole, sharding, list(parts)
+      )
+
+    return jax.tree.map(place, tree)
+
   def join(
     self,
     parts: Callable[[int], np.ndarray],
@@ -192,6 +222,34 @@ class Layout(NamedTuple):
     if self.mesh is None:
       return tree
     return jax.lax.all_gather(tree, AXIS, tiled=True)
+
+
+def fetch(tree: Any) -> Any:
+  """Arrays in host memory: of those divided over processes, our own slots."""
+
+  def shards(x):
+    return sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+
+  leaves, structure = jax.tree.flatten(tree)
+  divided = [_is_divided(x) for x in leaves]
+  for x, is_divided in zip(leaves, divided, strict=True):
+    if is_divided:  # All at once, and then they are waited for.
+      for shard in shards(x):
+        shard.data.copy_to_host_async()
+  own = [
+    np.concatenate([np.asarray(shard.data) for shard in shards(x)])
+    if is_divided
+    else x
+    for x, is_divided in zip(leaves, divided, strict=True)
+  ]
+  return jax.device_get(structure.unflatten(own))
+
+
+def _is_divided(x: Any) -> bool:
+  """Whether other processes have parts of an array that this one has not."""
+  return isinstance(x, jax.Array) and not (
+    x.is_fully_addressable or x.is_fully_replicated
+  )
 
 
 def _place_part(x: Any, sharding: NamedSharding) -> jax.Array:

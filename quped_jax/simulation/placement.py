@@ -22,7 +22,8 @@ def place(
     federation: in host memory, or on a device.
     layout: says which devices.
     groups: for each device, the ids of the clients whose samples it needs; no
-      client is in two. None: each device gets all samples.
+      client is in two, unless these are equal. None: each device gets all
+      samples.
 
   Returns:
     The federation and its specs for `Layout.shard`. With groups, row numbers

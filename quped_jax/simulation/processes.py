@@ -177,6 +177,27 @@ def agreeing() -> contextlib.AbstractContextManager[None]:
   return contextlib.nullcontext() if _links is None else _links.agreeing()
 
 
+def exchange(value: Any) -> list[Any]:
+  """The JSON values of all processes, in their order; all call this.
+
+  Raises:
+    ConnectionError: a process has ended.
+  """
+  if _links is not None:
+    return _links.exchange(value)
+  if jax.process_count() == 1:
+    return [value]
+  # Who connected the processes has not done so by `join`.
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(text)))
+  padded = np.pad(text, (0, int(np.max(sizes)) - len(text)))
+  texts = multihost_utils.process_allgather(padded)
+  return [
+    json.loads(row[:size].tobytes())
+    for row, size in zip(np.asarray(texts), sizes, strict=True)
+  ]
+
+
 def check_same(*groups: Mapping[str, Any]) -> None:
   """Compares what must be the same in all processes; nothing is compiled.
 

@@ -14,13 +14,13 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from quped_jax.data.federation import Federation
 from quped_jax.simulation import memory as memory_lib
 from quped_jax.simulation import placement
 from quped_jax.simulation.evaluate import Evaluation
-from quped_jax.simulation.layout import DIVIDED, SAME
+from quped_jax.simulation.layout import DIVIDED, SAME, fetch
+from quped_jax.simulation.owners import owners_of, with_fillers
 from quped_jax.simulation.program import Program
 from quped_jax.simulation.round import Engine
 from quped_jax.simulation.state import Population, SimulationState
@@ -107,6 +107,10 @@ class Backend(abc.ABC):
       chunk or block of its clients.
     engine: see Blueprint, as `evaluation` and `ids`.
     layout: the engine's.
+    owners: which process keeps which clients.
+    kept: {cohort: ids of the clients whose states this process keeps}: its own,
+      or the cohort's first if it has none, see `owners`.
+    held: {cohort: ids likewise, -1 in place of such a first client}.
     slots: {cohort: slots of a state on the devices, over all of them}.
     data: the federation and the population, on the devices: the last arguments
       of most programs.
@@ -133,11 +137,19 @@ class Backend(abc.ABC):
       slots: {cohort: slots of a state on the devices}, multiples of their
         number.
       groups: for each device, the ids of the clients whose samples it needs;
-        None for all samples on each.
+        None for all samples on each, see `placement.place`.
     """
     engine, self.evaluation, self.ids = blueprint[:3]
     self.engine, self.layout, self.slots = engine, engine.layout, slots
     self._deterministic = blueprint.deterministic
+    self.owners = owners_of(self.layout, self.ids)
+    shares = self.owners.shares(self.ids)
+    self.kept = self.owners.own(with_fillers(shares, self.ids))
+    # Whose their rows are: a filler's is nobody's.
+    self.held = {
+      name: m if m.size else np.full(1, -1, np.int32)
+      for name, m in self.owners.own(shares).items()
+    }
     federation, specs = placement.place(
       blueprint.federation, self.layout, groups
     )
@@ -192,13 +204,17 @@ class Backend(abc.ABC):
     """All clients, part by part, on the devices: to be evaluated, or read.
 
     Yields:
-      {cohort: ids of the clients of this part, in the order of their slots},
-      and a state whose `slots` hold them. Each client is in one part.
+      {cohort: ids of the clients of this part, in the order of their slots, -1
+      in those that are empty, of which the last may be left out}; and a state
+      whose `slots` hold them. Each client is in one part.
     """
 
   @abc.abstractmethod
   def restore(self, state: SimulationState) -> SimulationState:
-    """The inverse of `export`; takes over the arrays."""
+    """The inverse of `export`; takes over the arrays.
+
+    With several processes, the clients may be those in `kept`, or all.
+    """
 
   @abc.abstractmethod
   def begin_finetune(self, state: SimulationState) -> SimulationState:
@@ -271,8 +287,9 @@ class Backend(abc.ABC):
             if variant not in table[split]:
               blank = np.full(self.engine.num_clients, np.nan, np.float32)
               table[split][variant] = blank
-            column = table[split][variant]
-            column[ids[cohort]] = values[: len(ids[cohort])]
+            held = ids[cohort] >= 0
+            own = values[: len(held)][held]
+            table[split][variant][ids[cohort][held]] = own
     return table
 
   def primary_models(self, state: SimulationState) -> Iterator[ClientModel]:
@@ -311,22 +328,22 @@ class Backend(abc.ABC):
     return state._replace(key=jax.eval_shape(jax.random.key_data, state.key))
 
   def export(self, state: SimulationState) -> SimulationState:
-    """The state in host memory, with as many slots as clients."""
-    state = state._replace(key=jax.random.key_data(state.key))
-    if self.layout.across:
-      # To every process: each of them calls this.
-      state = multihost_utils.process_allgather(state, tiled=True)
-    state = jax.device_get(state)
+    """The state in host memory, with as many slots as clients.
+
+    With several processes, as many as clients of this one, or one that is
+    empty: those of all are perhaps more than a process has memory for.
+    """
+    state = fetch(state._replace(key=jax.random.key_data(state.key)))
 
     def first(tree, count):
       return jax.tree.map(lambda x: np.asarray(x)[:count], tree)
 
     def of_clients(trees):
       # In the order of `ids`; the last slots may be empty.
-      return {name: first(trees[name], len(m)) for name, m in self.ids.items()}
+      return {name: first(trees[name], len(m)) for name, m in self.held.items()}
 
     return state._replace(
       clients=of_clients(state.clients),
       divergence=of_clients(state.divergence),
-      members=dict(self.ids),
+      members=dict(self.held),
     )

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from quped_jax.simulation import store as store_lib
 from quped_jax.simulation.layout import DIVIDED, SAME
+from quped_jax.simulation.owners import positions
 from quped_jax.simulation.programs import STATE, Backend, Blueprint
 from quped_jax.simulation.state import SimulationState
 
@@ -45,6 +47,8 @@ class Resident(Backend):
 
   def _place(self, state: SimulationState) -> SimulationState:
     """Moves a state that was made elsewhere, as on more devices, to ours."""
+    if self.layout.across:
+      return self._divide(state)
     members, clients = dict(state.members), dict(state.clients)
     records = dict(state.divergence)
     for cohort, ids in self.ids.items():
@@ -64,6 +68,28 @@ class Resident(Backend):
     parts = zip(state, STATE, strict=True)
     return SimulationState(*(self.layout.place(*part) for part in parts))
 
+  def _divide(self, state: SimulationState) -> SimulationState:
+    """Likewise with several processes, each of which holds its clients."""
+    if not isinstance(next(iter(state.members.values())), np.ndarray):
+      return state  # All devices are in use: there is no other layout.
+    given_trees = state.clients, state.divergence
+    members, trees = {}, ({}, {})
+    for name, ids in self.ids.items():
+      members[name] = self.members(ids, name)
+      own = self.owners.own_slots(self.slots[name])
+      filled = np.append(ids, np.full(self.slots[name] - len(ids), -1))[own]
+      rows = positions(np.asarray(state.members[name]), filled)
+      for new, given in zip(trees, given_trees, strict=True):
+        new[name] = self.layout.place_own(store_lib.gather(given[name], rows))
+    names = "server", "round", "key", "monitor"
+    shared = {name: getattr(state, name) for name in names}
+    return state._replace(
+      clients=trees[0],
+      divergence=trees[1],
+      members=members,
+      **self.layout.place(shared, SAME),
+    )
+
   def run_rounds(self, state: SimulationState, rounds: int):
     state = self._place(state)
     if not self.layout.on_host:
@@ -76,6 +102,8 @@ class Resident(Backend):
 
   def restore(self, state: SimulationState) -> SimulationState:
     state = state._replace(key=jax.random.wrap_key_data(state.key))
+    if self.layout.across:
+      return self._place(state)
     return self._place(jax.device_put(state))
 
   def _round_on_host(self, state):

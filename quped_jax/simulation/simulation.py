@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from quped_jax import checks
@@ -61,9 +60,14 @@ class Simulation(NamedTuple):
       the buffers of the clients.
     export: `state -> state` of numpy arrays, with as many slots as clients in
       each cohort and in their order, and the key as numbers: the same however
-      and wherever clients are run.
-    restore: `state -> state`, the inverse; takes over the arrays.
-    shapes: `finetuning -> state` of shapes and types: those of an export.
+      and wherever clients are run. With several processes, of this one's
+      clients alone; -1 is nobody.
+    restore: `state -> state`, the inverse; takes over the arrays. With several
+      processes the clients may be all, or those in `kept`.
+    kept: {cohort: ids of the clients whose states this process keeps}: all, if
+      there is no other process.
+    shapes: `finetuning -> state` of shapes and types: those of an export, with
+      the clients of all processes.
     bytes_down: bytes that a client receives per round, on average.
     bytes_up: bytes that a client sends per round, likewise.
     empty_messages: cohorts whose messages hold nothing, though the method
@@ -92,6 +96,7 @@ class Simulation(NamedTuple):
   begin_finetune: Callable[[SimulationState], SimulationState]
   export: Callable[[SimulationState], SimulationState]
   restore: Callable[[SimulationState], SimulationState]
+  kept: Mapping[str, np.ndarray]
   shapes: Callable[[bool], SimulationState]
   bytes_down: float
   bytes_up: float
@@ -122,11 +127,6 @@ def _check(ids, federation, population, method, store) -> None:
   if count is not None and not 1 <= count <= num_clients:
     raise ValueError(
       f"clients_per_round={count}: must be from 1 to {num_clients}"
-    )
-  if store.where != "device" and jax.process_count() > 1:
-    raise ValueError(
-      f"client_state={store.where!r}: must be 'device' with "
-      f"{jax.process_count()} processes"
     )
   if store.where != "device" and method.collect is not None:
     raise ValueError(
@@ -270,6 +270,7 @@ def _simulation(
     begin_finetune=programs.begin_finetune,
     export=programs.export,
     restore=programs.restore,
+    kept=programs.kept,
     shapes=programs.shapes,
     bytes_down=sizes.down,
     bytes_up=sizes.up,

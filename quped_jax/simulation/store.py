@@ -4,7 +4,8 @@ States are stacked as on a device, as arrays `[clients, ...]`; a round moves
 only the participants, a block at a time. Files are mapped into memory, so that
 what is not used is not loaded. All of their space is taken when they are made,
 and once more when the fine-tuning phase begins, so that a disk that fills up
-later cannot stop a run in the middle of a write.
+later cannot stop a run in the middle of a write. Of several processes each has
+a folder of its own beside that of the first.
 """
 
 import os
@@ -22,6 +23,9 @@ PLACES = ("device", "host", "disk")
 # Clients that are moved at once, by default.
 _BLOCK = 256
 
+# In the names of the folders of all processes but the first.
+_OF_PROCESS = "_of_process_"
+
 
 class Store(NamedTuple):
   """Where the clients' states are kept.
@@ -29,7 +33,7 @@ class Store(NamedTuple):
   Attributes:
     where: "device", on the devices that train them; "host", in host memory;
       "disk", in files that are mapped into memory.
-    folder: of the files.
+    folder: of the files; those of further processes lie beside it.
     block: how many clients are moved at once; 0 for 256.
   """
 
@@ -64,7 +68,7 @@ class Store(NamedTuple):
         "client_state='disk': must be 'host' or 'device' without a workdir, in "
         "which the files would lie"
       )
-    folder = paths.given("folder", self.folder) / name
+    folder = _folder_of(self.folder, jax.process_index()) / name
     try:
       folder.mkdir(parents=True, exist_ok=True)
       arrays = [
@@ -88,9 +92,25 @@ class Store(NamedTuple):
     Args:
       name: of the cohort's folder; by default, those of all cohorts.
     """
-    if self.where == "disk" and self.folder is not None:
-      folder = paths.given("folder", self.folder)
-      shutil.rmtree(folder / name, ignore_errors=True)
+    if self.where != "disk" or self.folder is None:
+      return
+    here, count = jax.process_index(), jax.process_count()
+    shutil.rmtree(_folder_of(self.folder, here) / name, ignore_errors=True)
+    if name == "." and not here:
+      # Of a run of more processes that was killed.
+      present = {_folder_of(self.folder, process) for process in range(count)}
+      first = _folder_of(self.folder, 0)
+      for path in first.parent.glob(f"{first.name}{_OF_PROCESS}*"):
+        if path not in present:
+          shutil.rmtree(path, ignore_errors=True)
+
+
+def _folder_of(folder: str | os.PathLike, process: int) -> pathlib.Path:
+  """A process's folder; that of the first is as if there were no others."""
+  path = paths.given("folder", folder)
+  if not process:
+    return path
+  return path.with_name(f"{path.name}{_OF_PROCESS}{process}")
 
 
 def _make_file(path: pathlib.Path, shape, dtype) -> np.ndarray:

@@ -1,9 +1,12 @@
 """Clients' states in host memory or in files, for more clients than fit.
 
-A round moves only the participants to the devices, a block at a time.
+A round moves only the participants to the devices, a block at a time. With
+several processes each keeps and moves its own clients, see `owners`. The blocks
+themselves wait for nobody: only what ends a round, and evaluations, cross
+between processes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,19 +15,21 @@ import numpy as np
 
 from quped_jax.simulation import divergence as divergence_lib
 from quped_jax.simulation import store as store_lib
-from quped_jax.simulation.layout import DIVIDED, SAME
-from quped_jax.simulation.program import Program
+from quped_jax.simulation.layout import DIVIDED, SAME, fetch
+from quped_jax.simulation.owners import (
+  Block,
+  owners_of,
+  positions,
+  with_fillers,
+)
 from quped_jax.simulation.programs import STATE, Backend, Blueprint
 from quped_jax.simulation.state import SimulationState
-
-# {cohort: ids of those of its clients that are moved together}.
-_Block = Mapping[str, np.ndarray]
 
 
 class _Step(NamedTuple):
   """A block, and whether it is the first or the last of its round."""
 
-  block: _Block
+  block: Block
   is_first: bool
   is_last: bool
 
@@ -32,7 +37,8 @@ class _Step(NamedTuple):
 class Streamed(Backend):
   """Keeps clients' states in host memory or files, and moves them by blocks.
 
-  In a state, `clients` and `divergence` are numpy arrays, written in place.
+  In a state, `clients` and `divergence` are numpy arrays, written in place, and
+  `members` says whose they are: with several processes, this one's.
   """
 
   streams = True
@@ -46,8 +52,11 @@ class Streamed(Backend):
       cohort: engine.layout.slots(-(-size * len(m) // engine.num_clients))
       for cohort, m in ids.items()
     }
-    # All samples on each device: whose it needs differs from round to round.
-    super().__init__(blueprint, slots)
+    owners = owners_of(engine.layout, ids)
+    # Whose samples a device needs differs from round to round: it has all of
+    # its process's clients, or all there are.
+    groups = owners.groups() if owners.several else None
+    super().__init__(blueprint, slots, groups)
     self._store, data = blueprint.store, self.data_specs
     self._zeros = self.shard(
       lambda *args: engine.open(*args)[0], (STATE, *data), DIVIDED
@@ -58,55 +67,53 @@ class Streamed(Backend):
       (DIVIDED, DIVIDED),
       donate=(0,),
     )
-    self._present = Program(
-      engine.present, deterministic=blueprint.deterministic
-    )
+    self._present = self.shard(engine.present, (SAME, SAME, SAME), SAME)
+    self._shares = owners.shares(ids)
     # Where in its cohort's arrays a client is.
     self._row = np.zeros(engine.num_clients, np.int32)
-    for members in ids.values():
+    for members in self.kept.values():
       self._row[members] = np.arange(len(members))
 
-  def _blocks(self, ids: _Block) -> list[_Block]:
-    """Divides clients into blocks, at least one."""
-    count = max(1, *(-(-len(m) // self.slots[name]) for name, m in ids.items()))
-    return [
-      {
-        name: m[i * self.slots[name] : (i + 1) * self.slots[name]]
-        for name, m in ids.items()
-      }
-      for i in range(count)
-    ]
+  def _blocks(self, shares) -> list[Block]:
+    return self.owners.blocks(shares, self.slots)
 
-  def _gather(self, state, block: _Block):
+  def _all_rows(self) -> list[Block]:
+    """Blocks that fill all rows of all processes, with fillers."""
+    return self._blocks(with_fillers(self._shares, self.ids))
+
+  def _gather(self, state, block: Block):
     """What moves of a block's clients: (state.clients, state.divergence).
 
     Empty slots hold a copy of the first client's.
     """
     rows = {
       name: np.append(
-        self._row[m], np.zeros(self.slots[name] - len(m), np.int32)
+        self._row[m],
+        np.zeros(
+          len(self.owners.own_slots(self.slots[name])) - len(m), np.int32
+        ),
       )
-      for name, m in block.items()
+      for name, m in block.own.items()
     }
     return tuple(
-      {name: store_lib.gather(tree[name], rows[name]) for name in block}
+      {name: store_lib.gather(tree[name], rows[name]) for name in rows}
       for tree in (state.clients, state.divergence)
     )
 
-  def _scatter(self, state, block: _Block, new) -> None:
+  def _scatter(self, state, block: Block, new) -> None:
     for tree, part in zip((state.clients, state.divergence), new, strict=True):
-      for name, m in block.items():
+      for name, m in block.own.items():
         store_lib.scatter(tree[name], self._row[m], part[name])
 
-  def _on_device(self, state, block: _Block, moved) -> SimulationState:
-    members = {name: self.members(m, name) for name, m in block.items()}
-    clients, records = self.layout.place(moved, DIVIDED)
+  def _on_device(self, state, block: Block, moved) -> SimulationState:
+    members = {name: self.members(m, name) for name, m in block.slots.items()}
+    clients, records = self.layout.place_own(moved)
     return state._replace(clients=clients, divergence=records, members=members)
 
   def _allocate(self, like, phase: str = "") -> dict[str, Any]:
-    """Room for the states of all clients, of the shapes of those in `like`."""
+    """Room for the states of our clients, of the shapes of those in `like`."""
     made = {}
-    for name, members in self.ids.items():
+    for name, members in self.kept.items():
       shapes = jax.eval_shape(
         lambda c: jax.tree.map(lambda x: x[0], c), like[name]
       )
@@ -121,15 +128,15 @@ class Streamed(Backend):
   def init(self, seed: int) -> SimulationState:
     self._store.remove()
     key, stored, state = self.root_key(seed), None, None
-    for block in self._blocks(self.ids):
-      members = {name: self.members(m, name) for name, m in block.items()}
+    for block in self._all_rows():
+      members = {name: self.members(m, name) for name, m in block.slots.items()}
       made = self.initialize(key, members, *self.data)
       stored = stored or self._allocate(made.clients)
       records = self._new_records() if state is None else state.divergence
-      members = dict(self.ids)
-      state = made._replace(clients=stored, members=members, divergence=records)
-      moved = jax.device_get((made.clients, made.divergence))
-      self._scatter(state, block, moved)
+      state = made._replace(
+        clients=stored, members=dict(self.held), divergence=records
+      )
+      self._scatter(state, block, fetch((made.clients, made.divergence)))
     assert state is not None
     return state
 
@@ -137,7 +144,7 @@ class Streamed(Backend):
     """The DivergenceRecords before any client has diverged."""
     return {
       name: jax.tree.map(np.array, divergence_lib.new_records(len(m)))
-      for name, m in self.ids.items()
+      for name, m in self.kept.items()
     }
 
   def _place(self, state: SimulationState) -> SimulationState:
@@ -151,26 +158,27 @@ class Streamed(Backend):
       state = state._replace(**jax.device_put(shared, one))
     if isinstance(next(iter(state.members.values())), np.ndarray):
       return state
-    given = jax.device_get((state.clients, state.divergence))
+    # Ours are on the devices of this process, which are laid out alike.
+    given, *trees = fetch((state.members, state.clients, state.divergence))
     new = state._replace(
       clients=self._allocate(state.clients),
       divergence=self._new_records(),
-      members=dict(self.ids),
+      members=dict(self.held),
     )
-    for name, members in self.ids.items():
-      order = np.argsort(np.asarray(state.members[name]), kind="stable")
-      order = order[-len(members) :][np.argsort(np.argsort(members))]
-      found = tuple(
-        {name: store_lib.gather(tree[name], order)} for tree in given
-      )
-      self._scatter(new, {name: members}, found)
+    for name, members in self.kept.items():
+      order, rows = positions(given[name], members), np.arange(len(members))
+      new_trees = new.clients, new.divergence
+      for tree, found in zip(new_trees, trees, strict=True):
+        part = store_lib.gather(found[name], order)
+        store_lib.scatter(tree[name], rows, part)
     return new
 
   def restore(self, state: SimulationState) -> SimulationState:
+    state = self._ours(state)
     if self._store.where == "disk":
       self._store.remove()
       stored = self._allocate(state.clients)
-      for name, members in self.ids.items():
+      for name, members in self.kept.items():
         rows = np.arange(len(members))
         store_lib.scatter(stored[name], rows, state.clients[name])
       state = state._replace(clients=stored)
@@ -181,9 +189,23 @@ class Streamed(Backend):
       state._replace(server=server, round=round_, monitor=monitor, key=key)
     )
 
-  def _participants(self, present) -> list[_Block]:
+  def _ours(self, state: SimulationState) -> SimulationState:
+    """A state in host memory of our clients alone, without a copy if it is."""
+    trees = dict(state.clients), dict(state.divergence)
+    for name, members in self.kept.items():
+      given = np.asarray(state.members[name])
+      if not np.array_equal(given, members):
+        rows = positions(given, members)
+        for tree in trees:
+          tree[name] = store_lib.gather(tree[name], rows)
+    return state._replace(
+      clients=trees[0], divergence=trees[1], members=dict(self.held)
+    )
+
+  def _participants(self, present) -> list[Block]:
     present = np.asarray(present)
-    return self._blocks({name: m[present[m]] for name, m in self.ids.items()})
+    present = {name: m[present[m]] for name, m in self.ids.items()}
+    return self._blocks(self.owners.shares(present))
 
   def _plan(
     self, rounds: Sequence[int], draw: Callable[[int], Any]
@@ -225,7 +247,8 @@ class Streamed(Backend):
 
     def draw(round_):
       # The key of the newest state: programs take over those of earlier ones.
-      return self._present(state.key, jnp.int32(round_), self.data[1])
+      round_ = self.layout.place(jnp.int32(round_), SAME)
+      return self._present(state.key, round_, self.data[1])
 
     todo = self._plan(order, draw)
     now: Any = next(todo)
@@ -237,8 +260,8 @@ class Streamed(Backend):
       done = None
       if is_first and running is not None:
         # Some of its clients may take part again.
-        done, running = (running[0], jax.device_get(running[1])), None
-        _overwrite(staged, block, *done)
+        done, running = (running[0], fetch(running[1])), None
+        _overwrite(staged, block.own, done[0].own, done[1])
       on_device = self._on_device(state, block, staged)
       if zeros is None:
         zeros = self._zeros(on_device, *self.data)
@@ -246,32 +269,33 @@ class Streamed(Backend):
       if is_last:
         state, metrics = self._end_round(state, carries)
       if running is not None:
-        done = running[0], jax.device_get(running[1])
+        done = running[0], fetch(running[1])
       if done is not None:
         self._scatter(state, *done)
       running = block, trained
       now = next(todo, None)
       staged = None if now is None else self._gather(state, now[0])
-    self._scatter(state, running[0], jax.device_get(running[1]))
+    self._scatter(state, running[0], fetch(running[1]))
     return state, metrics
 
   def parts(self, state: SimulationState):
     state = self._place(state)
-    for block in self._blocks(self.ids):
-      yield block, self._on_device(state, block, self._gather(state, block))
+    for block in self._blocks(self._shares):
+      moved = self._gather(state, block)
+      yield block.slots, self._on_device(state, block, moved)
 
   def begin_finetune(self, state: SimulationState) -> SimulationState:
     self.check_finetuning()
     state, after = self._place(state), None
-    for block in self._blocks(self.ids):
+    for block in self._all_rows():
       on_device = self._on_device(state, block, self._gather(state, block))
       frozen = {n: self.freeze(c) for n, c in on_device.clients.items()}
       if after is None:
         # Frozen assignments make the states larger.
         stored = self._allocate(frozen, "_finetuning")
         after = state._replace(clients=stored)
-      for name, m in block.items():
-        new = jax.device_get(frozen[name])
+      for name, m in block.own.items():
+        new = fetch(frozen[name])
         store_lib.scatter(after.clients[name], self._row[m], new)
     assert after is not None
     for name in self.ids:
@@ -279,13 +303,13 @@ class Streamed(Backend):
     return after
 
 
-def _overwrite(staged, block: _Block, newer: _Block, trained) -> None:
+def _overwrite(staged, block, newer, trained) -> None:
   """Updates what is staged of a block with the clients just trained.
 
   Args:
     staged: what moves of the block's clients, written in place.
-    block: the clients that are staged.
-    newer: the clients that were trained.
+    block: {cohort: the clients that are staged}.
+    newer: {cohort: the clients that were trained}.
     trained: what came of these.
   """
   for name, members in block.items():

@@ -1,7 +1,17 @@
 """What a run reports of clients that diverged; runs are in test_run.py."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quped_jax as qj
 from quped_jax.experiment import divergence_reports
+from quped_jax.simulation import divergence, processes
 from quped_jax.simulation.divergence import DivergenceReport
+from quped_jax.simulation.state import SimulationState
 
 
 def report(client, undone, longest):
@@ -23,3 +33,19 @@ def test_a_note_counts_rounds_and_names_who_diverged_often():
 def test_of_many_clients_a_note_names_the_first():
   text = divergence_reports.note([report(i, 1, 1) for i in range(12)])
   assert text.startswith("clients 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more div")
+
+
+def test_every_process_reports_the_clients_of_all(monkeypatch):
+  others = [list(report(1, 2, 1)), list(report(9, 1, 1))]
+  monkeypatch.setattr(processes, "exchange", lambda own: [others, own])
+  records = divergence.new_records(3)
+  records = records._replace(undone=jnp.array([0, 4, 5]))
+  monitor = divergence.new_monitor(True)._replace(undone=jnp.int32(8))
+  members: Any = {"some": np.array([2, 7, -1])}
+  key, nine = jax.random.key(0), jnp.int32(9)
+  state = SimulationState(
+    {}, {}, members, nine, key, {"some": records}, monitor
+  )
+  with pytest.warns(UserWarning, match="clients 1, 7, 9 diverged"):
+    found = divergence_reports.check_divergence(qj.Settings(), state, [])
+  assert [(x.client, x.undone) for x in found] == [(1, 2), (7, 4), (9, 1)]

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quped_jax.files import checkpoint
+from quped_jax.files import checkpoint, orbax_arrays
 from quped_jax.files.checkpoint import Checkpoints
+from quped_jax.simulation import processes
 from tests import tiny
 
 STATE = {
@@ -133,7 +134,7 @@ def test_a_checkpoint_that_is_damaged_once_more_is_set_aside_too(tmp_path):
 def test_one_that_cannot_be_restored_is_not_used(tmp_path, monkeypatch):
   found = saved(tmp_path, [1])
   with monkeypatch.context() as patch:
-    patch.setattr(checkpoint, "_save_arrays", lambda path, _: path.mkdir())
+    patch.setattr(orbax_arrays, "save", lambda path, _: path.mkdir())
     found.save(2, STATE, {})
   with pytest.warns(UserWarning, match=r"'.*02' is damaged \(\w+: ") as warned:
     assert latest(found).round == 1
@@ -146,7 +147,7 @@ def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch):
     raise MemoryError
 
   found = saved(tmp_path, [1, 2])
-  monkeypatch.setattr(checkpoint, "_checkpointer", lack)
+  monkeypatch.setattr(orbax_arrays, "_checkpointer", lack)
   with pytest.raises(MemoryError):
     found.latest(shapes)
   assert names(tmp_path) == ["round_00000001", "round_00000002"]
@@ -257,3 +258,39 @@ def test_a_workdir_in_use_is_refused(tmp_path):
       assert time.monotonic() - begin < 0.9
   with checkpoint.lock(tmp_path):
     pass
+
+
+class Exchange:
+  """Tells what another process says, after a number of values."""
+
+  def __init__(self, *others):
+    self.others = list(others)
+
+  def __call__(self, value):
+    return [value, self.others.pop(0)]
+
+
+@pytest.mark.parametrize("when", [0, 1, 2])
+def test_what_another_process_cannot_save_nobody_has(
+  tmp_path, monkeypatch, when
+):
+  found = saved(tmp_path, [1])
+  others = [[{}, ""] for _ in range(3)]
+  others[when] = [None, "OSError: the disk is full"]
+  monkeypatch.setattr(processes, "exchange", Exchange(*others))
+  with pytest.raises(OSError, match="process 1: OSError: the disk is full"):
+    found.save(2, STATE, {})
+  # Only the last word may come too late.
+  assert names(tmp_path)[0] == "round_00000001"
+  assert not list(tmp_path.rglob("*.part"))
+
+
+def test_processes_that_do_not_share_a_folder_save_nothing(
+  tmp_path, monkeypatch
+):
+  found = saved(tmp_path, [1])
+  others = [[{}, ""], [{"clients_00001/0.npy": [3, "abc"]}, ""]]
+  monkeypatch.setattr(processes, "exchange", Exchange(*others, [None, ""]))
+  with pytest.raises(OSError, match="clients_00001/0.npy is not here: proc"):
+    found.save(2, STATE, {})
+  assert names(tmp_path) == ["round_00000001"]

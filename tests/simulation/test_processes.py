@@ -52,6 +52,18 @@ SETTINGS = (
 )
 
 
+SHORT = (
+  "--config=configs/digits.py",
+  "--config.method=fedavg",
+  "--config.clients=4",
+  "--config.bits=32",
+  "--config.steps=1",
+  "--config.batch_size=8",
+  "--config.eval_every=100",
+  "--config.checkpoint_every=100",
+)
+
+
 def read(folder):
   summary = json.loads((folder / "summary.json").read_text())
   lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -59,10 +71,15 @@ def read(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_get_the_result_of_one(tmp_path):
+@pytest.mark.parametrize("where", ["device", "host", "disk"])
+def test_two_processes_get_the_result_of_one(tmp_path, where):
   port = free_port()
   folders = [tmp_path / name for name in ("one", "first", "second")]
-  together = (f"--coordinator=localhost:{port}", "--num_processes=2")
+  together = (
+    f"--config.client_state={where}",
+    f"--coordinator=localhost:{port}",
+    "--num_processes=2",
+  )
   started = [
     start(*SETTINGS, f"--workdir={folder}", *more)
     for folder, more in zip(
@@ -76,7 +93,9 @@ def test_two_processes_get_the_result_of_one(tmp_path):
     assert code == 0, err
   # Only the first process writes and prints.
   assert "round 2/2" in ends[1][1] and "round" not in ends[2][1]
-  assert not folders[2].exists()
+  # States on disk are removed at the end.
+  assert not list(folders[1].glob("clients*/*"))
+  assert not list(folders[2].glob("*"))
   (alone, lines), (shared, others) = map(read, folders[:2])
   assert shared["timing"]["devices"] == 2
   for split in ("accuracy", "held_out_clients"):
@@ -337,16 +356,46 @@ def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
     assert summary[name] == again[name]
 
 
-SHORT = (
-  "--config=configs/digits.py",
-  "--config.method=fedavg",
-  "--config.clients=4",
-  "--config.bits=32",
-  "--config.steps=1",
-  "--config.batch_size=8",
-  "--config.eval_every=100",
-  "--config.checkpoint_every=100",
-)
+@pytest.mark.slow
+def test_any_number_of_processes_goes_on_with_states_anywhere(tmp_path):
+  """Two are killed, go on with states on disk, and one reads their states."""
+  settings = (
+    *SHORT,
+    "--config.method=scaffold",  # whose clients have states
+    "--config.clients_per_round=3",
+    "--config.rounds=300",
+    "--config.eval_every=50",
+    "--config.checkpoint_every=5",
+  )
+
+  def both(workdir, where):
+    together = (
+      f"--workdir={workdir}",
+      f"--config.client_state={where}",
+      f"--coordinator=localhost:{free_port()}",
+      "--num_processes=2",
+    )
+    return [start(*settings, *together, f"--process_id={i}") for i in range(2)]
+
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  for code, _, err in map(finish, both(whole, "host")):
+    assert code == 0, err
+  started = both(broken, "host")
+  while not list(broken.glob("checkpoints/*5/manifest.json")):
+    assert started[0].poll() is None
+    time.sleep(0.01)
+  for process in started:
+    process.kill()
+    finish(process)
+  (_, out, err), (_, _, other) = map(finish, both(broken, "disk"))
+  assert "goes on after round" in out, (err, other)
+  (summary, lines), (again, others) = read(whole), read(broken)
+  assert lines == others and summary["accuracy"] == again["accuracy"]
+  parts = broken.glob("checkpoints/round_00000300/clients_*")
+  assert sorted(x.name for x in parts) == ["clients_00000", "clients_00001"]
+  code, out, err = finish(start(*settings, f"--workdir={broken}"))
+  assert code == 0 and "goes on after round 300" in out, err
+  assert read(broken)[0]["accuracy"] == again["accuracy"]
 
 
 @pytest.fixture

@@ -66,3 +66,27 @@ def test_a_full_disk_is_an_error_before_the_run_that_leaves_nothing(tmp_path):
     result.stderr
   )
   assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_each_process_has_a_folder_and_the_first_cleans_up(
+  tmp_path, monkeypatch
+):
+  store = Store("disk", tmp_path / "clients")
+  monkeypatch.setattr(jax, "process_count", lambda: 3)
+  for process in range(3):
+    monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+    store.allocate(SHAPES, 7, "some")
+  names = ["clients", "clients_of_process_1", "clients_of_process_2"]
+  assert sorted(x.name for x in tmp_path.iterdir()) == names
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  store.remove()
+  assert sorted(x.name for x in tmp_path.iterdir()) == [names[0], names[2]]
+  # Those of others who are there stay; a run of fewer begins.
+  monkeypatch.setattr(jax, "process_index", lambda: 0)
+  store.remove("some")
+  assert sorted(x.name for x in tmp_path.iterdir()) == [names[0], names[2]]
+  store.remove()
+  assert [x.name for x in tmp_path.iterdir()] == [names[2]]
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  store.remove()
+  assert not list(tmp_path.iterdir())

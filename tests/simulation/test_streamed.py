@@ -1,7 +1,12 @@
 """Clients' states off the devices, in blocks: the same results."""
 
 import contextlib
+import json
 import os
+import pathlib
+import re
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -12,7 +17,10 @@ import pytest
 import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
 from tests import tiny
+from tests.simulation import several
+from tests.simulation.test_processes import free_port
 
+ROOT = pathlib.Path(__file__).parents[2]
 CLIENTS = len(tiny.COUNTS)
 
 
@@ -191,3 +199,76 @@ def test_what_is_restored_lies_on_disk_again(tmp_path):
   ):
     assert isinstance(new, np.memmap)
     np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.slow
+def test_blocks_cross_no_devices_and_rounds_end_in_sums():
+  counts = (5, 23, 40, 64, 17, 9, 30, 12)
+  ends = []
+  for where, devices in (("device", 1), ("host", 8)):
+    made = tiny.assemble(
+      tiny.make_settings(
+        "fedavg", 8, bits=(32,), client_state=where, devices=devices
+      ),
+      tiny.make_federation(counts),
+    )
+    state, _ = made.simulation.run_rounds(made.simulation.init(0), 2)
+    ends.append(tiny.to_host(state))
+    if where == "host":
+      assert made.simulation.layout.devices == 8
+      backend: Any = made.simulation.run_rounds.__wrapped__.__self__
+      crossing = [
+        set(re.findall(r"all-\w+|collective-\w+|reduce-scatter", text))
+        for program in (backend.main, backend.close)
+        for text in [next(iter(program._compiled.values())).as_text()]
+      ]
+      assert crossing == [set(), {"all-reduce"}]
+  assert tiny.largest_difference(ends[0].server, ends[1].server) < 1e-5
+
+
+@pytest.mark.slow
+def test_processes_that_keep_their_own_clients_get_the_result_of_one(tmp_path):
+  """On eight devices, of two processes; from place to place and unevenly.
+
+  The first has all participants of a round, and the only client of a cohort.
+  """
+  (tmp_path / "one").mkdir()
+  one = several.play(tmp_path / "one", ["device"] * 4, devices=1)
+  port = str(free_port())
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-m", "tests.simulation.several", port, "2", str(i)]
+      + [str(tmp_path), "device,disk,device,host"],
+      cwd=ROOT,
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": "4"},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  try:
+    lines = [x.communicate(timeout=400)[0].splitlines() for x in started]
+  finally:
+    for process in started:
+      process.kill()
+  two = [json.loads(of_process[-1]) for of_process in lines]
+  own = [{k for k in x["clients"] if k != "-1"} for x in two]
+  assert own == [set("01238"), set("4567")]
+  clients = {**two[0].pop("clients"), **two[1].pop("clients")}
+  clients.pop("-1")  # Of the cohort of which a process has no client.
+  assert two[0] == two[1]
+  assert two[0].pop("told") == [[0], [1]]
+  # Each device has the samples of its own process, or of its own clients.
+  assert two[0].pop("samples") < one.pop("samples")
+  for i, states in one.pop("clients").items():
+    assert clients[i] == pytest.approx(states, rel=1e-4)
+  for end, expected in zip(
+    two[0].pop("metrics"), one.pop("metrics"), strict=True
+  ):
+    assert end == pytest.approx(expected, rel=1e-4)
+  for end, values in two[0].pop("accuracy").items():
+    assert values == pytest.approx(one["accuracy"][end], abs=0.051)
+  for name, values in two[0].items():
+    assert values == pytest.approx(one[name], rel=1e-4)
+  folders = sorted(x.name for x in tmp_path.glob("clients*"))
+  assert folders == ["clients", "clients_of_process_1"]
