@@ -96,20 +96,20 @@ def _soft_form(levels: int, how: str):
 
   if how == "as chosen":
     return chosen
-  from quped_jax.quantization import soft_bins, soft_forms
+  from quped_jax.quantization import soft_bins, soft_steps, soft_window
 
   def form(x, cotangent, centers):
     slope = _SHARPNESS * (levels - 1) / (centers[-1] - centers[0])
     bins = soft_bins.bin_count(levels, _SHARPNESS, x.size)
     if how == "windowed":
       rest = centers, jnp.int32(levels), slope
-      soft, width = soft_forms.windowed_value(bins, x, *rest)
-      gradients = soft_forms.windowed_gradients
-      return soft, gradients(bins, x, cotangent, *rest, width)
+      soft, width = soft_window.value(bins, x, *rest)
+      gradients = soft_window.gradients
+      return soft, gradients(bins, False, x, cotangent, *rest, width)
     together = how == "together"
     return (
-      soft_forms.dense_value(x, centers, slope),
-      soft_forms.dense_gradients(
+      soft_steps.dense_value(x, centers, slope),
+      soft_steps.dense_gradients(
         0 if together else bins, x, cotangent, centers, slope, together=together
       ),
     )

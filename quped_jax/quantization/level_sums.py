@@ -71,7 +71,6 @@ def few(x: jax.Array) -> bool:
   return x.size <= _FEW
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def entries(
   table: jax.Array, index: jax.Array, deterministic: bool = False
 ) -> jax.Array:
@@ -82,6 +81,12 @@ def entries(
     index: which of them, any shape.
     deterministic: see `form`, of the sums in its gradient.
   """
+  found: jax.Array = _entries(table, index, deterministic)
+  return found
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _entries(table, index, deterministic):
   del deterministic
   if table.shape[0] > COMPARED or few(index):
     return table.at[index].get(mode="promise_in_bounds")
@@ -93,7 +98,7 @@ def entries(
 
 def _entries_fwd(table, index, deterministic):
   del deterministic
-  return entries(table, index), (index, table.shape[0])
+  return _entries(table, index, False), (index, table.shape[0])
 
 
 def _entries_bwd(deterministic, residuals, cotangent):
@@ -101,7 +106,7 @@ def _entries_bwd(deterministic, residuals, cotangent):
   return sum_by_level([cotangent], index, length, deterministic)[0], None
 
 
-entries.defvjp(_entries_fwd, _entries_bwd)
+_entries.defvjp(_entries_fwd, _entries_bwd)
 
 
 def sum_by_level(
