@@ -36,14 +36,16 @@ def rounds(made: Tiny, platform: str) -> str:
   """The rounds of a simulation, as its backend compiles them."""
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = made.simulation.shapes(False)._replace(key=key)
-  return text(
-    made.simulation.program,
-    platform,
-    state,
-    jnp.int32(1),
-    made.federation,
-    made.population,
-  )
+  # In the context in which `tiny` traces them: if it has, that is all.
+  with jax.numpy_rank_promotion("raise"):
+    return text(
+      made.simulation.program,
+      platform,
+      state,
+      jnp.int32(1),
+      made.federation,
+      made.population,
+    )
 
 
 class Sum(NamedTuple):
