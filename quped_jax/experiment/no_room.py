@@ -45,9 +45,11 @@ def halve(
   return made.halved
 
 
-def _is_gone(tree: Any) -> bool:
+def _is_gone(state: Any) -> bool:
+  """Whether programs may have taken over buffers, or arrays of the host."""
   return any(
-    isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(tree)
+    not isinstance(x, jax.Array) or x.is_deleted()
+    for x in jax.tree.leaves(state)
   )
 
 

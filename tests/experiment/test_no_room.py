@@ -82,15 +82,21 @@ def assert_same(result, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("when", "sizes"), [("running", [8, 4]), ("compiling", [8, 4, 2])]
+  ("when", "sizes", "where"),
+  [
+    ("running", [8, 4], "device"),
+    ("compiling", [8, 4, 2], "device"),
+    ("compiling", [8, 4], "host"),
+  ],
 )
 def test_a_run_goes_on_with_half_as_many_clients_at_once(
-  no_room, when, sizes, tmp_path, capsys
+  no_room, when, sizes, where, tmp_path, capsys
 ):
   *_, before, last = sizes
   want = qj.run(settings(strategy="chunks", chunk_size=last))
   seen = no_room(last, when)
-  result = qj.run(settings(), tmp_path, display=metrics.Display())
+  given = settings(client_state=where)
+  result = qj.run(given, tmp_path, display=metrics.Display())
   # Once for each time that there was no room.
   assert [size for _, size in seen] == sizes
   assert_same(result, want)
@@ -169,10 +175,13 @@ def test_only_an_error_for_memory_halves_what_is_ours_to_choose():
     no_room_lib.halve(full, fake(None), None)
   assert "client_state='host'" in info.value.__notes__[0]
   state.delete()
-  full = jax.errors.JaxRuntimeError(FULL)
-  with pytest.raises(jax.errors.JaxRuntimeError, match="EXHAUSTED") as info:
-    no_room_lib.halve(full, fake(half), state)
-  assert "chunk_size=4" in info.value.__notes__[0]
+  # Clients' states in host memory are written in place.
+  on_host: Any = np.zeros(2)
+  for gone in (state, on_host):
+    full = jax.errors.JaxRuntimeError(FULL)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="EXHAUSTED") as info:
+      no_room_lib.halve(full, fake(half), gone)
+    assert "chunk_size=4" in info.value.__notes__[0]
 
 
 @pytest.mark.slow

@@ -1,7 +1,12 @@
+import dataclasses
+
+import jax
 import pytest
 
-from quped_jax.simulation import at_once
+import quped_jax as qj
+from quped_jax.simulation import at_once, sizes
 from quped_jax.simulation.memory import Estimate
+from tests import tiny
 
 # A client of the digits MLP that trains alone: its state, and its step.
 SMALL = Estimate(
@@ -82,6 +87,31 @@ def test_never_more_than_memory_has_room_for(room):
   assert SMALL.total(share, chosen) <= limit * 0.85
   choice = at_once.choose("gpu", share, share, SMALL, limit=limit)
   assert choice.why == f"memory has room for {room} of {share}"
+
+
+def test_a_simulation_on_an_accelerator_chooses_by_its_memory(monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  given = tiny.make_settings("local", 40, strategy="auto", bits=(32,))
+
+  def layout(limit, **changes):
+    monkeypatch.setattr(sizes, "memory_limit", lambda: limit)
+    changed = dataclasses.replace(given, **changes)
+    simulation, _, _ = qj.build(changed)
+    if limit is not None:
+      assert simulation.memory <= 0.85 * limit
+    return simulation.layout
+
+  whole = layout(None)
+  assert (whole.chunk_size, whole.halved().chunk_size) == (40, 20)
+  assert layout(2**40).chunk_size == 40
+  needed = qj.build(given).simulation.memory
+  for limit in (needed, int(needed / 0.95)):
+    tight = layout(limit)
+    assert 1 <= tight.chunk_size < 40
+    assert tight.why.startswith("memory has room for")
+  # In host memory there are only the participants' states on the device.
+  block = layout(needed, client_state="host", clients_per_block=8)
+  assert block.chunk_size == 8
 
 
 def test_one_at_a_time_where_by_the_formula_not_even_one_fits():
