@@ -310,9 +310,14 @@ class Saver:
         stacklevel=3,
       )
 
+  @property
+  def has_saved(self) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return self._saved >= 0
+
   def note(self) -> str:
     """From where the run can go on, in words."""
-    if self._saved < 0:
+    if not self.has_saved:
       where = f" in {self.workdir}" if self.workdir else ""
       return f"no checkpoint is saved{where}"
     return (

@@ -278,7 +278,8 @@ def _go_through(
     try:
       return job, _train(job, *begin)
     except jax.errors.JaxRuntimeError as error:
-      halve = no_room.halve(error, job.made, state)
+      given = None if job.saver.has_saved else state
+      halve = no_room.halve(error, job.made, given)
     # Not in the `except`, whose error refers to all arrays.
     del begin
     _, given, own, workdir, *_, display = job

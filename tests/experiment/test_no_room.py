@@ -126,6 +126,19 @@ def test_it_goes_on_from_its_checkpoint(no_room, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_with_a_checkpoint_a_state_that_was_given_may_be_gone(
+  no_room, tmp_path
+):
+  middle = qj.run(settings(rounds=1))
+  state = middle.simulation.export(middle.state)
+  no_room(4, "running", after=1)
+  given = settings(rounds=3, checkpoint_every=1)
+  result = qj.run(given, tmp_path, state=middle.simulation.restore(state))
+  assert [record["round"] for record in result.history] == [2, 3]
+  assert result.summary["timing"]["clients_at_once"] == 4
+
+
+@pytest.mark.slow
 def test_a_state_that_was_given_is_used_again_unless_it_is_gone(no_room):
   first = settings(rounds=1)
   middle = qj.run(first)
