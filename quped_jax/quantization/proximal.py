@@ -158,7 +158,8 @@ def centers_prox(
     share = _share(threshold, count)
     moved = mu * (1 - share) + total / jnp.maximum(count, 1) * share
   elif method == "subgradient":
-    side = jnp.sign(weights - level_sums.entries(codebook.centers, index))
+    own: jax.Array = level_sums.entries(codebook.centers, index)
+    side = jnp.sign(weights - own)
     (balance,) = level_sums.sum_by_level([side], index, levels, deterministic)
     moved = mu + threshold * balance
   else:
