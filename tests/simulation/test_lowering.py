@@ -3,7 +3,9 @@
 Those of every method: `tests/methods/test_all.py`.
 """
 
+import collections
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -127,3 +129,26 @@ def test_all_programs_of_a_run_lower_for_accelerators(changes, monkeypatch):
   simulation.begin_finetune(state)
   # To begin, rounds, evaluation, models, and to begin the fine-tuning.
   assert len(set(count)) >= 5
+
+
+# Of a round of QuPeD on CNN1 at 1, 2, 4 and 32 bits in one program, lowered for
+# a CPU. Compiling takes as long as there are operations.
+MOST = {
+  "convolution": 6,
+  "dot_general": 31,
+  "scatter": 32,
+  "while": 10,
+  "all": 9_000,
+}
+
+
+@pytest.mark.slow
+def test_a_round_of_mixed_precision_is_a_short_program():
+  settings = tiny.make_settings(
+    "quped", CLIENTS, bits=(1, 2, 4, 32), strategy="chunks"
+  )
+  model = qj.create_model("cnn1", 3)
+  text = lowering.rounds(tiny.assemble(settings, images(), model), "cpu")
+  kinds = collections.Counter(re.findall(r"stablehlo\.(\w+)", text))
+  found = {kind: kinds[kind] for kind in MOST} | {"all": kinds.total()}
+  assert all(found[kind] <= MOST[kind] for kind in MOST), found
