@@ -89,7 +89,7 @@ def entries(
 def _entries(table, index, deterministic):
   del deterministic
   if table.shape[0] > COMPARED or few(index):
-    return table.at[index].get(mode="promise_in_bounds")
+    return jnp.asarray(table).at[index].get(mode="promise_in_bounds")
   found = jnp.broadcast_to(table[0], index.shape)
   for k in range(1, table.shape[0]):
     found = jnp.where(index >= k, table[k], found)

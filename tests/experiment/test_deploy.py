@@ -121,6 +121,7 @@ def test_a_run_of_several_networks_leaves_all_its_models(tmp_path):
   assert other.info.options == {"features": (12, 8)}
 
 
+@pytest.mark.slow
 def test_statistics_and_levels_by_channel(tmp_path):
   result, federation = run(
     tmp_path,

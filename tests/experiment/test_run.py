@@ -157,6 +157,7 @@ def test_a_run_is_the_same_again_and_another_with_another_seed(finished):
   assert other.history[0]["loss"] != first.history[0]["loss"]
 
 
+@pytest.mark.slow
 def test_local_training_sends_nothing_and_has_a_fine_tuning_phase(capsys):
   changes = {
     "method": "local",
@@ -290,6 +291,7 @@ def test_a_run_from_a_given_state_is_not_that_from_fresh_weights(tmp_path):
   go_on(tmp_path / "given", resume=False)
 
 
+@pytest.mark.slow
 def test_a_run_from_a_given_state_resumes_from_its_own_checkpoints(tmp_path):
   state = qj.run(short(), display=QUIET)
   simulation, start = state.simulation, state.simulation.export(state.state)

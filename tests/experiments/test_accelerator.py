@@ -191,6 +191,7 @@ def test_rows_that_crash_or_take_too_long_are_reported(shown):
   assert shown.results[THIS] == {"group: a": reason, "group: b": reason}
 
 
+@pytest.mark.slow
 def test_what_a_checkout_lacks_is_a_result():
   def lacks(quick):
     raise rows.MissingError("no setting x")

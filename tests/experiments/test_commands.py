@@ -20,6 +20,7 @@ SHORT_RUN = (
 )
 
 
+@pytest.mark.slow
 def test_federated_trains_mixed_precision_and_writes_its_results(tmp_path):
   given = (
     "federated",

@@ -246,6 +246,7 @@ PRINT = (
 )
 
 
+@pytest.mark.slow
 def test_relative_imports_of_a_program_count(tmp_path):
   """Also names that only type checkers import, of packages that fail."""
   broken = "raise RuntimeError('not to be imported')"
@@ -348,6 +349,7 @@ def test_a_global_that_only_an_attribute_is_called_like_does_not_count():
   assert code_hash(make(1)) == code_hash(make(2))
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same(author, tmp_path):
   here = author.hash()
   program = (

@@ -24,6 +24,7 @@ def test_one_teacher_is_fedgkd_with_one():
   assert tiny.largest_difference(model, ends[2].server.model) > 1e-3
 
 
+@pytest.mark.slow
 def test_without_distillation_it_is_fedavg():
   own = toy.run("fedgkd_vote", 2, gamma=0.0, models=2)
   plain = toy.run("fedavg", 2)

@@ -79,7 +79,7 @@ def descend(tree, grads, rate):
 
 def hand_step(x, c, w, batch, share, global_loss):
   """One local step of Algorithm 2: a (weights), b (levels), c (w_i)."""
-  inputs, labels = batch
+  inputs, labels = batch[:2]
   teacher = hand_forward(w, inputs)
 
   def quantized(x, c):

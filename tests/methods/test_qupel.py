@@ -12,7 +12,7 @@ LAMBDA = 0.6
 
 def hand_step(x, c, w, batch):
   """One local step of QuPeL, from the functions by hand in QuPeD's test."""
-  inputs, labels = batch
+  inputs, labels = batch[:2]
 
   def quantized(x, c):
     kernel = paper.hand_soft(x["hidden_1"]["kernel"], c)

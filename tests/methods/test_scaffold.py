@@ -13,6 +13,7 @@ COHORT = toy.COHORT
 STEPS = 10
 
 
+@pytest.mark.slow
 def test_the_first_round_is_that_of_fedavg():
   """All controls are zero."""
   own = toy.run("scaffold", 2)

@@ -140,6 +140,7 @@ def test_a_run_goes_on_with_another_number_of_devices():
   assert tiny.largest_difference(tiny.to_host(state), expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_padded_slots_are_nobodys():
   made = tiny.tiny("local", num_clients=3, bits=(1,), devices=2)
   one = tiny.tiny("local", num_clients=3, bits=(1,))

@@ -175,6 +175,7 @@ def test_tuning_is_on_validation_data_alone(tmp_path):
   assert run.settings.validation_fraction == 0.0
 
 
+@pytest.mark.slow
 def test_tuning_goes_on_where_it_stopped(tmp_path):
   config = small.make_config()
   with pytest.raises(KeyboardInterrupt):

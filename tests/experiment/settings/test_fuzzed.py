@@ -290,6 +290,7 @@ def test_random_settings_are_found_valid_or_refused_by_name(monkeypatch):
   assert min(outcomes["run"], outcomes["refused"]) > 15, outcomes
 
 
+@pytest.mark.slow
 def test_random_settings_run_two_rounds_or_are_refused(tmp_path):
   outcomes = collections.Counter()
   drawn = changes() if LONG else changes(CHEAP, (), 2)

@@ -193,6 +193,7 @@ def test_a_model_without_statistics_or_quantization_has_no_second_set():
     assert shared_of(server).quantized_stats is None
 
 
+@pytest.mark.slow
 def test_own_and_shared_statistics_of_a_partial_model():
   """FedRep shares all of them, FedBN none: there they are re-estimated."""
   made, states = play("fedbn", rounds=1)

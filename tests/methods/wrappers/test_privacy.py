@@ -315,6 +315,7 @@ def test_epsilon_of_one_sampled_round_is_what_integrals_give(chance, sigma):
   assert 0.99 * delta < largest <= delta * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_more_noise_fewer_rounds_and_rarer_clients_cost_less():
   base = privacy.epsilon(1.0, 0.2, 40, 1e-5)
   assert privacy.epsilon(1.5, 0.2, 40, 1e-5) < base
