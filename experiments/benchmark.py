@@ -31,7 +31,7 @@ The PyTorch baseline needs the extra `bench` (see setup.cfg).
 import pathlib
 import re
 
-from absl import app, flags
+from absl import flags
 
 from experiments import common
 from experiments.benchmarks import (
@@ -129,8 +129,7 @@ def _against() -> pathlib.Path | None:
 
 def main(argv: list[str]) -> None:
   """Measures the suites, one after the other."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  del argv  # The command's name alone.
 
   def run():
     _check()

@@ -9,7 +9,7 @@ an epoch. --config.bits=32 trains at full precision, and
 such a run leaves.
 """
 
-from absl import app, flags
+from absl import flags
 
 import quped_jax as qj
 from experiments import command_line, common
@@ -24,8 +24,7 @@ _RESTART = command_line.define_restart()
 
 def main(argv: list[str]) -> None:
   """Runs the settings of the command line."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  del argv  # The command's name alone.
 
   def run():
     settings = common.get_settings(_CONFIG.value)

@@ -19,6 +19,13 @@ from quped_jax.experiment import former_names
 _IN_CONFIG = "Error whilst parsing config file:"
 # Of absl's message where a flag was not given.
 _NOT_GIVEN = "must have a value other than None"
+# What the parsers of flags say, and what they mean.
+_MEANT = {
+  ": ('Non-boolean argument to boolean flag'": "True or False",
+  ": Non-boolean argument to boolean flag": "True or False",
+  ": invalid literal for int()": "a whole number",
+  ": could not convert string to float": "a number",
+}
 
 
 def _end(reason: str) -> NoReturn:
@@ -124,6 +131,10 @@ def _flag_error(reason: str) -> str:
     flag = flag.strip().removeprefix("flag ").rstrip(": ")
     return f"{flag}: fails{where}: {trace.strip().splitlines()[-1].strip()}"
   reason = " ".join(reason.split()).removeprefix("flag ")
+  for said, meant in _MEANT.items():
+    flag, found, _ = reason.partition(said)
+    if found:
+      return f"{flag.rstrip(' (')}: must be {meant}"
   if reason.endswith(f"{_NOT_GIVEN}."):
     return reason.partition("=")[0] + ": must be given"
   return f"{reason}; --help lists the flags"
@@ -169,6 +180,11 @@ def parse(argv: Sequence[str]) -> list[str]:
   config = (config_paths(args) or [""])[-1]
   with one_line(config):
     rest = flags.FLAGS(args)
+  if len(rest) > 1:
+    _end(
+      f"{' '.join(rest[1:])}: must be a flag, as all arguments; values of a "
+      "list have no spaces between them"
+    )
   if "config" in flags.FLAGS:
     value = flags.FLAGS["config"].value
     if not isinstance(value, ml_collections.ConfigDict):

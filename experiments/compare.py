@@ -25,7 +25,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from experiments import command_line, common
 from quped_jax import paths
@@ -67,8 +67,7 @@ def _tune(config: Mapping[str, Any], folder: pathlib.Path) -> None:
 
 def main(argv: list[str]) -> None:
   """Runs what is missing, and writes tables and figures."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  del argv  # The command's name alone.
 
   def run():
     folder = paths.given("workdir", _WORKDIR.value)

@@ -6,7 +6,7 @@ python -m experiments.demo --workdir=/tmp/demo
 import pathlib
 
 import rich.table
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 
 import quped_jax as qj
@@ -91,8 +91,7 @@ def _figure(results: dict[str, qj.Result], path: pathlib.Path) -> None:
 
 def main(argv: list[str]) -> None:
   """Runs all methods, one after the other, and prints one table."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  del argv  # The command's name alone.
 
   def run():
     folder = paths.given("workdir", _WORKDIR.value)

@@ -11,7 +11,7 @@ The same command resumes an interrupted run from its last checkpoint. A folder
 with checkpoints or results of another run is refused; --restart begins anew.
 """
 
-from absl import app, flags
+from absl import flags
 
 import quped_jax as qj
 from experiments import command_line, common
@@ -42,6 +42,11 @@ def _join() -> None:
   if _DISTRIBUTED.value:
     processes.join_cluster(timeout=_TIMEOUT.value)
   elif _COORDINATOR.value:
+    if _NUM_PROCESSES.value < 2:
+      raise ValueError(
+        f"num_processes={_NUM_PROCESSES.value}: must be at least 2 with "
+        "--coordinator"
+      )
     processes.join(
       _COORDINATOR.value,
       _NUM_PROCESSES.value,
@@ -52,12 +57,15 @@ def _join() -> None:
     raise ValueError(
       f"num_processes={_NUM_PROCESSES.value}: must be 1 without --coordinator"
     )
+  elif _PROCESS_ID.value:
+    raise ValueError(
+      f"process_id={_PROCESS_ID.value}: must be 0 without --coordinator"
+    )
 
 
 def main(argv: list[str]) -> None:
   """Runs the settings of the command line."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  del argv  # The command's name alone.
 
   def run():
     # First: a process whose settings are refused tells the others.

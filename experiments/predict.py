@@ -13,7 +13,7 @@ import pathlib
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import quped_jax as qj
 from experiments import common
@@ -33,8 +33,7 @@ _OUTPUT = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
   """Runs the model of the command line."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  del argv  # The command's name alone.
 
   def run():
     output = _OUTPUT.value

@@ -4,6 +4,7 @@ To add one, write a file like `local.py` and register it here or, from outside
 the package, with `register_method`.
 """
 
+import dataclasses
 import inspect
 import sys
 from typing import Any, NamedTuple, Protocol
@@ -209,14 +210,21 @@ def register_method(
       results.
 
   Raises:
-    ValueError: a version that is no whole number, or a name that is no
-      identifier or stands for something else.
+    ValueError: a version that is no whole number, options that are no class,
+      or a name that is no identifier or stands for something else.
   """
   if not name.isidentifier() or name in _RESERVED:
     raise ValueError(
       f"name={name!r}: must be an identifier, and none of "
       f"{', '.join(_RESERVED)}"
     )
+  if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
+    raise ValueError(
+      f"options={checks.shown(options)}: must be a frozen dataclass, the class "
+      "and not an instance of it"
+    )
+  if not callable(make):
+    raise ValueError(f"make={checks.shown(make)}: must be a function")
   if version is not None:
     version = checks.whole("version", version)
   METHODS[name] = _entry(make, options, version)

@@ -3,8 +3,9 @@
 import dataclasses
 import inspect
 import re
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -22,6 +23,8 @@ _HEAD = "last"
 # training, or true otherwise.
 _IN_TRAINING = frozenset({"train", "training", "is_training"})
 _TOLD = _IN_TRAINING | {"deterministic", "use_running_average"}
+# Parts of other names that may be meant so.
+_LIKE_TRAINING = re.compile("train|eval|infer|determin|drop")
 
 
 class Model(NamedTuple):
@@ -233,6 +236,22 @@ def _no_key(model: str, train: bool) -> str:
   )
 
 
+def _warn_of_flags(name: str, parameters: Mapping[str, Any]) -> None:
+  """Says that a module is not told when it trains by the name that it asks."""
+  flags = [
+    n
+    for n, p in parameters.items()
+    if isinstance(p.default, bool) and _LIKE_TRAINING.search(n)
+  ]
+  if flags:
+    warnings.warn(
+      f"module: that of model {name!r} has the argument {flags[0]!r}, which is "
+      "left as it is, in training too; one that tells when it trains must be "
+      f"called one of {', '.join(sorted(_TOLD))}",
+      stacklevel=3,
+    )
+
+
 def from_linen(
   module: nn.Module,
   name: str,
@@ -262,7 +281,8 @@ def from_linen(
     ValueError: a class, or anything else that is no linen module.
   """
   _check_module(module, name)
-  call = _TOLD.intersection(inspect.signature(type(module).__call__).parameters)
+  parameters = inspect.signature(type(module).__call__).parameters
+  call = _TOLD.intersection(parameters)
   # An argument takes precedence, and other things may have these names too.
   fields = {
     f.name
@@ -270,6 +290,9 @@ def from_linen(
     if f.name in _TOLD - call
     and isinstance(getattr(module, f.name, None), (bool, type(None)))
   }
+
+  if not (call or fields):
+    _warn_of_flags(name, parameters)
 
   def told(names, train: bool) -> dict[str, Any]:
     return {n: train if n in _IN_TRAINING else not train for n in names}

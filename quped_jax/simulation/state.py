@@ -86,8 +86,12 @@ def client_state(state: SimulationState, client_id: int) -> Any:
   """One client's own state, taken from the stacked state of all.
 
   Raises:
-    ValueError: no such client.
+    ValueError: no such client, or no state.
   """
+  if not isinstance(state, SimulationState):
+    raise ValueError(
+      f"state={type(state).__name__}: must be a state, such as result.state"
+    )
   for cohort, members in state.members.items():
     (place,) = np.nonzero(np.asarray(members) == client_id)
     if client_id >= 0 and place.size:

@@ -45,7 +45,13 @@ def ends(monkeypatch, capsys):
   ("args", "message"),
   [
     (["--config.clients=2"], "error: --workdir: must be given"),
-    (["--config.clients=1e2"], "error: --config.clients=1e2: invalid literal"),
+    (["--config.clients=1e2"], "--config.clients=1e2: must be a whole number"),
+    (["--config.trim=x"], "error: --config.trim=x: must be a number"),
+    (
+      ["--config.deterministic=maybe"],
+      "error: --config.deterministic=maybe: must be True or False",
+    ),
+    (["--workdir=w", "--config.bits=1,", "2"], "error: 2: must be a flag, as"),
     (["--config.clients"], "error: Missing value for flag --config.clients"),
     (["--config.quped=1"], "error: --config.quped=1: Failed to parse '1'"),
     (["--config.clients=2", "--nope=1"], "error: Unknown command line flag"),

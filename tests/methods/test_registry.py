@@ -135,3 +135,11 @@ def test_a_name_that_stands_for_something_else_is_an_error(name):
   local = qj.methods.get_method("local")
   with pytest.raises(ValueError, match=f"name='{name}': must be an identifier"):
     qj.register_method(name, local.make, local.options)
+
+
+def test_options_that_are_no_class_are_an_error_and_nothing_is_registered():
+  before = dict(registry.METHODS)
+  options: Any = registry.METHODS["local"].options()
+  with pytest.raises(ValueError, match="must be a frozen dataclass, the class"):
+    qj.register_method("mine", registry.METHODS["local"].build, options)
+  assert before == registry.METHODS

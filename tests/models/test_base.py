@@ -376,3 +376,14 @@ def test_from_linen_leaves_a_field_alone_that_is_told_otherwise():
   assert not np.array_equal(
     moved["BatchNorm_0"]["mean"], stats["BatchNorm_0"]["mean"]
   )
+
+
+class _ToldByAnotherName(nn.Module):
+  @nn.compact
+  def __call__(self, inputs, is_train=False):
+    return nn.Dense(2)(nn.Dropout(0.5, deterministic=not is_train)(inputs))
+
+
+def test_a_module_that_is_told_by_a_name_nobody_knows_is_warned_of():
+  with pytest.warns(UserWarning, match="'is_train', which is left as it is"):
+    models.from_linen(_ToldByAnotherName(), "net")

@@ -158,6 +158,9 @@ def test_padded_slots_are_nobodys():
   for wrong in (-1, 3):
     with pytest.raises(ValueError, match=f"client_id={wrong}: must be from 0"):
       qj.client_state(state, wrong)
+  nothing: Any = None
+  with pytest.raises(ValueError, match="state=NoneType: must be a state, such"):
+    qj.client_state(nothing, 0)
 
 
 def test_only_sums_cross_between_devices():
