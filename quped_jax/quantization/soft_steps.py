@@ -81,19 +81,26 @@ def dense_gradients(bins, x, cotangent, centers, slope, *, together=False):
 
 
 def _points(x, centers, slope):
-  """All steps at all points: gap, share and bend, `[..., max_levels - 1]`."""
-  shape = *x.shape, centers.shape[0] - 1
-  low, high = (jnp.broadcast_to(c, shape) for c in (centers[:-1], centers[1:]))
-  return one_step(x[..., None], low, high, slope)
+  """All steps at all points: gap, share and bend, `[max_levels - 1, ...]`.
+
+  With the points last, XLA vectorizes over them.
+  """
+  shape = centers.shape[0] - 1, *x.shape
+  column = (-1, *(1,) * x.ndim)
+  low, high = (
+    jnp.broadcast_to(c.reshape(column), shape)
+    for c in (centers[:-1], centers[1:])
+  )
+  return one_step(x[None], low, high, slope)
 
 
 def _table(x, centers, slope):
   gap, share, _ = _points(x, centers, slope)
-  return centers[0] + jnp.sum(gap * share, axis=-1)
+  return centers[0] + jnp.sum(gap * share, axis=0)
 
 
 def _table_derivative(x, centers, slope):
-  return 2 * jnp.sum(_points(x, centers, slope)[2], axis=-1)
+  return 2 * jnp.sum(_points(x, centers, slope)[2], axis=0)
 
 
 def table_value(bins, x, centers, slope):
@@ -125,8 +132,8 @@ def table_gradients(bins, deterministic, x, cotangent, centers, slope):
   _, share, bend = _points(x.ravel(), centers, slope)
   # A level ends the step below it and begins the one above. Below the first
   # level all has been climbed, and above the last nothing.
-  share = jnp.pad(share, ((0, 0), (1, 0)), constant_values=1)
-  share = jnp.pad(share, ((0, 0), (0, 1)))
-  bend = jnp.pad(bend, ((0, 0), (1, 1)))
-  to_level = share[:, :-1] - share[:, 1:] - bend[:, :-1] - bend[:, 1:]
-  return to_x, jnp.sum(cotangent.ravel()[:, None] * to_level, axis=0)
+  share = jnp.pad(share, ((1, 0), (0, 0)), constant_values=1)
+  share = jnp.pad(share, ((0, 1), (0, 0)))
+  bend = jnp.pad(bend, ((1, 1), (0, 0)))
+  to_level = share[:-1] - share[1:] - bend[:-1] - bend[1:]
+  return to_x, jnp.sum(cotangent.ravel()[None] * to_level, axis=1)

@@ -119,7 +119,7 @@ def test_register_model():
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    ({"name": "vgg"}, "model='vgg': must be one of .*cnn1, cnn2, mlp"),
+    ({"name": "vgg"}, "model='vgg': must be one of .*cnn1, cnn2, .*mlp"),
     ({"num_classes": 0}, "num_classes=0: must be at least 1"),
     ({"conv": "im2col"}, "conv='im2col': must be one of auto, adaptive"),
     ({"width": 3}, r"options=\['width'\]: must be among \['dtype', 'feat"),
