@@ -79,7 +79,7 @@ def one_line(config: str) -> Iterator[None]:
     yield
   except flags.Error as error:
     _end(_flag_error(str(error)))
-  except Exception as error:
+  except Exception as error:  # Whatever the config file's own code raises.
     line = _line(error, config)
     if line is not None:
       what = traceback.format_exception_only(error)[-1].strip()

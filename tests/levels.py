@@ -8,6 +8,8 @@ import numpy as np
 
 from quped_jax.quantization.codebook import Codebook
 
+SPACINGS = ("even", "outlier", "clusters", "geometric", "coinciding")
+
 
 def make_levels(spacing, count, seed=0):
   """Sorted levels, from evenly spaced to very uneven."""
@@ -63,3 +65,10 @@ def loss_and_gradients(quantize):
     return jnp.sum(weights * quantize(x, Codebook(centers, levels)))
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+
+def many_weights(levels, size, seed=0):
+  """So many weights that they are quantized and summed in bins."""
+  rng = np.random.default_rng(seed)
+  x = make_weights(levels, size, seed)
+  return rng.permutation(x), rng.normal(size=size).astype(np.float32)

@@ -279,7 +279,7 @@ def _in_all(action: Callable[[], Any]) -> list[Any]:
   found, own = None, None
   try:
     found = action()
-  except Exception as error:
+  except Exception as error:  # Whatever it is, the others must hear of it.
     own = error
   told = processes.exchange([found, own and f"{type(own).__name__}: {own}"])
   if own is not None:

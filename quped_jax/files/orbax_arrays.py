@@ -79,5 +79,6 @@ def load(path: pathlib.Path, shapes: Any) -> Any:
     except MemoryError:
       raise
     except Exception as error:
+      # Damaged files fail in any of the libraries below.
       reason = " ".join(str(error).split())[:_MAX_REASON]
       raise DamagedError(f"{type(error).__name__}: {reason}") from error

@@ -1,6 +1,6 @@
 """What clients and server know in a round: the contexts that methods are given.
 
-All randomness comes from the state's key: that of client i in round r is
+All randomness comes from one key: that of client i in round r is
 `fold_in(fold_in(key, r), i)`.
 """
 
@@ -18,7 +18,8 @@ from quped_jax.simulation.state import Population, SimulationState
 
 def of_client(
   schedule: Schedule,
-  state: SimulationState,
+  round_: Any,
+  key: jax.Array,
   federation: Federation,
   population: Population,
   client_id: Any,
@@ -27,19 +28,19 @@ def of_client(
 
   Args:
     schedule: of the rates.
-    state: of the simulation.
+    round_: int32 `[]`.
+    key: of the round, from which that of the client follows.
     federation: the samples, of which the public ones are known to all.
     population: what the clients bring.
     client_id: int32 `[]`.
   """
   spec, base = population.of_client(client_id)
   rates, shared_rate = schedule.rates(
-    base, population.shared_learning_rate, state.round
+    base, population.shared_learning_rate, round_
   )
-  round_key = jax.random.fold_in(state.key, state.round)
   return api.Context(
-    round=state.round,
-    key=jax.random.fold_in(round_key, client_id),
+    round=round_,
+    key=jax.random.fold_in(key, client_id),
     client_id=client_id,
     spec=spec,
     rates=rates,

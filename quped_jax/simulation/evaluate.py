@@ -126,7 +126,8 @@ class Evaluation:
     key = jax.random.fold_in(state.key, random_keys.EVALUATION)
     context = contexts.of_client(
       self.engine.schedule,
-      state._replace(key=key),
+      state.round,
+      jax.random.fold_in(key, state.round),
       federation,
       population,
       client_id,

@@ -20,8 +20,8 @@ from quped_jax.methods.blocks import adapt
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import alternating
 from quped_jax.simulation import client_axis as clients_lib
+from quped_jax.simulation import contexts, placement
 from quped_jax.simulation import evaluate as evaluate_lib
-from quped_jax.simulation import placement
 from quped_jax.simulation.layout import DIVIDED, SAME, Layout
 from quped_jax.simulation.program import Program
 from quped_jax.simulation.schedule import Schedule
@@ -36,22 +36,6 @@ class _Adaptation:
   training: Training
   schedule: Schedule
   steps: int
-
-  def context(self, key, round_, client_id, federation, population):
-    """What the client knows, as if it took part in the state's round."""
-    spec, base = population.of_client(client_id)
-    rates, shared_rate = self.schedule.rates(
-      base, population.shared_learning_rate, round_
-    )
-    return api.Context(
-      round=round_,
-      key=jax.random.fold_in(key, client_id),
-      client_id=client_id,
-      spec=spec,
-      rates=rates,
-      shared_learning_rate=shared_rate,
-      public=federation.public,
-    )
 
   def start(self, server, spec, cohort):
     """The model from which the client starts, and its network."""
@@ -124,8 +108,8 @@ def make_held_out_evaluation(
 
   def evaluate(server, key, round_, members, federation, population):
     def one(client_id, cohort):
-      context = adaptation.context(
-        key, round_, client_id, federation, population
+      context = contexts.of_client(
+        adaptation.schedule, round_, key, federation, population, client_id
       )
       data = federation.client(client_id)
       variants = adaptation.variants(server, data, context, cohort)

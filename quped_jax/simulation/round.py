@@ -111,8 +111,9 @@ class Engine:
     )
 
   def _update(self, cohort, state, federation, population, client_id, client):
+    key = jax.random.fold_in(state.key, state.round)
     context = contexts.of_client(
-      self.schedule, state, federation, population, client_id
+      self.schedule, state.round, key, federation, population, client_id
     )
     num_steps = population.participation.num_steps(context.key)
     about = contexts.about_client(state, federation, population, client_id)

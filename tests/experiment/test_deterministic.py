@@ -7,6 +7,7 @@ the program that is lowered for one must not scatter several floats to a place.
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -256,10 +257,8 @@ def test_a_gpu_is_asked_for_it(monkeypatch):
 
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   for deterministic in (False, True):
-    program.compile_lowered(
-      Lowered(),  # pyright: ignore[reportArgumentType]
-      deterministic=deterministic,
-    )
+    lowered: Any = Lowered()
+    program.compile_lowered(lowered, deterministic=deterministic)
   assert seen == [None, {"xla_gpu_deterministic_ops": True}]
 
 

@@ -1,5 +1,7 @@
 """Networks that users give: checked by shape, with errors that say so."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -143,8 +145,9 @@ def test_functions_that_say_they_are_random_take_a_key():
 
   with pytest.raises(ValueError, match="apply fails with TypeError: .* 5 were"):
     settled(said._replace(apply=apply, random=True))
+  wrong: Any = 1
   with pytest.raises(ValueError, match="model.random=1: must be a bool"):
-    qj.build(qj.Settings(), model=said._replace(random=1))  # pyright: ignore
+    qj.build(qj.Settings(), model=said._replace(random=wrong))
 
 
 def test_functions_that_return_something_else_are_an_error():

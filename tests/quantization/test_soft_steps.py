@@ -1,0 +1,50 @@
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from quped_jax.quantization import (
+  soft_steps,
+)
+from quped_jax.quantization.soft_quantizer import steepness
+from tests.levels import (
+  make_codebook,
+  make_levels,
+  many_weights,
+)
+
+
+@pytest.mark.parametrize("levels", [2, 4, 16])
+def test_the_gradient_of_all_levels_by_one_reduction_is_the_same(levels):
+  x = jnp.linspace(-2.0, 2.0, 300)
+  cotangent = jnp.cos(5 * x)
+  centers = jnp.linspace(-1.0, 1.3, levels)
+  slope = jnp.float32(8.0)
+  one, single = (
+    soft_steps.dense_gradients(
+      0, x, cotangent, centers, slope, together=together
+    )
+    for together in (True, False)
+  )
+  chex.assert_trees_all_close(one, single, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 16])
+@pytest.mark.parametrize("bins", [0, 2184])
+def test_a_table_of_all_steps_has_the_same_sums(levels, bins):
+  x, cotangent = many_weights(make_levels("random", levels), 6_000)
+  centers = jnp.asarray(make_levels("random", levels))
+  slope = steepness(make_codebook(centers), 10.0)
+  value = soft_steps.table_value(bins, x, centers, slope)
+  gradients = soft_steps.table_gradients(
+    bins, False, x, cotangent, centers, slope
+  )
+  exact = 1e-3 if bins else 1e-5
+  gap = float(jnp.mean(jnp.diff(centers)))
+  np.testing.assert_allclose(
+    value, soft_steps.dense_value(x, centers, slope), atol=exact * gap
+  )
+  want = soft_steps.dense_gradients(0, x, cotangent, centers, slope)
+  for got, full in zip(gradients, want, strict=True):
+    size = np.max(np.abs(full))
+    np.testing.assert_allclose(got, full, atol=exact * size)
