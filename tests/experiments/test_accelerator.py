@@ -6,10 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import pytest
 import rich.console
 from absl import flags
@@ -17,8 +14,6 @@ from absl import flags
 from experiments import benchmark
 from experiments.benchmarks import (
   accelerator,
-  aims,
-  operations,
   report,
   rows,
   tasks,
@@ -28,8 +23,11 @@ from experiments.benchmarks import (
 )
 from experiments.benchmarks.report import OTHER, THIS
 from experiments.benchmarks.rows import Row, Work
+from tests.experiments.measured import times
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+
 MACHINE = {
   "device": "cpu2",
   "device_kind": "cpu",
@@ -42,19 +40,6 @@ MACHINE = {
 
 def row(name, weight=1.0, group="group", ours=True, run=lambda: None):
   return Row(group, name, "step", weight, lambda quick: Work(run, 2), ours)
-
-
-def times(seconds=0.5, **more):
-  return {
-    "seconds_min": seconds,
-    "seconds_median": seconds,
-    "spread": 0.0,
-    "repetitions": 2,
-    "first_seconds": 3.0,
-    "compile_seconds": 1.0,
-    "details": {},
-    **more,
-  }
 
 
 class Clock:
@@ -250,102 +235,6 @@ def test_without_torch_its_rows_are_left_out(monkeypatch):
     for how in ("loop", "torch.func")
     for clients in (8, 50)
   }
-
-
-def test_every_aim_follows_from_rows_that_there_are():
-  keys = {each.key for each in accelerator.all_rows()}
-  for aim in aims.AIMS:
-    assert set(aim.rows) <= keys
-
-
-def test_the_readme_has_every_aim_with_its_bound():
-  text = (ROOT / "experiments/benchmarks/README.md").read_text()
-  lines = aims.table({}, 0.0, "nvidia-h200", False)
-  for line in lines:
-    assert f"| {line['aim']} | {line['bound']} |" in text
-  assert len(re.findall(r"^\| .* \| [<>]= ", text, re.MULTILINE)) == len(lines)
-
-
-def test_aims_are_judged_on_their_own_devices_only():
-  results: dict[str, Any] = {
-    each.key: times(0.001, details={"copies_of_state": 1.5})
-    for each in accelerator.all_rows()
-  }
-  results["whole steps: QuPeD 1 bit, float32"] = times(0.00027)
-
-  def verdicts(device, quick=False):
-    found = aims.table(results, 5.0, device, quick)
-    return {line["aim"]: line["verdict"] for line in found}
-
-  on_gpu = verdicts("nvidia-h200")
-  assert on_gpu["QuPeD 1 bit, ms, float32"] == "met"
-  assert on_gpu["QuPeD mixed, ms, float32"] == "not met"
-  assert on_gpu["QuPeD mixed / 1 bit, float32"] == "not met"
-  assert on_gpu["PyTorch loop / ours, CNN1, 8 clients"] == "not met"
-  assert on_gpu["seconds to the first round of QuPeD mixed"] == "met"
-  assert on_gpu["copies of 1000 clients' states"] == "met"
-  assert on_gpu["QuPeD mixed / uniform 4 bits"] == "of cpu"
-  other = verdicts("nvidia-h100")
-  assert other["QuPeD 1 bit, ms, float32"] == "of h200"
-  assert other["QuPeD mixed / 1 bit, float32"] == "not met"
-  on_cpu = verdicts("cpu2")
-  assert on_cpu["QuPeD mixed / uniform 4 bits"] == "met"
-  assert on_cpu["QuPeD mixed / 1 bit, float32"] == "of a GPU"
-  assert set(verdicts("nvidia-h200", quick=True).values()) == {"tiny sizes"}
-  del results["memory: MLP, 1000 clients, auto"]
-  assert verdicts("nvidia-h200")["copies of 1000 clients' states"] == (
-    "not measured"
-  )
-
-
-_HLO = """HloModule jit_f, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
-
-%fused (p: f32[4]) -> f32[4] {
-  %p = f32[4]{0} parameter(0)
-  ROOT %a = f32[4]{0} add(%p, %p)
-}
-
-%body (t: (s32[], f32[4])) -> (s32[], f32[4]) {
-  %t = (s32[], f32[4]{0}) parameter(0)
-  %x = f32[4]{0} get-tuple-element(%t), index=1
-  %y = f32[4]{0} fusion(%x), kind=kLoop, calls=%fused
-  %z = f32[4]{0} copy(%y)
-  ROOT %r = (s32[], f32[4]{0}) tuple(%t, %z)
-}
-
-%condition (t.1: (s32[], f32[4])) -> pred[] {
-  %t.1 = (s32[], f32[4]{0}) parameter(0)
-  ROOT %c = pred[] compare(%t.1, %t.1), direction=LT
-}
-
-ENTRY %main (q: f32[4]) -> f32[4] {
-  %q = f32[4]{0} parameter(0)
-  %w = (s32[], f32[4]{0}) while(%q), condition=%condition, body=%body, \
-backend_config={"known_trip_count":{"n":"7"}}
-  %v = (s32[], f32[4]{0}) while(%w), condition=%condition, body=%body
-  %k = f32[4]{0} call(%v), to_apply=%fused
-  ROOT %o = f32[4]{0} negate(%k)
-}
-"""
-
-
-def test_operations_in_loops_count_as_often_as_they_run():
-  # Fusion and copy, 7 times and once; the call's addition; the negation.
-  assert operations.executed(_HLO) == 2 * 7 + 2 + 1 + 1
-
-
-def test_operations_of_a_program_that_xla_compiled():
-  def steps(x, length):
-    return jax.lax.scan(lambda x, _: (x @ x, None), x, length=length)[0]
-
-  few, many = (
-    operations.executed(
-      jax.jit(lambda x, n=n: steps(x, n)).lower(jnp.eye(9)).compile().as_text()
-      or ""
-    )
-    for n in (3, 30)
-  )
-  assert many - few >= 27
 
 
 def test_time_is_counted_from_the_start_of_the_process():
