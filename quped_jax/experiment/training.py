@@ -7,7 +7,12 @@ import optax
 
 from quped_jax.experiment.settings import Settings
 from quped_jax.methods.blocks.training import Training
-from quped_jax.quantization import alternating, optimizers, transforms
+from quped_jax.quantization import (
+  alternating,
+  levels_in_use,
+  optimizers,
+  transforms,
+)
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.simulation.schedule import Schedule
 
@@ -32,7 +37,7 @@ def make_training(
   return Training(
     steps=settings.steps,
     batch_size=settings.batch_size,
-    alternating=_alternating(settings),
+    alternating=_alternating(settings, mixed=levels_in_use.are_mixed(bits)),
     shared_optimizer=_optimizer(settings, settings.shared_optimizer),
     max_levels=codebook_lib.max_levels_for(bits) if quantized else None,
     granularity=settings.granularity,
@@ -49,7 +54,7 @@ def _momentum(settings: Settings) -> float | None:
   return {"sgd": 0.0, "momentum": settings.momentum}.get(settings.optimizer)
 
 
-def _alternating(settings: Settings) -> alternating.Alternating:
+def _alternating(settings: Settings, mixed: bool) -> alternating.Alternating:
   """The step for weights and levels."""
   weights = [_optimizer(settings, settings.optimizer)]
   if settings.weight_clip:
@@ -69,6 +74,7 @@ def _alternating(settings: Settings) -> alternating.Alternating:
     norm=settings.norm,
     center_prox=settings.center_prox,
     deterministic=settings.deterministic,
+    mixed=mixed,
   )
 
 

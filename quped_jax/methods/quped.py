@@ -39,7 +39,7 @@ from quped_jax.methods.blocks import (
 )
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import training_pass
-from quped_jax.quantization import alternating
+from quped_jax.quantization import views as views_lib
 
 GLOBAL_LOSSES = ("distill", "distill+labels")
 
@@ -120,15 +120,19 @@ def make_quped(
 
       # c: w_i, by distillation from the new personalized models.
       views = training.alternating.views(learner)
+
+      def logits_of(view):
+        return training_pass(model, view.params, view.stats, batch)[0]
+
       taught = [
-        training_pass(model, view.params, view.stats, batch)[0]
+        views_lib.where_used(view.runs, functools.partial(logits_of, view))
         for view in views
       ]
 
       def global_loss(logits):
         total = jnp.zeros(())
         for view, target in zip(views, taught, strict=True):
-          total = alternating.add_loss(view, total, share * kl(logits, target))
+          total = views_lib.add_loss(view, total, share * kl(logits, target))
         if from_labels:
           total += training.loss(logits, batch.labels)
         return total

@@ -35,7 +35,13 @@ import optax
 
 from quped_jax import checks
 from quped_jax.quantization import codebook as codebook_lib
-from quped_jax.quantization import codebook_tree, soft_quantizer, transforms
+from quped_jax.quantization import (
+  codebook_tree,
+  levels_in_use,
+  soft_quantizer,
+  transforms,
+)
+from quped_jax.quantization.views import View, where_used
 from quped_jax.short_repr import short_repr
 
 ESTIMATORS = ("soft", "hard")
@@ -86,21 +92,6 @@ class Learner(NamedTuple):
   __repr__ = short_repr
 
 
-class View(NamedTuple):
-  """A model that a learner trains: at x, or its quantized form.
-
-  Attributes:
-    params: tree of parameters.
-    stats: its batch-norm statistics.
-    counts: bool, whether its loss counts. For a learner in full precision that
-      of the quantized view does not, since it is the same model again.
-  """
-
-  params: Any
-  stats: Any
-  counts: Any
-
-
 class Alternating(NamedTuple):
   """The functions that `make_alternating` returns.
 
@@ -126,13 +117,6 @@ class Alternating(NamedTuple):
 def has_codebooks(codebooks: Any) -> bool:
   """Whether anything may be quantized; static, so known while tracing."""
   return bool(codebook_tree.codebook_leaves(codebooks))
-
-
-def add_loss(view: View, total: jax.Array, loss: jax.Array) -> jax.Array:
-  """Adds the loss of a view if it counts."""
-  if view.counts is True:
-    return total + loss
-  return total + jnp.where(view.counts, loss, 0.0)
 
 
 def _assemble(
@@ -192,6 +176,8 @@ def make_alternating(
   norm: str = "l1",
   center_prox: str = "exact",
   deterministic: bool = False,
+  most: int | None = None,
+  mixed: bool = False,
 ) -> Alternating:
   """Makes the alternating proximal step.
 
@@ -211,6 +197,10 @@ def make_alternating(
     center_prox: "exact" or "subgradient".
     deterministic: whether steps must be the same bit for bit in every run on an
       accelerator too, as far as they add weights to levels.
+    most: no learner has more levels than that, whatever its codebooks have room
+      for; None if all may be in use.
+    mixed: whether learners differ in how many levels they have: a program that
+      runs them one at a time then does for each what its own ask for.
 
   Returns:
     The functions init, step and views, and how many gradients a step takes.
@@ -258,58 +248,81 @@ def make_alternating(
       ),
     )
 
+  def known(learner):
+    """The learner with what is static of its levels; and whether any count."""
+    codebooks = codebook_tree.in_program(
+      learner.codebooks, most=most, mixed=mixed
+    )
+    used = levels_in_use.in_use(codebook_tree.codebook_leaves(codebooks))
+    return learner._replace(codebooks=codebooks), used
+
   def views(learner):
     if learner.assignments is not None:
       return [View(learner.params, learner.quantized_stats, True)]
     at_x = View(learner.params, learner.stats, True)
-    if not has_codebooks(learner.codebooks):
+    learner, used = known(learner)
+    if used is False:
       return [at_x]
     quantized = View(
       quantize(learner.params, learner.codebooks),
       learner.quantized_stats,
       codebook_tree.is_quantized(learner.codebooks),
+      used,
     )
     return [at_x, quantized]
 
   def step(learner, objective, rates, penalty=None, correction=None):
     if learner.assignments is not None:
       return finetune_step(learner, objective, rates, penalty, correction)
+    learner, used = known(learner)
+    params = learner.params
+    grads, (loss, stats) = jax.grad(loss_at_x, has_aux=True)(
+      params, objective, learner.stats
+    )
 
-    def weights_loss(params):
-      models = views(learner._replace(params=params))
-      total, losses, stats = jnp.zeros(()), [], []
-      for view in models:
-        at = view.params
-        if hard and view is not models[0]:
-          at = jax.lax.stop_gradient(at)
-        loss, new_stats = objective(at, view.stats)
-        total = add_loss(view, total, loss)
-        losses.append(loss)
-        stats.append(new_stats)
-      if penalty is not None:
-        total += penalty(models[-1].params)
-      return total, (losses[0], stats)
-
-    grads, (loss, stats) = jax.grad(weights_loss, has_aux=True)(learner.params)
-    grads = corrected(grads, correction)
+    more, quantized_stats = where_used(
+      used,
+      lambda: jax.grad(quantized_loss, has_aux=True)(
+        params, learner, objective, penalty
+      ),
+      lambda: (jax.grad(penalty or (lambda _: 0.0))(params), stats),
+    )
+    if used is not False or penalty is not None:
+      grads = jax.tree.map(jnp.add, grads, more)
     updates, opt_state = prox.update(
-      grads,
+      corrected(grads, correction),
       learner.opt_state,
-      learner.params,
+      params,
       codebooks=learner.codebooks,
       learning_rate=rates.learning_rate,
       strength=rates.strength,
     )
     learner = learner._replace(
-      params=optax.apply_updates(learner.params, updates),
+      params=optax.apply_updates(params, updates),
+      stats=stats,
       opt_state=opt_state,
     )
     if has_codebooks(learner.codebooks):
-      learner = centers_step(learner, objective, rates, penalty)
-      learner = learner._replace(quantized_stats=stats[1])
-    return learner._replace(stats=stats[0]), loss
+      learner = centers_step(learner, used, objective, rates, penalty)
+      learner = learner._replace(
+        quantized_stats=quantized_stats,
+        codebooks=codebook_tree.in_program(learner.codebooks),
+      )
+    return learner, loss
 
-  def centers_step(learner, objective, rates, penalty):
+  def loss_at_x(params, objective, stats):
+    loss, stats = objective(params, stats)
+    return loss, (loss, stats)
+
+  def quantized_loss(params, learner, objective, penalty):
+    """The loss of the quantized model, as far as it counts, and its stats."""
+    quantized = quantize(params, learner.codebooks)
+    at = jax.lax.stop_gradient(quantized) if hard else quantized
+    loss, stats = objective(at, learner.quantized_stats)
+    loss = jnp.where(codebook_tree.is_quantized(learner.codebooks), loss, 0.0)
+    return loss if penalty is None else loss + penalty(quantized), stats
+
+  def centers_step(learner, used, objective, rates, penalty):
     def centers_loss(centers):
       codebooks = codebook_tree.with_centers(learner.codebooks, centers)
       params = quantize(learner.params, codebooks)
@@ -317,7 +330,7 @@ def make_alternating(
       return loss if penalty is None else loss + penalty(params)
 
     centers = codebook_tree.get_centers(learner.codebooks)
-    grads = jax.grad(centers_loss)(centers)
+    grads = where_used(used, lambda: jax.grad(centers_loss)(centers))
     updates, state = centers_chain.update(
       grads,
       learner.centers_opt_state,

@@ -30,6 +30,12 @@ GRANULARITIES = ("tensor", "channel")
 _MIN_GAP = 1e-8
 
 
+def _static(default: Any) -> Any:
+  """A field that is part of a program, and no array."""
+  metadata = {"static": True}
+  return dataclasses.field(default=default, kw_only=True, metadata=metadata)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Codebook:
@@ -40,14 +46,27 @@ class Codebook:
       `[channels, max_levels]`. Entries from `levels` on are padding.
     levels: int32 number of valid centers, `[]` or `[channels]`; 0 means full
       precision, where every operation is the identity.
+    most: static: no learner of the program has more levels than that, though
+      there may be room for more; None if all may be in use. See `in_room`.
+    mixed: static: whether learners of the program differ in how many levels
+      they have, so that it may branch (`levels_in_use`).
   """
 
   centers: jax.Array
   levels: jax.Array
+  most: int | None = _static(None)
+  mixed: bool = _static(False)
 
   @property
   def max_levels(self) -> int:
     return self.centers.shape[-1]
+
+  def in_room(self) -> "Codebook":
+    """The codebook without room for more levels than `most`."""
+    if self.most is None:
+      return self
+    centers = self.centers[..., : self.most]
+    return dataclasses.replace(self, centers=centers, most=None)
 
 
 def check_bits(bits: Any, field: str = "bits") -> None:
@@ -328,6 +347,9 @@ def hard_quantize(
   Returns:
     An array of the shape of x with at most `levels` distinct values.
   """
+  codebook = codebook.in_room()
+  if not codebook.max_levels:
+    return x
   index = nearest(x, codebook)
   level = look_up(index, codebook, deterministic=deterministic)
   quantized = jnp.broadcast_to(codebook.levels > 0, x.shape) & ~jnp.isnan(x)

@@ -149,6 +149,22 @@ def init_codebooks(
   return codebooks
 
 
+def in_program(
+  codebooks: Any, *, most: int | None = None, mixed: bool = False
+) -> Any:
+  """The same codebooks, as those of a program's learners.
+
+  Args:
+    codebooks: a tree of codebooks.
+    most: see `Codebook`; None if nothing is known.
+    mixed: see `Codebook`.
+  """
+  return map_codebooks(
+    lambda codebook: dataclasses.replace(codebook, most=most, mixed=mixed),
+    codebooks,
+  )
+
+
 def full_precision(params: Any) -> Any:
   """A tree of codebooks that is statically empty: nothing is quantized."""
   return jax.tree.map(lambda _: optax.MaskedNode(), params)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from quped_jax import checks
 from quped_jax.quantization import codebook as codebook_lib
-from quped_jax.quantization import level_sums
+from quped_jax.quantization import level_sums, levels_in_use
 from quped_jax.quantization.codebook import Codebook
 
 NORMS = ("l1", "l2")
@@ -71,15 +71,30 @@ def weights_prox(
     ValueError: unknown norm.
   """
   check_norm(norm)
-  level = codebook_lib.hard_quantize(y, codebook)
-  if norm == "l1":
-    distance = y - level
-    shrunk = jnp.maximum(jnp.abs(distance) - threshold, 0)
-    x = level + jnp.sign(distance) * shrunk
-  else:
-    share = _share(threshold)
-    x = y * (1 - share) + level * share
-  return jnp.where(codebook.levels > 0, x, y)
+  codebook = codebook.in_room()
+  if not codebook.max_levels:
+    return y
+
+  def pulled(y, codebook, threshold):
+    level = codebook_lib.hard_quantize(y, codebook)
+    if norm == "l1":
+      distance = y - level
+      shrunk = jnp.maximum(jnp.abs(distance) - threshold, 0)
+      x = level + jnp.sign(distance) * shrunk
+    else:
+      share = _share(threshold)
+      x = y * (1 - share) + level * share
+    return jnp.where(codebook.levels > 0, x, y).astype(y.dtype)
+
+  def few(y, codebook, threshold):
+    return pulled(y, levels_in_use.small(codebook), threshold)
+
+  branches = levels_in_use.Branches(
+    none=lambda y, *_: y, few=few, many=pulled, otherwise=pulled
+  )
+  return levels_in_use.branch(
+    codebook, y.size, branches, y, codebook, jnp.asarray(threshold)
+  )
 
 
 def _share(threshold, count=1) -> jax.Array:
@@ -148,7 +163,41 @@ def centers_prox(
       )
 
     return jax.vmap(of_channel, in_axes=(0, -1, 0))(mu, weights, codebook)
-  weights = weights.ravel()
+  codebook = codebook.in_room()
+  room = codebook.max_levels
+  if not room:
+    return mu
+  prox = functools.partial(
+    _prox_of_levels, norm=norm, method=method, deterministic=deterministic
+  )
+
+  def few(mu, weights, codebook, threshold):
+    moved = prox(
+      mu[: levels_in_use.FEW],
+      weights,
+      levels_in_use.small(codebook),
+      threshold,
+    )
+    return jnp.concatenate([moved, mu[levels_in_use.FEW :]])
+
+  moved = levels_in_use.branch(
+    codebook,
+    weights.size,
+    levels_in_use.Branches(
+      none=lambda mu, *_: mu, few=few, many=prox, otherwise=prox
+    ),
+    mu[:room],
+    weights.ravel(),
+    codebook,
+    jnp.asarray(threshold),
+  )
+  return jnp.concatenate([moved, mu[room:]])
+
+
+def _prox_of_levels(
+  mu, weights, codebook, threshold, *, norm, method, deterministic
+):
+  """`centers_prox` of one tensor or channel, all of whose levels count."""
   index = codebook_lib.nearest(weights, codebook)
   levels = mu.shape[0]
   if norm == "l2":
@@ -163,8 +212,8 @@ def centers_prox(
     (balance,) = level_sums.sum_by_level([side], index, levels, deterministic)
     moved = mu + threshold * balance
   else:
-    moved = _exact_l1(mu, weights, index, jnp.asarray(threshold), deterministic)
-  return jnp.where(codebook_lib.valid(codebook), moved, mu)
+    moved = _exact_l1(mu, weights, index, threshold, deterministic)
+  return jnp.where(codebook_lib.valid(codebook), moved, mu).astype(mu.dtype)
 
 
 def _exact_l1(mu, weights, index, threshold, deterministic):

@@ -8,11 +8,19 @@ its form (`form`), not on which machine it is traced.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from quped_jax.quantization import soft_steps, soft_window
+from quped_jax.quantization import (
+  levels_in_use,
+  soft_bins,
+  soft_steps,
+  soft_window,
+)
+from quped_jax.quantization.codebook import Codebook
 
 # Up to this number of levels, all steps are summed. On an H200, the value and
 # both gradients of 1.6 million weights with 16 levels take 0.124 ms, against
@@ -36,78 +44,132 @@ def form(platform: str, levels: int, points: int) -> str:
   return "table" if points * levels <= _TABLE else "windowed"
 
 
-def _by_platform(forms, levels, points, *args):
-  on_cpu = forms[form("cpu", levels, points)]
-  elsewhere = forms[form("accelerator", levels, points)]
-  if on_cpu is elsewhere:
-    return on_cpu(*args)
-  return jax.lax.platform_dependent(*args, cpu=on_cpu, default=elsewhere)
+class Steps(NamedTuple):
+  """What is static of a sum over steps.
+
+  Attributes:
+    sharpness: of the steps, in gaps, if it is a number, from which the number
+      of bins follows; None for no bins.
+    deterministic: see `level_sums.form`, of the gradients.
+    mixed: see `Codebook`.
+  """
+
+  sharpness: float | None
+  deterministic: bool
+  mixed: bool = False
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def stepped(bins, deterministic, x, centers, levels, slope):
+def _chosen(
+  steps: Steps,
+  of_form: Callable[..., Any],
+  none: Callable[..., Any],
+  x: jax.Array,
+  centers: jax.Array,
+  levels: jax.Array,
+  *args: Any,
+) -> Any:
+  """What the fastest form gives, on the platform and for the levels in use.
+
+  Args:
+    steps: what is static.
+    of_form: `(form, bins) -> (x, centers, levels, *args) -> results`; the
+      centers may be fewer than `max_levels`.
+    none: `(x, centers, levels, *args) -> results` in full precision.
+    x: weights.
+    centers: the levels, `[max_levels]`.
+    levels: how many of them are valid.
+    *args: further ones.
+  """
+  max_levels = centers.shape[0]
+
+  def on(platform, room):
+    bins = 0
+    if steps.sharpness is not None:
+      bins = soft_bins.bin_count(room, steps.sharpness, x.size)
+    return form(platform, room, bins or x.size), bins
+
+  def few(x, centers, *args):
+    small = on("cpu", levels_in_use.FEW)
+    return of_form(*small)(x, centers[: levels_in_use.FEW], *args)
+
+  on_cpu, elsewhere = on("cpu", max_levels), on("accelerator", max_levels)
+  many = of_form(*on_cpu)
+  branches = levels_in_use.Branches(
+    none=none,
+    few=few,
+    many=many,
+    otherwise=many if elsewhere == on_cpu else of_form(*elsewhere),
+  )
+  codebook = Codebook(centers, levels, mixed=steps.mixed)
+  given = x, centers, levels, *args
+  return levels_in_use.branch(codebook, x.size, branches, *given)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def stepped(steps, x, centers, levels, slope):
   """The sum over the steps, in the form that is fastest on the platform.
 
   Args:
-    bins: how many bins the forms "table" and "windowed", and the gradients,
-      take; 0 for none.
-    deterministic: see `level_sums.form`, of the gradients.
+    steps: what is static.
     x: weights, any shape.
     centers: the levels, `[max_levels]`, of the dtype of x.
     levels: how many of them are valid.
     slope: P, the slope of the steps.
 
   Returns:
-    Quantized weights, of the shape of x.
+    Quantized weights, of the shape of x; in full precision anything.
   """
-  return _stepped_fwd(bins, deterministic, x, centers, levels, slope)[0]
+  return _stepped_fwd(steps, x, centers, levels, slope)[0]
 
 
-def _stepped_fwd(bins, deterministic, x, centers, levels, slope):
-  del deterministic
+def _stepped_fwd(steps, x, centers, levels, slope):
 
-  def dense(x, centers, levels, slope):
-    del levels
-    return soft_steps.dense_value(x, centers, slope), jnp.int32(0)
+  def of_form(name, bins):
+    def value(x, centers, levels, slope):
+      if name == "windowed":
+        return soft_window.value(bins, x, centers, levels, slope)
+      if name == "table":
+        return soft_steps.table_value(bins, x, centers, slope), jnp.int32(0)
+      return soft_steps.dense_value(x, centers, slope), jnp.int32(0)
 
-  def table(x, centers, levels, slope):
-    del levels
-    return soft_steps.table_value(bins, x, centers, slope), jnp.int32(0)
+    return value
 
-  forms = {
-    "dense": dense,
-    "together": dense,
-    "table": table,
-    "windowed": functools.partial(soft_window.value, bins),
-  }
-  sizes = centers.shape[0], bins or x.size
-  soft, width = _by_platform(forms, *sizes, x, centers, levels, slope)
+  def none(x, *_):
+    return x, jnp.int32(0)
+
+  soft, width = _chosen(steps, of_form, none, x, centers, levels, slope)
   return soft, (x, centers, levels, slope, width)
 
 
-def _stepped_bwd(bins, deterministic, residuals, cotangent):
-  def dense(bins, together, x, cotangent, centers, levels, slope, width):
-    del levels, width
-    return soft_steps.dense_gradients(
-      bins, x, cotangent, centers, slope, together=together
-    )
-
-  def table(x, cotangent, centers, levels, slope, width):
-    del levels, width
-    return soft_steps.table_gradients(
-      bins, deterministic, x, cotangent, centers, slope
-    )
-
-  forms = {
-    "dense": functools.partial(dense, bins, False),
-    "together": functools.partial(dense, 0, True),
-    "table": table,
-    "windowed": functools.partial(soft_window.gradients, bins, deterministic),
-  }
+def _stepped_bwd(steps, residuals, cotangent):
   x, centers, levels, slope, width = residuals
-  sizes = centers.shape[0], bins or x.size
-  to_x, gradient = _by_platform(
-    forms, *sizes, x, cotangent, centers, levels, slope, width
+  max_levels = centers.shape[0]
+
+  def of_form(name, bins):
+    def gradients(x, centers, levels, cotangent, slope, width):
+      given = x, cotangent, centers
+      if name == "windowed":
+        to_x, gradient = soft_window.gradients(
+          bins, steps.deterministic, *given, levels, slope, width
+        )
+      elif name == "table":
+        to_x, gradient = soft_steps.table_gradients(
+          bins, steps.deterministic, *given, slope
+        )
+      else:
+        together = name == "together"
+        to_x, gradient = soft_steps.dense_gradients(
+          0 if together else bins, *given, slope, together=together
+        )
+      return to_x, levels_in_use.widened(gradient, max_levels)
+
+    return gradients
+
+  def none(x, centers, *_):
+    return jnp.zeros_like(x), jnp.zeros_like(centers)
+
+  to_x, gradient = _chosen(
+    steps, of_form, none, x, centers, levels, cotangent, slope, width
   )
   return to_x, gradient, None, jnp.zeros_like(slope)
 

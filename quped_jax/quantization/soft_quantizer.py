@@ -22,7 +22,7 @@ import numpy as np
 
 from quped_jax import checks
 from quped_jax.quantization import codebook as codebook_lib
-from quped_jax.quantization import codebook_tree, soft_bins, soft_forms
+from quped_jax.quantization import codebook_tree, soft_forms
 from quped_jax.quantization.codebook import Codebook
 
 SHARPNESS_UNITS = ("gap", "absolute")
@@ -105,16 +105,20 @@ def soft_quantize(
   Returns:
     An array of the shape of x.
   """
+  codebook = codebook.in_room()
+  if not codebook.max_levels:
+    return x
   slope = steepness(codebook, sharpness, unit)
   dtype = jnp.result_type(x, codebook.centers)
   weights = x.astype(dtype)
   centers = codebook_lib.view_centers(codebook).astype(dtype)
   slope = slope.astype(dtype)
-  bins = 0
+  in_gaps = None
   if unit == "gap" and not codebook_lib.is_traced(sharpness):
-    bins = soft_bins.bin_count(codebook.max_levels, float(sharpness), x.size)
+    in_gaps = float(sharpness)
+  steps = soft_forms.Steps(in_gaps, deterministic, codebook.mixed)
   soft: jax.Array = soft_forms.stepped(
-    bins, deterministic, weights, centers, codebook.levels, slope
+    steps, weights, centers, codebook.levels, slope
   )
   return jnp.where(codebook.levels > 0, soft.astype(x.dtype), x)
 

@@ -10,7 +10,6 @@ import pytest
 from quped_jax.methods.blocks.distill import cross_entropy
 from quped_jax.quantization.alternating import (
   Rates,
-  add_loss,
   current,
   deployed,
   freeze,
@@ -24,6 +23,7 @@ from quped_jax.quantization.codebook_tree import (
 )
 from quped_jax.quantization.optimizers import base_optimizer
 from quped_jax.quantization.soft_quantizer import soft_quantize_tree
+from quped_jax.quantization.views import add_loss
 from tests.quantization.learners import (
   INPUTS,
   LABELS,
@@ -371,7 +371,7 @@ def test_views_are_the_models_whose_losses_count(estimator):
   alternating = make(estimator=estimator, sharpness=4.0)
   learner = make_learner(alternating)
   at_x, quantized = alternating.views(learner)
-  assert at_x == (learner.params, learner.stats, True)
+  assert at_x == (learner.params, learner.stats, True, True)
   if estimator == "hard":
     want = hard_quantize_tree(learner.params, learner.codebooks)
   else:
@@ -384,7 +384,7 @@ def test_views_are_the_models_whose_losses_count(estimator):
 
   frozen = freeze(learner)
   (view,) = alternating.views(frozen)
-  assert view == (frozen.params, frozen.quantized_stats, True)
+  assert view == (frozen.params, frozen.quantized_stats, True, True)
 
   mixed = make_learner(alternating, bits=32)
   _, quantized = alternating.views(mixed)
@@ -393,7 +393,7 @@ def test_views_are_the_models_whose_losses_count(estimator):
 
   full = make_learner(alternating, codebooks=full_precision(make_params()))
   (view,) = alternating.views(full)
-  assert view == (full.params, full.stats, True)
+  assert view == (full.params, full.stats, True, True)
 
 
 def test_init_starts_both_statistics_alike():
