@@ -293,6 +293,8 @@ def _build_simulation(
     max_message_norm=settings.max_message_norm
     or (checks.LARGEST if settings.dp_clip else 0.0),
     deterministic=settings.deterministic,
+    for_levels=built.for_levels if settings.quantized else None,
+    rounds=settings.rounds,
   )
 
 

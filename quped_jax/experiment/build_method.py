@@ -1,6 +1,7 @@
 """Third step of assembly, the method: training, budget, and wrappers."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -28,11 +29,14 @@ class BuiltMethod(NamedTuple):
     method: the method, with its wrappers.
     training: how clients train.
     settings: all settings, with `steps` as they follow from epochs and budget.
+    for_levels: `most levels -> method`, the same for clients that have no more
+      levels than that.
   """
 
   method: api.FederatedMethod
   training: Training
   settings: Settings
+  for_levels: Callable[[int], api.FederatedMethod]
 
 
 def build_method(
@@ -60,8 +64,12 @@ def build_method(
   settings = _with_epochs(settings, federation)
   entry = methods.get_method(settings.method)
 
-  def make(steps: int) -> tuple[api.FederatedMethod, Training]:
-    training = make_training(dataclasses.replace(settings, steps=steps), bits)
+  def make(
+    steps: int, most_levels: int | None = None
+  ) -> tuple[api.FederatedMethod, Training]:
+    training = make_training(
+      dataclasses.replace(settings, steps=steps), bits, most_levels
+    )
     options = settings.options()
     return entry.build(models, training, options, federation), training
 
@@ -83,7 +91,13 @@ def build_method(
   if assigned is None:
     turns = settings.turns
     assigned = [turns[i % len(turns)] for i in range(settings.clients)]
-  return BuiltMethod(_wrapped(settings, method, assigned), training, settings)
+  wrapped = functools.partial(_wrapped, settings, assigned=assigned)
+  return BuiltMethod(
+    wrapped(method),
+    training,
+    settings,
+    lambda most_levels: wrapped(make(steps, most_levels)[0]),
+  )
 
 
 def build_guarantee(settings: Settings) -> dict[str, Any] | None:

@@ -24,20 +24,28 @@ def make_schedule(settings: Settings) -> Schedule:
 
 
 def make_training(
-  settings: Settings, bits: Sequence[int] | None = None
+  settings: Settings,
+  bits: Sequence[int] | None = None,
+  most_levels: int | None = None,
 ) -> Training:
   """How clients train.
 
   Args:
     settings: all settings, with `steps` as they are.
     bits: precisions of all clients, if not those that the settings name.
+    most_levels: how many levels the clients that train have at most, if not all
+      of them do.
   """
   bits = settings.turns if bits is None else bits
   quantized = min(bits) < codebook_lib.FULL_PRECISION
   return Training(
     steps=settings.steps,
     batch_size=settings.batch_size,
-    alternating=_alternating(settings, mixed=levels_in_use.are_mixed(bits)),
+    alternating=_alternating(
+      settings,
+      most=most_levels,
+      mixed=most_levels is None and levels_in_use.are_mixed(bits),
+    ),
     shared_optimizer=_optimizer(settings, settings.shared_optimizer),
     max_levels=codebook_lib.max_levels_for(bits) if quantized else None,
     granularity=settings.granularity,
@@ -54,7 +62,9 @@ def _momentum(settings: Settings) -> float | None:
   return {"sgd": 0.0, "momentum": settings.momentum}.get(settings.optimizer)
 
 
-def _alternating(settings: Settings, mixed: bool) -> alternating.Alternating:
+def _alternating(
+  settings: Settings, most: int | None, mixed: bool
+) -> alternating.Alternating:
   """The step for weights and levels."""
   weights = [_optimizer(settings, settings.optimizer)]
   if settings.weight_clip:
@@ -74,6 +84,7 @@ def _alternating(settings: Settings, mixed: bool) -> alternating.Alternating:
     norm=settings.norm,
     center_prox=settings.center_prox,
     deterministic=settings.deterministic,
+    most=most,
     mixed=mixed,
   )
 

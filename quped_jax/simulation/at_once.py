@@ -109,9 +109,19 @@ def _on_accelerator(share, slots, estimate, limit):
   )
 
 
+def slower(parts: int, nbytes: int) -> float:
+  """By what share a round takes longer if clients run in so many parts.
+
+  Args:
+    parts: how many follow one another, on an accelerator.
+    nbytes: that all of these clients take while they run.
+  """
+  return (parts - 1) / (1 + nbytes / _STARTING_BYTES)
+
+
 def _most_chunks(nbytes: int) -> int:
   """In how many chunks these bytes of clients are nearly as fast as in one."""
-  return 1 + int(_SLOWER * (1 + nbytes / _STARTING_BYTES))
+  return 1 + int(_SLOWER / slower(2, nbytes))
 
 
 def _dividing(share: int, wanted: int, least: int, most: int) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from quped_jax.data.federation import Federation
 from quped_jax.simulation import memory as memory_lib
 from quped_jax.simulation import placement
+from quped_jax.simulation import round_in_pieces as pieces
 from quped_jax.simulation.evaluate import Evaluation
 from quped_jax.simulation.layout import DIVIDED, SAME, fetch
 from quped_jax.simulation.owners import owners_of, with_fillers
@@ -116,7 +117,8 @@ class Backend(abc.ABC):
       of most programs.
     data_specs: their specs for `shard`.
     initialize: the program of `Engine.init`.
-    close: that of `Engine.close`, which takes over the buffers of the state.
+    close: that of `round_in_pieces.finish`, which takes over the buffers of the
+      state.
     freeze: that of the method's `begin_finetune`, over clients `[slots, ...]`,
       whose buffers it takes over.
   """
@@ -160,7 +162,10 @@ class Backend(abc.ABC):
       engine.init, (SAME, DIVIDED, *self.data_specs), STATE
     )
     self.close = self.shard(
-      engine.close, (STATE, DIVIDED, SAME), (STATE, SAME), donate=(0,)
+      functools.partial(pieces.finish, engine),
+      (STATE, DIVIDED, SAME),
+      (STATE, SAME),
+      donate=(0,),
     )
     begin = engine.method.begin_finetune or (lambda client: client)
     self.freeze = self.shard(jax.vmap(begin), (DIVIDED,), DIVIDED, donate=(0,))

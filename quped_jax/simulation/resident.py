@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from quped_jax.simulation import round_in_pieces as pieces
 from quped_jax.simulation import store as store_lib
 from quped_jax.simulation.layout import DIVIDED, SAME
 from quped_jax.simulation.owners import positions
@@ -27,10 +28,12 @@ class Resident(Backend):
     self._whole = self.shard(
       engine.rounds, (STATE, SAME, *data), (STATE, SAME), donate=(0,)
     )
-    self._open = self.shard(engine.open, (STATE, *data), DIVIDED)
+    self._open = self.shard(
+      functools.partial(pieces.begin, engine), (STATE, *data), DIVIDED
+    )
     self._chunks = {
       cohort: self.shard(
-        functools.partial(engine.chunk, cohort=cohort),
+        functools.partial(pieces.run_chunk, engine, cohort=cohort),
         (STATE, DIVIDED, DIVIDED, SAME, *data),
         (STATE, DIVIDED),
         donate=(0, 1),

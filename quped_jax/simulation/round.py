@@ -8,7 +8,7 @@ them.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from quped_jax.methods import api
 from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import contexts
 from quped_jax.simulation import divergence as divergence_lib
+from quped_jax.simulation import sub_cohorts as sub_cohorts_lib
 from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.schedule import Schedule
 from quped_jax.simulation.state import Heard, Population, SimulationState
@@ -44,10 +45,12 @@ class Engine:
     max_message_norm: a client whose message is longer has diverged; 0 to
       compare with the norms of earlier rounds.
     calibrate: whether the first round is first run for its norms alone.
-    updates: {cohort: `update`, once it was called}. A client's round is by far
-      the longest to trace, and is traced for its shapes before it is compiled;
-      `jax.jit` traces it once for all who call it with arrays of the same
-      shapes.
+    sub_cohorts: {cohort: parts that run one after the other}, of those cohorts
+      that are divided; everyone takes part in every round.
+    updates: {what clients do: `update`, once it was called}. A client's round
+      is by far the longest to trace, and is traced for its shapes before it is
+      compiled; `jax.jit` traces it once for all who call it with arrays of the
+      same shapes.
   """
 
   method: api.FederatedMethod
@@ -57,7 +60,10 @@ class Engine:
   slots_are_participants: bool = False
   max_message_norm: float = 0.0
   calibrate: bool = False
-  updates: dict[str, Any] = dataclasses.field(
+  sub_cohorts: Mapping[str, Sequence[sub_cohorts_lib.Part]] = dataclasses.field(
+    default_factory=dict
+  )
+  updates: dict[Any, Any] = dataclasses.field(
     default_factory=dict, compare=False, repr=False
   )
 
@@ -100,25 +106,38 @@ class Engine:
       divergence_lib.new_monitor(not self.calibrate),
     )
 
-  def update(self, state, federation, population, cohort, client_id, client):
+  def update(
+    self,
+    state,
+    federation,
+    population,
+    cohort,
+    client_id,
+    client,
+    part: sub_cohorts_lib.Part | None = None,
+  ):
     """A client's round: what it downloads, and its ClientResult."""
-    if cohort not in self.updates:
-      self.updates[cohort] = jax.jit(functools.partial(self._update, cohort))
+    kind = cohort, part and part.clients
+    if kind not in self.updates:
+      method = part.method if part else self.method
+      self.updates[kind] = jax.jit(
+        functools.partial(self._update, method, cohort)
+      )
     # Not what belongs to other clients, whose number differs between callers.
     state = state._replace(clients=None, members=None, divergence=None)
-    return self.updates[cohort](
-      state, federation, population, client_id, client
-    )
+    return self.updates[kind](state, federation, population, client_id, client)
 
-  def _update(self, cohort, state, federation, population, client_id, client):
+  def _update(
+    self, method, cohort, state, federation, population, client_id, client
+  ):
     key = jax.random.fold_in(state.key, state.round)
     context = contexts.of_client(
       self.schedule, state.round, key, federation, population, client_id
     )
     num_steps = population.participation.num_steps(context.key)
     about = contexts.about_client(state, federation, population, client_id)
-    download = self.method.broadcast(state.server, about, cohort)
-    return download, self.method.client_update(
+    download = method.broadcast(state.server, about, cohort)
+    return download, method.client_update(
       download,
       client,
       federation.client(client_id),
@@ -134,8 +153,8 @@ class Engine:
     kept = part, jnp.asarray(result.weight, jnp.float32), jnp.bool_(True)
     return divergence_lib.keep(sent, kept, jax.tree.map(jnp.zeros_like, kept))
 
-  def client_step(self, state, federation, population, cohort):
-    """A client's round, as a step for `run_clients`.
+  def client_step(self, state, federation, population, cohort, run_by=None):
+    """A client's round, as a step for `run_clients`; maybe of a sub-cohort.
 
     The round of a client that diverges is undone, as if it had been absent.
 
@@ -147,7 +166,7 @@ class Engine:
       client, _, record = slot
       about = contexts.about_client(state, federation, population, client_id)
       _, result = self.update(
-        state, federation, population, cohort, client_id, client
+        state, federation, population, cohort, client_id, client, run_by
       )
       samples = federation.train.of_client(client_id).count
       tally = divergence_lib.judge(
@@ -205,7 +224,7 @@ class Engine:
     """Who takes part in a round, bool `[clients]`."""
     return population.participation.present(key, round_, self.num_clients)
 
-  def _choose(self, state, population, cohort):
+  def choose(self, state, population, cohort):
     """Which of this device's clients take part; None for all of its slots."""
     members = state.members[cohort]
     slots, participation = members.shape[0], population.participation
@@ -218,7 +237,7 @@ class Engine:
     most = min(participation.most(self.num_clients), slots)
     return clients_lib.choose((members >= 0) & takes_part[members], most)
 
-  def _close(self, state, carries, public):
+  def end(self, state, carries, public):
     """The server's step, from what each device summed and collected."""
     heard = self.layout.sum({name: carry[0] for name, carry in carries.items()})
     aggregates = {
@@ -263,22 +282,48 @@ class Engine:
 
     return {cohort: zero(cohort) for cohort in self.sizes}
 
-  def _run(self, state, zeros, federation, population):
+  def run(self, state, zeros, federation, population):
     """All participants of all cohorts: (state, carries)."""
     clients, records, carries = {}, {}, {}
     for cohort in self.sizes:
       zero, parts = zeros[cohort]
-      slots, heard = clients_lib.run_clients(
-        self.client_step(state, federation, population, cohort),
-        state.members[cohort],
-        (state.clients[cohort], parts, state.divergence[cohort]),
-        chunk_size=self.layout.chunk_size,
-        chosen=self._choose(state, population, cohort),
-        zero=zero,
+      run = functools.partial(
+        self._run_cohort, state, federation, population, cohort, zero
       )
+      slots = state.clients[cohort], parts, state.divergence[cohort]
+      if cohort not in self.sub_cohorts:
+        slots, heard = run(slots, None)
+      else:
+        heard = zero
+        for part in self.sub_cohorts[cohort]:
+          slots, more = run(slots, part)
+          heard = jax.tree.map(jnp.add, heard, more)
       clients[cohort], parts, records[cohort] = slots
       carries[cohort] = heard, parts
     return state._replace(clients=clients, divergence=records), carries
+
+  def _run_cohort(
+    self, state, federation, population, cohort, zero, slots, part
+  ):
+    """All participants of a cohort, or those of a part of it: (slots, heard).
+
+    The state's own clients are those before the round; `slots` go on.
+    """
+    members = state.members[cohort]
+    if part is None:
+      chosen = self.choose(state, population, cohort)
+    else:
+      bits = population.spec.bits[members]
+      of_part = jnp.isin(bits, jnp.array(part.clients.bits, bits.dtype))
+      chosen = clients_lib.choose((members >= 0) & of_part, part.clients.count)
+    return clients_lib.run_clients(
+      self.client_step(state, federation, population, cohort, part),
+      members,
+      slots,
+      chunk_size=self.layout.chunk_size,
+      chosen=chosen,
+      zero=zero,
+    )
 
   def rounds(self, state, rounds, federation, population):
     """Several rounds, at least one: (state, metrics of the last).
@@ -288,8 +333,8 @@ class Engine:
     zeros = self.zeros(state, federation, population)
 
     def round_(state):
-      state, carries = self._run(state, zeros, federation, population)
-      return self._close(state, carries, federation.public)
+      state, carries = self.run(state, zeros, federation, population)
+      return self.end(state, carries, federation.public)
 
     # All cohorts report the same metrics.
     nothing = next(iter(zeros.values()))[0]
@@ -299,81 +344,3 @@ class Engine:
     return jax.lax.fori_loop(
       0, rounds + more, lambda _, carry: round_(carry[0]), (state, metrics)
     )
-
-  # A round in pieces, for a loop on the host. Sums that are not yet those of
-  # all devices have a leading axis `[devices]` between the pieces.
-
-  def open(self, state, federation, population):
-    """Begins a round.
-
-    Returns:
-      {cohort: carry before anyone was heard}; and {cohort: who takes part}:
-      each device's positions and their number, or None for everyone.
-    """
-    orders = {}
-    for cohort in self.sizes:
-      chosen = self._choose(state, population, cohort)
-      orders[cohort] = (
-        None if chosen is None else (chosen.positions, chosen.count[None])
-      )
-    zeros = self.zeros(state, federation, population)
-    return _on_devices(zeros), orders
-
-  def chunk(self, state, carry, order, index, federation, population, cohort):
-    """One chunk of a cohort's clients: (state, carry)."""
-    step = self.client_step(state, federation, population, cohort)
-    members, (heard, parts) = state.members[cohort], carry
-    chosen = None
-    if order is not None:
-      most = min(
-        population.participation.most(self.num_clients), members.shape[0]
-      )
-      chosen = clients_lib.Chosen(order[0], order[1][0], most)
-    chosen, size, _ = clients_lib.divide(
-      members.shape[0], self.layout.chunk_size, chosen
-    )
-    (clients, parts, records), part = clients_lib.run_chunk(
-      step,
-      members,
-      (state.clients[cohort], parts, state.divergence[cohort]),
-      index,
-      size=size,
-      chosen=chosen,
-    )
-    part = jax.tree.map(lambda x: x[None], part)
-    heard = jax.tree.map(jnp.add, heard, part)
-    clients = {**state.clients, cohort: clients}
-    records = {**state.divergence, cohort: records}
-    return state._replace(clients=clients, divergence=records), (heard, parts)
-
-  def block(self, moved, state, carries, federation, population):
-    """Runs a block of participants, whose states are moved: (moved, carries).
-
-    The state holds these clients alone, and `moved` are their states and
-    DivergenceRecords. What a method collects of single messages is lost between
-    blocks, so such methods cannot be run in blocks.
-    """
-    state = state._replace(clients=moved[0], divergence=moved[1])
-    zeros = self.zeros(state, federation, population)
-    state, new = self._run(state, zeros, federation, population)
-    carries = jax.tree.map(jnp.add, carries, _on_devices(new))
-    return (state.clients, state.divergence), carries
-
-  def close(self, state, carries, public):
-    """Ends a round that was begun with `open`: (state, metrics)."""
-    return self._close(
-      state,
-      {
-        name: (jax.tree.map(lambda x: x[0], heard), parts)
-        for name, (heard, parts) in carries.items()
-      },
-      public,
-    )
-
-
-def _on_devices(carries):
-  """Gives each device's sums a leading axis over devices."""
-  return {
-    name: (jax.tree.map(lambda x: x[None], heard), parts)
-    for name, (heard, parts) in carries.items()
-  }

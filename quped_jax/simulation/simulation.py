@@ -16,6 +16,7 @@ from quped_jax.short_repr import short_repr
 from quped_jax.simulation import layout as layout_lib
 from quped_jax.simulation import sizes as sizes_lib
 from quped_jax.simulation import store as store_lib
+from quped_jax.simulation import sub_cohorts as sub_cohorts_lib
 from quped_jax.simulation.evaluate import Evaluation
 from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.program import Program
@@ -150,6 +151,9 @@ def make_simulation(
   store: Store | None = None,
   max_message_norm: float = 0.0,
   deterministic: bool = False,
+  for_levels: sub_cohorts_lib.ForLevels | None = None,
+  divided: bool | None = None,
+  rounds: int = 1,
 ) -> Simulation:
   """Makes the programs that simulate a federation.
 
@@ -170,6 +174,11 @@ def make_simulation(
       times the median of earlier rounds, see `quped_jax.simulation.divergence`.
     deterministic: whether programs must give the same bits in every run on a
       GPU too, see `program.options`; what the method computes must allow it.
+    for_levels: the method for clients that have no more levels than that, which
+      may save time; None if all clients run the same.
+    divided: whether, with it, clients run in sub-cohorts where everyone takes
+      part; None to choose, see `quped_jax.simulation.sub_cohorts`.
+    rounds: how many are to be run, in which a division should pay.
 
   Returns:
     The simulation; nothing is compiled yet.
@@ -199,8 +208,35 @@ def make_simulation(
     engine, calibrate=not max_message_norm and sizes.up > 0
   )
 
+  def parts(layout: Layout) -> dict[str, list[sub_cohorts_lib.Part]]:
+    """Of the cohorts that are divided."""
+    everyone = population.participation.is_everyone(federation.num_clients)
+    if not (for_levels and everyone) or backend.streams or layout.on_host:
+      return {}
+    if divided is False:
+      return {}
+    bits = np.asarray(population.spec.bits)
+    found = {}
+    for cohort, members in ids.items():
+      shares = [bits[own] for own in layout.groups([members])]
+      clients = sub_cohorts_lib.divide(shares)
+      pays = divided or sub_cohorts_lib.pay(
+        jax.default_backend(),
+        clients,
+        max(map(len, shares)),
+        sizes.estimate.client,
+        rounds * population.participation.steps * len(members),
+      )
+      if pays and len(clients) > 1:
+        found[cohort] = [
+          sub_cohorts_lib.Part(part, for_levels(part.most)) for part in clients
+        ]
+    return found
+
   def run_by(layout: Layout) -> Simulation:
-    laid_out = dataclasses.replace(engine, layout=layout)
+    laid_out = dataclasses.replace(
+      engine, layout=layout, sub_cohorts=parts(layout)
+    )
     evaluation = _evaluation(laid_out, federation)
     programs = backend(
       Blueprint(

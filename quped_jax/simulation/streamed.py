@@ -6,6 +6,7 @@ themselves wait for nobody: only what ends a round, and evaluations, cross
 between processes.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax.simulation import divergence as divergence_lib
+from quped_jax.simulation import round_in_pieces as pieces
 from quped_jax.simulation import store as store_lib
 from quped_jax.simulation.layout import DIVIDED, SAME, fetch
 from quped_jax.simulation.owners import (
@@ -59,10 +61,10 @@ class Streamed(Backend):
     super().__init__(blueprint, slots, groups)
     self._store, data = blueprint.store, self.data_specs
     self._zeros = self.shard(
-      lambda *args: engine.open(*args)[0], (STATE, *data), DIVIDED
+      lambda *args: pieces.begin(engine, *args)[0], (STATE, *data), DIVIDED
     )
     self.main = self.shard(
-      engine.block,
+      functools.partial(pieces.run_block, engine),
       (DIVIDED, STATE, DIVIDED, *data),
       (DIVIDED, DIVIDED),
       donate=(0,),
