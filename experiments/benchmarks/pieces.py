@@ -96,7 +96,12 @@ def _soft_form(levels: int, how: str):
 
   if how == "as chosen":
     return chosen
-  from quped_jax.quantization import soft_bins, soft_steps, soft_window
+  from quped_jax.quantization import (
+    soft_bins,
+    soft_steps,
+    soft_together,
+    soft_window,
+  )
 
   def form(x, cotangent, centers):
     slope = _SHARPNESS * (levels - 1) / (centers[-1] - centers[0])
@@ -106,12 +111,14 @@ def _soft_form(levels: int, how: str):
       soft, width = soft_window.value(bins, x, *rest)
       gradients = soft_window.gradients
       return soft, gradients(bins, False, x, cotangent, *rest, width)
-    together = how == "together"
+    if how == "together":
+      return (
+        soft_together.value(x, centers, slope),
+        soft_together.gradients(x, cotangent, centers, slope),
+      )
     return (
       soft_steps.dense_value(x, centers, slope),
-      soft_steps.dense_gradients(
-        0 if together else bins, x, cotangent, centers, slope, together=together
-      ),
+      soft_steps.dense_gradients(bins, x, cotangent, centers, slope),
     )
 
   return form

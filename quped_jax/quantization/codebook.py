@@ -290,7 +290,7 @@ def nearest(x: jax.Array, codebook: Codebook) -> jax.Array:
   """
   x = jax.lax.stop_gradient(x)
   border = _midpoints(codebook)
-  if level_sums.few(x):
+  if level_sums.few(x, codebook.max_levels):
     borders = jnp.broadcast_to(border, (*x.shape, border.shape[0]))
     return jnp.sum(x[..., None] > borders, axis=-1, dtype=jnp.int32)
   stride = -(-codebook.max_levels // level_sums.COMPARED)

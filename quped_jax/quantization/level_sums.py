@@ -29,26 +29,31 @@ FORMS = ("masked", "together", "scatter", "private", "integers")
 # Up to this number of levels are told apart by comparisons alone: on CPU, XLA
 # vectorizes these, but performs the loads of a lookup one at a time.
 COMPARED = 16
-# Up to this number of indices, loads take less time than comparisons are worth,
-# each of which makes a program longer, and slower to compile.
-_FEW = 4096
+# Up to this number of comparisons in all, a program is better short than fast:
+# each comparison with a level is an operation of it, and takes time to compile.
+# With up to so many levels it is short enough.
+_FEW, _FEW_LEVELS = 2**16, 4
 # Up to this number of places, sums are masked. On CPU, XLA scatters one number
 # at a time. On an H200, with 1.6 million weights, comparing with 288 places
 # takes 0.106 ms, and scattering into private copies of them 0.020.
 _MASKED = {"cpu": 4, "accelerator": 16}
 # The most copies of the places, and the most places in all copies: on an H200
-# 512 copies of 288 places take 0.020 ms, 64 copies 0.036, and one 0.342.
+# 512 copies of 288 places take 0.020 ms, 64 copies 0.036, and one 0.342. There
+# are never more places than weights, or clearing them would take longest.
 _COPIES, _PLACES = 512, 2**17
 # Bits of a sum of integers, without its sign and one to spare.
 _SUM_BITS = 30
 
 
-def form(platform: str, places: int, deterministic: bool = False) -> str:
+def form(
+  platform: str, places: int, weights: int, deterministic: bool = False
+) -> str:
   """The fastest of the FORMS, as far as measured.
 
   Args:
     platform: "cpu" or "accelerator".
     places: into how many places weights are added.
+    weights: how many they are.
     deterministic: whether sums of floats must be the same bit for bit in every
       run, as they are on a CPU in any form.
   """
@@ -56,19 +61,24 @@ def form(platform: str, places: int, deterministic: bool = False) -> str:
     return "masked" if platform == "cpu" else "together"
   if platform != "cpu" and deterministic:
     return "integers"
-  if platform == "cpu" or copies(places) == 1:
+  if platform == "cpu" or copies(places, weights) == 1:
     return "scatter"
   return "private"
 
 
-def copies(places: int) -> int:
+def copies(places: int, weights: int) -> int:
   """How many copies of the places the form "private" makes."""
-  return max(1, min(_COPIES, _PLACES // places))
+  return max(1, min(_COPIES, _PLACES // places, weights // places))
 
 
-def few(x: jax.Array) -> bool:
-  """Whether an array is so small that the length of its program counts most."""
-  return x.size <= _FEW
+def few(x: jax.Array, levels: int) -> bool:
+  """Whether the length of a program counts more than its speed.
+
+  Args:
+    x: what is compared with levels.
+    levels: how many.
+  """
+  return levels > _FEW_LEVELS and x.size * levels <= _FEW
 
 
 def entries(
@@ -88,7 +98,7 @@ def entries(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _entries(table, index, deterministic):
   del deterministic
-  if table.shape[0] > COMPARED or few(index):
+  if table.shape[0] > COMPARED or few(index, table.shape[0]):
     return jnp.asarray(table).at[index].get(mode="promise_in_bounds")
   found = jnp.broadcast_to(table[0], index.shape)
   for k in range(1, table.shape[0]):
@@ -179,13 +189,13 @@ def _add(values, index, bins, how, mode, deterministic=False):
   def by(name):
     if name in ("masked", "together"):
       return lambda v, i: _masked(v, i, bins, name == "together")
-    parts = 1 if name == "scatter" else copies(bins)
+    parts = 1 if name == "scatter" else copies(bins, index.size)
     if name == "integers" and jnp.issubdtype(values.dtype, jnp.floating):
       return functools.partial(_by_integers, bins=bins, parts=parts, mode=mode)
     return lambda v, i: _scattered(v, i, bins, parts, mode)
 
-  on_cpu = form("cpu", bins, deterministic)
-  elsewhere = form("accelerator", bins, deterministic)
+  on_cpu = form("cpu", bins, index.size, deterministic)
+  elsewhere = form("accelerator", bins, index.size, deterministic)
   if how is None and on_cpu != elsewhere:
     return jax.lax.platform_dependent(
       values, index, cpu=by(on_cpu), default=by(elsewhere)

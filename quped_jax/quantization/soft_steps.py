@@ -12,7 +12,7 @@ import functools
 
 import jax.numpy as jnp
 
-from quped_jax.quantization import level_sums, soft_bins
+from quped_jax.quantization import soft_bins
 
 
 def one_step(x, low, high, slope):
@@ -48,7 +48,7 @@ def dense_value(x, centers, slope):
   return soft
 
 
-def dense_gradients(bins, x, cotangent, centers, slope, *, together=False):
+def dense_gradients(bins, x, cotangent, centers, slope):
   """The gradients of `dense_value`.
 
   Args:
@@ -57,7 +57,6 @@ def dense_gradients(bins, x, cotangent, centers, slope, *, together=False):
     cotangent: of the quantized weights, likewise.
     centers: the levels, `[max_levels]`, of the dtype of x.
     slope: P, the slope of the steps.
-    together: whether all levels' gradients are sums of one reduction.
 
   Returns:
     (with respect to x, with respect to the centers).
@@ -74,8 +73,6 @@ def dense_gradients(bins, x, cotangent, centers, slope, *, together=False):
     to_level[k - 1] += -share - bend
     to_level[k] += share - bend
   terms = [cotangent * share for share in to_level]
-  if together:
-    return to_x, level_sums.sum_together(terms)
   # Level by level: a sum that computes its own terms takes one pass.
   return to_x, jnp.stack([jnp.sum(term) for term in terms])
 

@@ -128,9 +128,9 @@ def as_on_a_gpu(monkeypatch):
   """Has a CPU sum by level in the forms of an accelerator."""
   form = level_sums.form
 
-  def elsewhere(platform, places, deterministic=False):
+  def elsewhere(platform, places, weights, deterministic=False):
     del platform
-    return form("accelerator", places, deterministic)
+    return form("accelerator", places, weights, deterministic)
 
   monkeypatch.setattr(level_sums, "form", elsewhere)
 

@@ -156,8 +156,10 @@ def test_sums_of_integers_keep_the_type_of_their_values():
 
 @pytest.mark.parametrize("places", [2, 4, 5, 16, 17, 288, 2**17])
 def test_sums_that_must_be_the_same_again_scatter_no_floats(places):
-  assert level_sums.form("cpu", places, True) == level_sums.form("cpu", places)
-  name = level_sums.form("accelerator", places, True)
+  many = 2**20
+  on_cpu = [level_sums.form("cpu", places, many, det) for det in (True, False)]
+  assert on_cpu[0] == on_cpu[1]
+  name = level_sums.form("accelerator", places, many, True)
   assert name == ("together" if places <= 16 else "integers")
 
 
@@ -186,16 +188,27 @@ def test_the_platform_that_a_program_is_lowered_for_decides(
     return "scatter" in text, set(re.findall(r"tensor<(\d+)xi32>", text))
 
   for platform, name in names.items():
-    assert level_sums.form(kinds[platform], places) == name
+    assert level_sums.form(kinds[platform], places, 5000) == name
     assert lowered(platform) == lowered(platform, name)
     for other in {"scatter", "private"} - {name}:
-      if level_sums.copies(places) > 1:
+      if level_sums.copies(places, 5000) > 1:
         assert lowered(platform) != lowered(platform, other)
 
 
-def test_few_copies_are_made_of_many_places():
+@pytest.mark.parametrize("weights", [1, 500, 5000, 2**30])
+def test_few_copies_are_made_of_many_places_and_of_few_weights(weights):
   for places in (1, 2, 256, 257, 1632, 2**17, 2**20):
-    assert 1 <= level_sums.copies(places) <= 512
-    assert level_sums.copies(places) in (1, 512) or (
-      places * level_sums.copies(places) <= 2**17
-    )
+    copies = level_sums.copies(places, weights)
+    assert 1 <= copies <= 512
+    assert copies == 1 or places * copies <= min(2**17, weights)
+    # As many as that allows.
+    more = places * (copies + 1)
+    assert copies == 512 or more > min(2**17, weights)
+
+
+def test_short_programs_are_for_few_comparisons_with_many_levels():
+  few = jnp.zeros(4096)
+  assert not level_sums.few(few, 4)
+  assert level_sums.few(few, 16)
+  assert not level_sums.few(few, 17)
+  assert level_sums.few(jnp.zeros((16, 16)), 256)

@@ -14,26 +14,30 @@ from quped_jax.quantization.soft_quantizer import soft_quantize
 
 
 @pytest.mark.parametrize(
-  ("max_levels", "points", "on_cpu", "elsewhere"),
+  ("max_levels", "weights", "bins", "on_cpu", "elsewhere"),
   [
-    (2, 2**20, "dense", "together"),
-    (4, 2**20, "dense", "together"),
-    (16, 2**13, "table", "together"),
-    (16, 2**14, "windowed", "together"),
-    (256, 2**9, "table", "table"),
-    (256, 2**20, "windowed", "windowed"),
+    (2, 2**20, 0, "dense", "together"),
+    (4, 2**20, 744, "dense", "together"),
+    (16, 2**9, 0, "table", "together"),
+    (16, 2**10, 0, "windowed", "together"),
+    (16, 2**20, 2**13, "table", "together"),
+    (16, 2**20, 2**14, "windowed", "together"),
+    (256, 2**5, 0, "table", "table"),
+    (256, 2**9, 0, "windowed", "table"),
+    (256, 2**20, 0, "windowed", "windowed"),
+    (256, 2**20, 30_984, "windowed", "windowed"),
   ],
 )
 def test_size_and_platform_decide_which_form_is_taken(
-  max_levels, points, on_cpu, elsewhere
+  max_levels, weights, bins, on_cpu, elsewhere
 ):
-  assert soft_forms.form("cpu", max_levels, points) == on_cpu
-  assert soft_forms.form("accelerator", max_levels, points) == elsewhere
+  assert soft_forms.form("cpu", max_levels, weights, bins) == on_cpu
+  assert soft_forms.form("accelerator", max_levels, weights, bins) == elsewhere
 
 
 @pytest.mark.parametrize("max_levels", [2, 4, 16, 256])
 def test_the_platform_that_a_program_is_lowered_for_decides(max_levels):
-  """Whatever traces it: elsewhere one reduction for up to 16 levels."""
+  """Whatever traces it: elsewhere one kernel for up to 16 levels."""
 
   def loss(x, centers):
     codebook = Codebook(centers, jnp.int32(max_levels))
@@ -53,5 +57,6 @@ def test_the_platform_that_a_program_is_lowered_for_decides(max_levels):
     scatters, reductions = lowered(platform)
     assert scatters == (max_levels == 256)
     if max_levels <= 16:
-      assert reductions == 1
+      # As many as XLA puts into one kernel.
+      assert 0 < reductions <= 8
   assert lowered("cpu")[0] == (max_levels > 2)

@@ -1,4 +1,3 @@
-import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,21 +11,6 @@ from tests.levels import (
   make_levels,
   many_weights,
 )
-
-
-@pytest.mark.parametrize("levels", [2, 4, 16])
-def test_the_gradient_of_all_levels_by_one_reduction_is_the_same(levels):
-  x = jnp.linspace(-2.0, 2.0, 300)
-  cotangent = jnp.cos(5 * x)
-  centers = jnp.linspace(-1.0, 1.3, levels)
-  slope = jnp.float32(8.0)
-  one, single = (
-    soft_steps.dense_gradients(
-      0, x, cotangent, centers, slope, together=together
-    )
-    for together in (True, False)
-  )
-  chex.assert_trees_all_close(one, single, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("levels", [2, 5, 16])

@@ -11,7 +11,6 @@ References:
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from quped_jax import checks
 
@@ -25,8 +24,13 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     logits: `[batch, classes]`.
     labels: int `[batch]`.
   """
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  return jnp.mean(losses)
+  # A lookup of each sample's logit would be a gather and, for the gradient, a
+  # scatter: two kernels more on an accelerator, where comparisons are fused.
+  chosen = labels[:, None] == jnp.arange(logits.shape[-1])[None]
+  largest = jnp.max(logits, axis=-1, keepdims=True)
+  logits = logits - jax.lax.stop_gradient(largest)
+  own = jnp.sum(logits, axis=-1, where=chosen)
+  return jnp.mean(jnp.log(jnp.sum(jnp.exp(logits), axis=-1)) - own)
 
 
 def kl_divergence(

@@ -1,0 +1,101 @@
+"""The soft quantizer's sum over all steps, in the form for accelerators.
+
+An accelerator spends its time on moving weights, not on sigmoids: with up to 16
+levels the value, the gradient of the weights and the gradient of all levels
+take one kernel each, which reads every weight once. XLA would otherwise compute
+the sigmoids that the three have in common once, and keep them in memory, an
+array for each step; the barriers tell it not to.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from quped_jax.quantization import level_sums
+
+# In one kernel.
+_REDUCTIONS = 8
+
+
+def _shares(x, centers, slope):
+  """The share that each weight has climbed of each step, from below."""
+  # The middles are one array, of which kernels read what they need: a kernel
+  # takes so many arguments, and no more.
+  middles = centers[:-1] / 2 + centers[1:] / 2
+  middles, slope = jax.lax.optimization_barrier((middles, slope))
+  return [
+    jax.nn.sigmoid(slope * (x - middles[k])) for k in range(middles.shape[0])
+  ]
+
+
+def value(x, centers, slope):
+  """The sum over all steps, as in the definition.
+
+  Args:
+    x: weights, any shape.
+    centers: the levels, `[max_levels]`, of the dtype of x.
+    slope: P, the slope of the steps.
+
+  Returns:
+    Quantized weights, of the shape of x.
+  """
+  gaps = jax.lax.optimization_barrier(jnp.diff(centers))
+  soft = jnp.broadcast_to(centers[0], x.shape)
+  for k, share in enumerate(_shares(x, centers, slope)):
+    soft += gaps[k] * share
+  return soft
+
+
+def _sums(terms):
+  """The sum of each array, `[len(terms)]`, all in one kernel.
+
+  XLA puts so many reductions into a kernel, and what many terms of a single
+  reduction have in common into memory.
+  """
+  size = -(-len(terms) // _REDUCTIONS)
+  return jnp.concatenate(
+    [
+      level_sums.sum_together(terms[k : k + size])
+      for k in range(0, len(terms), size)
+    ]
+  )
+
+
+def gradients(x, cotangent, centers, slope):
+  r"""The gradients of `value`.
+
+  With :math:`s_j` the share that a weight has climbed of step j, whose height
+  is :math:`h_j`, and g the cotangents, level k gets
+
+  .. math::
+    \sum_x g (s_{k-1} - s_k) - \frac P2 \sum_x g (h_{k-1} s_{k-1} (1 - s_{k-1})
+      + h_k s_k (1 - s_k)),
+
+  where the step before the first is climbed by all. So two sums per step give
+  the gradients of all levels.
+
+  Args:
+    x: weights, any shape.
+    cotangent: of the quantized weights, likewise.
+    centers: the levels, `[max_levels]`, of the dtype of x.
+    slope: P, the slope of the steps.
+
+  Returns:
+    (with respect to x, with respect to the centers).
+  """
+  gaps = jax.lax.optimization_barrier(jnp.diff(centers))
+  x = jax.lax.optimization_barrier(x)
+  derivative = jnp.zeros_like(x)
+  for k, share in enumerate(_shares(x, centers, slope)):
+    derivative += gaps[k] * share * (1 - share)
+  to_x = slope * cotangent * derivative
+
+  x = jax.lax.optimization_barrier(x)
+  terms = [cotangent]
+  for share in _shares(x, centers, slope):
+    terms += [cotangent * share, cotangent * share * (1 - share)]
+  sums = _sums(terms)
+  climbed, bent = sums[1::2], sums[2::2]
+  bent = slope / 2 * gaps * bent
+  # Each step ends at the level above it, and begins at the one below.
+  ends = jnp.concatenate([sums[:1], climbed - bent])
+  return to_x, ends - jnp.pad(climbed + bent, (0, 1))
