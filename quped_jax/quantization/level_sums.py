@@ -32,7 +32,7 @@ COMPARED = 16
 # Up to this number of comparisons in all, a program is better short than fast:
 # each comparison with a level is an operation of it, and takes time to compile.
 # With up to so many levels it is short enough.
-_FEW, _FEW_LEVELS = 2**16, 4
+_FEW, _FEW_LEVELS = 2**13, 4
 # Up to this number of places, sums are masked. On CPU, XLA scatters one number
 # at a time. On an H200, with 1.6 million weights, comparing with 288 places
 # takes 0.106 ms, and scattering into private copies of them 0.020.
