@@ -33,6 +33,7 @@ class ProxState(NamedTuple):
 
   Attributes:
     count: int32 `[]`, number of updates so far: the argument of schedules.
+      Where there are none it stays 0, which saves a step an operation.
   """
 
   count: jax.typing.ArrayLike
@@ -61,6 +62,15 @@ def _threshold(extra_args, learning_rate, strength, count) -> Any:
   )
   pull = _value(extra_args.get("strength"), strength, count, "strength")
   return step * pull
+
+
+def _counted(
+  state: ProxState, *values: optax.ScalarOrSchedule | None
+) -> ProxState:
+  """The state after an update, given what may be schedules."""
+  if not any(callable(value) for value in values):
+    return state
+  return ProxState(optax.safe_increment(state.count))
 
 
 def _check_not_negative(name: str, value: Any) -> None:
@@ -135,7 +145,7 @@ def prox_quantize(
     updates = codebook_tree.map_codebooks(
       prox, codebooks, updates, params, otherwise=lambda update, _: update
     )
-    return updates, ProxState(optax.safe_increment(state.count))
+    return updates, _counted(state, learning_rate, strength)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -215,7 +225,7 @@ def prox_centers(
     updates = codebook_tree.map_codebooks(
       prox, codebooks, updates, params, weights
     )
-    return updates, ProxState(optax.safe_increment(state.count))
+    return updates, _counted(state, learning_rate, strength)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -273,7 +283,7 @@ def scale_by_step_size(
     given = extra_args.get("learning_rate")
     step = _value(given, learning_rate, state.count, "learning_rate")
     scaled = jax.tree.map(lambda u: (-step * u).astype(u.dtype), updates)
-    return scaled, ProxState(optax.safe_increment(state.count))
+    return scaled, _counted(state, learning_rate)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
