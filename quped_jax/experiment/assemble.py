@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,31 +15,21 @@ from quped_jax import checks, paths
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import client_types as client_types_lib
-from quped_jax.experiment.build_clients import (
-  Clients,
-  build_clients,
-  build_population,
-  check_networks,
-)
-from quped_jax.experiment.build_data import build_federation, check_clients
-from quped_jax.experiment.build_method import (
-  BuiltMethod,
-  build_guarantee,
-  build_method,
-)
+from quped_jax.experiment.parts import Parts, make_parts
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.short_repr import short_repr
 from quped_jax.simulation import memory as memory_lib
-from quped_jax.simulation.held_out_clients import make_held_out_evaluation
+from quped_jax.simulation.held_out_clients import (
+  NOBODY,
+  HeldOutEvaluation,
+  make_held_out_evaluation,
+)
 from quped_jax.simulation.simulation import Simulation, make_simulation
-from quped_jax.simulation.state import Population, SimulationState
+from quped_jax.simulation.state import Population
 from quped_jax.simulation.store import Store
-
-# `state -> {variant: accuracy [held-out clients]}`
-HeldOutEvaluation = Callable[[SimulationState], dict[str, np.ndarray]]
 
 
 class Assembly(NamedTuple):
@@ -180,6 +170,7 @@ def assemble(
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
   workdir: str | os.PathLike | None = None,
+  others: Sequence[Federation] = (),
 ) -> Assembly:
   """Makes all that a run of the settings is made of; see `build`.
 
@@ -188,51 +179,78 @@ def assemble(
     federation: used instead of the one that the settings describe, if given.
     model: likewise.
     workdir: where clients' states are kept with `client_state="disk"`.
+    others: federations of further runs that the programs are to serve, see
+      `make_simulation`.
   """
-  checks.instance("settings", settings, Settings, "Settings.from_dict")
-  if federation is not None:
-    checks.instance("federation", federation, Federation, "make_federation")
-  # Before the data, which may have to be fetched first.
-  check_networks(settings, model)
-  privacy = build_guarantee(settings)
+  parts = make_parts(settings, federation=federation, model=model)
+  return assemble_parts(parts, workdir, others)
 
-  federation = federation or build_federation(settings)
-  check_clients(settings, federation)
-  clients = build_clients(settings, federation, model)
-  trained = federation.first(settings.clients)
-  # A budget may have bought full precision only.
-  bits = clients.assignment.bits.tolist() if settings.budget_bytes else None
-  built = build_method(
-    settings,
-    trained,
-    clients.models,
-    bits,
-    assigned=clients.assignment.bits[: settings.clients].tolist(),
+
+def assemble_parts(
+  parts: Parts,
+  workdir: str | os.PathLike | None = None,
+  others: Sequence[Federation] = (),
+) -> Assembly:
+  """Makes all of a run of its parts; see `assemble`.
+
+  Args:
+    parts: all but the programs.
+    workdir: see `assemble`.
+    others: likewise.
+  """
+  simulation = _build_simulation(parts, workdir, others)
+  _check_memory(parts.settings, simulation)
+  _check_messages(parts.settings, simulation)
+  held_out = functools.partial(_build_held_out_evaluation, parts, others)
+  return _join(parts, simulation, held_out(simulation), held_out)
+
+
+def assemble_over(
+  made: Assembly, parts: Parts, workdir: str | os.PathLike | None
+) -> Assembly:
+  """Makes a run of another one's programs; traces and compiles nothing.
+
+  Args:
+    made: the other run, made with the federation of this one among `others`.
+    parts: of this run, with the same `program_of`.
+    workdir: see `assemble`.
+  """
+  count = parts.settings.clients
+  simulation = made.simulation.over(
+    parts.trained,
+    parts.population.first(count),
+    client_store(parts.settings, workdir),
   )
+  held_out = functools.partial(_build_held_out_evaluation, parts, ())
+  evaluate = made.evaluate_held_out.over(parts.federation, parts.population)
+  return _join(parts, simulation, evaluate, held_out)
 
-  population = build_population(built.settings, clients.assignment)
-  simulation = _build_simulation(built, trained, clients, population, workdir)
-  _check_memory(built.settings, simulation)
-  _check_messages(built.settings, simulation)
 
-  def run_by(simulation: Simulation) -> Assembly:
-    halved = simulation.halved
-    return Assembly(
-      settings=built.settings,
-      federation=federation,
-      models=clients.models,
-      assignment=clients.assignment,
-      population=population,
-      method=built.method,
-      privacy=privacy,
-      simulation=simulation,
-      evaluate_held_out=_build_held_out_evaluation(
-        built, federation, clients, population, simulation
-      ),
-      halved=None if halved is None else lambda: run_by(halved()),
-    )
+def _join(
+  parts: Parts,
+  simulation: Simulation,
+  evaluate_held_out: HeldOutEvaluation,
+  held_out: Callable[[Simulation], HeldOutEvaluation],
+) -> Assembly:
+  """The parts and the programs; `held_out` makes those of held-out clients."""
 
-  return run_by(simulation)
+  def with_fewer() -> Assembly:
+    assert simulation.halved is not None
+    fewer = simulation.halved()
+    return _join(parts, fewer, held_out(fewer), held_out)
+
+  return Assembly(
+    settings=parts.settings,
+    federation=parts.federation,
+    models=parts.clients.models,
+    assignment=parts.clients.assignment,
+    population=parts.population,
+    method=parts.built.method,
+    privacy=parts.privacy,
+    simulation=simulation,
+    evaluate_held_out=evaluate_held_out,
+    halved=None if simulation.halved is None else with_fewer,
+  )
 
 
 def client_store(
@@ -260,19 +278,16 @@ def batch_shape(
 
 
 def _build_simulation(
-  built: BuiltMethod,
-  federation: Federation,
-  clients: Clients,
-  population: Population,
+  parts: Parts,
   workdir: str | os.PathLike | None,
+  others: Sequence[Federation],
 ) -> Simulation:
   """The programs for the clients that train."""
-  settings = built.settings
-  members = clients.assignment.first(settings.clients).members()
+  settings, built, members = parts.settings, parts.built, parts.members
   return make_simulation(
     built.method,
-    federation,
-    population.first(settings.clients),
+    parts.trained,
+    parts.population.first(settings.clients),
     members,
     schedule=make_schedule(settings),
     strategy=settings.strategy,
@@ -281,8 +296,8 @@ def _build_simulation(
     step_bytes={
       cohort: functools.partial(
         memory_lib.step_bytes,
-        clients.models.clients[cohort],
-        batch_shape(settings, federation),
+        parts.clients.models.clients[cohort],
+        batch_shape(settings, parts.federation),
         quantized=settings.quantized,
       )
       for cohort in members
@@ -294,7 +309,9 @@ def _build_simulation(
     or (checks.LARGEST if settings.dp_clip else 0.0),
     deterministic=settings.deterministic,
     for_levels=built.for_levels if settings.quantized else None,
+    of_values=lambda values, most: built.of_values(values, most).engine,
     rounds=settings.rounds,
+    others=[other.first(settings.clients) for other in others],
   )
 
 
@@ -333,29 +350,32 @@ def _check_messages(settings: Settings, simulation: Simulation) -> None:
 
 
 def _build_held_out_evaluation(
-  built: BuiltMethod,
-  federation: Federation,
-  clients: Clients,
-  population: Population,
-  simulation: Simulation,
+  parts: Parts, others: Sequence[Federation], simulation: Simulation
 ) -> HeldOutEvaluation:
   """Evaluates the clients that take no part in training, if there are any."""
-  settings = built.settings
+  settings, built = parts.settings, parts.built
   if not settings.held_out_clients:
-    return lambda state: {}
+    return NOBODY
   held_out = {
     cohort: ids[ids >= settings.clients]
-    for cohort, ids in clients.assignment.members().items()
+    for cohort, ids in parts.clients.assignment.members().items()
   }
+
+  def of_values(values):
+    made = built.of_values(values, None)
+    # Held-out clients begin before fine-tuning, however far the others are.
+    before = dataclasses.replace(made.schedule, finetune_at=0)
+    return made.method, made.training, before
+
   return make_held_out_evaluation(
     built.method,
     built.training,
-    federation,
-    population,
+    parts.federation,
+    parts.population,
     {cohort: ids for cohort, ids in held_out.items() if ids.size},
     steps=settings.held_out_client_steps,
-    # Held-out clients begin before fine-tuning, however far the others are.
-    schedule=dataclasses.replace(make_schedule(settings), finetune_at=0),
     layout=simulation.layout,
     deterministic=settings.deterministic,
+    of_values=of_values,
+    others=others,
   )

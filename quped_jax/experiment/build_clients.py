@@ -13,7 +13,7 @@ from quped_jax import models as models_lib
 from quped_jax.data import augment
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import client_types as client_types_lib
-from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.settings import Settings, swept
 from quped_jax.files.info import ModelInfo
 from quped_jax.files.weights import load_weights
 from quped_jax.methods import api
@@ -304,6 +304,7 @@ def build_population(
     ),
     shared_learning_rate=jnp.float32(settings.shared_learning_rate),
     participation=_build_participation(settings),
+    values=swept.values_of(settings),
   )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +12,15 @@ import numpy as np
 
 from quped_jax import methods
 from quped_jax.data.federation import Federation, check_batches
-from quped_jax.experiment.settings import Settings
-from quped_jax.experiment.training import make_training
+from quped_jax.experiment.settings import Settings, swept
+from quped_jax.experiment.training import make_schedule, make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks.training import Training
 from quped_jax.methods.wrappers import byzantine
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
 from quped_jax.quantization import codebook_tree
+from quped_jax.simulation.schedule import Schedule
 
 
 class BuiltMethod(NamedTuple):
@@ -29,14 +30,38 @@ class BuiltMethod(NamedTuple):
     method: the method, with its wrappers.
     training: how clients train.
     settings: all settings, with `steps` as they follow from epochs and budget.
-    for_levels: `most levels -> method`, the same for clients that have no more
-      levels than that.
+    of_values: `(values, most levels) -> Made`, all of this with other values
+      of the settings, see `swept`, which may be traced; for clients that have
+      no more levels than that, or for all if it is None.
   """
 
   method: api.FederatedMethod
   training: Training
   settings: Settings
-  for_levels: Callable[[int], api.FederatedMethod]
+  of_values: Callable[[Mapping[str, Any], int | None], "Made"]
+
+  def for_levels(self, most: int) -> api.FederatedMethod:
+    """The method for clients that have no more levels than that."""
+    return self.of_values({}, most).method
+
+
+class Made(NamedTuple):
+  """What of a run's programs follows from the values of settings.
+
+  Attributes:
+    method: the method, with its wrappers.
+    training: how clients train.
+    schedule: of the rates.
+  """
+
+  method: api.FederatedMethod
+  training: Training
+  schedule: Schedule
+
+  @property
+  def engine(self) -> tuple[api.FederatedMethod, Schedule]:
+    """What an engine needs of it."""
+    return self.method, self.schedule
 
 
 def build_method(
@@ -64,25 +89,21 @@ def build_method(
   settings = _with_epochs(settings, federation)
   entry = methods.get_method(settings.method)
 
-  def make(
-    steps: int, most_levels: int | None = None
-  ) -> tuple[api.FederatedMethod, Training]:
-    training = make_training(
-      dataclasses.replace(settings, steps=steps), bits, most_levels
-    )
-    options = settings.options()
+  def make(settings: Settings, options: Any, most_levels: int | None = None):
+    training = make_training(settings, bits, most_levels)
     return entry.build(models, training, options, federation), training
 
   steps = settings.steps
   if settings.budget == "gradients" and steps > 1:
 
     def gradients(steps: int) -> float:
-      return _gradients(settings, make(steps)[0])
+      tried = dataclasses.replace(settings, steps=steps)
+      return _gradients(settings, make(tried, settings.options())[0])
 
     allowed = steps * make_training(settings, bits).gradients_per_step
     steps = affordable_steps(gradients, steps, allowed)
   settings = _with_steps(settings, steps, f"budget={settings.budget!r}")
-  method, training = make(steps)
+  method, training = make(settings, settings.options())
   if settings.finetune_at and method.begin_finetune is None:
     raise ValueError(
       f"finetune_at={settings.finetune_at}: must be 0 with "
@@ -91,13 +112,16 @@ def build_method(
   if assigned is None:
     turns = settings.turns
     assigned = [turns[i % len(turns)] for i in range(settings.clients)]
-  wrapped = functools.partial(_wrapped, settings, assigned=assigned)
-  return BuiltMethod(
-    wrapped(method),
-    training,
-    settings,
-    lambda most_levels: wrapped(make(steps, most_levels)[0]),
+  wrapped = functools.partial(
+    _wrapped, settings, expected=_expected(settings, assigned)
   )
+
+  def of_values(values: Mapping[str, Any], most_levels: int | None) -> Made:
+    given, options = swept.with_values(settings, values)
+    method, training = make(given, options, most_levels)
+    return Made(wrapped(given, method), training, make_schedule(given))
+
+  return BuiltMethod(wrapped(settings, method), training, settings, of_values)
 
 
 def build_guarantee(settings: Settings) -> dict[str, Any] | None:
@@ -199,12 +223,29 @@ def _check_statistics(
         )
 
 
+def _expected(settings: Settings, assigned: Sequence[int]) -> dict[int, float]:
+  """Expected numbers of clients of each precision; {} without privacy."""
+  if not settings.dp_clip:
+    return {}
+  chances = privacy_lib.chances(settings.participation, settings.clients)
+  return privacy_lib.expected_by_precision(chances, assigned)
+
+
 def _wrapped(
-  settings: Settings, method: api.FederatedMethod, assigned: Sequence[int]
+  settings: Settings,
+  given: Settings,
+  method: api.FederatedMethod,
+  expected: Mapping[int, float],
 ) -> api.FederatedMethod:
   """The method with Byzantine clients, a robust average, or privacy.
 
   With none of them it is the method itself.
+
+  Args:
+    settings: say which.
+    given: the settings, maybe with tracers in place of numbers.
+    method: what is wrapped.
+    expected: see `with_privacy`.
   """
   robust_lib.check_robust(method, settings.method, settings.aggregation)
   if settings.dp_clip:
@@ -216,19 +257,18 @@ def _wrapped(
       method,
       settings.clients - settings.byzantine_clients,
       settings.attack,
-      settings.attack_scale,
+      given.attack_scale,
     )
   if settings.dp_clip:
-    chances = privacy_lib.chances(settings.participation, settings.clients)
     return privacy_lib.with_privacy(
       method,
-      bound=settings.dp_clip,
-      noise=settings.dp_noise,
-      expected=privacy_lib.expected_by_precision(chances, assigned),
+      bound=given.dp_clip,
+      noise=given.dp_noise,
+      expected=expected,
     )
   return robust_lib.with_aggregation(
     method,
     settings.aggregation,
     trim=settings.trim,
-    clip_norm=settings.clip_norm,
+    clip_norm=given.clip_norm,
   )

@@ -1,9 +1,11 @@
 """From settings to results: a whole run, its files and its summary."""
 
 import contextlib
+import functools
 import os
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +28,8 @@ from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.assemble import Assembly, assemble, client_store
 from quped_jax.experiment.clock import Clock
 from quped_jax.experiment.divergence_reports import DivergenceError
-from quped_jax.experiment.resume import Interrupted, Progress, Saver, Signals
+from quped_jax.experiment.job import Job, check_processes
+from quped_jax.experiment.resume import Interrupted, Progress, Signals
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
 from quped_jax.simulation import processes
@@ -101,8 +104,47 @@ def run(
     OSError: results cannot be written; a note says what is saved.
     ConnectionError: another process has ended; likewise.
   """
+  make = functools.partial(
+    assemble, settings, federation=federation, model=model, workdir=workdir
+  )
+  return run_made(
+    settings,
+    workdir,
+    make,
+    state=state,
+    display=display,
+    resume=resume,
+    model_given=model is not None,
+  )
+
+
+def run_made(
+  settings: Settings,
+  workdir: str | os.PathLike | None,
+  make: Callable[[], Assembly],
+  *,
+  identity: identity_lib.Identity | None = None,
+  state: SimulationState | None = None,
+  display: metrics_lib.Display | None = None,
+  resume: bool = True,
+  model_given: bool = False,
+) -> Result:
+  """Runs what is made by a function; see `run`.
+
+  Args:
+    settings: of the run.
+    workdir: see `run`.
+    make: makes the run, as `assemble` does, once the workdir is locked.
+    identity: of the run, if it is known; computed where it is needed if not.
+    state: see `run`.
+    display: likewise.
+    resume: likewise.
+    model_given: whether its network was given as an object.
+  """
   try:
-    return _run(settings, workdir, federation, model, state, display, resume)
+    return _run(
+      settings, workdir, make, identity, state, display, resume, model_given
+    )
   except KeyboardInterrupt as error:
     # Where in JAX that was is of no use, and takes hundreds of lines.
     if not isinstance(error, Interrupted):
@@ -114,13 +156,14 @@ def run(
 def _run(
   settings: Settings,
   workdir: str | os.PathLike | None,
-  federation: Federation | None,
-  model: models_lib.Model | None,
+  make: Callable[[], Assembly],
+  identity: identity_lib.Identity | None,
   state: SimulationState | None,
   display: metrics_lib.Display | None,
   resume: bool,
+  model_given: bool,
 ) -> Result:
-  """See `run`."""
+  """See `run_made`."""
   began = time.perf_counter()
   with (
     processes.together((Interrupted, DivergenceError)) as set_note,
@@ -132,19 +175,17 @@ def _run(
         workdir = paths.given("workdir", workdir)
         if processes.is_first():
           held.enter_context(checkpoint.lock(workdir))
-      made = assemble(
-        settings, federation=federation, model=model, workdir=workdir
-      )
-      deploy.check(made, workdir, model_given=model is not None)
+      made = make()
+      deploy.check(made, workdir, model_given=model_given)
       given_state.check_state(made, state)
       if workdir is not None or jax.process_count() > 1:
-        own = identity_lib.of(made, settings, state)
+        own = identity or identity_lib.of(made, settings, state)
     # However the run ends: all that is needed to resume is in a checkpoint.
     held.callback(client_store(settings, workdir).remove)
-    _check_processes(
+    check_processes(
       settings, own, state, resume=resume, written=workdir is not None
     )
-    job = _Job.of(made, settings, own, workdir, display, anew=not resume)
+    job = Job.of(made, settings, own, workdir, display, anew=not resume)
     set_note(job.saver.note)
     for note in quantized_tensors.notes(made):
       job.display.note(note)
@@ -155,38 +196,6 @@ def _run(
       if not isinstance(error, Interrupted):
         error.add_note(job.saver.note())
       raise
-
-
-class _Job(NamedTuple):
-  """What stays the same from a run's first round to its last.
-
-  Attributes:
-    made: the run.
-    given: its settings, as they were given.
-    identity: what its results follow from.
-    workdir: where results are written; None for nowhere.
-    writer: writes them.
-    saver: writes checkpoints.
-    display: shows progress.
-  """
-
-  made: Assembly
-  given: Settings
-  identity: identity_lib.Identity
-  workdir: str | os.PathLike | None
-  writer: metrics_lib.Writer
-  saver: Saver
-  display: metrics_lib.Display
-
-  @classmethod
-  def of(cls, made, given, identity, workdir, display, *, anew: bool) -> "_Job":
-    """Of several processes, only the first writes and shows anything."""
-    first = processes.is_first()
-    if display is None or not first:
-      display = metrics_lib.Display(quiet=not first)
-    writer = metrics_lib.Writer(workdir if first else None)
-    saver = Saver(made, given, identity, workdir, anew=anew)
-    return cls(made, given, identity, workdir, writer, saver, display)
 
 
 class _Begin(NamedTuple):
@@ -212,30 +221,8 @@ class _End(NamedTuple):
   diverged: list[Any]
 
 
-def _check_processes(
-  settings: Settings,
-  identity: identity_lib.Identity,
-  state: SimulationState | None,
-  *,
-  resume: bool,
-  written: bool,
-) -> None:
-  """Raises a ValueError if processes were not told to do the same."""
-  given = settings.to_dict()
-  # Where files lie may differ; their content is part of the identity.
-  for path in ("data_dir", "participation_trace", "warm_start"):
-    del given[path]
-  told = {
-    "restart": not resume,
-    # All save and restore together, though the first alone writes.
-    "a workdir is given": written,
-    "rounds of the state": None if state is None else int(state.round),
-  }
-  processes.check_same({**given, **told}, identity)
-
-
 def _restore(
-  job: _Job, state: SimulationState | None, *, resume: bool
+  job: Job, state: SimulationState | None, *, resume: bool
 ) -> _Begin:
   """State and progress of the latest checkpoint, or of a run that begins."""
   settings = job.made.settings
@@ -264,8 +251,8 @@ def _restore(
 
 
 def _go_through(
-  job: _Job, state: SimulationState | None, *, resume: bool
-) -> tuple[_Job, _End]:
+  job: Job, state: SimulationState | None, *, resume: bool
+) -> tuple[Job, _End]:
   """All rounds; with fewer clients at once where memory has no room.
 
   Programs that failed may have taken over the state's buffers. So the run goes
@@ -283,12 +270,12 @@ def _go_through(
     # Not in the `except`, whose error refers to all arrays.
     del begin
     _, given, own, workdir, *_, display = job
-    job = _Job.of(halve(), given, own, workdir, display, anew=anew)
+    job = Job.of(halve(), given, own, workdir, display, anew=anew)
     resume = True
     display.note(no_room.note(job.made))
 
 
-def _train(job: _Job, state: SimulationState, progress: Progress) -> _End:
+def _train(job: Job, state: SimulationState, progress: Progress) -> _End:
   """Runs the rounds that are left, with evaluations and checkpoints between."""
   settings, saver = job.made.settings, job.saver
   at_once = dispatch.rounds_at_once(job.made)
@@ -341,7 +328,7 @@ def _end_on_signal(job, signals, state, progress) -> None:
 
 
 def _advance(
-  job: _Job, state: SimulationState, progress: Progress, begin: int, end: int
+  job: Job, state: SimulationState, progress: Progress, begin: int, end: int
 ) -> tuple[SimulationState, dict[str, Any]]:
   """Runs the rounds from one number up to another, in one dispatch.
 
@@ -357,7 +344,7 @@ def _advance(
 
 
 def _evaluate(
-  job: _Job,
+  job: Job,
   state: SimulationState,
   progress: Progress,
   metrics: dict[str, Any],
@@ -382,7 +369,7 @@ def _evaluate(
   return record, accuracy
 
 
-def _finish(job: _Job, end: _End, began: float) -> Result:
+def _finish(job: Job, end: _End, began: float) -> Result:
   """Writes the models, the summary and the tables of a run that is done."""
   made = job.made
   if end.diverged:

@@ -56,8 +56,8 @@ class ApflOptions:
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
-  alpha: float = 0.5
-  alpha_learning_rate: float = 0.05
+  alpha: float = api.traced(0.5)
+  alpha_learning_rate: float = api.traced(0.05)
   weighting: str = "samples"
 
   def __post_init__(self):

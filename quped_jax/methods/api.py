@@ -5,6 +5,7 @@ tuple of pure functions that close over everything static. Code that methods
 share is in `blocks`.
 """
 
+import dataclasses
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import jax
@@ -23,6 +24,26 @@ from quped_jax.methods.exchange import Predictor as Predictor
 from quped_jax.models import Model
 
 WEIGHTINGS = ("uniform", "samples")
+
+
+def traced(default: float, *, off_at_zero: bool = False) -> float:
+  """A number among a method's options that compiled programs take as data.
+
+  Then runs with different values run the same program. `make` may be given such
+  an option as a tracer, on which no Python code can branch; checks of options
+  only ever see numbers.
+
+  Args:
+    default: its value if nothing is said.
+    off_at_zero: whether `make` asks if the option is zero, which turns
+      something off: with zero it is part of the program.
+
+  Returns:
+    A dataclass field; declared as what type checkers take for its value.
+  """
+  metadata = {"traced": True, "off_at_zero": off_at_zero}
+  field: Any = dataclasses.field(default=default, metadata=metadata)
+  return field
 
 
 class InitServer(Protocol):

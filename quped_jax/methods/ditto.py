@@ -43,7 +43,7 @@ class DittoOptions:
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
-  lambda_p: float = 1.0
+  lambda_p: float = api.traced(1.0)
   weighting: str = "samples"
 
   def __post_init__(self):

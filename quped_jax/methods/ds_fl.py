@@ -45,7 +45,7 @@ class DsFlOptions(soft_labels.SoftLabelOptions):
 
   method: ClassVar[str] = "ds_fl"
 
-  temperature: float = 0.1
+  temperature: float = api.traced(0.1)
 
   def __post_init__(self):
     checks.positive("ds_fl.temperature", self.temperature)

@@ -58,7 +58,7 @@ class FdOptions:
       labels has weight 1.
   """
 
-  gamma: float = 0.1
+  gamma: float = api.traced(0.1)
 
   def __post_init__(self):
     checks.not_negative("fd.gamma", self.gamma)

@@ -60,10 +60,10 @@ class FedavgOptions:
   method: ClassVar[str] = "fedavg"
 
   server_optimizer: str = "sgd"
-  server_learning_rate: float = 1.0
-  server_momentum: float = 0.9
-  server_beta2: float = 0.99
-  server_tau: float = 1e-3
+  server_learning_rate: float = api.traced(1.0)
+  server_momentum: float = api.traced(0.9)
+  server_beta2: float = api.traced(0.99)
+  server_tau: float = api.traced(1e-3)
   weighting: str = "samples"
 
   def __post_init__(self):

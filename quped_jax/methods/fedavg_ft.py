@@ -51,7 +51,7 @@ class FedavgFtOptions(FedavgOptions):
 
   adapt_steps: int = -1
   part: str = "all"
-  adapt_learning_rate: float = 0.0
+  adapt_learning_rate: float = api.traced(0.0, off_at_zero=True)
 
   def __post_init__(self):
     super().__post_init__()

@@ -69,9 +69,9 @@ class FeddfOptions:
   """
 
   distill_steps: int = 100
-  distill_learning_rate: float = 1e-3
+  distill_learning_rate: float = api.traced(1e-3)
   distill_optimizer: str = "adam"
-  temperature: float = 1.0
+  temperature: float = api.traced(1.0)
   weighting: str = "samples"
 
   def __post_init__(self):

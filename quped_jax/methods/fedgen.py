@@ -75,12 +75,12 @@ class FedgenOptions:
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
-  alpha: float = 1.0
-  diversity: float = 1.0
+  alpha: float = api.traced(1.0)
+  diversity: float = api.traced(1.0)
   noise_size: int = 32
   hidden: tuple[int, ...] = (64,)
   generator_steps: int = 50
-  generator_learning_rate: float = 1e-3
+  generator_learning_rate: float = api.traced(1e-3)
   generator_optimizer: str = "adam"
   weighting: str = "samples"
 

@@ -39,7 +39,7 @@ class FedgkdOptions:
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
-  gamma: float = 0.2
+  gamma: float = api.traced(0.2)
   models: int = 5
   weighting: str = "samples"
 

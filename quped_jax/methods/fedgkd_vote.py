@@ -52,9 +52,9 @@ class FedgkdVoteOptions:
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
-  gamma: float = 0.2
+  gamma: float = api.traced(0.2)
   models: int = 5
-  temperature: float = 1.0
+  temperature: float = api.traced(1.0)
   weighting: str = "samples"
 
   def __post_init__(self):

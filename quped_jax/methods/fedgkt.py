@@ -71,11 +71,11 @@ class FedgktOptions:
     server_optimizer: their optimizer: "sgd", "momentum", "adam" or "adamw".
   """
 
-  weight: float = 1.0
-  temperature: float = 3.0
+  weight: float = api.traced(1.0)
+  temperature: float = api.traced(3.0)
   hidden: tuple[int, ...] = (256, 256)
   server_steps: int = 50
-  server_learning_rate: float = 1e-3
+  server_learning_rate: float = api.traced(1e-3)
   server_optimizer: str = "adam"
 
   def __post_init__(self):

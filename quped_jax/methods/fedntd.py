@@ -37,8 +37,8 @@ class FedntdOptions:
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
-  beta: float = 1.0
-  temperature: float = 1.0
+  beta: float = api.traced(1.0)
+  temperature: float = api.traced(1.0)
   weighting: str = "samples"
 
   def __post_init__(self):

@@ -34,7 +34,7 @@ class FedproxOptions:
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
-  mu: float = 0.1
+  mu: float = api.traced(0.1)
   weighting: str = "samples"
 
   def __post_init__(self):

@@ -45,9 +45,9 @@ class FmlOptions:
     weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
-  alpha: float = 0.5
-  beta: float = 0.5
-  temperature: float = 1.0
+  alpha: float = api.traced(0.5)
+  beta: float = api.traced(0.5)
+  temperature: float = api.traced(1.0)
   weighting: str = "uniform"
 
   def __post_init__(self):

@@ -56,8 +56,8 @@ class PerFedavgOptions:
   """
 
   variant: str = "first_order"
-  alpha: float = 0.01
-  delta: float = 1e-3
+  alpha: float = api.traced(0.01)
+  delta: float = api.traced(1e-3)
   weighting: str = "uniform"
 
   def __post_init__(self):

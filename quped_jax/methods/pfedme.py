@@ -62,10 +62,10 @@ class PfedmeOptions:
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
 
-  lambda_p: float = 15.0
+  lambda_p: float = api.traced(15.0)
   inner_steps: int = 5
-  eta: float = 0.05
-  beta: float = 1.0
+  eta: float = api.traced(0.05)
+  beta: float = api.traced(1.0)
   weighting: str = "samples"
 
   def __post_init__(self):

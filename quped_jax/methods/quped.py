@@ -59,8 +59,8 @@ class QupedOptions:
     weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
-  lambda_p: float = 0.5
-  temperature: float = 3.0
+  lambda_p: float = api.traced(0.5)
+  temperature: float = api.traced(3.0)
   temperature_on: str = "both"
   global_loss: str = "distill"
   weighting: str = "uniform"

@@ -46,7 +46,7 @@ class QupelOptions:
     weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
-  lambda_p: float = 0.5
+  lambda_p: float = api.traced(0.5)
   weighting: str = "uniform"
 
   def __post_init__(self):

@@ -94,12 +94,15 @@ class Entry(NamedTuple):
     takes_federation: whether `make` has an argument `federation`.
     version: raised whenever a change of the code changes results; None if the
       method declares none.
+    shares: whether what `make` takes of a federation is the same for all of the
+      same shape, so that they may go through the same program.
   """
 
   make: Make | MakeForData
   options: type
   takes_federation: bool
   version: int | None
+  shares: bool = False
 
   def behaviour(self) -> str:
     """What stands for the method's code: its version, or a hash of the code.
@@ -135,30 +138,35 @@ class Entry(NamedTuple):
 
 
 def _entry(
-  make: Make | MakeForData, options: type, version: int | None
+  make: Make | MakeForData,
+  options: type,
+  version: int | None,
+  *,
+  shares: bool = False,
 ) -> Entry:
   takes_federation = "federation" in inspect.signature(make).parameters
-  return Entry(make, options, takes_federation, version)
+  return Entry(make, options, takes_federation, version, shares)
 
 
 # A version is raised whenever a change of the code changes a method's results:
 # finished runs and checkpoints are those of one version.
+# FedGKT's server keeps a table with room for the samples of the largest client.
 METHODS: dict[str, Entry] = {
   "apfl": _entry(make_apfl, ApflOptions, version=1),
-  "cfd": _entry(make_cfd, CfdOptions, version=1),
+  "cfd": _entry(make_cfd, CfdOptions, version=1, shares=True),
   "ditto": _entry(make_ditto, DittoOptions, version=1),
-  "ds_fl": _entry(make_ds_fl, DsFlOptions, version=1),
+  "ds_fl": _entry(make_ds_fl, DsFlOptions, version=1, shares=True),
   "fd": _entry(make_fd, FdOptions, version=1),
   "fedavg": _entry(make_fedavg, FedavgOptions, version=1),
   "fedavg_ft": _entry(make_fedavg_ft, FedavgFtOptions, version=1),
   "fedbn": _entry(make_fedbn, FedbnOptions, version=1),
-  "feddf": _entry(make_feddf, FeddfOptions, version=1),
-  "fedgen": _entry(make_fedgen, FedgenOptions, version=1),
+  "feddf": _entry(make_feddf, FeddfOptions, version=1, shares=True),
+  "fedgen": _entry(make_fedgen, FedgenOptions, version=1, shares=True),
   "fedgkd": _entry(make_fedgkd, FedgkdOptions, version=1),
   "fedgkd_vote": _entry(make_fedgkd_vote, FedgkdVoteOptions, version=1),
   "fedgkt": _entry(make_fedgkt, FedgktOptions, version=1),
   "fedkd": _entry(make_fedkd, FedkdOptions, version=1),
-  "fedmd": _entry(make_fedmd, FedmdOptions, version=1),
+  "fedmd": _entry(make_fedmd, FedmdOptions, version=1, shares=True),
   "fedntd": _entry(make_fedntd, FedntdOptions, version=1),
   "fedprox": _entry(make_fedprox, FedproxOptions, version=1),
   "fedrep": _entry(make_fedrep, FedrepOptions, version=1),
@@ -168,7 +176,7 @@ METHODS: dict[str, Entry] = {
   "pfedme": _entry(make_pfedme, PfedmeOptions, version=1),
   "quped": _entry(make_quped, QupedOptions, version=1),
   "qupel": _entry(make_qupel, QupelOptions, version=1),
-  "scaffold": _entry(make_scaffold, ScaffoldOptions, version=1),
+  "scaffold": _entry(make_scaffold, ScaffoldOptions, version=1, shares=True),
 }
 
 

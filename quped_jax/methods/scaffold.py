@@ -64,7 +64,7 @@ class ScaffoldOptions:
       "samples"; in the mean of control variates they are always uniform.
   """
 
-  server_learning_rate: float = 1.0
+  server_learning_rate: float = api.traced(1.0)
   weighting: str = "uniform"
 
   def __post_init__(self):

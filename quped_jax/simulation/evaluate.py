@@ -112,20 +112,20 @@ class Evaluation:
   """What each device computes to evaluate clients; pure functions of a state.
 
   Attributes:
-    engine: the computations of rounds.
     splits: the splits that are evaluated.
     samples_at_once: samples of a client that are evaluated at once.
   """
 
-  engine: Engine
   splits: tuple[str, ...]
   samples_at_once: int
 
-  def _variants(self, state, federation, population, cohort, client_id, client):
+  def _variants(
+    self, engine, state, federation, population, cohort, client_id, client
+  ):
     """A client's models after the last completed round, and its data."""
     key = jax.random.fold_in(state.key, random_keys.EVALUATION)
     context = contexts.of_client(
-      self.engine.schedule,
+      engine.schedule,
       state.round,
       jax.random.fold_in(key, state.round),
       federation,
@@ -133,18 +133,18 @@ class Evaluation:
       client_id,
     )
     data = federation.client(client_id)
-    variants = self.engine.method.variants(
+    variants = engine.method.variants(
       state.server, client, data, context, cohort
     )
     return variants, data
 
-  def evaluate(self, state, federation, population):
+  def evaluate(self, engine: Engine, state, federation, population):
     """{cohort: {split: {variant: accuracy [slots]}}}."""
 
     def of_cohort(cohort):
       def one(client_id, client):
         variants, data = self._variants(
-          state, federation, population, cohort, client_id, client
+          engine, state, federation, population, cohort, client_id, client
         )
         return accuracies(variants, data, self.splits, self.samples_at_once)
 
@@ -152,16 +152,26 @@ class Evaluation:
         one,
         state.members[cohort],
         state.clients[cohort],
-        chunk_size=self.engine.layout.chunk_size,
+        chunk_size=engine.layout.chunk_size,
       )
 
-    results = {cohort: of_cohort(cohort) for cohort in self.engine.sizes}
-    return to_every_process(results, self.engine.layout)
+    results = {cohort: of_cohort(cohort) for cohort in engine.sizes}
+    return to_every_process(results, engine.layout)
 
-  def primary_models(self, state, index, federation, population, cohort, size):
+  def primary_models(
+    self,
+    engine: Engine,
+    state,
+    index,
+    federation,
+    population,
+    cohort,
+    size,
+  ):
     """The models that some clients of each device would use.
 
     Args:
+      engine: the computations of rounds.
       state: after a round.
       index: int32 `[]`, of the part of the device's clients.
       federation: the samples.
@@ -179,15 +189,15 @@ class Evaluation:
 
     def one(client_id, client):
       variants, _ = self._variants(
-        state, federation, population, cohort, client_id, client
+        engine, state, federation, population, cohort, client_id, client
       )
-      return variants[self.engine.method.primary_variant][:2]
+      return variants[engine.method.primary_variant][:2]
 
     models = clients_lib.map_clients(
       one,
       members[rows],
       jax.tree.map(lambda x: x[rows], state.clients[cohort]),
-      chunk_size=self.engine.layout.chunk_size,
+      chunk_size=engine.layout.chunk_size,
     )
     results = jnp.where(place < members.shape[0], members[rows], -1), models
-    return to_every_process(results, self.engine.layout)
+    return to_every_process(results, engine.layout)

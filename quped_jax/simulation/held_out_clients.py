@@ -7,13 +7,15 @@ methods that have such a model.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import random_keys
+from quped_jax.data import padding
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import adapt
@@ -26,6 +28,9 @@ from quped_jax.simulation.layout import DIVIDED, SAME, Layout
 from quped_jax.simulation.program import Program
 from quped_jax.simulation.schedule import Schedule
 from quped_jax.simulation.state import Population, SimulationState
+
+# `values -> (method, training, schedule)`, with numbers that may be traced.
+OfValues = Callable[[Any], tuple[api.FederatedMethod, Training, Schedule]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +74,42 @@ class _Adaptation:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class HeldOutEvaluation:
+  """`state -> {variant: accuracy [held-out clients]}`.
+
+  Attributes:
+    evaluate: `(data, state) -> accuracies`; the data are the federation and the
+      population, on the devices.
+    places: where these are; None if there is nothing to evaluate.
+    lengths: of tables of row numbers.
+    data: those of the run that is evaluated.
+  """
+
+  evaluate: Callable[[Any, SimulationState], dict[str, np.ndarray]]
+  places: placement.Places | None = None
+  lengths: padding.Lengths | None = None
+  data: Any = None
+
+  def __call__(self, state: SimulationState) -> dict[str, np.ndarray]:
+    """Accuracies of the held-out clients, which start from this state."""
+    return self.evaluate(self.data, state)
+
+  def over(
+    self, federation: Federation, population: Population
+  ) -> "HeldOutEvaluation":
+    """The same compiled program for another run, see `Simulation.over`."""
+    if self.places is None or self.lengths is None:
+      return self
+    federation = padding.padded(federation, self.lengths)
+    data, _ = self.places.place(federation, population)
+    return dataclasses.replace(self, data=data)
+
+
+# Of a run without held-out clients, or with nothing for them to start from.
+NOBODY = HeldOutEvaluation(lambda data, state: {})
+
+
 def make_held_out_evaluation(
   method: api.FederatedMethod,
   training: Training,
@@ -80,7 +121,9 @@ def make_held_out_evaluation(
   schedule: Schedule | None = None,
   layout: Layout | None = None,
   deterministic: bool = False,
-) -> Callable[[SimulationState], dict[str, np.ndarray]]:
+  of_values: OfValues | None = None,
+  others: Sequence[Federation] = (),
+) -> HeldOutEvaluation:
   """Makes the evaluation of held-out clients.
 
   Args:
@@ -95,6 +138,10 @@ def make_held_out_evaluation(
     layout: over which devices clients are divided; the default device if
       None.
     deterministic: whether it must give the same bits in every run.
+    of_values: `values -> (method, training, schedule)`, what these are with the
+      population's `values`, which programs take as data; None if they do not
+      depend on them.
+    others: federations of further runs, see `make_simulation`.
 
   Returns:
     `state -> {variant: accuracy [held-out clients]}` on test data, in the order
@@ -102,11 +149,14 @@ def make_held_out_evaluation(
     the method has nothing to start from.
   """
   if method.global_model is None and method.start is None:
-    return lambda state: {}
+    return NOBODY
   layout = layout or Layout(None, 1)
-  adaptation = _Adaptation(method, training, schedule or Schedule(), steps)
+  constant = method, training, schedule or Schedule()
 
   def evaluate(server, key, round_, members, federation, population):
+    given = of_values(population.values) if of_values else constant
+    adaptation = _Adaptation(*given, steps)
+
     def one(client_id, cohort):
       context = contexts.of_client(
         adaptation.schedule, round_, key, federation, population, client_id
@@ -126,21 +176,25 @@ def make_held_out_evaluation(
     }
     return evaluate_lib.to_every_process(results, layout)
 
-  federation, specs = placement.place(
-    federation, layout, layout.groups(cohorts.values())
+  lengths = padding.lengths_of([federation, *others])
+  federation, *others = [
+    padding.padded(x, lengths) for x in (federation, *others)
+  ]
+  places = placement.Places(
+    [federation, *others], layout, layout.groups(cohorts.values())
   )
-  population = layout.place(population, SAME)
-  inputs = (SAME, SAME, SAME, DIVIDED, specs, SAME)
+  data, specs = places.place(federation, population)
+  inputs = (SAME, SAME, SAME, DIVIDED, *specs)
   outputs = SAME if layout.across else DIVIDED
   program = Program(
     layout.shard(evaluate, inputs, outputs), deterministic=deterministic
   )
   members = _members(cohorts, layout)
 
-  def run(state):
+  def run(data, state):
     key = jax.random.fold_in(state.key, random_keys.HELD_OUT_CLIENTS)
     tables = jax.device_get(
-      program(state.server, key, state.round, members, federation, population)
+      program(state.server, key, state.round, members, *data)
     )
     return {
       variant: np.concatenate(
@@ -149,7 +203,7 @@ def make_held_out_evaluation(
       for variant in next(iter(tables.values()))
     }
 
-  return run
+  return HeldOutEvaluation(run, places, lengths, data)
 
 
 def _members(

@@ -1,8 +1,8 @@
 """Samples on the devices: to each, those of its own clients."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,10 +11,50 @@ from quped_jax.data.federation import SPLITS, Federation, Pool, Split
 from quped_jax.simulation.layout import DIVIDED, SAME, Layout
 
 
+class Room(NamedTuple):
+  """What a device has room for, where each has samples of its own clients.
+
+  Attributes:
+    samples: how many.
+    rows: {split: length of its table of row numbers}.
+  """
+
+  samples: int
+  rows: dict[str, int]
+
+
+def room_of(
+  federations: Iterable[Federation],
+  layout: Layout,
+  groups: Sequence[np.ndarray] | None,
+) -> Room | None:
+  """What devices need for each of several federations; None for all samples.
+
+  Args:
+    federations: of the same clients.
+    layout: see `place`.
+    groups: likewise.
+  """
+  samples, rows = 1, {name: 1 for name in SPLITS}
+  for federation in federations:
+    if not _is_divided(federation, layout, groups):
+      return None
+    assert groups is not None
+    tables = _tables(federation, groups)
+    samples = max(samples, *map(len, _held(tables)))
+    for name, table in tables.items():
+      longest = max(sum(map(len, own)) for own in table)
+      rows[name] = max(rows[name], longest)
+  return Room(
+    _padded_length(samples), {k: _padded_length(n) for k, n in rows.items()}
+  )
+
+
 def place(
   federation: Federation,
   layout: Layout,
   groups: Sequence[np.ndarray] | None = None,
+  room: Room | None = None,
 ) -> tuple[Federation, Any]:
   """Moves a federation to the devices.
 
@@ -24,6 +64,8 @@ def place(
     groups: for each device, the ids of the clients whose samples it needs; no
       client is in two, unless these are equal. None: each device gets all
       samples.
+    room: what devices have room for, so that other federations fit too; by
+      default for this one.
 
   Returns:
     The federation and its specs for `Layout.shard`. With groups, row numbers
@@ -31,26 +73,22 @@ def place(
     have no samples. A process reads the samples of its own devices only.
   """
   pool = federation.source
-  if groups is None or layout.mesh is None or not isinstance(pool, Pool):
+  room = room or room_of([federation], layout, groups)
+  if room is None:
     return layout.place(federation, SAME), SAME
-  tables = {
-    name: [_rows_of(getattr(federation, name), ids) for ids in groups]
-    for name in SPLITS
-  }
-  held = [
-    np.unique(np.concatenate([_NOTHING, *map(np.concatenate, tables_of)]))
-    for tables_of in zip(*tables.values(), strict=True)
-  ]
+  assert groups is not None
+  tables = _tables(federation, groups)
+  held, samples = _held(tables), room.samples
 
   def join(parts, like):
     """An array of all devices' parts, from `parts(device)`."""
-    return layout.join(
-      parts, (_padded_length(held), *like.shape[1:]), like.dtype
-    )
+    return layout.join(parts, (samples, *like.shape[1:]), like.dtype)
 
   parts: dict[str, Any] = {
-    name: _divide(getattr(federation, name), groups, tables[name], held, layout)
-    for name in SPLITS
+    name: _divide(
+      getattr(federation, name), groups, table, held, layout, room.rows[name]
+    )
+    for name, table in tables.items()
   }
   parts["source"] = Pool(
     join(lambda i: pool.inputs[held[i]], pool.inputs),
@@ -72,7 +110,73 @@ def place(
   return placed, dataclasses.replace(specs, **parts)
 
 
+class Places:
+  """Where programs find their data, which may be that of several runs in turn.
+
+  A pool of samples that every device holds whole is moved there once, for all
+  federations that share it.
+
+  Args:
+    federations: those that the programs are to serve.
+    layout: see `place`.
+    groups: likewise.
+  """
+
+  def __init__(
+    self,
+    federations: Iterable[Federation],
+    layout: Layout,
+    groups: Sequence[np.ndarray] | None,
+  ):
+    self._layout, self._groups = layout, groups
+    self._room = room_of(federations, layout, groups)
+    # Samples in host memory, and where they are on the devices.
+    self._pool: Any = None
+
+  def place(
+    self, federation: Federation, population: Any
+  ) -> tuple[tuple[Federation, Any], Any]:
+    """Moves one run's data to the devices: (data, specs).
+
+    Args:
+      federation: one of the federations.
+      population: what its clients bring.
+    """
+    source = federation.source
+    if self._pool is not None and source.inputs is self._pool[0]:
+      federation = dataclasses.replace(federation, source=self._pool[1])
+    placed, specs = place(federation, self._layout, self._groups, self._room)
+    if self._room is None and isinstance(source, Pool):
+      self._pool = source.inputs, placed.source
+    return (placed, self._layout.place(population, SAME)), (specs, SAME)
+
+
 _NOTHING = np.zeros(0, np.int32)
+
+
+def _is_divided(federation, layout, groups) -> bool:
+  """Whether each device gets the samples of its own clients."""
+  pooled = isinstance(federation.source, Pool)
+  return groups is not None and layout.mesh is not None and pooled
+
+
+# Of each split, for each device, the rows of each of its clients.
+_Tables = dict[str, list[list[np.ndarray]]]
+
+
+def _tables(federation: Federation, groups: Sequence[np.ndarray]) -> _Tables:
+  return {
+    name: [_rows_of(getattr(federation, name), ids) for ids in groups]
+    for name in SPLITS
+  }
+
+
+def _held(tables: _Tables) -> list[np.ndarray]:
+  """For each device, the rows of the pool that it needs, in order."""
+  return [
+    np.unique(np.concatenate([_NOTHING, *map(np.concatenate, tables_of)]))
+    for tables_of in zip(*tables.values(), strict=True)
+  ]
 
 
 def _rows_of(part: Split, ids: np.ndarray) -> list[np.ndarray]:
@@ -81,18 +185,17 @@ def _rows_of(part: Split, ids: np.ndarray) -> list[np.ndarray]:
   return [_NOTHING, *(rows[begin[i] : begin[i] + count[i]] for i in ids)]
 
 
-def _padded_length(parts: Sequence[np.ndarray]) -> int:
-  """A length for all parts: that of the longest or up to an eighth more.
+def _padded_length(most: int) -> int:
+  """A length for the longest part: its own or up to an eighth more.
 
   There are few such lengths, so that other seeds of the same federation run
-  the same compiled program. At least one row.
+  the same compiled program.
   """
-  most = max(1, *map(len, parts))
   step = max(2 ** (most.bit_length() - 4), 1)
   return -(-most // step) * step
 
 
-def _divide(part: Split, groups, tables, held, layout) -> Split:
+def _divide(part: Split, groups, tables, held, layout, length) -> Split:
   """A split whose row numbers count the samples that each device holds."""
   offset, count = np.zeros_like(part.offset), np.zeros_like(part.count)
   rows = []
@@ -103,7 +206,7 @@ def _divide(part: Split, groups, tables, held, layout) -> Split:
     found = np.searchsorted(own, np.concatenate(table))
     rows.append(found.astype(np.int32))
   return Split(
-    layout.join(lambda i: rows[i], (_padded_length(rows),), np.int32),
+    layout.join(lambda i: rows[i], (length,), np.int32),
     layout.place(offset, SAME),
     layout.place(count, SAME),
     part.max_count,

@@ -7,9 +7,16 @@ memory or files where there are more clients than fit (`streamed.py`).
 """
 
 import abc
+import copy
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import (
+  Callable,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +26,7 @@ from quped_jax.data.federation import Federation
 from quped_jax.simulation import memory as memory_lib
 from quped_jax.simulation import placement
 from quped_jax.simulation import round_in_pieces as pieces
-from quped_jax.simulation.evaluate import Evaluation
+from quped_jax.simulation.blueprint import Blueprint
 from quped_jax.simulation.layout import DIVIDED, SAME, fetch
 from quped_jax.simulation.owners import owners_of, with_fillers
 from quped_jax.simulation.program import Program
@@ -59,26 +66,11 @@ class ClientModel(NamedTuple):
   stats: Any
 
 
-class Blueprint(NamedTuple):
-  """What a backend gets.
-
-  Attributes:
-    engine: the computations of a round; its layout says how clients are run.
-    evaluation: the computations that evaluate clients.
-    ids: {cohort: ids of its clients, int32 `[clients]`}; each client is in one.
-    federation: the samples, in host memory or on a device.
-    population: what the clients bring.
-    store: where the clients' states are to be kept.
-    deterministic: whether programs must give the same bits in every run.
-  """
-
-  engine: Engine
-  evaluation: Evaluation
-  ids: Mapping[str, np.ndarray]
-  federation: Federation
-  population: Population
-  store: Store
-  deterministic: bool = False
+def _freeze(engine: Engine, clients: Any, population: Population) -> Any:
+  """Has the clients of a cohort begin their fine-tuning phase."""
+  del population
+  assert engine.method.begin_finetune is not None
+  return jax.vmap(engine.method.begin_finetune)(clients)
 
 
 class Backend(abc.ABC):
@@ -87,7 +79,9 @@ class Backend(abc.ABC):
   A backend subclasses this and provides what is abstract here: `init`,
   `run_rounds`, `parts`, `restore` and `begin_finetune`. Its `__init__` takes a
   Blueprint, calls this one, makes the programs of its rounds with `shard` out
-  of the engine's functions, and sets `main`. It is entered in `BACKENDS` of
+  of the engine's functions, to which `given` gives the engine, and sets `main`.
+  All that it knows of data is in `data` and `store`, which `over` replaces in a
+  copy. It is entered in `BACKENDS` of
   `quped_jax.simulation.simulation`.
 
   It is free to keep `clients` and `divergence` of a state where it likes, as
@@ -120,7 +114,7 @@ class Backend(abc.ABC):
     close: that of `round_in_pieces.finish`, which takes over the buffers of the
       state.
     freeze: that of the method's `begin_finetune`, over clients `[slots, ...]`,
-      whose buffers it takes over.
+      whose buffers it takes over, and the population.
   """
 
   streams: ClassVar[bool]
@@ -143,7 +137,7 @@ class Backend(abc.ABC):
     """
     engine, self.evaluation, self.ids = blueprint[:3]
     self.engine, self.layout, self.slots = engine, engine.layout, slots
-    self._deterministic = blueprint.deterministic
+    self._deterministic, self.store = blueprint.deterministic, blueprint.store
     self.owners = owners_of(self.layout, self.ids)
     shares = self.owners.shares(self.ids)
     self.kept = self.owners.own(with_fillers(shares, self.ids))
@@ -152,33 +146,38 @@ class Backend(abc.ABC):
       name: m if m.size else np.full(1, -1, np.int32)
       for name, m in self.owners.own(shares).items()
     }
-    federation, specs = placement.place(
-      blueprint.federation, self.layout, groups
+    self._places = placement.Places(
+      [blueprint.federation, *blueprint.others], self.layout, groups
     )
-    self.data = federation, self.layout.place(blueprint.population, SAME)
-    self.data_specs: Any = (specs, SAME)
+    self.data, self.data_specs = self._places.place(
+      blueprint.federation, blueprint.population
+    )
     self._all: list[Program] = []
+    self._compiled_before = 0.0
     self.initialize = self.shard(
-      engine.init, (SAME, DIVIDED, *self.data_specs), STATE
+      self.given(Engine.init), (SAME, DIVIDED, *self.data_specs), STATE
     )
     self.close = self.shard(
-      functools.partial(pieces.finish, engine),
-      (STATE, DIVIDED, SAME),
+      self.given(pieces.finish),
+      (STATE, DIVIDED, *self.data_specs),
       (STATE, SAME),
       donate=(0,),
     )
-    begin = engine.method.begin_finetune or (lambda client: client)
-    self.freeze = self.shard(jax.vmap(begin), (DIVIDED,), DIVIDED, donate=(0,))
+    self.freeze = self.shard(
+      self.given(_freeze), (DIVIDED, SAME), DIVIDED, donate=(0,)
+    )
     readable = SAME if self.layout.across else DIVIDED
     self._evaluate = self.shard(
-      self.evaluation.evaluate, (STATE, *self.data_specs), readable
+      self.given(self.evaluation.evaluate), (STATE, *self.data_specs), readable
     )
     self._models = {
       cohort: self.shard(
-        functools.partial(
-          self.evaluation.primary_models,
-          cohort=cohort,
-          size=self._at_once(cohort),
+        self.given(
+          functools.partial(
+            self.evaluation.primary_models,
+            cohort=cohort,
+            size=self._at_once(cohort),
+          )
         ),
         (STATE, SAME, *self.data_specs),
         readable,
@@ -230,6 +229,36 @@ class Backend(abc.ABC):
 
   # What every backend has.
 
+  def template(self) -> Self:
+    """The same programs without data, from which come those of `over`."""
+    bare = copy.copy(self)
+    bare.data = jax.eval_shape(lambda x: x, self.data)
+    return bare
+
+  def over(
+    self, federation: Federation, population: Population, store: Store
+  ) -> Self:
+    """The same programs, given other data; compiles nothing.
+
+    Args:
+      federation: one of the blueprint's `others`.
+      population: what its clients bring.
+      store: where their states are kept.
+
+    Raises:
+      ValueError: data of another shape.
+    """
+    other = copy.copy(self)
+    other.data, _ = self._places.place(federation, population)
+    other.store = store
+    other._compiled_before = sum(x.compile_seconds for x in self._all)
+    shapes, given = (jax.eval_shape(lambda x: x, x.data) for x in (self, other))
+    if shapes != given:
+      raise ValueError(
+        "federation: must have the shape of those that the programs are for"
+      )
+    return other
+
   def shard(self, fn, inputs, outputs, **options) -> Program:
     """A program that each device runs on its part; see `Layout.shard`."""
     program = Program(
@@ -239,6 +268,15 @@ class Backend(abc.ABC):
     )
     self._all.append(program)
     return program
+
+  def given(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn(engine, ...)`, with the engine as the last argument's values say.
+
+    Args:
+      fn: a function whose last argument is the population.
+    """
+    engine = self.engine
+    return lambda *args: fn(engine.given(args[-1]), *args)
 
   def members(self, ids: np.ndarray, cohort: str) -> jax.Array:
     """These clients in the slots of their cohort, -1 in those left over."""
@@ -264,8 +302,9 @@ class Backend(abc.ABC):
     return memory_lib.nbytes(shards)
 
   def compile_seconds(self) -> float:
-    """Spent on compiling all programs so far."""
-    return sum(program.compile_seconds for program in self._all)
+    """Spent on compiling all programs, since they were given this data."""
+    spent = sum(program.compile_seconds for program in self._all)
+    return spent - self._compiled_before
 
   def evaluate(
     self, state: SimulationState

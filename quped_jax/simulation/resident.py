@@ -8,9 +8,11 @@ import numpy as np
 
 from quped_jax.simulation import round_in_pieces as pieces
 from quped_jax.simulation import store as store_lib
+from quped_jax.simulation.blueprint import Blueprint
 from quped_jax.simulation.layout import DIVIDED, SAME
 from quped_jax.simulation.owners import positions
-from quped_jax.simulation.programs import STATE, Backend, Blueprint
+from quped_jax.simulation.programs import STATE, Backend
+from quped_jax.simulation.round import Engine
 from quped_jax.simulation.state import SimulationState
 
 
@@ -26,14 +28,15 @@ class Resident(Backend):
     data = self.data_specs
     self._most = blueprint.population.participation.most(engine.num_clients)
     self._whole = self.shard(
-      engine.rounds, (STATE, SAME, *data), (STATE, SAME), donate=(0,)
+      self.given(Engine.rounds),
+      (STATE, SAME, *data),
+      (STATE, SAME),
+      donate=(0,),
     )
-    self._open = self.shard(
-      functools.partial(pieces.begin, engine), (STATE, *data), DIVIDED
-    )
+    self._open = self.shard(self.given(pieces.begin), (STATE, *data), DIVIDED)
     self._chunks = {
       cohort: self.shard(
-        functools.partial(pieces.run_chunk, engine, cohort=cohort),
+        self.given(functools.partial(pieces.run_chunk, cohort=cohort)),
         (STATE, DIVIDED, DIVIDED, SAME, *data),
         (STATE, DIVIDED),
         donate=(0, 1),
@@ -119,7 +122,7 @@ class Resident(Backend):
         state, carries[cohort] = self._chunks[cohort](
           state, carries[cohort], orders[cohort], place, *self.data
         )
-    return self.close(state, carries, self.data[0].public)
+    return self.close(state, carries, *self.data)
 
   def parts(self, state: SimulationState):
     yield self.ids, self._place(state)
@@ -127,5 +130,7 @@ class Resident(Backend):
   def begin_finetune(self, state: SimulationState) -> SimulationState:
     self.check_finetuning()
     state = self._place(state)
-    clients = {name: self.freeze(c) for name, c in state.clients.items()}
+    clients = {
+      name: self.freeze(c, self.data[1]) for name, c in state.clients.items()
+    }
     return state._replace(clients=clients)

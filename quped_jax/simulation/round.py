@@ -8,7 +8,7 @@ them.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,10 @@ from quped_jax.simulation import sub_cohorts as sub_cohorts_lib
 from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.schedule import Schedule
 from quped_jax.simulation.state import Heard, Population, SimulationState
+
+# `(values, most levels) -> (method, schedule)`: both with these numbers, maybe
+# traced, for clients that have no more levels; None for all clients.
+OfValues = Callable[[Any, int | None], tuple[api.FederatedMethod, Schedule]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Engine:
     calibrate: whether the first round is first run for its norms alone.
     sub_cohorts: {cohort: parts that run one after the other}, of those cohorts
       that are divided; everyone takes part in every round.
+    of_values: method and schedule, from the numbers that programs are given,
+      see `make_simulation`; None if they follow from nothing.
     updates: {what clients do: `update`, once it was called}. A client's round
       is by far the longest to trace, and is traced for its shapes before it is
       compiled; `jax.jit` traces it once for all who call it with arrays of the
@@ -63,6 +69,7 @@ class Engine:
   sub_cohorts: Mapping[str, Sequence[sub_cohorts_lib.Part]] = dataclasses.field(
     default_factory=dict
   )
+  of_values: OfValues | None = None
   updates: dict[Any, Any] = dataclasses.field(
     default_factory=dict, compare=False, repr=False
   )
@@ -70,6 +77,13 @@ class Engine:
   @property
   def num_clients(self) -> int:
     return sum(self.sizes.values())
+
+  def given(self, population: Population) -> "Engine":
+    """The engine, its method and schedule as the population's values say."""
+    if self.of_values is None:
+      return self
+    method, schedule = self.of_values(population.values, None)
+    return dataclasses.replace(self, method=method, schedule=schedule)
 
   def init(
     self,
@@ -119,20 +133,24 @@ class Engine:
     """A client's round: what it downloads, and its ClientResult."""
     kind = cohort, part and part.clients
     if kind not in self.updates:
-      method = part.method if part else self.method
       self.updates[kind] = jax.jit(
-        functools.partial(self._update, method, cohort)
+        functools.partial(self._update, part, cohort)
       )
     # Not what belongs to other clients, whose number differs between callers.
     state = state._replace(clients=None, members=None, divergence=None)
     return self.updates[kind](state, federation, population, client_id, client)
 
   def _update(
-    self, method, cohort, state, federation, population, client_id, client
+    self, part, cohort, state, federation, population, client_id, client
   ):
+    method, schedule = part.method if part else self.method, self.schedule
+    if self.of_values is not None:
+      # From its own argument, by which what is traced once serves all.
+      most = part.clients.most if part else None
+      method, schedule = self.of_values(population.values, most)
     key = jax.random.fold_in(state.key, state.round)
     context = contexts.of_client(
-      self.schedule, state.round, key, federation, population, client_id
+      schedule, state.round, key, federation, population, client_id
     )
     num_steps = population.participation.num_steps(context.key)
     about = contexts.about_client(state, federation, population, client_id)

@@ -72,15 +72,16 @@ def run_block(engine: Engine, moved, state, carries, federation, population):
   return (state.clients, state.divergence), carries
 
 
-def finish(engine: Engine, state, carries, public):
+def finish(engine: Engine, state, carries, federation, population):
   """Ends a round that was begun with `begin`: (state, metrics)."""
+  del population
   return engine.end(
     state,
     {
       name: (jax.tree.map(lambda x: x[0], heard), parts)
       for name, (heard, parts) in carries.items()
     },
-    public,
+    federation.public,
   )
 
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from quped_jax.quantization.alternating import Rates
 
@@ -54,8 +53,10 @@ class Schedule:
     """
 
     def drops(rounds, factor):
-      steps = {at: factor for at in rounds}
-      return optax.piecewise_constant_schedule(1.0, steps)(round_)
+      product = 1.0
+      for at in rounds:
+        product = jnp.where(round_ >= at, product * factor, product)
+      return product
 
     decay = jnp.power(self.learning_rate_decay, round_.astype(jnp.float32))
     weights = decay * drops(

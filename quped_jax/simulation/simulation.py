@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from quped_jax import checks
+from quped_jax.data import padding
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
@@ -17,12 +18,13 @@ from quped_jax.simulation import layout as layout_lib
 from quped_jax.simulation import sizes as sizes_lib
 from quped_jax.simulation import store as store_lib
 from quped_jax.simulation import sub_cohorts as sub_cohorts_lib
+from quped_jax.simulation.blueprint import Blueprint
 from quped_jax.simulation.evaluate import Evaluation
 from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.program import Program
-from quped_jax.simulation.programs import Backend, Blueprint, ClientModel
+from quped_jax.simulation.programs import Backend, ClientModel
 from quped_jax.simulation.resident import Resident
-from quped_jax.simulation.round import Engine
+from quped_jax.simulation.round import Engine, OfValues
 from quped_jax.simulation.schedule import Schedule
 from quped_jax.simulation.sizes import Sizes, StepBytes
 from quped_jax.simulation.state import Population, SimulationState
@@ -82,6 +84,9 @@ class Simulation(NamedTuple):
       costs.
     compile_seconds: `() -> float`, spent on compiling all programs so far.
     layout: how clients are run.
+    over: `(federation, population, store) -> Simulation`, the same compiled
+      programs for another run: one of the `others` that they were made for, and
+      what its clients bring. The store is where their states are kept.
     halved: `() -> Simulation`, the same with half as many clients at once, for
       when memory has no room for so many; None if it is not ours to choose, or
       if they run one at a time. Both take each other's states.
@@ -108,6 +113,7 @@ class Simulation(NamedTuple):
   program: Program
   compile_seconds: Callable[[], float]
   layout: Layout
+  over: Callable[[Federation, Population, Store], "Simulation"]
   halved: Callable[[], "Simulation"] | None
   primary_variant: str
   state_bytes: int
@@ -152,8 +158,10 @@ def make_simulation(
   max_message_norm: float = 0.0,
   deterministic: bool = False,
   for_levels: sub_cohorts_lib.ForLevels | None = None,
+  of_values: OfValues | None = None,
   divided: bool | None = None,
   rounds: int = 1,
+  others: Sequence[Federation] = (),
 ) -> Simulation:
   """Makes the programs that simulate a federation.
 
@@ -176,9 +184,17 @@ def make_simulation(
       GPU too, see `program.options`; what the method computes must allow it.
     for_levels: the method for clients that have no more levels than that, which
       may save time; None if all clients run the same.
+    of_values: `(values, most levels) -> (method, schedule)`, what both are with
+      the population's `values`, for clients that have no more levels; None for
+      all of them. Programs take these numbers as data, so that with others they
+      are the same, and `method` and `schedule` say what does not depend on
+      them. None if nothing does.
     divided: whether, with it, clients run in sub-cohorts where everyone takes
       part; None to choose, see `quped_jax.simulation.sub_cohorts`.
     rounds: how many are to be run, in which a division should pay.
+    others: federations of further runs that the programs are to serve, see
+      `Simulation.over`. They have the same clients, classes and shape of
+      samples; tables of who has which samples get room for the largest.
 
   Returns:
     The simulation; nothing is compiled yet.
@@ -188,6 +204,10 @@ def make_simulation(
       of range.
   """
   schedule, store = schedule or Schedule(), store or Store()
+  lengths = padding.lengths_of([federation, *others])
+  federation, *others = [
+    padding.padded(x, lengths) for x in (federation, *others)
+  ]
   ids = {name: np.asarray(m, np.int32) for name, m in cohorts.items()}
   _check(ids, federation, population, method, store)
   backend = BACKENDS[store.where]
@@ -198,6 +218,7 @@ def make_simulation(
     Layout(None, 1),
     slots_are_participants=backend.streams,
     max_message_norm=max_message_norm,
+    of_values=of_values,
   )
   sizes = sizes_lib.measure(engine, ids, federation, population, step_bytes)
   participants = population.participation.most(federation.num_clients)
@@ -247,12 +268,26 @@ def make_simulation(
         population,
         store,
         deterministic,
+        others,
       )
     )
     halved = None
     if strategy == "auto" and layout.chunk_size > 1:
-      halved = functools.partial(run_by, layout.halved())
-    return _simulation(programs, sizes, halved)
+      # Made once: the runs that share programs share these too.
+      halved = functools.cache(lambda: run_by(layout.halved()))
+    template = programs.template()
+
+    def over(federation, population, store) -> Simulation:
+      federation = padding.padded(federation, lengths)
+      filled = template.over(federation, population, store)
+      bits = np.asarray(population.spec.bits)
+      of_run = sizes_lib.with_precisions(sizes, ids, bits)
+      fewer = None
+      if halved is not None:
+        fewer = functools.partial(_fewer, halved, federation, population, store)
+      return _simulation(filled, of_run, over, fewer)
+
+    return _simulation(programs, sizes, over, halved)
 
   return run_by(
     layout_lib.resolve_layout(
@@ -271,6 +306,11 @@ def make_simulation(
   )
 
 
+def _fewer(halved: Callable[[], Simulation], *data) -> Simulation:
+  """The simulation with fewer clients at once, over the same data."""
+  return halved().over(*data)
+
+
 def _full_precision(population: Population) -> bool:
   """Whether no client is quantized."""
   bits = np.asarray(population.spec.bits)
@@ -279,7 +319,6 @@ def _full_precision(population: Population) -> bool:
 
 def _evaluation(engine: Engine, federation: Federation) -> Evaluation:
   return Evaluation(
-    engine,
     splits=(
       ("validation", "test") if federation.validation.max_count else ("test",)
     ),
@@ -291,6 +330,7 @@ def _evaluation(engine: Engine, federation: Federation) -> Evaluation:
 def _simulation(
   programs: Backend,
   sizes: Sizes,
+  over: Callable[..., Simulation],
   halved: Callable[[], Simulation] | None,
 ) -> Simulation:
   """The public face of a backend."""
@@ -317,6 +357,7 @@ def _simulation(
     program=programs.main,
     compile_seconds=programs.compile_seconds,
     layout=layout,
+    over=over,
     halved=halved,
     primary_variant=method.primary_variant,
     state_bytes=sizes.state,

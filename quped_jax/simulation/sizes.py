@@ -25,6 +25,7 @@ class Sizes(NamedTuple):
     state: of the states of all clients.
     down: that a client receives in a round, on average over clients.
     up: that it sends, likewise.
+    shapes: {cohort: shapes of what a client has, receives and sends}.
     empty: cohorts whose message is not `()` or None, by which a method says
       that it sends nothing, and yet holds nothing.
   """
@@ -33,6 +34,7 @@ class Sizes(NamedTuple):
   state: int
   down: float
   up: float
+  shapes: dict[str, tuple[Any, Any, Any]]
   empty: tuple[str, ...]
 
 
@@ -61,10 +63,6 @@ def measure(
     cohort: np.array([memory_lib.nbytes(tree) for tree in trees])
     for cohort, trees in shapes.items()
   }
-  weights = [len(members) for members in ids.values()]
-  bits = np.asarray(population.spec.bits)
-  means = [sizes[c] - _unused(shapes[c], bits[ids[c]]) for c in ids]
-  own, down, up = np.average(means, axis=0, weights=weights)
   most = np.max(list(sizes.values()), axis=0).astype(int)
   collected = _collected_bytes(engine, abstract, federation, population)
   steps = [
@@ -81,14 +79,40 @@ def measure(
     download=int(most[1]),
     message=int(most[2]),
     step=max(steps, default=0),
-    kept=int(own),
+    kept=0,
   )
   empty = tuple(
     cohort
     for cohort, (_, _, message) in shapes.items()
     if not (sizes[cohort][2] or message is None or message == ())
   )
-  return Sizes(estimate, int(own * sum(weights)), float(down), float(up), empty)
+  measured = Sizes(estimate, 0, 0.0, 0.0, shapes, empty)
+  return with_precisions(measured, ids, np.asarray(population.spec.bits))
+
+
+def with_precisions(
+  sizes: Sizes, ids: Mapping[str, np.ndarray], bits: np.ndarray
+) -> Sizes:
+  """The same for clients of these precisions, of which some use less.
+
+  Args:
+    sizes: of clients with the same shapes.
+    ids: {cohort: ids of its clients}.
+    bits: `[clients]`.
+  """
+  weights = [len(members) for members in ids.values()]
+  means = [
+    np.array([memory_lib.nbytes(tree) for tree in sizes.shapes[cohort]])
+    - _unused(sizes.shapes[cohort], bits[members])
+    for cohort, members in ids.items()
+  ]
+  own, down, up = np.average(means, axis=0, weights=weights)
+  return sizes._replace(
+    estimate=sizes.estimate._replace(kept=int(own)),
+    state=int(own * sum(weights)),
+    down=float(down),
+    up=float(up),
+  )
 
 
 def _unused(trees: Any, bits: np.ndarray) -> np.ndarray:

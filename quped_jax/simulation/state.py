@@ -20,12 +20,15 @@ class Population(NamedTuple):
     rates: Rates of arrays, at round 0.
     shared_learning_rate: float32 `[]`, step size of downloaded models.
     participation: who takes part in which round.
+    values: tree of numbers from which method and schedule follow, if programs
+      are made so, see `make_simulation`.
   """
 
   spec: api.ClientSpec
   rates: Rates
   shared_learning_rate: Any
   participation: Participation = Participation()
+  values: Any = ()
 
   __repr__ = short_repr
 

@@ -6,7 +6,6 @@ themselves wait for nobody: only what ends a round, and evaluations, cross
 between processes.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import numpy as np
 from quped_jax.simulation import divergence as divergence_lib
 from quped_jax.simulation import round_in_pieces as pieces
 from quped_jax.simulation import store as store_lib
+from quped_jax.simulation.blueprint import Blueprint
 from quped_jax.simulation.layout import DIVIDED, SAME, fetch
 from quped_jax.simulation.owners import (
   Block,
@@ -24,7 +24,7 @@ from quped_jax.simulation.owners import (
   positions,
   with_fillers,
 )
-from quped_jax.simulation.programs import STATE, Backend, Blueprint
+from quped_jax.simulation.programs import STATE, Backend
 from quped_jax.simulation.state import SimulationState
 
 
@@ -59,12 +59,12 @@ class Streamed(Backend):
     # its process's clients, or all there are.
     groups = owners.groups() if owners.several else None
     super().__init__(blueprint, slots, groups)
-    self._store, data = blueprint.store, self.data_specs
+    data = self.data_specs
     self._zeros = self.shard(
-      lambda *args: pieces.begin(engine, *args)[0], (STATE, *data), DIVIDED
+      self.given(lambda *args: pieces.begin(*args)[0]), (STATE, *data), DIVIDED
     )
     self.main = self.shard(
-      functools.partial(pieces.run_block, engine),
+      self.given(pieces.run_block),
       (DIVIDED, STATE, DIVIDED, *data),
       (DIVIDED, DIVIDED),
       donate=(0,),
@@ -120,15 +120,15 @@ class Streamed(Backend):
         lambda c: jax.tree.map(lambda x: x[0], c), like[name]
       )
       try:
-        made[name] = self._store.allocate(shapes, len(members), name + phase)
+        made[name] = self.store.allocate(shapes, len(members), name + phase)
       except ValueError:
         for earlier in made:
-          self._store.remove(earlier + phase)
+          self.store.remove(earlier + phase)
         raise
     return made
 
   def init(self, seed: int) -> SimulationState:
-    self._store.remove()
+    self.store.remove()
     key, stored, state = self.root_key(seed), None, None
     for block in self._all_rows():
       members = {name: self.members(m, name) for name, m in block.slots.items()}
@@ -177,8 +177,8 @@ class Streamed(Backend):
 
   def restore(self, state: SimulationState) -> SimulationState:
     state = self._ours(state)
-    if self._store.where == "disk":
-      self._store.remove()
+    if self.store.where == "disk":
+      self.store.remove()
       stored = self._allocate(state.clients)
       for name, members in self.kept.items():
         rows = np.arange(len(members))
@@ -234,7 +234,7 @@ class Streamed(Backend):
   def _end_round(self, state: SimulationState, carries):
     """Has the server step: (state, metrics)."""
     shell = state._replace(clients={}, members={}, divergence={})
-    closed, metrics = self.close(shell, carries, self.data[0].public)
+    closed, metrics = self.close(shell, carries, *self.data)
     state = closed._replace(
       clients=state.clients, members=state.members, divergence=state.divergence
     )
@@ -291,7 +291,9 @@ class Streamed(Backend):
     state, after = self._place(state), None
     for block in self._all_rows():
       on_device = self._on_device(state, block, self._gather(state, block))
-      frozen = {n: self.freeze(c) for n, c in on_device.clients.items()}
+      frozen = {
+        n: self.freeze(c, self.data[1]) for n, c in on_device.clients.items()
+      }
       if after is None:
         # Frozen assignments make the states larger.
         stored = self._allocate(frozen, "_finetuning")
@@ -301,7 +303,7 @@ class Streamed(Backend):
         store_lib.scatter(after.clients[name], self._row[m], new)
     assert after is not None
     for name in self.ids:
-      self._store.remove(name)
+      self.store.remove(name)
     return after
 
 

@@ -1,16 +1,18 @@
 """The third step of assembly: training, budget of gradients, wrappers."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import quped_jax as qj
-from quped_jax import methods
-from quped_jax.experiment.build_clients import build_clients
+from quped_jax import checks, methods
+from quped_jax.experiment.build_clients import build_clients, build_population
 from quped_jax.experiment.build_method import affordable_steps, build_method
 from quped_jax.experiment.training import make_training
 from tests import tiny
@@ -132,3 +134,46 @@ def test_epochs_become_steps_of_the_average_client():
   built = build_method(settings, federation, clients.models)
   assert (built.settings.steps, built.settings.epochs) == (8, 0)
   assert built.training.steps == 8
+
+
+WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+  "attack": ({"byzantine_clients": 1}, {"attack_scale": 3.0}),
+  "clipping": ({"aggregation": "norm_clipped_mean"}, {"clip_norm": 0.1}),
+  "privacy": (
+    {"participation": (0.6,), "dp_clip": 1.0, "dp_noise": 0.5},
+    {"dp_clip": 0.5, "dp_noise": 2.0},
+  ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrappers_take_their_numbers_as_data_too(name):
+  changes, numbers = WRAPPERS[name]
+  settings = tiny.make_settings(
+    "fedavg", 5, bits=(32,), fedavg={"weighting": "uniform"}, **changes
+  )
+  other = dataclasses.replace(settings, **numbers)
+  made = tiny.assemble(settings)
+  federation = made.federation
+  built = build_method(
+    other, federation, build_clients(other, federation).models
+  )
+  constant = qj.make_simulation(
+    built.method,
+    federation,
+    build_population(other),
+    {tiny.COHORT: np.arange(5)},
+    max_message_norm=checks.LARGEST if other.dp_clip else 0.0,
+    strategy="chunks",
+  )
+  expected, _ = constant.run_rounds(made.state(), 2)
+  ends = [tiny.to_host(expected)]
+  for numbers_of in (other, settings):
+    state, _ = made.simulation.program(
+      made.state(), jnp.int32(2), federation, build_population(numbers_of)
+    )
+    ends.append(tiny.to_host(state))
+  assert tiny.largest_difference(*ends[:2]) < 1e-6
+  assert tiny.largest_difference(*ends[1:]) > 1e-3
+  assert made.simulation.program.compilations == 1

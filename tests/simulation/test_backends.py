@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from quped_jax.simulation import simulation as simulation_lib
+from quped_jax.simulation.blueprint import Blueprint
 from quped_jax.simulation.layout import DIVIDED, SAME
-from quped_jax.simulation.programs import STATE, Backend, Blueprint
+from quped_jax.simulation.programs import STATE, Backend
+from quped_jax.simulation.round import Engine
 from tests import tiny
 
 
@@ -23,7 +25,7 @@ class Shelved(Backend):
     slots = {c: layout.slots(len(m)) for c, m in blueprint.ids.items()}
     super().__init__(blueprint, slots)
     self.main = self.shard(
-      self.engine.rounds, (STATE, SAME, *self.data_specs), (STATE, SAME)
+      self.given(Engine.rounds), (STATE, SAME, *self.data_specs), (STATE, SAME)
     )
 
   def _shelve(self, state):
@@ -59,7 +61,8 @@ class Shelved(Backend):
 
   def begin_finetune(self, state):
     self.check_finetuning()
-    clients = {c: self.freeze(x) for c, x in self._fetch(state).clients.items()}
+    fetched = self._fetch(state).clients
+    clients = {c: self.freeze(x, self.data[1]) for c, x in fetched.items()}
     return self._shelve(state._replace(clients=clients))
 
 

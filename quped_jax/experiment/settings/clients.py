@@ -62,6 +62,7 @@ class ClientSettings(Group):
     "precision.",
     rules=(_precisions,),
     converter=whole_numbers,
+    data=True,
   )
   client_types: str = setting(
     "",
@@ -191,6 +192,7 @@ class ParticipationSettings(Group):
     "for certainty.",
     rules=(_chances,),
     converter=numbers,
+    data=True,
   )
   participation_trace: str = converted(
     default="",
@@ -203,12 +205,14 @@ class ParticipationSettings(Group):
     "chance that a participant does not get through the round: it keeps its "
     "state and sends nothing.",
     _chance,
+    data=True,
   )
   stragglers: float = setting(
     0.0,
     "chance that a participant takes fewer local steps than `steps`: 1 to "
     "`steps - 1`, all equally likely.",
     _share,
+    data=True,
   )
 
   def _check(self) -> None:

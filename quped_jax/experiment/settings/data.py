@@ -73,30 +73,42 @@ class PartitionSettings(Group):
     "pathological",
     "'iid', 'pathological', 'dirichlet', 'shards' or 'natural'.",
     one_of(sorted(SCHEMES)),
+    data=True,
   )
   classes_per_client: int = setting(
     3,
     "number of classes that each client has samples of, of 'pathological' (and "
     "of synthetic data).",
+    data=True,
   )
   alpha: float = setting(
     0.5,
     "concentration of 'dirichlet': the smaller it is, the more clients differ.",
+    data=True,
   )
   min_size: int = setting(
-    10, "of 'dirichlet', the fewest samples that a client may have."
+    10,
+    "of 'dirichlet', the fewest samples that a client may have.",
+    data=True,
   )
   shards_per_client: int = setting(
-    2, "of 'shards', the number of shards that each client gets."
+    2,
+    "of 'shards', the number of shards that each client gets.",
+    data=True,
   )
   groups_per_client: int = setting(
-    3, "of 'natural', the number of groups, writers say, that each client gets."
+    3,
+    "of 'natural', the number of groups, writers say, that each client gets.",
+    data=True,
   )
   train_fraction: float = setting(
     0.5,
     "share of each client's samples that it trains on, of a dataset that has "
     "no test split of its own.",
+    data=True,
   )
   validation_fraction: float = setting(
-    0.0, "share of each client's training samples that is held out."
+    0.0,
+    "share of each client's training samples that is held out.",
+    data=True,
   )

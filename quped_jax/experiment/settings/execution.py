@@ -59,6 +59,7 @@ class ExecutionSettings(Group):
     "work in a round.",
     at_least(0),
     free=True,
+    data=True,
   )
   deterministic: bool = setting(
     False,
@@ -82,6 +83,7 @@ class DivergenceSettings(Group):
     "what happens to clients that diverge: 'drop' undoes the round of such a "
     "client, as if it had been absent, and warns; 'raise' ends the run.",
     one_of(ON_DIVERGENCE),
+    data=True,
   )
   max_message_norm: float = setting(
     0.0,
@@ -101,6 +103,7 @@ class OutputSettings(Group):
     "rounds between checkpoints; 0 for none that are counted so.",
     at_least(0),
     free=True,
+    data=True,
   )
   checkpoint_minutes: float = setting(
     10.0,
@@ -108,12 +111,14 @@ class OutputSettings(Group):
     "round; 0 for never.",
     checks.not_negative,
     free=True,
+    data=True,
   )
   keep_checkpoints: int = setting(
     2,
     "how many of the latest checkpoints are kept, beside the best.",
     at_least(1),
     free=True,
+    data=True,
   )
   save_models: str = setting(
     "none",
@@ -122,4 +127,5 @@ class OutputSettings(Group):
     "there is one.",
     one_of(SAVED_MODELS),
     free=True,
+    data=True,
   )

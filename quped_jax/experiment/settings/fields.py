@@ -34,6 +34,9 @@ def setting(
   doc: str,
   *rules: Rule,
   free: bool = False,
+  data: bool = False,
+  traced: bool = False,
+  off_at_zero: bool = False,
   converter: Callable[[Any], T] | None = None,
 ) -> T:
   """A field of a group.
@@ -44,6 +47,12 @@ def setting(
     *rules: checks of the value, each by itself, after that of its type.
     free: whether it changes no result, or only how it is rounded: a run may go
       on from a checkpoint with another value.
+    data: whether compiled programs see it, if at all, only in what they are
+      given: samples, what clients bring, or the root of all randomness.
+    traced: whether programs take it as a number, see `swept`. All other
+      settings are part of the programs.
+    off_at_zero: whether zero turns something off, where it is traced: zero is
+      part of the programs.
     converter: makes its value of what is given; None for that of its type.
 
   Returns:
@@ -56,6 +65,9 @@ def setting(
     "doc": doc,
     "rules": rules,
     "free": free,
+    "data": data,
+    "traced": traced,
+    "off_at_zero": off_at_zero,
     "converter": converter,
   }
   return dataclasses.field(**given)
@@ -68,6 +80,7 @@ def converted(
   converter: Callable[[Any], T],
   rules: tuple[Rule, ...] = (),
   free: bool = False,
+  data: bool = False,
 ) -> T:
   """A `setting` that takes more than what it holds, such as `bits=2`.
 
@@ -80,8 +93,11 @@ def converted(
     converter: likewise.
     rules: likewise.
     free: likewise.
+    data: likewise.
   """
-  return setting(default, doc, *rules, free=free, converter=converter)
+  return setting(
+    default, doc, *rules, free=free, data=data, converter=converter
+  )
 
 
 @dataclass_transform(

@@ -57,7 +57,10 @@ class QuantizationSettings(Group):
     one_of(proximal.CENTER_METHODS),
   )
   strength: float = setting(
-    1e-4, "lambda_0 of that regularizer.", checks.not_negative
+    1e-4,
+    "lambda_0 of that regularizer.",
+    checks.not_negative,
+    data=True,
   )
   strength_ramp: bool = setting(
     True, "whether round r, from 0, has strength lambda_0 * (r + 1)."
@@ -66,6 +69,7 @@ class QuantizationSettings(Group):
     1.0,
     "factor on the strength at each of `learning_rate_drops`.",
     checks.not_negative,
+    traced=True,
   )
 
 
@@ -91,9 +95,13 @@ class WeightSettings(Group):
     "of `client_types`).",
     rules=(each(checks.not_negative),),
     converter=numbers,
+    data=True,
   )
   learning_rate_decay: float = setting(
-    1.0, "factor on eta_1 and eta_3 per round.", checks.positive
+    1.0,
+    "factor on eta_1 and eta_3 per round.",
+    checks.positive,
+    traced=True,
   )
   learning_rate_drops: tuple[int, ...] = converted(
     default=(),
@@ -102,7 +110,10 @@ class WeightSettings(Group):
     converter=whole_numbers,
   )
   learning_rate_drop_factor: float = setting(
-    0.1, "factor by which they drop.", checks.not_negative
+    0.1,
+    "factor by which they drop.",
+    checks.not_negative,
+    traced=True,
   )
   shared_optimizer: str = setting(
     "sgd",
@@ -110,7 +121,10 @@ class WeightSettings(Group):
     one_of(optimizers.OPTIMIZERS),
   )
   shared_learning_rate: float = setting(
-    0.05, "eta_3, their step size.", checks.not_negative
+    0.05,
+    "eta_3, their step size.",
+    checks.not_negative,
+    data=True,
   )
 
 
@@ -127,9 +141,13 @@ class LevelSettings(Group):
     "`client_types`).",
     rules=(each(checks.not_negative),),
     converter=numbers,
+    data=True,
   )
   centers_clip: float = setting(
-    10.0, "bound on the gradient of a level.", checks.positive
+    10.0,
+    "bound on the gradient of a level.",
+    checks.positive,
+    traced=True,
   )
   centers_drops: tuple[int, ...] = converted(
     default=(),
@@ -138,8 +156,14 @@ class LevelSettings(Group):
     converter=whole_numbers,
   )
   centers_drop_factor: float = setting(
-    0.1, "factor by which it drops.", checks.not_negative
+    0.1,
+    "factor by which it drops.",
+    checks.not_negative,
+    traced=True,
   )
   finetune_centers_learning_rate: float = setting(
-    1e-5, "eta_2 from `finetune_at` on.", checks.not_negative
+    1e-5,
+    "eta_2 from `finetune_at` on.",
+    checks.not_negative,
+    traced=True,
   )

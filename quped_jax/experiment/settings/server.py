@@ -35,6 +35,7 @@ class RobustnessSettings(Group):
     1.0,
     "largest L2 norm of a message to 'norm_clipped_mean'.",
     checks.positive,
+    traced=True,
   )
   byzantine_clients: int = setting(
     0, "how many clients, the last of `clients`, send false messages."
@@ -46,7 +47,10 @@ class RobustnessSettings(Group):
     one_of(byzantine.ATTACKS),
   )
   attack_scale: float = setting(
-    10.0, "factor or standard deviation of `attack`.", checks.positive
+    10.0,
+    "factor or standard deviation of `attack`.",
+    checks.positive,
+    traced=True,
   )
 
 
@@ -61,17 +65,21 @@ class PrivacySettings(Group):
     "`quped_jax.methods.wrappers.privacy`. It needs `participation`, uniform "
     "weights, and the extra 'privacy'.",
     checks.not_negative,
+    traced=True,
+    off_at_zero=True,
   )
   dp_noise: float = setting(
     0.0,
     "standard deviation of the noise on the sum of the messages, in units of "
     "`dp_clip`.",
     checks.not_negative,
+    traced=True,
   )
   dp_delta: float = setting(
     1e-5,
     "delta of the guarantee, whose epsilon is in `summary.json`.",
     privacy_lib.check_delta,
+    data=True,
   )
 
   def _check(self) -> None:

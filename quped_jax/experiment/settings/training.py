@@ -44,9 +44,12 @@ class TrainingSettings(NamedOptions):
     _options,
   )
   seed: int = setting(
-    0, "of the partition, the initial weights and the batches.", at_least(0)
+    0,
+    "of the partition, the initial weights and the batches.",
+    at_least(0),
+    data=True,
   )
-  rounds: int = setting(40, "number of rounds.", at_least(1))
+  rounds: int = setting(40, "number of rounds.", at_least(1), data=True)
   steps: int = setting(
     40, "local steps of a client per round, one batch each.", at_least(1)
   )
@@ -67,6 +70,7 @@ class TrainingSettings(NamedOptions):
     1,
     "rounds between evaluations; the last is always evaluated.",
     at_least(1),
+    data=True,
   )
   recalibration_batches: int = setting(
     10,

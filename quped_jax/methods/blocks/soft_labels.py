@@ -44,7 +44,7 @@ class SoftLabelOptions(public_lib.ExchangeOptions):
   """
 
   distill_steps: int = 50
-  distill_learning_rate: float = 1e-3
+  distill_learning_rate: float = api.traced(1e-3)
   distill_optimizer: str = "adam"
 
   def __post_init__(self):
