@@ -12,6 +12,7 @@ from quped_jax.experiment.run import (
   run,
 )
 from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.sweep import SweptRun, sweep
 from quped_jax.files.info import ModelInfo
 from quped_jax.files.packed import (
   PackedModel,
@@ -77,6 +78,7 @@ __all__ = [
   "Settings",
   "Simulation",
   "SimulationState",
+  "SweptRun",
   "build",
   "centers_prox",
   "client_state",
@@ -114,6 +116,7 @@ __all__ = [
   "set_centers_tree",
   "soft_quantize",
   "soft_quantize_tree",
+  "sweep",
   "use_compilation_cache",
   "use_cores",
   "weights_prox",

@@ -205,25 +205,29 @@ def assemble_parts(
   return _join(parts, simulation, held_out(simulation), held_out)
 
 
-def assemble_over(
-  made: Assembly, parts: Parts, workdir: str | os.PathLike | None
-) -> Assembly:
-  """Makes a run of another one's programs; traces and compiles nothing.
+def programs_of(
+  made: Assembly,
+) -> Callable[[Parts, str | os.PathLike | None], Assembly]:
+  """A run's programs, for others: `(parts, workdir) -> Assembly`.
 
-  Args:
-    made: the other run, made with the federation of this one among `others`.
-    parts: of this run, with the same `program_of`.
-    workdir: see `assemble`.
+  It traces and compiles nothing, and takes parts with the same `program_of`,
+  whose federation was among the `others` when the run was made. It does not
+  keep the run's own data.
   """
-  count = parts.settings.clients
-  simulation = made.simulation.over(
-    parts.trained,
-    parts.population.first(count),
-    client_store(parts.settings, workdir),
-  )
-  held_out = functools.partial(_build_held_out_evaluation, parts, ())
-  evaluate = made.evaluate_held_out.over(parts.federation, parts.population)
-  return _join(parts, simulation, evaluate, held_out)
+  simulation_over = made.simulation.over
+  evaluate_over = dataclasses.replace(made.evaluate_held_out, data=None).over
+
+  def over(parts: Parts, workdir: str | os.PathLike | None) -> Assembly:
+    simulation = simulation_over(
+      parts.trained,
+      parts.population.first(parts.settings.clients),
+      client_store(parts.settings, workdir),
+    )
+    held_out = functools.partial(_build_held_out_evaluation, parts, ())
+    evaluate = evaluate_over(parts.federation, parts.population)
+    return _join(parts, simulation, evaluate, held_out)
+
+  return over
 
 
 def _join(

@@ -34,18 +34,9 @@ def build_federation(
     ValueError: an unknown dataset, or a partition that the data does not
       allow; the message names the field.
   """
-  if dataset is None and settings.dataset == "synthetic":
-    return _synthetic(settings)
+  dataset = dataset or load(settings)
   if dataset is None:
-    checks.choice(
-      "dataset", settings.dataset, (*data_lib.dataset_names(), "synthetic")
-    )
-    dataset = data_lib.load_dataset(
-      settings.dataset,
-      settings.data_dir or None,
-      # Of several processes, each needs the samples of its own clients only.
-      mapped=jax.process_count() > 1,
-    )
+    return _synthetic(settings)
   public, held_out = _public_set(settings, dataset)
   parts = data_lib.partition(
     dataset,
@@ -63,6 +54,25 @@ def build_federation(
   )
   federation = make_federation(dataset, parts, augment=settings.augment)
   return dataclasses.replace(federation, public=public)
+
+
+def load(settings: Settings) -> data_lib.Dataset | None:
+  """Loads the dataset that the settings name; None for synthetic data.
+
+  Raises:
+    ValueError: an unknown dataset.
+  """
+  if settings.dataset == "synthetic":
+    return None
+  checks.choice(
+    "dataset", settings.dataset, (*data_lib.dataset_names(), "synthetic")
+  )
+  return data_lib.load_dataset(
+    settings.dataset,
+    settings.data_dir or None,
+    # Of several processes, each needs the samples of its own clients only.
+    mapped=jax.process_count() > 1,
+  )
 
 
 def check_clients(settings: Settings, federation: Federation) -> None:

@@ -7,9 +7,11 @@ have the same results; a result of another identity, or of none, is never taken
 for theirs.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,15 +23,23 @@ from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.settings.clients import (
+  ClientSettings,
+  NetworkSettings,
+)
+from quped_jax.experiment.settings.data import DataSettings, PartitionSettings
 from quped_jax.files.differences import differences
 from quped_jax.methods import api
 from quped_jax.simulation.participation import load_trace
 from quped_jax.simulation.state import SimulationState
 
 __all__ = [
+  "DATA_FIELDS",
+  "NETWORK_FIELDS",
   "Identity",
   "differences",
   "differing",
+  "fields_of",
   "join",
   "of",
   "of_another_run",
@@ -51,6 +61,25 @@ DATA = "data"
 TRACE = "participation trace"
 SHARED_NETWORK = "global network"
 STATE, FRESH = "initial state", "fresh weights"
+
+
+def _names(*groups: Any) -> tuple[str, ...]:
+  fields = [field for group in groups for field in dataclasses.fields(group)]
+  return tuple(dict.fromkeys(field.name for field in fields))
+
+
+# The settings from which a run's data and networks are made.
+DATA_FIELDS = (
+  *_names(DataSettings, PartitionSettings),
+  "seed",
+  "clients",
+  "held_out_clients",
+)
+NETWORK_FIELDS = (
+  *_names(DataSettings, ClientSettings, NetworkSettings),
+  "granularity",
+  "method",
+)
 
 # Settings that are paths: of these files the content counts, not the place.
 _FILES = ("participation_trace", "warm_start")
@@ -92,6 +121,11 @@ def of_settings(given: Settings) -> Identity:
     of_networks(models, federation),
     of_trace(given),
   )
+
+
+def fields_of(settings: Settings, names: Sequence[str]) -> tuple[Any, ...]:
+  """The values of some settings: the same for runs that share what follows."""
+  return tuple(getattr(settings, name) for name in names)
 
 
 def of_data(federation: Federation) -> Identity:

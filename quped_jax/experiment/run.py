@@ -107,15 +107,26 @@ def run(
   make = functools.partial(
     assemble, settings, federation=federation, model=model, workdir=workdir
   )
-  return run_made(
-    settings,
-    workdir,
-    make,
-    state=state,
-    display=display,
-    resume=resume,
-    model_given=model is not None,
-  )
+  try:
+    return run_made(
+      settings,
+      workdir,
+      make,
+      state=state,
+      display=display,
+      resume=resume,
+      model_given=model is not None,
+    )
+  except KeyboardInterrupt as error:
+    raise brief(error) from None
+
+
+def brief(error: KeyboardInterrupt) -> KeyboardInterrupt:
+  """The error without where in JAX it was, which takes hundreds of lines."""
+  if not isinstance(error, Interrupted):
+    notes = getattr(error, "__notes__", ["nothing new is saved"])
+    error = KeyboardInterrupt(f"stopped by SIGINT: {'; '.join(notes)}")
+  return error.with_traceback(None)
 
 
 def run_made(
@@ -141,29 +152,6 @@ def run_made(
     resume: likewise.
     model_given: whether its network was given as an object.
   """
-  try:
-    return _run(
-      settings, workdir, make, identity, state, display, resume, model_given
-    )
-  except KeyboardInterrupt as error:
-    # Where in JAX that was is of no use, and takes hundreds of lines.
-    if not isinstance(error, Interrupted):
-      notes = getattr(error, "__notes__", ["nothing new is saved"])
-      error = KeyboardInterrupt(f"stopped by SIGINT: {'; '.join(notes)}")
-    raise error.with_traceback(None) from None
-
-
-def _run(
-  settings: Settings,
-  workdir: str | os.PathLike | None,
-  make: Callable[[], Assembly],
-  identity: identity_lib.Identity | None,
-  state: SimulationState | None,
-  display: metrics_lib.Display | None,
-  resume: bool,
-  model_given: bool,
-) -> Result:
-  """See `run_made`."""
   began = time.perf_counter()
   with (
     processes.together((Interrupted, DivergenceError)) as set_note,

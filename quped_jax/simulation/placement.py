@@ -1,7 +1,8 @@
 """Samples on the devices: to each, those of its own clients."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -113,8 +114,8 @@ def place(
 class Places:
   """Where programs find their data, which may be that of several runs in turn.
 
-  A pool of samples that every device holds whole is moved there once, for all
-  federations that share it.
+  A pool of samples that every device holds whole is there once, for all
+  federations that share it and are there at the same time.
 
   Args:
     federations: those that the programs are to serve.
@@ -130,8 +131,8 @@ class Places:
   ):
     self._layout, self._groups = layout, groups
     self._room = room_of(federations, layout, groups)
-    # Samples in host memory, and where they are on the devices.
-    self._pool: Any = None
+    # Samples in host memory, and as long as a run needs them, on the devices.
+    self._pool: tuple[Any, Callable[[], Any]] = None, lambda: None
 
   def place(
     self, federation: Federation, population: Any
@@ -143,11 +144,14 @@ class Places:
       population: what its clients bring.
     """
     source = federation.source
-    if self._pool is not None and source.inputs is self._pool[0]:
-      federation = dataclasses.replace(federation, source=self._pool[1])
+    shared = isinstance(source, Pool) and self._room is None
+    inputs = self._pool[1]() if shared else None
+    if inputs is not None and source.inputs is self._pool[0]:
+      same = dataclasses.replace(source, inputs=inputs)
+      federation = dataclasses.replace(federation, source=same)
     placed, specs = place(federation, self._layout, self._groups, self._room)
-    if self._room is None and isinstance(source, Pool):
-      self._pool = source.inputs, placed.source
+    if shared:
+      self._pool = source.inputs, weakref.ref(placed.source.inputs)
     return (placed, self._layout.place(population, SAME)), (specs, SAME)
 
 

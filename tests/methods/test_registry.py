@@ -18,7 +18,8 @@ def test_a_registered_method_runs_by_its_name(monkeypatch):
   monkeypatch.setitem(tiny.CASES, "mine", tiny.CASES["local"])
   settings = tiny.make_settings("mine", 2, bits=(32,))
   qj.build(settings, federation=tiny.make_federation((9, 9)))
-  assert calls.calls == 1
+  # Again for programs that take numbers of the settings as data.
+  assert calls.calls >= 1
   assert settings.to_dict()["mine"] == {}
 
 

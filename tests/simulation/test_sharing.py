@@ -121,3 +121,34 @@ def test_a_pool_of_samples_that_all_devices_hold_is_there_once(devices):
   np.testing.assert_array_equal(
     jnp.sort(inputs(shared), axis=None), jnp.sort(inputs(other), axis=None)
   )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{"strategy": "vmap"}, {"chunk_size": 1}])
+def test_the_formula_of_memory_holds_for_programs_that_serve_several(how):
+  rng = np.random.default_rng(0)
+  data = qj.from_arrays(
+    rng.normal(size=(400, 28, 28, 1)).astype(np.float32),
+    rng.integers(0, 10, 400),
+    num_classes=10,
+  )
+
+  def divided(counts):
+    rows = np.split(np.arange(320, dtype=np.int32), np.cumsum(counts)[:-1])
+    parts = [x.astype(np.int32) for x in rows]
+    nothing, test = parts[0][:0], np.arange(320, 400, dtype=np.int32)
+    return qj.make_federation(
+      data, qj.data.Partition(tuple(parts), (nothing,) * 8, (test,) * 8)
+    )
+
+  first, second = divided([40] * 8), divided([20] * 7 + [180])
+  settings = tiny.make_settings(
+    "quped", 8, bits=(2,), hidden=(200, 100), batch_size=32, **how
+  )
+  shared = make(settings, first, [second])
+  store, population = Store(), build_population(settings)
+  other = shared.over(second, population, store)
+  other.run_rounds(other.init(0), 1)
+  for simulation in (shared, other):
+    measured = simulation.program.memory
+    assert 0.75 * measured <= simulation.memory <= 1.25 * measured

@@ -1,6 +1,5 @@
 """Identities of the runs of a comparison; what they share is computed once."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,35 +8,6 @@ from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison.plan import Run
 from quped_jax.experiment.identity import Identity
-from quped_jax.experiment.settings import Settings
-from quped_jax.experiment.settings.clients import (
-  ClientSettings,
-  NetworkSettings,
-)
-from quped_jax.experiment.settings.data import DataSettings, PartitionSettings
-
-
-def _names(*groups: Any) -> tuple[str, ...]:
-  fields = [field for group in groups for field in dataclasses.fields(group)]
-  return tuple(dict.fromkeys(field.name for field in fields))
-
-
-# The settings from which a run's data and networks are made.
-DATA = (
-  *_names(DataSettings, PartitionSettings),
-  "seed",
-  "clients",
-  "held_out_clients",
-)
-NETWORKS = (
-  *_names(DataSettings, ClientSettings, NetworkSettings),
-  "granularity",
-  "method",
-)
-
-
-def _values(settings: Settings, names: Sequence[str]) -> tuple[Any, ...]:
-  return tuple(getattr(settings, name) for name in names)
 
 
 def identities(runs: Sequence[Run]) -> list[Identity]:
@@ -50,7 +20,9 @@ def identities(runs: Sequence[Run]) -> list[Identity]:
   """
   by_data: dict[Any, list[int]] = {}
   for i, run in enumerate(runs):
-    by_data.setdefault(_values(run.settings, DATA), []).append(i)
+    by_data.setdefault(
+      identity.fields_of(run.settings, identity.DATA_FIELDS), []
+    ).append(i)
   found: dict[int, Identity] = {}
   networks: dict[Any, Identity] = {}
   for members in by_data.values():
@@ -60,7 +32,7 @@ def identities(runs: Sequence[Run]) -> list[Identity]:
       settings = runs[i].settings
       # Budgets are drawn, and with them networks chosen.
       seed = settings.seed if settings.budget_bytes else None
-      key = _values(settings, NETWORKS), seed
+      key = identity.fields_of(settings, identity.NETWORK_FIELDS), seed
       if key not in networks:
         try:
           models = build_clients(settings, federation).models

@@ -73,11 +73,11 @@ def test_runs_that_share_what_is_computed_once_share_what_it_is_made_of(values):
   settings = Recorded(clients=5, method="local", **values)
   reads.clear()
   federation = build_federation(settings)
-  assert reads & FIELDS <= set(identities.DATA)
+  assert reads & FIELDS <= set(identity.DATA_FIELDS)
   assert "seed" in reads
   reads.clear()
   build_clients(settings, federation)
   used = reads & FIELDS
   if settings.budget_bytes:
     used -= {"seed"}
-  assert used and used <= set(identities.NETWORKS)
+  assert used and used <= set(identity.NETWORK_FIELDS)

@@ -1,0 +1,213 @@
+"""Many runs through few programs.
+
+Runs that differ in data and in numbers alone, see `swept`, form a group: the
+same compiled programs serve all of them, one after the other. Each is the run
+that its settings alone give, in its own folder, with the same files.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from quped_jax import models as models_lib
+from quped_jax.data.dataset import Dataset
+from quped_jax.data.federation import Federation
+from quped_jax.experiment import identity as identity_lib
+from quped_jax.experiment import parts as parts_lib
+from quped_jax.experiment.assemble import assemble_parts, programs_of
+from quped_jax.experiment.build_data import build_federation, load
+from quped_jax.experiment.divergence_reports import DivergenceError
+from quped_jax.experiment.metrics import Display
+from quped_jax.experiment.parts import Parts
+from quped_jax.experiment.run import Result, run_made
+from quped_jax.experiment.settings import Settings
+
+
+class Planned(NamedTuple):
+  """A run that is to do, with all its parts.
+
+  Attributes:
+    settings: as they were given.
+    parts: what it is made of.
+    identity: what its results follow from.
+  """
+
+  settings: Settings
+  parts: Parts
+  identity: identity_lib.Identity
+
+
+class Sources:
+  """Data and identities of runs; what several runs share is made once.
+
+  Args:
+    federation: that of all runs, instead of those that settings describe.
+    model: the network of all clients of all runs, likewise.
+  """
+
+  def __init__(
+    self,
+    federation: Federation | None = None,
+    model: models_lib.Model | None = None,
+  ):
+    self._given, self._model = federation, model
+    self._datasets: dict[Any, Dataset | None] = {}
+    self._federations: dict[Any, Federation] = {}
+    self._of_data: dict[int, identity_lib.Identity] = {}
+    self._of_networks: dict[Any, identity_lib.Identity] = {}
+
+  def plan(self, settings: Settings) -> Planned:
+    """Makes the parts of a run; compiles nothing.
+
+    Raises:
+      ValueError: settings that do not fit each other or the data.
+    """
+    parts = parts_lib.make_parts(
+      settings, federation=self._federation(settings), model=self._model
+    )
+    return Planned(settings, parts, self._identity(settings, parts))
+
+  def _federation(self, settings: Settings) -> Federation:
+    if self._given is not None:
+      return self._given
+    names = identity_lib.DATA_FIELDS
+    key = identity_lib.fields_of(settings, names)
+    if key not in self._federations:
+      source = settings.dataset, settings.data_dir
+      if source not in self._datasets:
+        self._datasets[source] = load(settings)
+      self._federations[key] = build_federation(
+        settings, self._datasets[source]
+      )
+    return self._federations[key]
+
+  def _identity(self, settings: Settings, parts: Parts):
+    federation, models = parts.federation, parts.clients.models
+    if id(federation) not in self._of_data:
+      self._of_data[id(federation)] = identity_lib.of_data(federation)
+    # Budgets are drawn, and with them networks chosen.
+    seed = settings.seed if settings.budget_bytes else None
+    names = identity_lib.NETWORK_FIELDS
+    key = identity_lib.fields_of(settings, names), seed
+    if key not in self._of_networks:
+      self._of_networks[key] = identity_lib.of_networks(models, federation)
+    return identity_lib.join(
+      settings,
+      self._of_data[id(federation)],
+      self._of_networks[key],
+      identity_lib.of_trace(settings),
+    )
+
+
+def groups(runs: Sequence[Planned]) -> list[list[int]]:
+  """The runs by the programs that serve them, as indices, in order."""
+  found: dict[Any, list[int]] = {}
+  for index, run in enumerate(runs):
+    found.setdefault(parts_lib.program_of(run.parts), []).append(index)
+  return list(found.values())
+
+
+class Group:
+  """Runs of one group, which go through the same programs in turn.
+
+  Nothing is compiled before the first of them runs, and their data are on the
+  devices one after the other.
+
+  Args:
+    runs: all of them; their tables of samples get room for the largest.
+    folder: where results of the first go; None for nowhere.
+    model_given: whether their network was given as an object.
+
+  Raises:
+    ValueError: settings that do not fit each other, or the memory.
+  """
+
+  def __init__(
+    self,
+    runs: Sequence[Planned],
+    folder: str | os.PathLike | None = None,
+    *,
+    model_given: bool = False,
+  ):
+    self._model_given = model_given
+    first, *others = {
+      id(run.parts.federation): run.parts.federation for run in runs
+    }.values()
+    del first
+    made = assemble_parts(runs[0].parts, folder, others)
+    self._over = programs_of(made)
+
+  def run(
+    self,
+    run: Planned,
+    folder: str | os.PathLike | None,
+    *,
+    display: Display | None = None,
+    resume: bool = True,
+  ) -> Result:
+    """Runs one; the first compiles.
+
+    Args:
+      run: one of the group's.
+      folder: where its results go; None for nowhere.
+      display: see `run`.
+      resume: likewise.
+
+    Raises:
+      Exception: what `run` raises. The others may be run all the same.
+    """
+    return run_made(
+      run.settings,
+      folder,
+      functools.partial(self._over, run.parts, folder),
+      identity=run.identity,
+      display=display,
+      resume=resume,
+      model_given=self._model_given,
+    )
+
+
+def run_groups(
+  runs: Sequence[Planned],
+  folders: Sequence[pathlib.Path | None],
+  displays: Sequence[Display | None],
+  *,
+  resume: bool = True,
+  model_given: bool = False,
+) -> Iterator[tuple[int, Result | DivergenceError]]:
+  """Runs all, group by group: yields the index of each and what came of it.
+
+  Args:
+    runs: what is to do.
+    folders: where the results of each go; None for nowhere.
+    displays: what shows the progress of each.
+    resume: see `run`.
+    model_given: whether their network was given as an object.
+
+  Yields:
+    The result, or the error with which the run ended because it diverged.
+
+  Raises:
+    ValueError: settings that do not fit each other or the memory, before
+      anything is compiled.
+    Exception: what `run` raises otherwise.
+  """
+  by_group = groups(runs)
+  made = [
+    Group([runs[i] for i in own], folders[own[0]], model_given=model_given)
+    for own in by_group
+  ]
+  for members in by_group:
+    # Its programs are gone with it.
+    group = made.pop(0)
+    for i in members:
+      try:
+        found = group.run(
+          runs[i], folders[i], display=displays[i], resume=resume
+        )
+      except DivergenceError as error:
+        yield i, error
+      else:
+        yield i, found
