@@ -206,10 +206,12 @@ def make_alternating(
     The functions init, step and views, and how many gradients a step takes.
 
   Raises:
-    ValueError: unknown estimator, unit, norm or center_prox.
+    ValueError: unknown estimator, unit, norm or center_prox; a negative `most`.
   """
   checks.choice("estimator", estimator, ESTIMATORS)
   soft_quantizer.check_sharpness(sharpness, sharpness_unit)
+  if most is not None:
+    checks.whole("most", most, 0)
   optimizer = optax.with_extra_args_support(optimizer)
   centers_optimizer = optax.with_extra_args_support(centers_optimizer)
   prox = optax.chain(optimizer, transforms.prox_quantize(norm=norm))
@@ -236,6 +238,7 @@ def make_alternating(
     )
 
   def init(params, stats, codebooks):
+    codebook_tree.check_most(codebooks, most)
     quantized = has_codebooks(codebooks)
     return Learner(
       params=params,
@@ -250,9 +253,9 @@ def make_alternating(
 
   def known(learner):
     """The learner with what is static of its levels; and whether any count."""
-    codebooks = codebook_tree.in_program(
-      learner.codebooks, most=most, mixed=mixed
-    )
+    codebooks = learner.codebooks
+    if mixed or most is not None:
+      codebooks = codebook_tree.in_program(codebooks, most=most, mixed=mixed)
     used = levels_in_use.in_use(codebook_tree.codebook_leaves(codebooks))
     return learner._replace(codebooks=codebooks), used
 
@@ -274,6 +277,7 @@ def make_alternating(
   def step(learner, objective, rates, penalty=None, correction=None):
     if learner.assignments is not None:
       return finetune_step(learner, objective, rates, penalty, correction)
+    given = learner.codebooks
     learner, used = known(learner)
     params = learner.params
     grads, (loss, stats) = jax.grad(loss_at_x, has_aux=True)(
@@ -306,7 +310,7 @@ def make_alternating(
       learner = centers_step(learner, used, objective, rates, penalty)
       learner = learner._replace(
         quantized_stats=quantized_stats,
-        codebooks=codebook_tree.in_program(learner.codebooks),
+        codebooks=codebook_tree.with_static(learner.codebooks, given),
       )
     return learner, loss
 

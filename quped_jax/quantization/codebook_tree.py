@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from quped_jax.quantization import codebook as codebook_lib
@@ -149,9 +150,7 @@ def init_codebooks(
   return codebooks
 
 
-def in_program(
-  codebooks: Any, *, most: int | None = None, mixed: bool = False
-) -> Any:
+def in_program(codebooks: Any, *, most: int | None, mixed: bool) -> Any:
   """The same codebooks, as those of a program's learners.
 
   Args:
@@ -162,6 +161,34 @@ def in_program(
   return map_codebooks(
     lambda codebook: dataclasses.replace(codebook, most=most, mixed=mixed),
     codebooks,
+  )
+
+
+def check_most(codebooks: Any, most: int | None) -> None:
+  """Raises a ValueError if a codebook is known to have more levels."""
+  for codebook in codebook_leaves(codebooks):
+    if most is None or codebook_lib.is_traced(codebook.levels):
+      continue
+    levels = int(np.max(codebook.levels, initial=0))
+    if levels > most:
+      raise ValueError(
+        f"most={most}: must be at least {levels}, the levels of a codebook"
+      )
+
+
+def with_static(codebooks: Any, given: Any) -> Any:
+  """The codebooks, with what is static of those at the same places.
+
+  Args:
+    codebooks: a tree of codebooks.
+    given: a tree of the same structure, with the `most` and `mixed` to take.
+  """
+  return map_codebooks(
+    lambda codebook, other: dataclasses.replace(
+      codebook, most=other.most, mixed=other.mixed
+    ),
+    codebooks,
+    given,
   )
 
 

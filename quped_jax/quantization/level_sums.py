@@ -226,8 +226,13 @@ def sum_together(terms: Sequence[jax.Array]) -> jax.Array:
     terms: arrays of one shape and dtype.
 
   Returns:
-    `[len(terms)]`, of their dtype.
+    `[len(terms)]`, of their dtype; of less than 32 bits, they are summed in
+    float32.
   """
+  dtype = terms[0].dtype
+  if jnp.issubdtype(dtype, jnp.floating):
+    wide = jnp.promote_types(dtype, jnp.float32)
+    terms = [x.astype(wide) for x in terms]
   zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
   sums = jax.lax.reduce(
     tuple(terms),
@@ -235,7 +240,7 @@ def sum_together(terms: Sequence[jax.Array]) -> jax.Array:
     lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
     tuple(range(terms[0].ndim)),
   )
-  return jnp.stack(sums)
+  return jnp.stack(sums).astype(dtype)
 
 
 def _scattered(values, index, bins, parts, mode):

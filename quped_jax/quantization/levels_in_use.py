@@ -67,8 +67,8 @@ def in_use(codebooks: Sequence[Codebook]) -> jax.Array | bool:
 
   Returns:
     A bool if that is known when a program is traced, else bool `[]`, one for
-    all learners under vmap. On accelerators it is True for learners that may
-    have levels, and known when a program is compiled.
+    all learners under vmap. For an accelerator it is True, as the compiler
+    finds.
   """
   may = [c for c in codebooks if c.in_room().max_levels]
   if not may or not any(c.mixed for c in may):
@@ -77,7 +77,8 @@ def in_use(codebooks: Sequence[Codebook]) -> jax.Array | bool:
   return jax.lax.platform_dependent(
     jnp.max(jnp.stack(counts)),
     cpu=lambda count: count > 0,
-    default=lambda count: jnp.bool_(True),
+    # Not a constant, which does not vary over devices as the other does.
+    default=lambda count: (count < 0) | True,
   )
 
 

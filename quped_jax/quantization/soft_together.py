@@ -1,10 +1,10 @@
 """The soft quantizer's sum over all steps, in the form for accelerators.
 
-An accelerator spends its time on moving weights, not on sigmoids: with up to 16
-levels the value, the gradient of the weights and the gradient of all levels
-take one kernel each, which reads every weight once. XLA would otherwise compute
-the sigmoids that the three have in common once, and keep them in memory, an
-array for each step; the barriers tell it not to.
+An accelerator spends its time on moving weights, not on sigmoids. With up to 16
+levels, XLA makes one kernel of the value, and another of the gradients of the
+weights and of all levels, each of which reads every weight once. It would
+otherwise compute the sigmoids that they have in common once, and keep them in
+memory, an array for each step; the barriers tell it not to.
 """
 
 import jax
@@ -63,15 +63,16 @@ def _sums(terms):
 def gradients(x, cotangent, centers, slope):
   r"""The gradients of `value`.
 
-  With :math:`s_j` the share that a weight has climbed of step j, whose height
-  is :math:`h_j`, and g the cotangents, level k gets
+  With :math:`s_k` the share that a weight has climbed of the step above level
+  k, whose height is :math:`h_k`, and g the cotangents, level k gets
 
   .. math::
     \sum_x g (s_{k-1} - s_k) - \frac P2 \sum_x g (h_{k-1} s_{k-1} (1 - s_{k-1})
       + h_k s_k (1 - s_k)),
 
-  where the step before the first is climbed by all. So two sums per step give
-  the gradients of all levels.
+  where all have climbed what is below the first level, and nobody what is above
+  the last. The shares are subtracted before they are summed: their sums are
+  large and nearly the same.
 
   Args:
     x: weights, any shape.
@@ -90,12 +91,11 @@ def gradients(x, cotangent, centers, slope):
   to_x = slope * cotangent * derivative
 
   x = jax.lax.optimization_barrier(x)
-  terms = [cotangent]
-  for share in _shares(x, centers, slope):
-    terms += [cotangent * share, cotangent * share * (1 - share)]
-  sums = _sums(terms)
-  climbed, bent = sums[1::2], sums[2::2]
-  bent = slope / 2 * gaps * bent
-  # Each step ends at the level above it, and begins at the one below.
-  ends = jnp.concatenate([sums[:1], climbed - bent])
-  return to_x, ends - jnp.pad(climbed + bent, (0, 1))
+  bends = jax.lax.optimization_barrier(slope / 2 * gaps)
+  below, bent_below, terms = jnp.ones_like(x), 0.0, []
+  for k, share in enumerate(_shares(x, centers, slope)):
+    bent = bends[k] * share * (1 - share)
+    terms.append(cotangent * (below - share - bent_below - bent))
+    below, bent_below = share, bent
+  terms.append(cotangent * (below - bent_below))
+  return to_x, _sums(terms)

@@ -15,8 +15,8 @@ class View(NamedTuple):
     stats: its batch-norm statistics.
     counts: bool, whether its loss counts. For a learner in full precision that
       of the quantized view does not, since it is the same model again.
-    runs: bool, whether the loss of any learner counts that runs at the same
-      time, see `levels_in_use.in_use`; static, or the same for all of them.
+    runs: bool, whether its loss counts for any of the learners that run at the
+      same time, see `levels_in_use.in_use`; static, or the same for all.
   """
 
   params: Any

@@ -19,6 +19,7 @@ from quped_jax.quantization.codebook import Codebook
 from quped_jax.quantization.codebook_tree import (
   full_precision,
   hard_quantize_tree,
+  in_program,
   init_codebooks,
 )
 from quped_jax.quantization.optimizers import base_optimizer
@@ -451,3 +452,28 @@ def test_unsorted_levels_are_sorted_after_a_step_of_the_first_phase():
 def test_errors_name_the_field_and_its_value(options, message):
   with pytest.raises(ValueError, match=message):
     make(**options)
+
+
+@pytest.mark.parametrize("static", [{"mixed": True}, {"most": 4}])
+def test_a_step_leaves_what_is_static_of_codebooks_as_it_was(static):
+  alternating = make()
+  learner = make_learner(alternating, max_levels=8)
+  marked = in_program(
+    learner.codebooks, **{"most": None, "mixed": False} | static
+  )
+
+  def step(learner, _):
+    return alternating.step(learner, objective, RATES)
+
+  steps = jax.jit(lambda learner: jax.lax.scan(step, learner, None, 2))
+  after, losses = steps(learner._replace(codebooks=marked))
+  assert jax.tree.structure(after.codebooks) == jax.tree.structure(marked)
+  _, want = steps(learner)
+  np.testing.assert_allclose(losses, want, rtol=1e-5)
+
+
+def test_fewer_levels_than_learners_have_are_refused():
+  with pytest.raises(ValueError, match="most=-1: must be at least 0"):
+    make(most=-1)
+  with pytest.raises(ValueError, match="most=2: must be at least 4"):
+    make_learner(make(most=2))

@@ -147,5 +147,51 @@ def test_trees_of_codebooks_know_their_program():
   known = codebook_tree.in_program(tree, most=2, mixed=True)
   assert (known["a"].most, known["a"].mixed) == (2, True)
   assert known["b"] == tree["b"]
-  forgotten = codebook_tree.in_program(known)
+  forgotten = codebook_tree.with_static(known, tree)
   assert (forgotten["a"].most, forgotten["a"].mixed) == (None, False)
+
+
+def test_fewer_levels_than_a_codebook_has_are_refused():
+  tree = {"a": books()[1], "b": codebook_tree.full_precision(X)}
+  codebook_tree.check_most(tree, 4)
+  codebook_tree.check_most(tree, None)
+  with pytest.raises(ValueError, match="most=3: must be at least 4"):
+    codebook_tree.check_most(tree, 3)
+
+
+def which(book, size):
+  """Which branch a CPU takes."""
+
+  def told(number):
+    return lambda x: x + number
+
+  branches = levels_in_use.Branches(told(1), told(2), told(3), told(4))
+  return jax.jit(lambda book, x: levels_in_use.branch(book, size, branches, x))(
+    book, jnp.float32(0)
+  )
+
+
+@pytest.mark.parametrize(
+  ("bits", "size", "taken"),
+  [
+    (32, 100, 1),
+    (2, 100, 2),
+    (4, 100, 3),
+    (32, 10**6, 1),
+    (2, 10**6, 3),
+    (4, 10**6, 3),
+  ],
+)
+def test_a_cpu_takes_the_branch_that_the_levels_ask_for(bits, size, taken):
+  book = init_codebook(X, bits, 16)
+  mixed = dataclasses.replace(book, mixed=True)
+  assert which(mixed, size) == taken
+  assert which(book, size) == 3
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_programs_branch_on_a_cpu_if_precisions_are_mixed(mixed):
+  book = dataclasses.replace(books()[2], mixed=mixed)
+  text = lowering.text(Program(value_and_gradients), "cpu", X, book)
+  plain = lowering.text(Program(value_and_gradients), "cpu", X, books()[2])
+  assert (text.count("stablehlo.case") > plain.count("stablehlo.case")) is mixed

@@ -1,6 +1,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from quped_jax.quantization import soft_steps, soft_together
@@ -51,3 +52,35 @@ def test_levels_that_coincide_give_finite_gradients():
   centers, slope = jnp.zeros(4), jnp.float32(1e9)
   for got in soft_together.gradients(x, cotangent, centers, slope):
     assert jnp.all(jnp.isfinite(got))
+
+
+@pytest.mark.parametrize("levels", [2, 16])
+def test_sums_over_many_weights_keep_their_precision(levels):
+  """Of cotangents with a mean, whose sums over all weights are large."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=200_000)
+  cotangent = rng.normal(0.01, 0.01, size=x.size)
+  centers = np.linspace(-2.0, 2.0, levels)
+  slope = 10.0 * (levels - 1) / 4
+  _, got = jax.jit(soft_together.gradients)(
+    *(jnp.asarray(a, jnp.float32) for a in (x, cotangent, centers, slope))
+  )
+  with jax.enable_x64(True):
+    _, want = soft_steps.dense_gradients(0, x, cotangent, centers, slope)
+    want = np.asarray(want)
+  np.testing.assert_allclose(
+    got, want, atol=1e-3 * np.max(np.abs(want[1:-1])) if levels > 2 else 0.2
+  )
+
+
+def test_weights_of_half_the_bits_are_summed_in_float32():
+  x, cotangent, centers, slope = arguments(16, (300,))
+  many = [jnp.tile(a, 100).astype(jnp.bfloat16) for a in (x, cotangent + 0.5)]
+  narrow = centers.astype(jnp.bfloat16), slope.astype(jnp.bfloat16)
+  _, got = jax.jit(soft_together.gradients)(*many, *narrow)
+  assert got.dtype == jnp.bfloat16
+  _, want = soft_steps.dense_gradients(0, *many, *narrow)
+  size = float(jnp.max(jnp.abs(want)))
+  chex.assert_trees_all_close(
+    got.astype(jnp.float32), want.astype(jnp.float32), atol=0.02 * size
+  )

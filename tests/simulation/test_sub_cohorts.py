@@ -16,6 +16,8 @@ from quped_jax.simulation.sub_cohorts import SubCohort
 from tests import tiny
 
 BITS = (1, 2, 3, 4, 32)
+# What the clients of these need at most.
+MOST = (0, 4, 16)
 
 
 def test_a_cohort_is_divided_by_how_many_levels_are_summed_in_what_form():
@@ -61,27 +63,43 @@ def test_a_division_does_not_pay_where_devices_would_wait_for_each_other():
   assert not sub_cohorts.pay("gpu", found, 80, LARGE, MANY)
 
 
-def simulate(method="quped", divided=True, bits=BITS, **settings):
+def simulate(method="quped", divided=True, bits=BITS, model="mlp", **settings):
   """A simulation of the tiny federation, divided or not."""
   how = {"strategy": "vmap", "devices": 1, **settings}
-  made = tiny.make_settings(method, 5, bits=bits)
+  hidden = {} if model == "mlp" else {"hidden": ()}
+  made = tiny.make_settings(method, 5, bits=bits, model=model, **hidden)
   federation = tiny.make_federation()
   clients = build_clients(made, federation)
   built = build_method(made, federation, clients.models)
-  return make_simulation(
+  used = []
+
+  def for_levels(most):
+    few = built.for_levels(most)
+
+    def client_update(*args):
+      used.append(most)
+      return few.client_update(*args)
+
+    return few.replace(client_update=client_update)
+
+  simulation = make_simulation(
     built.method,
     federation,
     build_population(made, clients.assignment),
     clients.assignment.members(),
-    for_levels=built.for_levels,
+    for_levels=for_levels,
     divided=divided,
     **how,
   )
+  return simulation, used
 
 
-def played(simulation, rounds=2):
+def played(made, most=(), rounds=2):
+  """What it leads to, by the methods for so many levels and no other."""
+  simulation, used = made
   state, metrics = simulation.run_rounds(simulation.init(0), rounds)
   assert simulation.program.compilations == 1
+  assert sorted(set(used)) == sorted(most)
   return tiny.to_host(state), jax.device_get(metrics)
 
 
@@ -96,10 +114,12 @@ def played(simulation, rounds=2):
       {"strategy": "chunks", "chunk_size": 2}, marks=pytest.mark.slow
     ),
     pytest.param({"devices": 2}, marks=pytest.mark.slow),
+    # Whose batch norm keeps statistics of the quantized model apart.
+    pytest.param({"model": "normed"}, marks=pytest.mark.slow),
   ],
 )
 def test_a_divided_cohort_gives_what_the_whole_gives(how):
-  state, metrics = played(simulate(**how))
+  state, metrics = played(simulate(**how), most=MOST)
   want, want_metrics = played(simulate(divided=False, **how))
   assert tiny.largest_difference(state, want) < 1e-5
   assert tiny.largest_difference(metrics, want_metrics) < 1e-5
@@ -109,13 +129,13 @@ def test_a_divided_cohort_gives_what_the_whole_gives(how):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["qupel", "fml", "fedavg", "ditto", "local"])
 def test_methods_give_the_same_divided(method):
-  state, _ = played(simulate(method))
+  state, _ = played(simulate(method), most=MOST)
   want, _ = played(simulate(method, divided=False))
   assert tiny.largest_difference(state, want) < 1e-5
 
 
 def test_states_of_divided_and_whole_cohorts_are_the_same_in_kind():
-  divided, whole = simulate(), simulate(divided=False)
+  (divided, _), (whole, _) = simulate(), simulate(divided=False)
   shapes = [s.shapes(False) for s in (divided, whole)]
   assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
   assert shapes[0] == shapes[1]

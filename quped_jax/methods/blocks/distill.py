@@ -22,7 +22,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
   Args:
     logits: `[batch, classes]`.
-    labels: int `[batch]`.
+    labels: int `[batch]`; one that is no class makes the loss NaN.
   """
   # A lookup of each sample's logit would be a gather and, for the gradient, a
   # scatter: two kernels more on an accelerator, where comparisons are fused.
@@ -30,6 +30,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   largest = jnp.max(logits, axis=-1, keepdims=True)
   logits = logits - jax.lax.stop_gradient(largest)
   own = jnp.sum(logits, axis=-1, where=chosen)
+  own = jnp.where(jnp.any(chosen, axis=-1), own, jnp.nan)
   return jnp.mean(jnp.log(jnp.sum(jnp.exp(logits), axis=-1)) - own)
 
 

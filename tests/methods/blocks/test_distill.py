@@ -146,6 +146,12 @@ def test_cross_entropy_is_the_mean_negative_log_likelihood():
   )
 
 
+@pytest.mark.parametrize("wrong", [-1, CLASSES])
+def test_cross_entropy_to_what_is_no_class_is_not_hidden(wrong):
+  labels = jnp.array([0, wrong, 1])
+  assert np.isnan(cross_entropy(jnp.zeros((3, CLASSES)), labels))
+
+
 def test_unknown_temperature_on_is_named():
   x = jnp.zeros((1, 2))
   with pytest.raises(
