@@ -132,11 +132,10 @@ class Group:
     model_given: bool = False,
   ):
     self._model_given = model_given
-    first, *others = {
-      id(run.parts.federation): run.parts.federation for run in runs
-    }.values()
-    del first
-    made = assemble_parts(runs[0].parts, folder, others)
+    first = runs[0].parts
+    others = {id(run.parts.federation): run.parts.federation for run in runs}
+    del others[id(first.federation)]
+    made = assemble_parts(first, folder, list(others.values()))
     self._over = programs_of(made)
 
   def run(

@@ -260,7 +260,8 @@ def _place_part(x: Any, sharding: NamedSharding) -> jax.Array:
     return jax.random.wrap_key_data(
       _place_part(jax.random.key_data(x), sharding)
     )
-  host = np.asarray(x)
+  # A plain number has the type that programs compute in.
+  host = np.asarray(jnp.asarray(x) if isinstance(x, float) else x)
   return jax.make_array_from_callback(
     host.shape, sharding, lambda index: host[index]
   )

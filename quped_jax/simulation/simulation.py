@@ -273,19 +273,22 @@ def make_simulation(
     )
     halved = None
     if strategy == "auto" and layout.chunk_size > 1:
-      # Made once: the runs that share programs share these too.
-      halved = functools.cache(lambda: run_by(layout.halved()))
+      halved = functools.partial(run_by, layout.halved())
     template = programs.template()
+    # Made once, without data: runs that share programs share these too.
+    fewer_over = functools.cache(lambda: halved().over if halved else None)
 
     def over(federation, population, store) -> Simulation:
       federation = padding.padded(federation, lengths)
       filled = template.over(federation, population, store)
       bits = np.asarray(population.spec.bits)
       of_run = sizes_lib.with_precisions(sizes, ids, bits)
-      fewer = None
-      if halved is not None:
-        fewer = functools.partial(_fewer, halved, federation, population, store)
-      return _simulation(filled, of_run, over, fewer)
+
+      def fewer() -> Simulation:
+        made_over: Any = fewer_over()
+        return made_over(federation, population, store)
+
+      return _simulation(filled, of_run, over, fewer if halved else None)
 
     return _simulation(programs, sizes, over, halved)
 
@@ -304,11 +307,6 @@ def make_simulation(
       batches=step_bytes is not None and _full_precision(population),
     )
   )
-
-
-def _fewer(halved: Callable[[], Simulation], *data) -> Simulation:
-  """The simulation with fewer clients at once, over the same data."""
-  return halved().over(*data)
 
 
 def _full_precision(population: Population) -> bool:

@@ -87,6 +87,31 @@ def make(settings, federation, others=()) -> qj.Simulation:
   return assemble(settings, federation=federation, others=others).simulation
 
 
+@pytest.mark.slow
+def test_with_fewer_clients_at_once_they_share_programs_too():
+  first, *others = federations()
+  settings = settings_of("local", 0, strategy="auto")
+  shared = make(settings, first, others)
+  assert shared.layout.chunk_size == 3
+  fewer = []
+  for run, federation in enumerate(federations()):
+    settings = settings_of("local", run, strategy="auto")
+    population = build_population(settings)
+    simulation = shared.over(federation, population, Store())
+    assert simulation.halved is not None
+    fewer.append(simulation.halved())
+    alone = make(settings, federation)
+    found, expected = (played(x, settings.seed) for x in (fewer[-1], alone))
+    assert tiny.largest_difference(found, expected) < 1e-6
+  assert [x.layout.chunk_size for x in fewer] == [2, 2, 2]
+  assert all(x.program is fewer[0].program for x in fewer)
+  assert fewer[0].program.compilations == 1
+  assert fewer[2].compile_seconds() == 0
+  # One at a time there is nothing to halve.
+  again = fewer[2].halved
+  assert again is not None and again().halved is None
+
+
 def test_data_of_another_shape_is_an_error():
   first, *others = federations()
   settings = settings_of("local", 0)
