@@ -224,12 +224,12 @@ def _exact_l1(mu, weights, index, threshold, deterministic):
   levels = mu.shape[0]
   fine = levels * _PARTS**2 <= weights.size
   prox = functools.partial(_median_prox, deterministic=deterministic)
-  few = functools.partial(prox, fine=False)
+  in_two_passes = functools.partial(prox, fine=False)
   if not fine:
-    return few(mu, weights, index, threshold)
-  many = functools.partial(prox, fine=True)
+    return in_two_passes(mu, weights, index, threshold)
+  in_one = functools.partial(prox, fine=True)
   return jax.lax.platform_dependent(
-    mu, weights, index, threshold, cpu=many, default=few
+    mu, weights, index, threshold, cpu=in_one, default=in_two_passes
   )
 
 

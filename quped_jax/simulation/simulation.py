@@ -229,6 +229,8 @@ def make_simulation(
     engine, calibrate=not max_message_norm and sizes.up > 0
   )
 
+  precisions = np.asarray(population.spec.bits)
+
   def parts(layout: Layout) -> dict[str, list[sub_cohorts_lib.Part]]:
     """Of the cohorts that are divided."""
     everyone = population.participation.is_everyone(federation.num_clients)
@@ -236,10 +238,9 @@ def make_simulation(
       return {}
     if divided is False:
       return {}
-    bits = np.asarray(population.spec.bits)
     found = {}
     for cohort, members in ids.items():
-      shares = [bits[own] for own in layout.groups([members])]
+      shares = [precisions[own] for own in layout.groups([members])]
       clients = sub_cohorts_lib.divide(shares)
       pays = divided or sub_cohorts_lib.pay(
         jax.default_backend(),
@@ -254,10 +255,9 @@ def make_simulation(
         ]
     return found
 
-  def run_by(layout: Layout) -> Simulation:
-    laid_out = dataclasses.replace(
-      engine, layout=layout, sub_cohorts=parts(layout)
-    )
+  def run_by(layout: Layout, *, whole: bool = False) -> Simulation:
+    divisions = {} if whole else parts(layout)
+    laid_out = dataclasses.replace(engine, layout=layout, sub_cohorts=divisions)
     evaluation = _evaluation(laid_out, federation)
     programs = backend(
       Blueprint(
@@ -273,15 +273,19 @@ def make_simulation(
     )
     halved = None
     if strategy == "auto" and layout.chunk_size > 1:
-      halved = functools.partial(run_by, layout.halved())
+      halved = functools.partial(run_by, layout.halved(), whole=whole)
     template = programs.template()
     # Made once, without data: runs that share programs share these too.
     fewer_over = functools.cache(lambda: halved().over if halved else None)
+    whole_over = functools.cache(lambda: run_by(layout, whole=True).over)
 
     def over(federation, population, store) -> Simulation:
+      bits = np.asarray(population.spec.bits)
+      # Which part runs a client is in the program.
+      if divisions and not np.array_equal(bits, precisions):
+        return whole_over()(federation, population, store)
       federation = padding.padded(federation, lengths)
       filled = template.over(federation, population, store)
-      bits = np.asarray(population.spec.bits)
       of_run = sizes_lib.with_precisions(sizes, ids, bits)
 
       def fewer() -> Simulation:

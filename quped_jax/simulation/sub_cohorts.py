@@ -25,8 +25,8 @@ from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.simulation import at_once
 
-# The most levels of clients that run together: those of a sum of few steps, of
-# one over all steps, and of any other.
+# The most levels of clients that run together: none, a few sigmoids per weight,
+# up to 15 of them, and more, whose sums take other forms (`soft_forms`).
 _MOST = (0, 4, 16, 2**codebook_lib.MAX_BITS)
 # Starting more operations may take this share of a round's time.
 _SLOWER = 0.1

@@ -12,6 +12,7 @@ from quped_jax.experiment.build_clients import build_clients, build_population
 from quped_jax.experiment.build_method import build_method
 from quped_jax.simulation import sub_cohorts
 from quped_jax.simulation.simulation import make_simulation
+from quped_jax.simulation.store import Store
 from quped_jax.simulation.sub_cohorts import SubCohort
 from tests import tiny
 
@@ -150,6 +151,27 @@ def test_changing_a_precision_recompiles_nothing_in_the_whole_program():
   population = made.population._replace(spec=qj.methods.api.ClientSpec(bits))
   made.round_with(population)
   assert made.simulation.program.compilations == 1
+
+
+@pytest.mark.slow
+def test_a_run_with_other_precisions_gets_a_program_that_serves_it():
+  divided, _ = simulate()
+  federation, bits = tiny.make_federation(), (4, 4, 1, 32, 2)
+  other = divided.over(federation, population_of(bits), Store())
+  state, metrics = other.run_rounds(other.init(0), 1)
+  assert metrics["participants"] == 5
+  alone, _ = simulate(divided=False, bits=bits)
+  want, _ = alone.run_rounds(alone.init(0), 1)
+  assert tiny.largest_difference(tiny.to_host(state), tiny.to_host(want)) < 1e-5
+  # Of the same precisions, the divided one.
+  same = divided.over(federation, population_of(BITS), Store())
+  assert same.program is divided.program
+
+
+def population_of(bits):
+  settings = tiny.make_settings("quped", 5, bits=bits)
+  clients = build_clients(settings, tiny.make_federation())
+  return build_population(settings, clients.assignment)
 
 
 def test_runs_are_not_divided_where_only_some_take_part():
