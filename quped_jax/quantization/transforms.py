@@ -33,7 +33,6 @@ class ProxState(NamedTuple):
 
   Attributes:
     count: int32 `[]`, number of updates so far: the argument of schedules.
-      Where there are none it stays 0, which saves a step an operation.
   """
 
   count: jax.typing.ArrayLike
@@ -62,15 +61,6 @@ def _threshold(extra_args, learning_rate, strength, count) -> Any:
   )
   pull = _value(extra_args.get("strength"), strength, count, "strength")
   return step * pull
-
-
-def _counted(
-  state: ProxState, *values: optax.ScalarOrSchedule | None
-) -> ProxState:
-  """The state after an update, given what may be schedules."""
-  if not any(callable(value) for value in values):
-    return state
-  return ProxState(optax.safe_increment(state.count))
 
 
 def _check_not_negative(name: str, value: Any) -> None:
@@ -145,7 +135,7 @@ def prox_quantize(
     updates = codebook_tree.map_codebooks(
       prox, codebooks, updates, params, otherwise=lambda update, _: update
     )
-    return updates, _counted(state, learning_rate, strength)
+    return updates, ProxState(optax.safe_increment(state.count))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -225,7 +215,7 @@ def prox_centers(
     updates = codebook_tree.map_codebooks(
       prox, codebooks, updates, params, weights
     )
-    return updates, _counted(state, learning_rate, strength)
+    return updates, ProxState(optax.safe_increment(state.count))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -283,7 +273,7 @@ def scale_by_step_size(
     given = extra_args.get("learning_rate")
     step = _value(given, learning_rate, state.count, "learning_rate")
     scaled = jax.tree.map(lambda u: (-step * u).astype(u.dtype), updates)
-    return scaled, _counted(state, learning_rate)
+    return scaled, ProxState(optax.safe_increment(state.count))
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

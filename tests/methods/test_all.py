@@ -286,8 +286,8 @@ def test_rounds_lower_for_accelerators_in_their_forms(name):
     text = lowering.rounds(made, platform)
     lowering.check_sums(text)
     if name in ("quped", "qupel"):
-      # The gradients of all levels at once, and their sums in the prox.
-      assert lowering.joint_reductions(text, 4) >= 2
+      # The sums of all levels at once, in the prox.
+      assert lowering.joint_reductions(text, 4) >= 1
 
 
 @over(tiny.METHODS, fast=())

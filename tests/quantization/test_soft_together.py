@@ -62,9 +62,9 @@ def test_sums_over_many_weights_keep_their_precision(levels):
   cotangent = rng.normal(0.01, 0.01, size=x.size)
   centers = np.linspace(-2.0, 2.0, levels)
   slope = 10.0 * (levels - 1) / 4
-  _, got = jax.jit(soft_together.gradients)(
-    *(jnp.asarray(a, jnp.float32) for a in (x, cotangent, centers, slope))
-  )
+  given = x, cotangent, centers, np.float32(slope)
+  given = [jnp.asarray(a, jnp.float32) for a in given]
+  _, got = jax.jit(soft_together.gradients)(*given)
   with jax.enable_x64(True):
     _, want = soft_steps.dense_gradients(0, x, cotangent, centers, slope)
     want = np.asarray(want)
@@ -75,11 +75,11 @@ def test_sums_over_many_weights_keep_their_precision(levels):
 
 def test_weights_of_half_the_bits_are_summed_in_float32():
   x, cotangent, centers, slope = arguments(16, (300,))
-  many = [jnp.tile(a, 100).astype(jnp.bfloat16) for a in (x, cotangent + 0.5)]
-  narrow = centers.astype(jnp.bfloat16), slope.astype(jnp.bfloat16)
-  _, got = jax.jit(soft_together.gradients)(*many, *narrow)
+  many = jnp.tile(x, 100), jnp.tile(cotangent + 0.5, 100), centers, slope
+  x, cotangent, centers, slope = (a.astype(jnp.bfloat16) for a in many)
+  _, got = jax.jit(soft_together.gradients)(x, cotangent, centers, slope)
   assert got.dtype == jnp.bfloat16
-  _, want = soft_steps.dense_gradients(0, *many, *narrow)
+  _, want = soft_steps.dense_gradients(0, x, cotangent, centers, slope)
   size = float(jnp.max(jnp.abs(want)))
   chex.assert_trees_all_close(
     got.astype(jnp.float32), want.astype(jnp.float32), atol=0.02 * size

@@ -364,9 +364,7 @@ def test_apply_if_finite():
 
 
 def test_multi_steps_prox_acts_on_real_updates_only():
-  inner = optax.chain(
-    optax.sgd(1.0), prox_quantize(lambda count: RATE, STRENGTH)
-  )
+  inner = optax.chain(optax.sgd(1.0), prox_quantize(RATE, STRENGTH))
   steps = optax.MultiSteps(inner, every_k_schedule=3)
   grads, params, extra = problem("prox_quantize l1")
   update = jax.jit(steps.update)
@@ -388,15 +386,6 @@ def test_multi_steps_prox_acts_on_real_updates_only():
       )
       assert_close(new, want)
   assert state.inner_opt_state[1].count == 2
-
-
-@pytest.mark.parametrize("scheduled", [False, True])
-def test_updates_are_counted_for_schedules_alone(scheduled):
-  rate = (lambda count: 0.1) if scheduled else 0.1
-  transformation = scale_by_step_size(rate)
-  updates = jnp.ones(2)
-  _, state = transformation.update(updates, transformation.init(updates))
-  assert jax.tree.leaves(state) == [int(scheduled)]
 
 
 def test_updates_keep_their_type():

@@ -33,13 +33,13 @@ def test_gradients_of_levels_are_reduced_together_on_accelerators():
 
   on_cpu, *elsewhere = (
     lowering.joint_reductions(
-      lowering.text(Program(gradient), platform, jnp.ones(9999)), 4
+      lowering.text(Program(gradient), platform, jnp.ones(9999)), 2
     )
     for platform in ("cpu", *lowering.ACCELERATORS)
   )
   assert on_cpu == 0
-  # Of 31 sums, four at a time, of which XLA makes one kernel.
-  assert elsewhere == [7, 7]
+  # Of 16 sums, two at a time, of which XLA makes one kernel.
+  assert elsewhere == [8, 8]
 
 
 def test_a_scatter_of_weights_into_few_places_is_found(monkeypatch):
