@@ -142,7 +142,10 @@ def test_settings_in_commands_exist(page):
   fields |= {"methods", "seeds", "NAME"}
   for name in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
     method, _, option = name.partition(".")
-    if option:
+    if method == "tune":
+      config = (ROOT / "configs" / "compare_digits.py").read_text()
+      assert f'"{option}": ' in config, name
+    elif option:
       options = dataclasses.fields(METHODS[method].options)
       assert option in {field.name for field in options}, name
     else:
