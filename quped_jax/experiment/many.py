@@ -17,12 +17,14 @@ from quped_jax.data.federation import Federation
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import parts as parts_lib
 from quped_jax.experiment.assemble import assemble_parts, programs_of
+from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation, load
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.parts import Parts
 from quped_jax.experiment.run import Result, run_made
 from quped_jax.experiment.settings import Settings
+from quped_jax.methods import api
 
 
 class Planned(NamedTuple):
@@ -65,11 +67,17 @@ class Sources:
       ValueError: settings that do not fit each other or the data.
     """
     parts = parts_lib.make_parts(
-      settings, federation=self._federation(settings), model=self._model
+      settings, federation=self.federation(settings), model=self._model
     )
-    return Planned(settings, parts, self._identity(settings, parts))
+    own = self.identity(settings, parts.clients.models)
+    return Planned(settings, parts, own)
 
-  def _federation(self, settings: Settings) -> Federation:
+  def federation(self, settings: Settings) -> Federation:
+    """The data of a run.
+
+    Raises:
+      ValueError: a partition that the data does not allow.
+    """
     if self._given is not None:
       return self._given
     names = identity_lib.DATA_FIELDS
@@ -83,8 +91,19 @@ class Sources:
       )
     return self._federations[key]
 
-  def _identity(self, settings: Settings, parts: Parts):
-    federation, models = parts.federation, parts.clients.models
+  def identity(
+    self, settings: Settings, models: api.Models | None = None
+  ) -> identity_lib.Identity:
+    """The identity of a run; compiles nothing.
+
+    Args:
+      settings: of the run.
+      models: its networks, if they are made.
+
+    Raises:
+      ValueError: settings that do not fit each other or the data.
+    """
+    federation = self.federation(settings)
     if id(federation) not in self._of_data:
       self._of_data[id(federation)] = identity_lib.of_data(federation)
     # Budgets are drawn, and with them networks chosen.
@@ -92,6 +111,7 @@ class Sources:
     names = identity_lib.NETWORK_FIELDS
     key = identity_lib.fields_of(settings, names), seed
     if key not in self._of_networks:
+      models = models or build_clients(settings, federation, self._model).models
       self._of_networks[key] = identity_lib.of_networks(models, federation)
     return identity_lib.join(
       settings,

@@ -13,7 +13,6 @@ from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
 from quped_jax.experiment.comparison import figures, plan, runs, tables
 from quped_jax.experiment.comparison.plan import Row, Run
-from quped_jax.experiment.run import run as run_experiment
 from quped_jax.experiment.settings import Settings
 
 
@@ -56,7 +55,7 @@ def gather(planned: Sequence[Run]) -> Gathered:
 def compare(
   config: Mapping[str, Any],
   workdir: str | os.PathLike,
-  start: Callable[..., Any] = run_experiment,
+  start: Callable[..., Any] | None = None,
   console: rich.console.Console | None = None,
   *,
   restart: bool = False,
@@ -66,7 +65,8 @@ def compare(
   Args:
     config: the comparison's config, as plain values; see `plan`.
     workdir: where all results go.
-    start: `start(settings, folder, display=..., resume=...)` runs one.
+    start: `start(settings, folder, display=..., resume=...)` runs one; by
+      default, by programs that it shares with others.
     console: where the table is printed; the standard output by default.
     restart: whether results of other runs in the workdir may be replaced.
 

@@ -7,14 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quped_jax import kinds, reading
-from quped_jax.experiment import former_names, identity, output
-from quped_jax.experiment.assemble import assemble
-from quped_jax.experiment.build_data import build_federation
+from quped_jax.experiment import former_names, identity, many, output
 from quped_jax.experiment.comparison.identities import identities
 from quped_jax.experiment.comparison.plan import Run
+from quped_jax.experiment.comparison.shared_programs import SharedPrograms
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display
-from quped_jax.experiment.run import run as run_experiment
 from quped_jax.files.checkpoint import Checkpoints
 
 _FRACTION = kinds.number(0, 1)
@@ -72,7 +70,12 @@ class Pending(NamedTuple):
   resume: bool
 
 
-def to_do(runs: Sequence[Run], *, restart: bool = False) -> list[Pending]:
+def to_do(
+  runs: Sequence[Run],
+  sources: many.Sources | None = None,
+  *,
+  restart: bool = False,
+) -> list[Pending]:
   """The runs that are not done.
 
   A run is done if its folder holds the results of a run of its identity, in
@@ -80,6 +83,7 @@ def to_do(runs: Sequence[Run], *, restart: bool = False) -> list[Pending]:
 
   Args:
     runs: in the order in which to run them.
+    sources: where what they share is kept, for what else needs it.
     restart: whether results and checkpoints of other runs may be replaced.
 
   Raises:
@@ -87,7 +91,7 @@ def to_do(runs: Sequence[Run], *, restart: bool = False) -> list[Pending]:
       Also settings that do not fit each other or the data.
   """
   pending, others = [], []
-  for run, here in zip(runs, identities(runs), strict=True):
+  for run, here in zip(runs, identities(runs, sources), strict=True):
     differ = identity.differing(run.folder, here)
     finished = is_finished(run)
     if finished and not differ:
@@ -118,34 +122,9 @@ def _mistakes(run: Run) -> list[str]:
   return []
 
 
-def check(runs: Sequence[Run]) -> None:
-  """Builds the runs to find mistakes early; compiles nothing.
-
-  Of runs that differ in the seed only, one is built, and all on the data of the
-  first run. This finds what settings alone do not show: a method that needs a
-  public set, say, or does not run with quantized clients.
-
-  Raises:
-    ValueError: settings that do not fit each other or the data.
-  """
-  if not runs:
-    return
-  federation = build_federation(runs[0].settings)
-  seen = set()
-  for run in runs:
-    without_seed = str({**run.settings.to_dict(), "seed": None})
-    if without_seed in seen:
-      continue
-    seen.add(without_seed)
-    try:
-      assemble(run.settings, federation=federation)
-    except ValueError as error:
-      raise ValueError(f"{run.row.name}: {error}") from error
-
-
 def run_missing(
   runs: Sequence[Run],
-  start: Callable[..., Any] = run_experiment,
+  start: Callable[..., Any] | None = None,
   say: Callable[[str], None] = output.say,
   *,
   quiet: bool = False,
@@ -156,7 +135,8 @@ def run_missing(
 
   Args:
     runs: in the order in which to run them.
-    start: `start(settings, folder, display=..., resume=...)` runs one.
+    start: `start(settings, folder, display=..., resume=...)` runs one; by
+      default, by programs that it shares with others.
     say: prints a line.
     quiet: whether the progress within each run is hidden.
     restart: see `to_do`.
@@ -171,9 +151,11 @@ def run_missing(
     ValueError: settings that do not fit each other or the data, or folders with
       results of other runs, before any run starts.
   """
-  found = to_do(runs, restart=restart)
+  sources = many.Sources()
+  found = to_do(runs, sources, restart=restart)
   pending = [run for run, _ in found]
-  check(pending)
+  shared = SharedPrograms(pending, sources)
+  start = start or shared
   say(f"{len(pending)} of {len(runs)} runs to do")
   began, seconds = time.perf_counter(), {}
   for number, (run, resume) in enumerate(found, 1):
@@ -189,7 +171,7 @@ def run_missing(
     now = time.perf_counter()
     next_one = now - started
     if run.row not in seconds:
-      # Later runs of the row find its programs in the compilation cache.
+      # Later runs of the row find its programs compiled.
       next_one -= summary_of(run)["timing"]["compile_seconds"]
     seconds[run.row] = next_one
     left = estimate(seconds, pending[number:])

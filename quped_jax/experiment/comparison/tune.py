@@ -27,7 +27,6 @@ from quped_jax.experiment import metrics, output
 from quped_jax.experiment.comparison import plan
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
-from quped_jax.experiment.run import run as run_experiment
 
 # Fields of the config's section `tune`.
 _FIELDS = ("trials", "seeds", "rounds", "validation_fraction", "spaces")
@@ -305,7 +304,7 @@ def describe(settings: Mapping[str, Any]) -> str:
 def tune(
   config: Mapping[str, Any],
   workdir: str | os.PathLike,
-  start: Callable[..., Any] = run_experiment,
+  start: Callable[..., Any] | None = None,
   say: Callable[[str], None] = output.say,
   *,
   restart: bool = False,
@@ -315,7 +314,8 @@ def tune(
   Args:
     config: the comparison's config, as plain values, with a section `tune`.
     workdir: where all results go; what is there already is not run again.
-    start: `start(settings, folder, display=..., resume=...)` runs one.
+    start: `start(settings, folder, display=..., resume=...)` runs one; by
+      default, by programs that it shares with others.
     say: prints a line.
     restart: whether results of other runs in the workdir may be replaced.
 
