@@ -236,6 +236,9 @@ def get_config():
   config.tune = ml_collections.ConfigDict(
     {
       "trials": 6,  # for every method and precision
+      # How often trials are halved, and those that go on trained for twice as
+      # many rounds: more are tried in as many rounds. 0 for never.
+      "halving": 0,
       "seeds": (0,),
       "rounds": 20,
       "validation_fraction": 0.25,  # of each client's training samples

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import quped_jax as qj
+from configs import compare_digits
 from quped_jax.methods import METHODS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -142,7 +143,9 @@ def test_settings_in_commands_exist(page):
   fields |= {"methods", "seeds", "NAME"}
   for name in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
     method, _, option = name.partition(".")
-    if option:
+    if method == "tune":
+      assert option in compare_digits.get_config().tune, name
+    elif option:
       options = dataclasses.fields(METHODS[method].options)
       assert option in {field.name for field in options}, name
     else:

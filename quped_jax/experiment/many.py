@@ -16,7 +16,11 @@ from quped_jax.data.dataset import Dataset
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import parts as parts_lib
-from quped_jax.experiment.assemble import assemble_parts, programs_of
+from quped_jax.experiment.assemble import (
+  Assembly,
+  assemble_parts,
+  programs_of,
+)
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation, load
 from quped_jax.experiment.divergence_reports import DivergenceError
@@ -159,6 +163,17 @@ class Group:
     made = assemble_parts(runs[0].parts, folder, others)
     self._over = programs_of(made)
 
+  def assemble(
+    self, run: Planned, folder: str | os.PathLike | None
+  ) -> Assembly:
+    """Makes one of them, of the group's programs; compiles nothing.
+
+    Args:
+      run: one of the group's.
+      folder: where its results go; None for nowhere.
+    """
+    return self._over(run.parts, folder)
+
   def run(
     self,
     run: Planned,
@@ -181,7 +196,7 @@ class Group:
     return run_made(
       run.settings,
       folder,
-      functools.partial(self._over, run.parts, folder),
+      functools.partial(self.assemble, run, folder),
       identity=run.identity,
       display=display,
       resume=resume,

@@ -85,12 +85,15 @@ class Run(NamedTuple):
     settings: all its settings.
     folder: where its results go.
     title: what the progress display calls it.
+    after: the same run with fewer rounds, from whose last checkpoint it goes
+      on; None if there is none.
   """
 
   row: Row
   settings: Settings
   folder: pathlib.Path
   title: str
+  after: "Run | None" = None
 
 
 def parse_methods(values: Iterable[Any]) -> tuple[str, ...]:

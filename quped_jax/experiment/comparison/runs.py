@@ -130,6 +130,7 @@ def run_missing(
   quiet: bool = False,
   restart: bool = False,
   may_diverge: bool = False,
+  sources: many.Sources | None = None,
 ) -> int:
   """Runs those that are not done, and says after each how long is left.
 
@@ -142,6 +143,7 @@ def run_missing(
     restart: see `to_do`.
     may_diverge: whether a run that ends because it diverges is left unfinished,
       and the next one begins.
+    sources: where what the runs share is kept, for what else needs it.
 
   Returns:
     How many were run.
@@ -151,7 +153,7 @@ def run_missing(
     ValueError: settings that do not fit each other or the data, or folders with
       results of other runs, before any run starts.
   """
-  sources = many.Sources()
+  sources = sources or many.Sources()
   found = to_do(runs, sources, restart=restart)
   pending = [run for run, _ in found]
   shared = SharedPrograms(pending, sources)

@@ -6,7 +6,8 @@ row has a draw of its own, and it is balanced: each value of a setting is tried
 as often as its other values, or once more or less. A trial's score is the
 accuracy of the method's primary variant after the last round, on the validation
 part of the clients' training data: its mean over clients, then over seeds. Test
-data is never looked at.
+data is never looked at. With successive halving, see `halving`, more settings
+are tried in as many rounds.
 
 Two caveats. Test samples of one seed can be validation samples of another,
 where they belong to other clients. FedGKD-VOTE weights its teachers by how they
@@ -17,14 +18,14 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from quped_jax import checks, paths, scalars
-from quped_jax.experiment import metrics, output
-from quped_jax.experiment.comparison import plan
+from quped_jax import checks, paths
+from quped_jax.experiment import many, metrics, output
+from quped_jax.experiment.comparison import draws, halving, plan
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
 
@@ -33,9 +34,6 @@ _FIELDS = ("trials", "seeds", "rounds", "validation_fraction", "spaces")
 
 # Settings that no space may hold.
 _FIXED = (*plan.SHARED, "rounds", "eval_every", "method", "bits")
-
-# Random draws of a row's settings before they are taken along diagonals.
-_ATTEMPTS = 50
 
 
 class Trial(NamedTuple):
@@ -54,107 +52,10 @@ class Trial(NamedTuple):
   runs: list[Run]
 
 
-def flatten(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Turns {"quped": {"lambda_p": x}} into {"quped.lambda_p": x}."""
-  result = {}
-  for name, value in space.items():
-    if isinstance(value, Mapping):
-      result |= flatten(value, f"{prefix}{name}.")
-    else:
-      result[prefix + name] = value
-  return result
-
-
-def unflatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `flatten`, in the shape of overrides."""
-  result: dict[str, Any] = {}
-  for name, value in settings.items():
-    method, _, option = name.rpartition(".")
-    (result.setdefault(method, {}) if method else result)[option] = value
-  return result
-
-
-def draw(
-  field: str, space: Mapping[str, Any], trials: int, name: str
-) -> list[dict[str, Any]]:
-  """Draws distinct points of a grid, balanced over each setting's values.
-
-  Each value of a setting is in `trials / number of values` points, rounded down
-  or up. None is left out unless a setting has more values than there are
-  trials.
-
-  Args:
-    field: what errors call the space.
-    space: {setting: values, or method: {option: values}}.
-    trials: number of points.
-    name: whose draw it is; another name draws other points.
-
-  Raises:
-    ValueError: a grid with fewer points.
-  """
-  flat = {name: scalars.plain(x) for name, x in flatten(space).items()}
-  for setting, values in flat.items():
-    if not isinstance(values, (list, tuple)) or not values:
-      raise ValueError(
-        f"{field}.{setting}={values!r}: must be a tuple of the values to try"
-      )
-  sizes = [len(values) for values in flat.values()]
-  if math.prod(sizes) < trials:
-    raise ValueError(
-      f"{field}: must have at least trials={trials} settings, as many as are "
-      f"tried for every method; got {math.prod(sizes)}"
-    )
-  # The same in every process, unlike `hash`.
-  rng = np.random.default_rng(list(name.encode()))
-  return [
-    {s: values[i] for (s, values), i in zip(flat.items(), point, strict=True)}
-    for point in sorted(_balanced_points(sizes, trials, rng))
-  ]
-
-
-def _balanced_points(
-  sizes: Sequence[int], trials: int, rng: np.random.Generator
-) -> list[tuple[int, ...]]:
-  """Distinct points of a grid that has axes of these sizes; see `draw`."""
-  for _ in range(_ATTEMPTS):
-    # On each axis, all of its values in random order, again and again.
-    axes = []
-    for size in sizes:
-      turns = np.tile(np.arange(size), (-(-trials // size), 1))
-      axes.append(rng.permuted(turns, axis=1).ravel()[:trials])
-    points = list(zip(*(axis.tolist() for axis in axes), strict=True))
-    if len(set(points)) == trials:
-      return points
-  # Hardly any draw has distinct points if it takes most of the grid.
-  orders = [rng.permutation(size) for size in sizes]
-  return [
-    tuple(int(order[i]) for order, i in zip(orders, point, strict=True))
-    for point in _diagonal_points(sizes, trials)
-  ]
-
-
-def _diagonal_points(
-  sizes: Sequence[int], trials: int
-) -> list[tuple[int, ...]]:
-  """The first points of a path along a grid's diagonals, through all points.
-
-  Every step goes one further on each axis, from its end to its start. Where the
-  path would close, its later axes go one further once more, so that it goes on
-  beside itself. It is balanced wherever it is cut.
-  """
-  times, axes, period = np.arange(trials), [], 1
-  for size in sizes:
-    # The path over the axes so far is closed after this many steps.
-    closed = math.lcm(period, size)
-    period *= size
-    axes.append((times + times % period // closed) % size)
-  return [tuple(int(axis[i]) for axis in axes) for i in range(trials)]
-
-
 def make_trials(
   config: Mapping[str, Any], workdir: pathlib.Path
 ) -> list[Trial]:
-  """All trials of all rows.
+  """All trials of all rows, up to the end of the first rung if there are more.
 
   Args:
     config: the comparison's config, as plain values, with a section `tune`.
@@ -167,8 +68,17 @@ def make_trials(
   _check_section(config.get("tune", {}))
   section = config["tune"]
   seeds = plan.parse_seeds("tune.seeds", section["seeds"])
+  rounds, *_ = halving.rounds_of_rungs(section)
   return [
-    _make_trial(config, workdir, row, number, settings, seeds)
+    Trial(
+      row,
+      number,
+      settings,
+      [
+        _make_run(config, workdir, row, number, settings, seed, rounds)
+        for seed in seeds
+      ],
+    )
     for row in plan.make_rows(config)
     for number, settings in enumerate(_draw_for(row, section))
   ]
@@ -189,48 +99,95 @@ def _check_section(section: Mapping[str, Any]) -> None:
       f"tune.validation_fraction={fraction!r}: must be between 0 and 1, so "
       "that there is validation data to choose on"
     )
+  halving.check(section)
+
+
+def space_of(section: Mapping[str, Any], method: str) -> dict[str, Any]:
+  """What is tried for a method: {"setting" or "method.option": values}.
+
+  Args:
+    section: of the config, `tune`.
+    method: its name, or that of a variant.
+
+  Raises:
+    ValueError: there is no space for it, or it holds what all share.
+  """
+  spaces, field = section.get("spaces", {}), f"tune.spaces.{method}"
+  if method not in spaces:
+    raise ValueError(
+      f"{field}: must be given, since {method!r} is one of methods; there "
+      f"are spaces for {', '.join(spaces) or 'none'}"
+    )
+  for name in spaces[method]:
+    if name in _FIXED:
+      raise ValueError(f"{field}.{name}: must be the same for all methods")
+  return draws.grid(field, spaces[method])
 
 
 def _draw_for(row: Row, section: Mapping[str, Any]) -> list[dict[str, Any]]:
   """The settings that are tried for a row."""
-  spaces, field = section["spaces"], f"tune.spaces.{row.method}"
-  if row.method not in spaces:
-    raise ValueError(
-      f"{field}: must be given, since {row.method!r} is one of methods; there "
-      f"are spaces for {', '.join(spaces) or 'none'}"
-    )
-  for name in spaces[row.method]:
-    if name in _FIXED:
-      raise ValueError(f"{field}.{name}: must be the same for all methods")
-  return draw(field, spaces[row.method], section["trials"], row.name)
+  space, sizes = space_of(section, row.method), _sizes(section, row.method)
+  return draws.draw(f"tune.spaces.{row.method}", space, sizes[0], row.name)
 
 
-def _make_trial(
+def _sizes(section: Mapping[str, Any], method: str) -> list[int]:
+  """How many trials of a row of the method each rung has."""
+  points = math.prod(map(len, space_of(section, method).values()))
+  trials = section["trials"]
+  return halving.sizes_of_rungs(
+    trials, halving.halvings_of(section), max(trials, points)
+  )
+
+
+def _make_run(
   config: Mapping[str, Any],
   workdir: pathlib.Path,
   row: Row,
   number: int,
-  settings: dict[str, Any],
-  seeds: Sequence[int],
-) -> Trial:
+  settings: Mapping[str, Any],
+  seed: int,
+  rounds: int,
+  after: Run | None = None,
+) -> Run:
+  """A run of a trial, up to the end of a rung."""
   section = config["tune"]
   changes = {
-    **unflatten(settings),
+    **draws.unflatten(settings),
     "validation_fraction": section["validation_fraction"],
-    "rounds": section["rounds"],
-    # Only the last round counts.
-    "eval_every": section["rounds"],
+    "rounds": rounds,
+    # Only the last round of each rung counts.
+    "eval_every": halving.rounds_of_rungs(section)[0],
   }
+  name = f"{row.name}_trial{number}_seed{seed}"
+  title = f"{row.title}, {describe(settings)}, seed {seed}"
+  if halving.halvings_of(section):
+    name, title = f"{name}_round{rounds}", f"{title}, {rounds} rounds"
+  if rounds < section["rounds"]:
+    changes["checkpoint_every"] = rounds
+  return Run(
+    row,
+    plan.row_settings(config, row, seed, changes),
+    workdir / "tune" / name,
+    title,
+    after,
+  )
+
+
+def _go_on(
+  config: Mapping[str, Any],
+  workdir: pathlib.Path,
+  trial: Trial,
+  rounds: int,
+) -> Trial:
+  """A trial up to the end of the next rung."""
+  row, number, settings, _ = trial
   runs = [
-    Run(
-      row,
-      plan.row_settings(config, row, seed, changes),
-      workdir / "tune" / f"{row.name}_trial{number}_seed{seed}",
-      f"{row.title}, {describe(settings)}, seed {seed}",
+    _make_run(
+      config, workdir, row, number, settings, run.settings.seed, rounds, run
     )
-    for seed in seeds
+    for run in trial.runs
   ]
-  return Trial(row, number, settings, runs)
+  return trial._replace(runs=runs)
 
 
 def score(run: Run) -> float:
@@ -266,7 +223,8 @@ def records(trials: list[Trial]) -> list[dict[str, Any]]:
 def best(trials: list[Trial], tried: list[dict[str, Any]]) -> dict[str, Any]:
   """Each row's best trial, the first of equals, as {method_bits: overrides}.
 
-  A row of which every trial diverged has none.
+  Those are compared that went through most rounds. A row of which every trial
+  diverged has none.
 
   Args:
     trials: all trials.
@@ -274,11 +232,34 @@ def best(trials: list[Trial], tried: list[dict[str, Any]]) -> dict[str, Any]:
   """
   result, scores = {}, {}
   for trial, record in zip(trials, tried, strict=True):
-    value = record["validation"]  # NaN, which is above nothing, if it diverged.
-    if value > scores.get(trial.row.name, -math.inf):
-      scores[trial.row.name] = value
-      result[trial.row.name] = unflatten(trial.settings)
+    value = record["validation"]
+    if math.isnan(value):  # It diverged.
+      continue
+    reached = record.get("rounds", 0), value
+    if reached > scores.get(trial.row.name, (-1, -math.inf)):
+      scores[trial.row.name] = reached
+      result[trial.row.name] = draws.unflatten(trial.settings)
   return result
+
+
+def _better(
+  section: Mapping[str, Any],
+  rung: int,
+  trials: list[Trial],
+  tried: list[dict[str, Any]],
+) -> list[Trial]:
+  """The trials that go on to a rung: of each row the best, in their order."""
+  scores = [record["validation"] for record in tried]
+  chosen: list[int] = []
+  for row in dict.fromkeys(trial.row for trial in trials):
+    own = [
+      i
+      for i, trial in enumerate(trials)
+      if trial.row == row and not math.isnan(scores[i])
+    ]
+    own.sort(key=lambda i: -scores[i])
+    chosen += own[: _sizes(section, row.method)[rung]]
+  return [trials[i] for i in sorted(chosen)]
 
 
 def write(
@@ -327,14 +308,34 @@ def tune(
       results of other runs, before a run starts.
   """
   workdir = paths.given("workdir", workdir)
+  section = config.get("tune", {})
   trials = make_trials(config, workdir)
-  all_runs = [run for trial in trials for run in trial.runs]
-  # Quiet: a run's own display shows accuracy on test data.
-  runs_lib.run_missing(
-    all_runs, start, say, quiet=True, restart=restart, may_diverge=True
-  )
-  tried = records(trials)
+  sources, halved = many.Sources(), bool(halving.halvings_of(section))
+  found: dict[tuple[Row, int], dict[str, Any]] = {}
+  going = trials
+  for rung, rounds in enumerate(halving.rounds_of_rungs(section)):
+    if rung:
+      going = _better(section, rung, going, [found[t[:2]] for t in going])
+      going = [_go_on(config, workdir, trial, rounds) for trial in going]
+    if halved:
+      say(f"{len(going)} of {len(trials)} trials, up to round {rounds}")
+    # Quiet: a run's own display shows accuracy on test data.
+    runs_lib.run_missing(
+      [run for trial in going for run in trial.runs],
+      start,
+      say,
+      quiet=True,
+      restart=restart,
+      may_diverge=True,
+      sources=sources,
+    )
+    for trial, record in zip(going, records(going), strict=True):
+      if halved:
+        before = found.get(trial[:2], {"seconds": 0.0})["seconds"]
+        record |= {"rounds": rounds, "seconds": before + record["seconds"]}
+      found[trial[:2]] = record
+  tried = [found[trial[:2]] for trial in trials]
   chosen = best(trials, tried)
-  budget = {k: v for k, v in config["tune"].items() if k != "spaces"}
+  budget = {k: v for k, v in section.items() if k != "spaces"}
   write(workdir, budget, tried, chosen)
   return chosen

@@ -5,15 +5,12 @@ import csv
 import json
 import math
 
-import hypothesis
-import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import quped_jax as qj
 from configs import compare_digits
 from quped_jax import methods
-from quped_jax.experiment.comparison import plan, tune
+from quped_jax.experiment.comparison import draws, plan, tune
 from tests.experiment.comparison import small
 
 
@@ -31,35 +28,6 @@ def test_every_row_tries_the_same_number_of_settings(tmp_path):
   assert all(len(trial.runs) == 2 for trial in trials)
   # The same again.
   assert tune.make_trials(config, tmp_path) == trials
-
-
-@hypothesis.given(
-  st.lists(st.integers(1, 6), min_size=0, max_size=3),
-  st.data(),
-  st.text(min_size=1),
-)
-def test_each_value_of_a_setting_is_tried_equally_often(sizes, data, name):
-  space = {f"s{i}": tuple(range(size)) for i, size in enumerate(sizes)}
-  # Up to the whole grid, where there is hardly a choice.
-  trials = data.draw(st.integers(1, math.prod(sizes)))
-  drawn = tune.draw("space", space, trials, name)
-  assert len(drawn) == len({tune.describe(point) for point in drawn}) == trials
-  for setting, values in space.items():
-    tried = collections.Counter(point[setting] for point in drawn)
-    for value in values:
-      assert trials // len(values) <= tried[value] <= -(-trials // len(values))
-  assert tune.draw("space", space, trials, name) == drawn
-
-
-def test_much_of_a_grid_is_drawn_as_evenly_as_a_little_of_it():
-  space = {"a": (0, 1, 2, 3), "b": (0, 1, 2, 3), "c": (0, 1, 2)}
-  for trials in range(1, 49):
-    drawn = tune.draw("space", space, trials, "row")
-    assert len({tuple(point.values()) for point in drawn}) == trials
-    for setting, values in space.items():
-      tried = collections.Counter(point[setting] for point in drawn)
-      assert len(tried) == min(len(values), trials)
-      assert max(tried.values()) <= -(-trials // len(values))
 
 
 def test_rows_with_equal_spaces_try_different_settings(tmp_path):
@@ -81,38 +49,6 @@ def test_rows_with_equal_spaces_try_different_settings(tmp_path):
     assert one not in drawn[:i]
 
 
-def test_draws_are_points_of_the_grid():
-  space = {"learning_rate": (0.1, 0.2), "quped": {"lambda_p": (0.3, 0.4)}}
-  drawn = tune.draw("space", space, 4, "quped_32")
-  assert drawn == [
-    {"learning_rate": rate, "quped.lambda_p": share}
-    for rate in (0.1, 0.2)
-    for share in (0.3, 0.4)
-  ]
-  assert tune.unflatten(drawn[0]) == {
-    "learning_rate": 0.1,
-    "quped": {"lambda_p": 0.3},
-  }
-  assert tune.flatten(tune.unflatten(drawn[0])) == drawn[0]
-
-
-def test_values_to_try_may_be_numbers_of_numpy():
-  """Drawn values go into JSON files."""
-  given = {
-    "learning_rate": np.array([0.1, 0.2], np.float32),
-    "steps": (np.int64(3), np.int64(4)),
-    "quped": {"lambda_p": [np.float64(0.5), 1]},
-  }
-  plain = {
-    "learning_rate": (0.1, 0.2),
-    "steps": (3, 4),
-    "quped": {"lambda_p": (0.5, 1)},
-  }
-  drawn = tune.draw("space", given, 4, "quped_32")
-  assert drawn == tune.draw("space", plain, 4, "quped_32")
-  json.dumps(drawn)
-
-
 def test_the_comparison_of_all_methods_tries_every_value(tmp_path):
   config = compare_digits.get_config().to_dict()
   section, tried = config["tune"], collections.defaultdict(set)
@@ -120,7 +56,7 @@ def test_the_comparison_of_all_methods_tries_every_value(tmp_path):
     for setting, value in trial.settings.items():
       tried[trial.row, setting].add(value)
   for (row, setting), values in tried.items():
-    space = tune.flatten(section["spaces"][row.method])
+    space = draws.flatten(section["spaces"][row.method])
     assert values == set(space[setting]), f"{row.name}: {setting}"
 
 
@@ -243,3 +179,67 @@ def test_a_wrong_space_is_an_error(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message):
     tune.tune(small.make_config(tune=changes), tmp_path, start)
   assert not start.folders
+
+
+def halved(**changes):
+  return small.make_config(
+    methods=("fedavg",),
+    bits=("32",),
+    tune={"trials": 3, "rounds": 4, "halving": 2, **changes},
+  )
+
+
+def test_halving_lets_the_better_trials_go_on(tmp_path):
+  def validation(settings):
+    rate = settings.learning_rate[0]
+    # One diverges where others go on.
+    return math.nan if rate == 0.4 and settings.rounds > 1 else rate
+
+  start, lines = small.Stub(validation), []
+  chosen = tune.tune(halved(), tmp_path, start, lines.append)
+  runs = [settings.rounds for settings in start.settings]
+  # As many rounds as three trials of four, since runs go on where they ended.
+  assert [runs.count(n) for n in (1, 2, 4)] == [7, 3, 1]
+  assert lines[0] == "7 of 7 trials, up to round 1"
+  by_rung = {
+    n: [s.learning_rate[0] for s in start.settings if s.rounds == n]
+    for n in (1, 2, 4)
+  }
+  assert sorted(by_rung[1])[-3:] == sorted(by_rung[2])
+  survivors = [rate for rate in by_rung[2] if rate != 0.4]
+  assert by_rung[4] == [max(survivors)]
+  assert chosen["fedavg_32"]["learning_rate"] == max(survivors)
+  tried = json.loads((tmp_path / "tune.json").read_text())["trials"]
+  assert len(tried) == 7
+  for record in tried:
+    rungs = {1: 1, 2: 2, 4: 3}[record["rounds"]]
+    assert record["seconds"] == 2.0 * rungs
+  # All is there.
+  again = small.Stub(validation)
+  assert tune.tune(halved(), tmp_path, again, lines.append) == chosen
+  assert not again.settings
+
+
+@pytest.mark.slow
+def test_a_trial_that_goes_on_is_the_one_that_was_never_stopped(tmp_path):
+  config = halved(trials=1, halving=1)
+  tune.tune(config, tmp_path, say=lambda line: None)
+  (folder,) = (tmp_path / "tune").glob("*_round4")
+  (before,) = (tmp_path / "tune").glob(folder.name[:-1] + "2")
+  settings = qj.Settings.from_dict(
+    json.loads((folder / "config.json").read_text())
+  )
+  alone = tmp_path / "alone"
+  qj.run(settings, alone, display=qj.Display(quiet=True))
+  records = [
+    [json.loads(x) for x in (at / "metrics.jsonl").read_text().splitlines()]
+    for at in (before, folder, alone)
+  ]
+  assert [record["round"] for record in records[1]] == [2, 4]
+  # Its first rounds are those of the rung before, which were not run again.
+  assert records[1][:1] == records[0]
+  for record, other in zip(records[1], records[2], strict=True):
+    assert record == pytest.approx(other, rel=1e-4, abs=1e-6, nan_ok=True)
+  # The last is saved because it went on from the first, which was there.
+  saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
+  assert saved == ["round_00000002", "round_00000004"]
