@@ -113,7 +113,6 @@ def program_of(parts: Parts) -> Hashable:
     tuple((np.shape(x), np.asarray(x).dtype.name) for x in population[0]),
     tuple((name, ids.tobytes()) for name, ids in parts.members.items()),
     _of_method(parts),
-    _of_platform(parts),
   )
 
 
@@ -123,10 +122,3 @@ def _of_method(parts: Parts) -> Hashable:
   if not entry.takes_federation or entry.shares:
     return None
   return fingerprints.of_data(parts.federation)
-
-
-def _of_platform(parts: Parts) -> Hashable:
-  """Precisions, by which an accelerator may divide a cohort."""
-  if jax.default_backend() == "cpu":
-    return None
-  return np.asarray(parts.population.spec.bits).tobytes()

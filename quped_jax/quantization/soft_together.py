@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from quped_jax.quantization import level_sums
 
-# In one kernel.
+# So many reductions XLA puts into one kernel.
 _REDUCTIONS = 8
 
 
@@ -28,16 +28,7 @@ def _shares(x, centers, slope):
 
 
 def value(x, centers, slope):
-  """The sum over all steps, as in the definition.
-
-  Args:
-    x: weights, any shape.
-    centers: the levels, `[max_levels]`, of the dtype of x.
-    slope: P, the slope of the steps.
-
-  Returns:
-    Quantized weights, of the shape of x.
-  """
+  """`soft_steps.dense_value`, of the same arguments."""
   gaps = jax.lax.optimization_barrier(jnp.diff(centers))
   soft = jnp.broadcast_to(centers[0], x.shape)
   for k, share in enumerate(_shares(x, centers, slope)):
@@ -48,8 +39,8 @@ def value(x, centers, slope):
 def _sums(terms):
   """The sum of each array, `[len(terms)]`, all in one kernel.
 
-  XLA puts so many reductions into a kernel, and what many terms of a single
-  reduction have in common into memory.
+  A single reduction of many arrays would not do: XLA keeps in memory what they
+  have in common.
   """
   size = -(-len(terms) // _REDUCTIONS)
   return jnp.concatenate(
@@ -61,7 +52,7 @@ def _sums(terms):
 
 
 def gradients(x, cotangent, centers, slope):
-  r"""The gradients of `value`.
+  r"""The gradients of `value`, as `soft_steps.dense_gradients` without bins.
 
   With :math:`s_k` the share that a weight has climbed of the step above level
   k, whose height is :math:`h_k`, and g the cotangents, level k gets
@@ -73,15 +64,6 @@ def gradients(x, cotangent, centers, slope):
   where all have climbed what is below the first level, and nobody what is above
   the last. The shares are subtracted before they are summed: their sums are
   large and nearly the same.
-
-  Args:
-    x: weights, any shape.
-    cotangent: of the quantized weights, likewise.
-    centers: the levels, `[max_levels]`, of the dtype of x.
-    slope: P, the slope of the steps.
-
-  Returns:
-    (with respect to x, with respect to the centers).
   """
   gaps = jax.lax.optimization_barrier(jnp.diff(centers))
   x = jax.lax.optimization_barrier(x)

@@ -54,8 +54,8 @@ def test_levels_that_coincide_give_finite_gradients():
     assert jnp.all(jnp.isfinite(got))
 
 
-@pytest.mark.parametrize("levels", [2, 16])
-def test_sums_over_many_weights_keep_their_precision(levels):
+@pytest.mark.parametrize(("levels", "atol"), [(2, 0.2), (16, 3e-3)])
+def test_sums_over_many_weights_keep_their_precision(levels, atol):
   """Of cotangents with a mean, whose sums over all weights are large."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=200_000)
@@ -68,9 +68,8 @@ def test_sums_over_many_weights_keep_their_precision(levels):
   with jax.enable_x64(True):
     _, want = soft_steps.dense_gradients(0, x, cotangent, centers, slope)
     want = np.asarray(want)
-  np.testing.assert_allclose(
-    got, want, atol=1e-3 * np.max(np.abs(want[1:-1])) if levels > 2 else 0.2
-  )
+  # A gradient is about 1000 with 2 levels; with 16, up to 3 at inner ones.
+  np.testing.assert_allclose(got, want, atol=atol)
 
 
 def test_weights_of_half_the_bits_are_summed_in_float32():

@@ -1,6 +1,6 @@
 """Programs lower for GPUs and TPUs, in the forms that are fast there.
 
-Those of every method: `tests/methods/test_all.py`.
+Those of every method: `tests/methods/test_programs.py`.
 """
 
 import collections

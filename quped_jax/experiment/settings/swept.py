@@ -24,7 +24,9 @@ T = TypeVar("T")
 # By name: "setting" or "method.option".
 Values = dict[str, float]
 
-# Whose numbers the wrapper for privacy divides by.
+# Data, but also part of some programs: the wrapper for privacy divides by the
+# expected numbers of clients; with types of clients or budgets, precisions
+# follow from more than `bits`.
 _COUNTED = ("bits", "participation")
 
 
@@ -79,15 +81,6 @@ def program_of(settings: Settings) -> dict[str, Any]:
   )
   found["mixed"] = levels_in_use.are_mixed(settings.turns)
   return found
-
-
-def names_in_programs() -> tuple[str, ...]:
-  """All settings that are part of programs."""
-  return tuple(
-    field.name
-    for field in dataclasses.fields(Settings)
-    if not (field.metadata["data"] or field.metadata["traced"])
-  )
 
 
 def _fields(settings: Settings) -> Iterator[tuple[str, Any, Any]]:

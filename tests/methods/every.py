@@ -1,0 +1,48 @@
+"""Every registered method, for tests that all have in common."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+
+COHORT = tiny.COHORT
+CLIENTS = len(tiny.COUNTS)
+
+
+# At least one of each family. To trace and compile a method's round takes most
+# of the time of its tests; those of the others are slow ones. Every method has
+# tests of its own.
+FAMILIES = (
+  "local", "fedavg", "fedavg_ft", "scaffold", "pfedme", "ditto", "fedrep",
+  "fml", "fedgkd", "fd", "ds_fl", "feddf", "fedgkt", "fedgen", "quped",
+)  # fmt: skip
+
+
+def over(names, fast=FAMILIES):
+  """Parametrizes a test by methods; marks it slow for all but a few."""
+  return pytest.mark.parametrize(
+    "name",
+    [
+      n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names
+    ],
+  )
+
+
+each = over(tiny.METHODS)
+
+
+def floats(tree):
+  leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
+  return [x for x in leaves if x.dtype.kind == "f"]
+
+
+def equal(first, second):
+  return all(
+    np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    for a, b in zip(
+      map(np.asarray, jax.tree.leaves(first)),
+      map(np.asarray, jax.tree.leaves(second)),
+      strict=True,
+    )
+  )
