@@ -28,6 +28,7 @@ from quped_jax.experiment import many, metrics, output
 from quped_jax.experiment.comparison import draws, halving, plan
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
+from quped_jax.experiment.sweep import describe
 
 # Fields of the config's section `tune`.
 _FIELDS = ("trials", "seeds", "rounds", "validation_fraction", "spaces")
@@ -275,11 +276,6 @@ def write(
     paths.replace_text(workdir / name, json.dumps(value, indent=2) + "\n")
   rows = [{**x, "settings": describe(x["settings"])} for x in tried]
   paths.replace_text(workdir / "tune.csv", metrics.table(rows))
-
-
-def describe(settings: Mapping[str, Any]) -> str:
-  """Settings on one line."""
-  return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def tune(
