@@ -12,12 +12,12 @@ import pytest
 import quped_jax as qj
 from quped_jax import methods, models, random_keys
 from tests import tiny
-from tests.methods import test_all, toy
+from tests.methods import every, toy
 
 COHORT = tiny.COHORT
 VMAP = {"strategy": "vmap"}
 # One of each family, and those that draw batches of their own.
-METHODS = (*test_all.FAMILIES, "apfl", "fedbn", "fedmd", "per_fedavg")
+METHODS = (*every.FAMILIES, "apfl", "fedbn", "fedmd", "per_fedavg")
 INPUTS = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
 
 # Its statistics are the key of its last training pass.
