@@ -15,6 +15,9 @@ the best on validation data:
 python -m experiments.compare --tune --workdir=results/tune
 python -m experiments.compare --overrides=results/tune/best.json
 
+`--sensitivity=METHOD` draws the accuracy of one method over each setting that
+is tuned, with all others as the config and the overrides give them.
+
 `quped_jax/experiment/comparison/plan.py` says what a config holds.
 """
 
@@ -29,7 +32,7 @@ from absl import flags
 
 from experiments import command_line, common
 from quped_jax import paths
-from quped_jax.experiment.comparison import plan, report, tune
+from quped_jax.experiment.comparison import plan, report, sensitivity, tune
 
 _CONFIG = command_line.define_config("configs/compare_digits.py")
 _WORKDIR = flags.DEFINE_string(
@@ -37,6 +40,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _TUNE = flags.DEFINE_bool(
   "tune", False, "Try settings for every method, and choose the best."
+)
+_SENSITIVITY = flags.DEFINE_string(
+  "sensitivity", "", "Method of which each tuned setting is varied alone."
 )
 _OVERRIDES = flags.DEFINE_string(
   "overrides", "", "JSON file of further overrides, such as best.json."
@@ -65,6 +71,25 @@ def _tune(config: Mapping[str, Any], folder: pathlib.Path) -> None:
   print(f"To compare with them: --overrides={folder / 'best.json'}")
 
 
+def _vary(config: Mapping[str, Any], folder: pathlib.Path) -> None:
+  method = _SENSITIVITY.value
+  sensitivity.sensitivity(config, method, folder, restart=_RESTART.value)
+  for kind in ("json", "png"):
+    print(folder / f"sensitivity_{method}.{kind}")
+
+
+def _task():
+  """What the flags ask for: `(config, folder)` does it."""
+  if _TUNE.value and _SENSITIVITY.value:
+    raise ValueError(
+      f"sensitivity={_SENSITIVITY.value!r}: must not be given with --tune, "
+      "whose best settings it takes by --overrides"
+    )
+  if _SENSITIVITY.value:
+    return _vary
+  return _tune if _TUNE.value else _compare
+
+
 def main(argv: list[str]) -> None:
   """Runs what is missing, and writes tables and figures."""
   del argv  # The command's name alone.
@@ -72,7 +97,7 @@ def main(argv: list[str]) -> None:
   def run():
     folder = paths.given("workdir", _WORKDIR.value)
     try:
-      (_tune if _TUNE.value else _compare)(_config(), folder)
+      _task()(_config(), folder)
     except KeyboardInterrupt as error:
       print("interrupted; the same command goes on", file=sys.stderr)
       sys.exit(128 + getattr(error, "signal", signal.SIGINT))
