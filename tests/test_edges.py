@@ -340,6 +340,7 @@ CHOSEN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny.METHODS if LONG else CHOSEN)
 def test_clients_of_one_sample_or_class_train_beside_others(name):
   bits = (32,) if tiny.CASES[name].bits == (32,) else (1, 32)

@@ -20,6 +20,7 @@ def result():
   )
 
 
+@pytest.mark.slow
 def test_a_result_says_what_was_run_and_what_came_out(result):
   text = repr(result)
   assert text.startswith("Result(fedavg on ")

@@ -80,6 +80,7 @@ def test_digits():
   assert dataset.is_test is None
 
 
+@pytest.mark.slow
 def test_needs_no_extra_and_reads_environment(tmp_path):
   """Digits and arrays load where tensorflow-datasets is not installed."""
   program = (

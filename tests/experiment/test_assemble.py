@@ -118,6 +118,7 @@ def test_a_method_that_sends_nothing_or_something_is_not(sending, message):
   assert made(method="fedavg").simulation.empty_messages == ()
 
 
+@pytest.mark.slow
 def test_the_global_model_can_be_another_network():
   settings = tiny.make_settings(
     "quped", 3, shared_model="mlp", shared_hidden=(4,)

@@ -256,6 +256,7 @@ def test_budgets_that_buy_full_precision_train_without_levels():
   assert set(assemble(settings).assignment.labels()) == {"mlp(64,64)@32"}
 
 
+@pytest.mark.slow
 def test_a_cohort_of_full_precision_has_no_levels():
   """It makes none of the passes that quantized cohorts need."""
   _, state, _, _ = play(
@@ -301,6 +302,7 @@ def test_some_of_several_client_types_take_part_however_they_are_run(how):
     assert tiny.largest_difference(*own) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_run_reports_every_client_type(tmp_path):
   settings = settings_of("quped", rounds=1)
   result = qj.run(

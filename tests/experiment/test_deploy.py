@@ -35,6 +35,7 @@ def apart(state):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "how",
   [

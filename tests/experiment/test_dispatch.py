@@ -24,6 +24,7 @@ def test_a_dispatch_ends_where_a_checkpoint_is_due():
   ]
 
 
+@pytest.mark.slow
 def test_how_many_rounds_go_at_once_follows_from_the_settings():
   federation = tiny.make_federation(tiny.COUNTS[:3])
 

@@ -40,6 +40,7 @@ def test_a_server_whose_step_is_not_finite_ends_the_run(monkeypatch):
     run("fedavg", 0.05, rounds=3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:round .* diverged")
 @pytest.mark.parametrize(
   ("method", "field", "rate"),
@@ -106,6 +107,7 @@ def run(method, bad, rounds=3, others=0.05, **changes):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:round .* diverged")
 @pytest.mark.parametrize(
   "how",
@@ -139,6 +141,7 @@ def test_a_clients_round_that_is_undone_leaves_it_as_it_was(how):
     assert np.all(np.isfinite(np.asarray(x, np.float64)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:round .* diverged")
 def test_a_client_that_diverges_is_as_one_that_is_absent(tmp_path):
   trace = tmp_path / "trace.csv"

@@ -112,6 +112,7 @@ def network(quantized=None, **parts):
   return fingerprints.of_network(made, tiny.make_federation((9, 9)))
 
 
+@pytest.mark.slow
 def test_networks_that_compute_the_same_are_the_same():
   assert network() == network()
   # Whatever was traced before, and whatever a name is.
@@ -195,6 +196,7 @@ print(json.dumps([own.network(), own.fingerprints.of_data(
 """
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same():
   done = subprocess.run(
     [sys.executable, "-c", PROGRAM],

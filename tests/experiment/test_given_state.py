@@ -27,6 +27,7 @@ def with_kernel(state, change):
   return state._replace(server=server)
 
 
+@pytest.mark.slow
 def test_a_state_of_the_run_is_fine(given):
   run, state = given
   check_state(run, state)
@@ -49,6 +50,7 @@ def test_another_type_shape_or_nan_is_refused(given, change, message):
     check_state(run, with_kernel(state, change))
 
 
+@pytest.mark.slow
 def test_clients_of_another_run_are_refused(given):
   _, state = given
   with pytest.raises(ValueError, match="state.clients: .* 5 in .*; got 3"):

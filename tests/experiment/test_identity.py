@@ -29,6 +29,7 @@ def names_of(differences):
   return [line.partition(" is ")[0] for line in differences]
 
 
+@pytest.mark.slow
 def test_the_same_run_differs_in_nothing():
   assert identity_of() == identity_of()
   assert identity.differences(identity_of(), identity_of()) == []

@@ -132,6 +132,7 @@ def test_a_run_that_a_full_disk_ended_goes_on_when_there_is_space(tmp_path):
   assert results(whole) == results(broken)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_found_finished(tmp_path):
   given = settings("fedavg")
   federation = tiny.make_federation(tiny.COUNTS[:5])
@@ -142,6 +143,7 @@ def test_a_finished_run_is_found_finished(tmp_path):
   assert again.simulation.program.compilations == 0
 
 
+@pytest.mark.slow
 def test_another_run_in_the_workdir_is_refused_or_begun_anew(tmp_path):
   given = settings("local", rounds=2)
   federation = tiny.make_federation(tiny.COUNTS[:5])
@@ -188,6 +190,7 @@ class StopsProcess(qj.Display):
     return contextlib.nullcontext(update)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_rounds_ends_a_run_too(tmp_path):
   given = settings("fedavg", rounds=2, checkpoint_every=0)
   federation = tiny.make_federation(tiny.COUNTS[:5])
@@ -216,6 +219,7 @@ def interrupt():
   raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saves", [True, False])
 @pytest.mark.parametrize(
   "action", [lambda: signal.raise_signal(signal.SIGINT), interrupt]
@@ -237,6 +241,7 @@ def test_ctrl_c_is_said_in_a_line_and_shows_nothing_of_jax(
   assert isinstance(caught.value, qj.Interrupted) is not at_once
 
 
+@pytest.mark.slow
 def test_states_on_disk_are_gone_when_a_run_has_ended(tmp_path):
   given = settings(client_state="disk", rounds=4, checkpoint_every=2)
   federation = tiny.make_federation(tiny.COUNTS[:5])
@@ -259,6 +264,7 @@ def test_states_on_disk_are_gone_when_a_run_has_ended(tmp_path):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(learner.params))
 
 
+@pytest.mark.slow
 def test_an_empty_workdir_is_refused_and_an_odd_one_is_not(
   tmp_path, monkeypatch
 ):
@@ -275,6 +281,7 @@ def test_an_empty_workdir_is_refused_and_an_odd_one_is_not(
   assert checkpoints(tmp_path / "run [lr=0.1]")
 
 
+@pytest.mark.slow
 def test_another_trace_in_the_same_file_is_another_run(tmp_path):
   trace = tmp_path / "trace.csv"
   trace.write_text("round,client\n0,0\n1,1\n")
@@ -287,6 +294,7 @@ def test_another_trace_in_the_same_file_is_another_run(tmp_path):
     qj.run(given, workdir, federation=federation, display=QUIET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1e9, (0.05, 1e9, 0.05, 0.05, 0.05)])
 def test_a_run_that_divergence_ended_does_not_pass_when_called_again(
   tmp_path, rate

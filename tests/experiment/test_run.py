@@ -195,6 +195,7 @@ def test_a_quiet_run_prints_nothing(capsys):
   assert captured.out == captured.err == ""
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_a_state(finished):
   result, _ = finished
   simulation = result.simulation
@@ -220,6 +221,7 @@ def short(**changes):
   return settings(**{**values, **changes})
 
 
+@pytest.mark.slow
 def test_finished_results_of_another_run_are_kept(tmp_path):
   qj.run(short(save_models="clients"), tmp_path, display=QUIET)
   assert list((tmp_path / "models").iterdir())
@@ -263,6 +265,7 @@ def test_results_that_do_not_say_what_they_are_of_are_kept(tmp_path):
   assert content(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_may_be_run_again_and_keeps_its_models(tmp_path):
   first = qj.run(short(save_models="clients"), tmp_path, display=QUIET)
   models = content(tmp_path / "models")
@@ -272,6 +275,7 @@ def test_a_finished_run_may_be_run_again_and_keeps_its_models(tmp_path):
   assert read(tmp_path, "config.json")["save_models"] == "none"
 
 
+@pytest.mark.slow
 def test_a_run_from_a_given_state_is_not_that_from_fresh_weights(tmp_path):
   first = qj.run(short(), tmp_path / "fresh", display=QUIET)
   state = first.simulation.export(first.state)
@@ -323,6 +327,7 @@ def test_a_run_from_a_given_state_resumes_from_its_own_checkpoints(tmp_path):
   assert results[0].clients == results[2].clients
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_begun_once_more_keeps_its_results(tmp_path):
   """Until it has the same again."""
   qj.run(short(), tmp_path, display=QUIET)
@@ -351,6 +356,7 @@ def test_a_finished_run_that_is_begun_once_more_keeps_its_results(tmp_path):
   assert results()[2].count("\n") == before[2].count("\n")
 
 
+@pytest.mark.slow
 def test_synthetic_data_runs_like_any_other():
   changes = {
     "dataset": "synthetic", "method": "local", "rounds": 3, "bits": (32,),
@@ -433,6 +439,7 @@ def test_rounds_in_one_dispatch_change_nothing():
     np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_computing_in_bfloat16_trains_parameters_of_float32():
   given = tiny.make_settings("quped", 3, bits=(2,), compute_dtype="bfloat16")
   federation = tiny.make_federation(tiny.COUNTS[:3])

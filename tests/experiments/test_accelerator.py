@@ -191,6 +191,7 @@ def test_what_a_checkout_lacks_is_a_result():
   ]
 
 
+@pytest.mark.slow
 def test_compilation_is_counted_apart():
   first = iter([0.2])
 
@@ -203,6 +204,7 @@ def test_compilation_is_counted_apart():
   assert measured["compile_seconds"] is None
 
 
+@pytest.mark.slow
 def test_a_piece_is_measured():
   (piece,) = (
     each

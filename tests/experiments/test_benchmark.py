@@ -55,6 +55,7 @@ def test_machine_knows_its_versions_and_rates(described):
   assert described["copy_bytes_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_contestants_take_turns():
   calls = []
   contestants = [
@@ -70,6 +71,7 @@ def test_contestants_take_turns():
   assert len(set(map(tuple, turns))) > 1
 
 
+@pytest.mark.slow
 def test_times_are_of_one_unit():
   slow = Contestant("slow", lambda: time.sleep(0.02), 4)
   measured = timing.measure([slow], 3, at_least=0.0)["slow"]
@@ -77,6 +79,7 @@ def test_times_are_of_one_unit():
   assert measured.spread >= 0
 
 
+@pytest.mark.slow
 def test_a_short_run_is_repeated_within_a_repetition():
   calls = []
   short = Contestant("short", lambda: calls.append(time.sleep(0.002)), 1)
@@ -85,6 +88,7 @@ def test_a_short_run_is_repeated_within_a_repetition():
   assert measured.minimum < 0.02
 
 
+@pytest.mark.slow
 def test_what_is_slow_runs_less_often(monkeypatch):
   monkeypatch.setattr(timing, "_AT_MOST", 0.01)
   calls = []
@@ -167,6 +171,7 @@ def operations(method, federation, settings):
   return collections.Counter(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "options", "shape"),
   [

@@ -53,6 +53,7 @@ def test_federated_trains_mixed_precision_and_writes_its_results(tmp_path):
   assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
+@pytest.mark.slow
 def test_a_wrong_value_is_one_line_before_anything_is_written(tmp_path):
   workdir = tmp_path / "run"
   done = command("federated", f"--workdir={workdir}", "--config.bits=9")

@@ -159,6 +159,7 @@ def test_commas_are_clients_in_turn_and_semicolons_rows(
   assert [row.bits for row in found] == rows
 
 
+@pytest.mark.slow
 def test_a_config_file_that_fails_is_one_line(tmp_path):
   path = tmp_path / "dotted.py"
   path.write_text(

@@ -37,6 +37,7 @@ def test_predict_runs_a_packed_model(packed, tmp_path):
   np.testing.assert_allclose(logits, np.eye(3)[[2, 0, 1, 1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("kind", "code", "said"),
   [
@@ -79,6 +80,7 @@ def test_predict_says_in_one_line_what_is_wrong(kind, message, packed):
   assert not output.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [0, 1], ids=["model", "input"])
 def test_predict_replaces_no_file_that_it_reads(read, packed, tmp_path):
   """Neither under another name, nor through a link."""

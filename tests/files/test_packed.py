@@ -102,6 +102,7 @@ def trained():
   return made, state, models
 
 
+@pytest.mark.slow
 def test_logits_are_the_same(trained, tmp_path):
   made, _, models = trained
   inputs = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)

@@ -131,6 +131,7 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path, content):
     qj.load_weights(path, *MODEL.init(jax.random.key(0), INPUTS))
 
 
+@pytest.mark.slow
 def test_a_warm_start_begins_where_the_weights_left_off(tmp_path):
   path = tmp_path / "model.safetensors"
   cold = qj.Settings(

@@ -10,12 +10,12 @@ COHORT = tiny.COHORT
 CLIENTS = len(tiny.COUNTS)
 
 
-# At least one of each family. To trace and compile a method's round takes most
-# of the time of its tests; those of the others are slow ones. Every method has
-# tests of its own.
+# One of each family. To trace and compile a method's round takes most of the
+# time of its tests; those of the others are slow ones. Every method has tests
+# of its own.
 FAMILIES = (
-  "local", "fedavg", "fedavg_ft", "scaffold", "pfedme", "ditto", "fedrep",
-  "fml", "fedgkd", "fd", "ds_fl", "feddf", "fedgkt", "fedgen", "quped",
+  "fedavg", "fedavg_ft", "scaffold", "ditto", "fml", "fd", "feddf", "fedgkt",
+  "quped",
 )  # fmt: skip
 
 

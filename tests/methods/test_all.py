@@ -92,7 +92,7 @@ ON_HOST = {"strategy": "dispatch", "chunk_size": 3}
 DEVICES = {"devices": 2, "chunk_size": 2}
 
 
-@over(tiny.METHODS, fast=("feddf",))
+@over(tiny.METHODS, fast=())
 def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   further = [THREE, ON_HOST] if name in ("local", "fedgkt") else []
   ways = [VMAP, ONE, *further]
@@ -149,7 +149,7 @@ def test_runs_depend_on_the_seed_alone(name):
   assert tiny.largest_difference(one.clients, other.clients) > 1e-3
 
 
-@over(tiny.METHODS, fast=("ditto", "fd"))
+@over(tiny.METHODS, fast=("ditto",))
 def test_who_is_absent_stays_as_it_was(name):
   made = tiny.tiny(name, clients_per_round=2)
   start = tiny.to_host(made.state())
@@ -330,7 +330,7 @@ PHASES = (
 )  # fmt: skip
 
 
-@over(PHASES, fast=("fedgkt", "pfedme", "quped"))
+@over(PHASES, fast=("quped",))
 def test_the_fine_tuning_phase_trains_levels_with_frozen_assignments(name):
   made = tiny.tiny(name)
   frozen = made.simulation.begin_finetune(made.play(2))

@@ -18,6 +18,7 @@ def federation():
   return publics.make_federation(labelled=False)
 
 
+@pytest.mark.slow
 def test_at_full_precision_it_is_ds_fl_with_dual_distillation(
   federation, monkeypatch
 ):

@@ -226,6 +226,7 @@ def run(folder, *arguments):
   return done.stdout.split()[-1]
 
 
+@pytest.mark.slow
 def test_a_file_counts_as_it_was_when_it_was_first_read(tmp_path):
   """Which is what runs, if its author goes on writing."""
   source = "def make(*args):\n  return 1\n"
@@ -263,6 +264,7 @@ def test_relative_imports_of_a_program_count(tmp_path):
   assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.slow
 def test_a_file_named_like_one_of_pythons_counts(tmp_path):
   found = []
   for number in (1, 2):
@@ -272,6 +274,7 @@ def test_a_file_named_like_one_of_pythons_counts(tmp_path):
   assert found[0] != found[1]
 
 
+@pytest.mark.slow
 def test_of_installed_packages_only_the_methods_own_counts():
   known = code_hash(jax.vmap)
   assert code_hash(jax.vmap, own={"optax"}) == known

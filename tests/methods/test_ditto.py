@@ -11,6 +11,7 @@ RATE = 0.1
 SAME = {"bits": (32,), "shared_learning_rate": RATE}
 
 
+@pytest.mark.slow
 def test_without_penalty_it_is_local_training_beside_fedavg():
   made = tiny.tiny("ditto", options=(("lambda_p", 0.0),), **SAME)
   state = made.play(2)
@@ -81,6 +82,7 @@ def test_a_large_penalty_pulls_the_personal_model_to_the_received_one():
   assert distances[0] > 1.2 * distances[1] > 5 * distances[2]
 
 
+@pytest.mark.slow
 def test_the_penalty_counts_once_for_a_quantized_client_too():
   ends = []
   for lambda_p in (0.0, 2.0):

@@ -109,6 +109,7 @@ def test_without_digestion_clients_train_alone(federation):
   assert tiny.largest_difference(other, params[1]) > 1e-3
 
 
+@pytest.mark.slow
 def test_every_round_has_public_samples_of_its_own(federation):
   simulation = publics.simulate("ds_fl", federation, public_samples=7)
   floats, rows = 7 * tiny.CLASSES * 4, 7 * 4

@@ -74,6 +74,7 @@ def rounds():
   return made, states, sent
 
 
+@pytest.mark.slow
 def test_the_server_holds_the_sums_of_the_last_round_alone(rounds):
   made, states, sent = rounds
   for state, expected in (
@@ -113,6 +114,7 @@ def test_each_client_learns_from_the_mean_over_the_others(rounds):
     assert tiny.largest_difference(new, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_who_was_not_in_the_last_round_subtracts_nothing():
   made = assemble(present=2)
   states = run(made, 4)
@@ -192,6 +194,7 @@ def test_a_label_that_nobody_else_holds_has_no_term():
   assert np.all(np.abs(grads[held]).sum(axis=1) > 1e-3)
 
 
+@pytest.mark.slow
 def test_outputs_are_collected_over_all_local_steps():
   made = alone.make("fd", steps=3)
   result = alone.play(made).result
@@ -228,6 +231,7 @@ def test_no_model_travels(rounds):
   assert simulation.gradients == 1
 
 
+@pytest.mark.slow
 def test_outputs_of_any_architecture_have_one_shape():
   for own in (alone.mlp(16, 8), alone.linear()):
     result = alone.play(alone.make("fd", own=own)).result

@@ -131,6 +131,7 @@ def test_a_server_that_hears_nobody_stays_as_it_is(optimizer):
     np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["uniform", "samples"])
 def test_clients_weigh_by_their_samples_or_equally(weighting):
   options = (("weighting", weighting),)
@@ -209,6 +210,7 @@ def shared_model(state):
   return getattr(state.server, "model", state.server)
 
 
+@pytest.mark.slow
 def test_statistics_travel_and_are_averaged(normed):
   made, before, state = normed
 

@@ -52,6 +52,7 @@ def test_training_is_that_of_fedavg(played):
   check_equal(played.states[-1], toy.run("fedavg", 2).states[-1])
 
 
+@pytest.mark.slow
 def test_without_steps_the_personalized_model_is_the_global_one():
   normed = (("model", "normed"), ("hidden", ()))
   played = toy.run("fedavg_ft", 1, changes=normed)
@@ -62,6 +63,7 @@ def test_without_steps_the_personalized_model_is_the_global_one():
   check_equal(models["global"], (server.params, server.stats))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 2])
 def test_as_many_steps_as_a_round_has_make_its_local_model(played, index):
   """With the round's key, for clients of 1 bit and of full precision."""
@@ -119,6 +121,7 @@ def test_only_the_chosen_part_is_adapted(played, part):
     assert (moved > 1e-4) == ((layer == "last") == (part == "head")), layer
 
 
+@pytest.mark.slow
 def test_the_step_size_of_the_adaptation_can_be_its_own(played):
   plain = models_of(played)["personalized"]
   context = toy.make_context(0, 2)
@@ -129,6 +132,7 @@ def test_the_step_size_of_the_adaptation_can_be_its_own(played):
   assert tiny.largest_difference(same, plain) > 1e-3
 
 
+@pytest.mark.slow
 def test_adapted_models_are_reported_beside_the_global_one():
   played = toy.check_learns("fedavg_ft")
   assert set(played.accuracy) == {"personalized", "quantized", "global"}

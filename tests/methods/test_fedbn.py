@@ -36,6 +36,7 @@ def played():
   return toy.check_learns("fedbn", model=MODEL)
 
 
+@pytest.mark.slow
 def test_normalisation_stays_and_differs_among_clients(played):
   made = played.made
   before, after = played.states[0], played.states[-1]
@@ -58,6 +59,7 @@ def test_normalisation_stays_and_differs_among_clients(played):
   assert made.simulation.bytes_down == made.simulation.bytes_up == size
 
 
+@pytest.mark.slow
 def test_the_rest_is_the_weighted_mean():
   """A round of two clients of full precision: each alone, then both."""
   counts = (30, 40)

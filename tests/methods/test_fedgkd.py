@@ -22,6 +22,7 @@ def test_without_distillation_it_is_fedavg(models):
   assert tiny.largest_difference(end.clients, other.clients) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_teacher_is_the_mean_of_the_last_models():
   played = toy.run("fedgkd", 4, bits=(32,), models=3)
   past = []
@@ -34,6 +35,7 @@ def test_the_teacher_is_the_mean_of_the_last_models():
   assert tiny.largest_difference(past[-1], past[-2]) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_teacher_of_one_model_is_what_was_received():
   played = toy.play_one_client("fedgkd", models=1)
   assert type(played.download).__name__ == "GlobalModel"

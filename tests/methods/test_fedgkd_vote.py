@@ -49,6 +49,7 @@ def split_federation(validation):
   return dataset, partition, qj.make_federation(dataset, partition)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validation", [(5, 0), (0, 0), (13, 3)])
 def test_losses_are_means_over_validation_or_training_samples(validation):
   dataset, partition, federation = split_federation(validation)

@@ -65,6 +65,7 @@ def received(made, server, messages, ids):
   return {COHORT: total._replace(collected=collected)}
 
 
+@pytest.mark.slow
 def test_a_client_sends_features_and_logits_of_all_its_samples(federation):
   made, model, server = make(federation)
   _, result = play(made, federation, server, 2)
@@ -83,6 +84,7 @@ def test_a_client_sends_features_and_logits_of_all_its_samples(federation):
   np.testing.assert_array_equal(message.labels[:17], batch.labels)
 
 
+@pytest.mark.slow
 def test_a_client_learns_from_labels_and_the_servers_logits(federation):
   """One step, written out; each sample uses the logits of its position."""
   made, model, server = make(federation, weight=0.7, temperature=2.0)
@@ -118,6 +120,7 @@ def test_a_first_round_is_local_training(federation):
   assert tiny.largest_difference(mine, theirs) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_server_learns_what_it_received_and_keeps_the_rest(federation):
   made, _, server = make(
     federation, server_steps=200, server_learning_rate=3e-3
@@ -153,6 +156,7 @@ def test_the_server_learns_what_it_received_and_keeps_the_rest(federation):
   assert tiny.largest_difference(after, new) == 0
 
 
+@pytest.mark.slow
 def test_padding_is_never_learned_from(federation):
   made, _, server = make(federation, server_steps=20)
   context = publics.make_context(federation)

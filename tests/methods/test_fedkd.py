@@ -51,6 +51,7 @@ def test_local_steps_are_those_of_the_paper():
   assert tiny.largest_difference(mentee, played.download.params) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_quantized_mentor_teaches_as_it_is_deployed():
   made = alone.make(
     "fedkd", bits=1, steps=1, own=alone.mlp(8, 8), shared=alone.mlp(3)
@@ -71,6 +72,7 @@ def test_a_quantized_mentor_teaches_as_it_is_deployed():
   assert tiny.largest_difference(sent, by_weights) > 1e-3
 
 
+@pytest.mark.slow
 def test_two_that_agree_teach_each_other_nothing():
   """The same model twice, for one step: local training, and FedAvg."""
   made = alone.make("fedkd", steps=1)
@@ -83,6 +85,7 @@ def test_two_that_agree_teach_each_other_nothing():
   assert tiny.largest_difference(own.params, other.params) > 1e-3
 
 
+@pytest.mark.slow
 def test_only_the_small_mentee_travels():
   settings = tiny.make_settings(
     "fedkd", 2, bits=(2, 32), shared_model="mlp", shared_hidden=(3,)
@@ -118,6 +121,7 @@ def test_losses_of_zero_divide_nothing_by_zero():
   np.testing.assert_array_equal(result.client.params["scale"], 1e4)
 
 
+@pytest.mark.slow
 def test_clients_weigh_by_their_samples_or_equally():
   for weighting, expected in (("samples", alone.COUNT), ("uniform", 1.0)):
     made = alone.make("fedkd", shared=alone.linear(), weighting=weighting)

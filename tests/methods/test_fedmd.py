@@ -58,6 +58,7 @@ def test_the_consensus_is_the_mean_of_the_scores(federation):
     np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mae", "mse", "kl"])
 def test_digestion_brings_the_scores_nearer_to_the_consensus(federation, loss):
   made = publics.make_method(
@@ -105,6 +106,7 @@ def test_without_public_steps_clients_train_alone(federation):
   assert difference < 1e-6
 
 
+@pytest.mark.slow
 def test_late_clients_learn_the_public_labels_when_they_come(federation):
   simulation = publics.simulate(
     "fedmd", federation, settings={"clients_per_round": 1}

@@ -8,6 +8,7 @@ from tests import tiny
 from tests.methods import toy
 
 
+@pytest.mark.slow
 def test_without_distillation_it_is_fedavg():
   own, plain = toy.run("fedntd", 2, beta=0.0), toy.run("fedavg", 2)
   end, other = own.states[-1], plain.states[-1]

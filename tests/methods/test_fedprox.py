@@ -9,6 +9,7 @@ from tests.methods import toy
 COHORT = toy.COHORT
 
 
+@pytest.mark.slow
 def test_without_the_term_it_is_fedavg():
   own, plain = toy.run("fedprox", 2, mu=0.0), toy.run("fedavg", 2)
   end, other = own.states[-1], plain.states[-1]

@@ -23,6 +23,7 @@ def played():
   return toy.run("fedrep", 2)
 
 
+@pytest.mark.slow
 def test_the_head_stays_and_differs_among_clients(played):
   made = played.made
   before, after = played.states[0], played.states[-1]

@@ -12,6 +12,7 @@ COHORT = tiny.COHORT
 RATE, TEMPERATURE = 0.1, 2.0
 
 
+@pytest.mark.slow
 def test_by_labels_alone_it_is_local_training_beside_fedavg():
   options = (("alpha", 1.0), ("beta", 1.0))
   same = {"bits": (32,), "shared_learning_rate": RATE}
@@ -72,6 +73,7 @@ def test_local_steps_are_those_of_the_paper(hidden):
   assert tiny.largest_difference(shared, played.download.params) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_model_that_only_teaches_is_not_moved_by_its_student():
   """With alpha = 1 only labels move the own model; likewise beta = 1."""
 

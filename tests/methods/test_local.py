@@ -23,6 +23,7 @@ def test_a_client_trains_the_same_alone_and_beside_bigger_clients():
   assert tiny.largest_difference(alone, start) > 1e-2
 
 
+@pytest.mark.slow
 def test_full_precision_is_gradient_descent_on_each_clients_batches():
   made = tiny.tiny("local", bits=(32,))
   start, end = made.state(), made.play(1)

@@ -153,6 +153,7 @@ def test_local_steps_draw_their_batches_apart(variant):
   assert made.gradients == steps * evaluations
 
 
+@pytest.mark.slow
 def test_clients_are_evaluated_after_one_step_on_their_data():
   played = toy.check_learns("per_fedavg", alpha=0.1)
   made, end = played.made, played.states[-1]

@@ -23,6 +23,7 @@ def envelope(model, batch, w, lambda_p):
   return loss
 
 
+@pytest.mark.slow
 def test_theta_approaches_its_inner_optimum_as_it_takes_more_steps():
   model, lambda_p = alone.linear(), 2.0
 

@@ -12,10 +12,10 @@ from quped_jax.experiment.build_clients import build_clients, build_population
 from quped_jax.experiment.settings import swept
 from quped_jax.experiment.training import make_schedule
 from tests import lowering, tiny
-from tests.methods.every import CLIENTS, COHORT, each, equal, floats, over
+from tests.methods.every import CLIENTS, COHORT, equal, floats, over
 
 
-@each
+@over(tiny.METHODS, fast=("fedavg", "ditto", "feddf", "quped"))
 def test_other_clients_and_later_rounds_compile_nothing(name):
   made = tiny.tiny(name)
   state = made.play(1)
@@ -67,7 +67,7 @@ def with_other_numbers(settings: qj.Settings) -> qj.Settings:
   )
 
 
-@over(tiny.METHODS, fast=("fedprox",))
+@over(tiny.METHODS, fast=())
 def test_other_numbers_are_given_to_the_same_program(name):
   """And lead to what they lead to as constants."""
   settings = with_other_numbers(
@@ -113,14 +113,7 @@ def test_other_numbers_are_given_to_the_same_program(name):
   assert equal(*accuracy)
 
 
-# One of each file in `methods/blocks`, with which methods are built.
-BLOCKS = (
-  "fedavg", "ditto", "fedrep", "fml", "fedgkd", "fd", "ds_fl", "feddf",
-  "fedgkt", "fedgen", "quped",
-)  # fmt: skip
-
-
-@over(tiny.METHODS, fast=BLOCKS)
+@over(tiny.METHODS, fast=("fedavg", "feddf", "quped"))
 def test_rounds_lower_for_accelerators_in_their_forms(name):
   made = tiny.tiny(name)
   for platform in lowering.ACCELERATORS:

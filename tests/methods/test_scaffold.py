@@ -24,6 +24,7 @@ def test_the_first_round_is_that_of_fedavg():
   assert tiny.largest_difference(second, plain.states[2].server.model) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_controls_is_the_servers():
   for state in toy.run("scaffold", 3).states[1:]:
     controls = state.clients[COHORT].control

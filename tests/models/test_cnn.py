@@ -64,6 +64,7 @@ def test_widths_can_be_chosen():
   }
 
 
+@pytest.mark.slow
 def test_values_and_gradients_do_not_depend_on_the_convolution():
   images = np.random.default_rng(1).normal(size=(2, 8, 8, 1)).astype(np.float32)
   small = {"conv_features": (3, 4, 4), "dense_features": (6,)}

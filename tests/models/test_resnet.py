@@ -105,6 +105,7 @@ def test_values_do_not_depend_on_the_convolution(resnet8):
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_clients_can_be_mapped(resnet8):
   model, images, params, stats = resnet8
 

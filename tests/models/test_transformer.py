@@ -33,6 +33,7 @@ def test_kernels_of_the_blocks_are_quantized():
   assert {"first/embedding", "last/kernel", "place"} < set(names)
 
 
+@pytest.mark.slow
 def test_every_token_and_its_place_counts():
   model = make()
   params, _ = model.init(jax.random.key(0), TOKENS)

@@ -233,6 +233,7 @@ def test_a_statically_full_precision_tree_is_plain_sgd_too():
   assert learner.quantized_stats is None
 
 
+@pytest.mark.slow
 def test_with_the_hard_estimator_a_bias_moves_by_the_gradient_at_x_alone():
   """Not by that of the quantized model, which is nearly the same again."""
   hard = make_alternating(optax.sgd(0.1), optax.sgd(1e-3), estimator="hard")
@@ -258,6 +259,7 @@ def test_with_the_hard_estimator_a_bias_moves_by_the_gradient_at_x_alone():
   assert np.all(np.abs(after - before) > 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["soft", "hard"])
 def test_a_step_takes_as_many_gradients_as_it_says(estimator):
   alternating = make(estimator=estimator)
@@ -454,6 +456,7 @@ def test_errors_name_the_field_and_its_value(options, message):
     make(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("static", [{"mixed": True}, {"most": 4}])
 def test_a_step_leaves_what_is_static_of_codebooks_as_it_was(static):
   alternating = make()

@@ -87,6 +87,7 @@ def test_two_levels_of_weights_of_both_signs_are_split_at_zero():
 soft_loss = loss_and_gradients(soft_quantize)
 
 
+@pytest.mark.slow
 def test_learners_of_mixed_precision_share_one_program():
   bits = np.array([1, 3, 8, 32])
   rng = np.random.default_rng(0)

@@ -61,6 +61,7 @@ def test_there_is_nothing_to_freeze_in_full_precision():
   assert freeze(learner) is learner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [None, penalty])
 @pytest.mark.parametrize("bits", [2, 8])
 def test_a_level_follows_the_summed_gradient_of_its_weights(bits, extra):

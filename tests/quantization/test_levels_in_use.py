@@ -78,6 +78,7 @@ def moved(x, book, norm):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "fn",
   [
@@ -95,6 +96,7 @@ def test_branches_give_what_programs_without_them_give(fn, copies):
   close(mapped(x, stacked(mixed=True)), mapped(x, stacked()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 2, 4, 16])
 def test_levels_that_no_learner_has_cost_nothing_and_change_nothing(most):
   for book in books():

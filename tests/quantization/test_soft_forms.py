@@ -35,6 +35,7 @@ def test_size_and_platform_decide_which_form_is_taken(
   assert soft_forms.form("accelerator", max_levels, weights, bins) == elsewhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_levels", [2, 4, 16, 256])
 def test_the_platform_that_a_program_is_lowered_for_decides(max_levels):
   """Whatever traces it: elsewhere one kernel for up to 16 levels."""

@@ -222,6 +222,7 @@ def test_a_steepness_that_cannot_be_is_an_error(sharpness, unit, message):
     steepness(make_codebook([0.0, 1.0]), sharpness, unit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("count", "max_levels"), [(2, 4), (3, 4), (8, 16), (200, 256)]
 )

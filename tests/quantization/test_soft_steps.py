@@ -13,6 +13,7 @@ from tests.levels import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [2, 5, 16])
 @pytest.mark.parametrize("bins", [0, 2184])
 def test_a_table_of_all_steps_has_the_same_sums(levels, bins):

@@ -86,6 +86,7 @@ def pair():
   return expected, shelved
 
 
+@pytest.mark.slow
 def test_a_third_backend_runs_the_same_rounds(pair):
   states, tables = [], []
   for simulation in pair:
@@ -98,6 +99,7 @@ def test_a_third_backend_runs_the_same_rounds(pair):
   same(*tables)
 
 
+@pytest.mark.slow
 def test_a_third_backend_goes_on_from_anothers_export(pair):
   resident, shelved = pair
   state, _ = resident.run_rounds(resident.init(3), 1)

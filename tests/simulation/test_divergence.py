@@ -124,6 +124,7 @@ def overweight(make):
   return make_overweight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("aggregation", "client_state"),
   [("mean", "host"), ("norm_clipped_mean", "device")],
@@ -332,6 +333,7 @@ def test_a_negative_variance_is_not_sound():
   assert not divergence.sound(model(jnp.full(2, jnp.nan)))
 
 
+@pytest.mark.slow
 def test_false_messages_leave_no_negative_variance_at_the_server():
   settings = tiny.make_settings(
     "fedavg", 4, bits=(32,), model="normed", hidden=(), byzantine_clients=1

@@ -24,6 +24,7 @@ def made(method="fedavg", **changes):
   return assemble(settings, federation=tiny.make_federation())
 
 
+@pytest.mark.slow
 def test_without_steps_they_get_the_global_model_itself():
   assembly = made()
   simulation = assembly.simulation
@@ -37,6 +38,7 @@ def test_without_steps_they_get_the_global_model_itself():
     np.testing.assert_allclose(value, expected)
 
 
+@pytest.mark.slow
 def test_steps_on_their_own_data_help_and_depend_on_nothing_else():
   tables = []
   for devices in (1, 2):
@@ -49,6 +51,7 @@ def test_steps_on_their_own_data_help_and_depend_on_nothing_else():
   np.testing.assert_allclose(tables[0], tables[1], atol=0.051)
 
 
+@pytest.mark.slow
 def test_they_have_precisions_in_turn_and_levels_of_their_own():
   assembly = made("quped", bits=(32, 32, 32, 32, 1), held_out_client_steps=3)
   bits = assembly.assignment.bits
@@ -62,6 +65,7 @@ def test_a_method_without_a_global_model_has_nothing_for_them():
   assert assembly.evaluate_held_out(assembly.simulation.init(0)) == {}
 
 
+@pytest.mark.slow
 def test_they_take_no_part_in_training():
   with_new, without = (
     tiny.assemble(
@@ -80,6 +84,7 @@ def test_they_take_no_part_in_training():
   assert tiny.largest_difference(ends[0].server, ends[1].server) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_reports_them():
   settings = tiny.make_settings(
     "fedavg",
@@ -105,6 +110,7 @@ def test_their_number_must_fit_the_federation():
     dataclasses.replace(settings, held_out_clients=-1)
 
 
+@pytest.mark.slow
 def test_without_steps_their_quantized_model_has_the_servers_statistics():
   """As that of clients that train: it is the same shared model."""
   assembly = made(

@@ -125,6 +125,7 @@ def test_wrong_strategies_are_errors(strategy, chunk_size, devices, message):
     layout_lib.resolve_layout(strategy, chunk_size, 4, devices=devices)
 
 
+@pytest.mark.slow
 def test_cores_become_devices_before_jax_is_used_and_not_after():
   code = (
     "import jax, quped_jax as qj;"

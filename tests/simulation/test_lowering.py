@@ -73,6 +73,7 @@ def images():
   return qj.make_federation(data, parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_convolutions_have_the_forms_of_the_table(dtype):
   federation = images()

@@ -52,6 +52,7 @@ def test_room_is_what_the_total_says():
 VMAP, FOUR, ONE = {"strategy": "vmap"}, {"chunk_size": 4}, {"chunk_size": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("method", "bits", "how", "model", "batch_size"),
   [
@@ -101,6 +102,7 @@ def test_the_formula_holds_to_a_quarter(method, bits, how, model, batch_size):
   assert 0.75 * measured <= simulation.memory <= 1.25 * measured
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_beyond_one_copy_of_all_state():
   clients = 200
   settings = qj.Settings(

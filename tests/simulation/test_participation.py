@@ -213,6 +213,7 @@ def changed(start, end):
   return np.any(differ, axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "how",
   [
@@ -231,6 +232,7 @@ def test_a_traces_clients_alone_take_part(tmp_path, how):
   assert float(metrics["participants"]) == 2
 
 
+@pytest.mark.slow
 def test_a_round_without_anyone_changes_nothing(tmp_path):
   path = write_trace(tmp_path, "1,2")
   settings = tiny.make_settings(
@@ -248,6 +250,7 @@ def test_a_round_without_anyone_changes_nothing(tmp_path):
   assert int(end.round) == 1
 
 
+@pytest.mark.slow
 def test_a_straggler_takes_its_own_number_of_steps():
   """It ends where a client with that many steps per round ends."""
   _, end, _, made = play(method="local", stragglers=1.0, steps=4)
@@ -290,6 +293,7 @@ def test_a_straggler_takes_its_own_number_of_steps():
     assert tiny.largest_difference(expected, got) < 1e-6
 
 
+@pytest.mark.slow
 def test_other_chances_compile_nothing():
   made = tiny.assemble(
     tiny.make_settings("local", 5, stragglers=0.5, dropout=0.5)

@@ -157,6 +157,7 @@ def test_a_port_that_is_taken_is_an_error():
       processes.join(f"localhost:{port}", 2, 0, timeout=0.5)
 
 
+@pytest.mark.slow
 def test_processes_that_disagree_are_told():
   """Three are expected; one comes twice, one expects two, one is a stranger."""
   port = free_port()

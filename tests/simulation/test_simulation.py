@@ -126,6 +126,7 @@ def test_the_same_clients_take_part_however_they_are_run(strategy, devices):
     assert float(metrics["id"]) == np.mean(np.asarray(order[:4]))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_devices():
   made = [
     tiny.tiny("fedavg", num_clients=3, bits=(32,), devices=devices)
@@ -163,6 +164,7 @@ def test_padded_slots_are_nobodys():
     qj.client_state(nothing, 0)
 
 
+@pytest.mark.slow
 def test_only_sums_cross_between_devices():
   made = tiny.tiny("fedavg", devices=2)
   simulation, layout = made.simulation, made.simulation.layout
@@ -264,6 +266,7 @@ def took_part(before, after):
   return np.any(centers(before) != centers(after), axis=1)
 
 
+@pytest.mark.slow
 def test_the_state_of_others_is_untouched_to_the_bit(partial):
   _, states = partial
   for before, after in zip(states[:20], states[1:], strict=False):

@@ -44,6 +44,7 @@ def test_the_room_on_disk_is_taken_at_once(tmp_path):
   assert blocks >= 28 * 10**5
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_before_the_run_that_leaves_nothing(tmp_path):
   """Files may not grow beyond a limit, which the system enforces."""
   (tmp_path / "metrics.jsonl").write_text("kept\n")

@@ -41,6 +41,7 @@ HOW: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("method", "how"),
   [
@@ -78,6 +79,7 @@ def test_moving_clients_changes_nothing(method, how, tmp_path):
     np.testing.assert_allclose(values, again["test"][variant], atol=0.2)
 
 
+@pytest.mark.slow
 def test_a_state_moves_from_devices_to_the_host_and_back():
   some = {"clients_per_round": 3}
   resident, state, _ = simulate("fedavg", cases=[1], **some)
@@ -188,6 +190,7 @@ def test_a_state_of_two_devices_goes_on_in_host_memory():
   assert tiny.largest_difference(ends[0].server, ends[1].server) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_is_restored_lies_on_disk_again(tmp_path):
   stored, state, _ = simulate(
     "fedavg", tmp_path, cases=[1], client_state="disk", clients_per_block=2

@@ -142,6 +142,7 @@ def test_states_of_divided_and_whole_cohorts_are_the_same_in_kind():
   assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_changing_a_precision_recompiles_nothing_in_the_whole_program():
   made = tiny.assemble(
     tiny.make_settings("quped", 5, bits=BITS), tiny.make_federation()

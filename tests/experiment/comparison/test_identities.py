@@ -12,6 +12,7 @@ from quped_jax.experiment.comparison import identities, plan
 from tests.experiment.comparison import small
 
 
+@pytest.mark.slow
 def test_they_are_those_of_single_runs(tmp_path):
   config = small.make_config(
     methods=("local", "quped", "fedgkt"),

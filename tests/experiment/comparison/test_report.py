@@ -38,6 +38,7 @@ def test_size_is_of_the_variant_and_of_the_clients_in_turn():
   assert size("fedgkt", (32,)) == full + 4 * server
 
 
+@pytest.mark.slow
 def test_stubbed_comparison_writes_everything(tmp_path):
   console = small.quiet_console()
   config = small.make_config(bits="32; 1", seeds=(0, 1))

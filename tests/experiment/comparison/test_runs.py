@@ -32,6 +32,7 @@ def run_stub(config, folder, **kwargs):
   return [path.name for path in start.folders], lines
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_run_again(tmp_path):
   config = small.make_config(bits=("32",), seeds=(0, 1))
   first, lines = run_stub(config, tmp_path)
@@ -100,6 +101,7 @@ def again(config, folder):
   return [path.name for path in start.folders]
 
 
+@pytest.mark.slow
 def test_results_of_other_settings_are_kept_or_begun_anew(tmp_path):
   config = small.make_config(bits=("32",), seeds=(0, 1))
   run_stub(config, tmp_path)
@@ -334,6 +336,7 @@ def test_accuracies_that_are_not_known_are_nan(tmp_path):
   np.testing.assert_array_equal(curve.accuracy, [np.nan, 100.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", ["summary.json", "metrics.jsonl", "clients.csv", "identity.json"]
 )

@@ -37,6 +37,7 @@ class Group:
     return sorted(group.settings[0].method for group in self.alive)
 
 
+@pytest.mark.slow
 def test_programs_are_kept_as_long_as_runs_of_them_follow(
   tmp_path, monkeypatch
 ):

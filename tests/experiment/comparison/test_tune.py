@@ -70,6 +70,7 @@ def test_the_comparison_tries_defaults_of_what_it_tunes():
       assert getattr(defaults, option) in values, f"{name}: {option}"
 
 
+@pytest.mark.slow
 def test_tuning_is_on_validation_data_alone(tmp_path):
   # Accuracy on test data is the same for all of a method's trials.
   start = small.Stub(
@@ -189,6 +190,7 @@ def halved(**changes):
   )
 
 
+@pytest.mark.slow
 def test_halving_lets_the_better_trials_go_on(tmp_path):
   def validation(settings):
     rate = settings.learning_rate[0]

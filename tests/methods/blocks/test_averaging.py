@@ -76,6 +76,7 @@ def variants(made, state, client_id: int):
   return evaluated(state.server, client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARING)
 def test_a_shared_quantized_model_has_the_servers_statistics(name):
   made, states = play(name)
@@ -142,6 +143,7 @@ def test_a_precision_that_nobody_sent_keeps_its_statistics():
   )
 
 
+@pytest.mark.slow
 def test_statistics_are_averaged_over_clients_of_the_same_bits():
   """One round of FedAvg, against messages that are summed by hand."""
   made, states = play("fedavg")

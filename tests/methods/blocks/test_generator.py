@@ -54,6 +54,7 @@ def test_diverse_features_of_different_noise_lose_less():
   np.testing.assert_allclose(same, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", (1.0, 2.0))
 def test_the_diversity_loss_is_not_flat_where_training_starts(size):
   """The slope of exp(-x) is -exp(-x): where the loss is near 0, so is it."""

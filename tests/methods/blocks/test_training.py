@@ -95,6 +95,7 @@ class Odd(nn.Module):
     return nn.Dense(tiny.CLASSES, name="last")(x)
 
 
+@pytest.mark.slow
 def test_only_exponential_averages_are_estimated_again():
   settings = tiny.make_settings("local", 2, recalibration_batches=7)
   training = make_training(settings)

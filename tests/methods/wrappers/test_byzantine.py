@@ -28,6 +28,7 @@ def some_message() -> api.GlobalModel:
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["random", "sign_flip"])
 def test_the_last_clients_lie_and_the_others_do_not(attack):
   message = some_message()
@@ -81,6 +82,7 @@ def lie(name: str, message, samples: int = 23, attack: str = "sign_flip"):
   return sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["random", "sign_flip"])
 def test_no_lie_is_one_that_the_server_sees_through(attack):
   soft = jax.nn.softmax(jnp.arange(4.0) * jnp.arange(24.0)[:, None])
@@ -115,6 +117,7 @@ def test_no_lie_is_one_that_the_server_sees_through(attack):
   assert sent.count == 23 and not np.any(np.asarray(sent.features) == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "attack"), [("cfd", "random"), ("fedgkt", "sign_flip")]
 )

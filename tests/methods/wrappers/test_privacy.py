@@ -175,6 +175,7 @@ def played(changes, rounds: int = 1, **how):
   return trees.difference(tiny.to_host(state).server.model, start)
 
 
+@pytest.mark.slow
 def test_without_a_bound_and_without_noise_it_is_the_mean():
   settings = tiny.make_settings("fedavg", 5, bits=(32,), **UNIFORM)
   made = tiny.assemble(settings)
@@ -330,6 +331,7 @@ def test_hardly_any_noise_is_a_large_number_at_once():
   assert 1e5 < epsilon < math.inf
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_promises(tmp_path):
   settings = qj.Settings(
     **{**BASE, "participation": (0.9, 0.5), "method": "quped"},

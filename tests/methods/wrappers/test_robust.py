@@ -187,6 +187,7 @@ def moved(start, end):
   return jax.tree.map(np.subtract, end.server.model, start.server.model)
 
 
+@pytest.mark.slow
 def test_a_round_adds_the_median_of_those_who_were_there():
   made, start, end = played({"aggregation": "median", "clients_per_round": 4})
   given, _, present = sent_in_first_round(made, start)
@@ -196,6 +197,7 @@ def test_a_round_adds_the_median_of_those_who_were_there():
   assert tiny.largest_difference(expected, moved(start, start)) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_round_adds_the_trimmed_mean_over_two_devices():
   changes = {"aggregation": "trimmed_mean", "trim": 0.2, "dropout": 0.1}
   made, start, end = played(changes, devices=2, chunk_size=2)

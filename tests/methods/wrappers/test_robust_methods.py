@@ -178,6 +178,7 @@ def test_one_who_lies_more_changes_no_more(name):
   assert tiny.largest_difference(new, calm) > 1e-3
 
 
+@pytest.mark.slow
 def test_two_networks_have_one_ensemble_and_a_median_each():
   settings = tiny.make_settings(
     "feddf", 5, bits=(32,), aggregation="median", max_message_norm=1e30,
