@@ -14,6 +14,7 @@ where they belong to other clients. FedGKD-VOTE weights its teachers by how they
 do on validation samples, the same on which its settings are then chosen.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -155,7 +156,7 @@ def _make_run(
   changes = {
     **draws.unflatten(settings),
     "validation_fraction": section["validation_fraction"],
-    "rounds": rounds,
+    "rounds": section["rounds"],
     # Only the last round of each rung counts.
     "eval_every": halving.rounds_of_rungs(section)[0],
   }
@@ -163,11 +164,18 @@ def _make_run(
   title = f"{row.title}, {describe(settings)}, seed {seed}"
   if halving.halvings_of(section):
     name, title = f"{name}_round{rounds}", f"{title}, {rounds} rounds"
+  made = plan.row_settings(config, row, seed, changes)
   if rounds < section["rounds"]:
-    changes["checkpoint_every"] = rounds
+    made = dataclasses.replace(
+      made,
+      rounds=rounds,
+      checkpoint_every=rounds,
+      # Fine-tuning may begin in a later rung.
+      finetune_at=made.finetune_at if made.finetune_at < rounds else 0,
+    )
   return Run(
     row,
-    plan.row_settings(config, row, seed, changes),
+    made,
     workdir / "tune" / name,
     title,
     after,

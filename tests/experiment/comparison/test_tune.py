@@ -182,10 +182,11 @@ def test_a_wrong_space_is_an_error(tmp_path, changes, message):
   assert not start.folders
 
 
-def halved(**changes):
+def halved(base=None, method="fedavg", bits="32", **changes):
   return small.make_config(
-    methods=("fedavg",),
-    bits=("32",),
+    base=base or {},
+    methods=(method,),
+    bits=(bits,),
     tune={"trials": 3, "rounds": 4, "halving": 2, **changes},
   )
 
@@ -223,8 +224,17 @@ def test_halving_lets_the_better_trials_go_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trial_that_goes_on_is_the_one_that_was_never_stopped(tmp_path):
-  config = halved(trials=1, halving=1)
+@pytest.mark.parametrize(
+  "how",
+  [
+    {},
+    # Fine-tuning begins when the first rung has ended.
+    {"method": "quped", "bits": "1", "base": {"finetune_at": 2}},
+    {"method": "quped", "bits": "1", "base": {"finetune_at": 3}},
+  ],
+)
+def test_a_trial_that_goes_on_is_the_one_that_was_never_stopped(how, tmp_path):
+  config = halved(**how, trials=1, halving=1)
   tune.tune(config, tmp_path, say=lambda line: None)
   (folder,) = (tmp_path / "tune").glob("*_round4")
   (before,) = (tmp_path / "tune").glob(folder.name[:-1] + "2")
