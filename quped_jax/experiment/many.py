@@ -6,13 +6,10 @@ Each is the run that its settings alone give, in its own folder, with the same
 files.
 """
 
-import collections
-import contextlib
 import functools
 import os
 import pathlib
-import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,10 +18,9 @@ from quped_jax import checks
 from quped_jax import models as models_lib
 from quped_jax.data.dataset import Dataset
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import dispatch, no_room, together
+from quped_jax.experiment import batches
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import parts as parts_lib
-from quped_jax.experiment import run as run_lib
 from quped_jax.experiment.assemble import (
   Assembly,
   assemble_parts,
@@ -33,12 +29,13 @@ from quped_jax.experiment.assemble import (
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation, load
 from quped_jax.experiment.divergence_reports import DivergenceError
+from quped_jax.experiment.job import Job
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.parts import Parts
-from quped_jax.experiment.run import Result, run_made
+from quped_jax.experiment.run import Result, opened, run_made
 from quped_jax.experiment.settings import Settings
 from quped_jax.methods import api
-from quped_jax.simulation import memory, run_axis, sizes
+from quped_jax.simulation import memory, run_axis
 
 STRATEGIES = ("auto", "vmap", "one")
 
@@ -173,13 +170,14 @@ class Group:
     federations = [first.federation, *others.values()]
     made = assemble_parts(first, folder, federations[1:])
     self._over = programs_of(made)
-    self._axis, self._memory = made.simulation.axis, made.simulation.memory
+    self._axis = made.simulation.axis
     self._common = run_axis.common_parts(federations)
-    self._common_bytes = memory.nbytes(
-      [getattr(first, name) for name in self._common]
+    common = [getattr(first.federation, name) for name in self._common]
+    self._memory = run_axis.Memory(
+      made.simulation.memory, memory.nbytes(common)
     )
 
-  def together(self, strategy: str = "auto") -> bool:
+  def at_once(self, strategy: str = "auto") -> bool:
     """Whether the runs go all at once, as far as there is memory.
 
     Args:
@@ -245,131 +243,51 @@ class Group:
     folders: Sequence[str | os.PathLike | None],
     display: Display | None = None,
     *,
-    resume: bool = True,
-  ) -> Iterator[tuple[int, Result | DivergenceError]]:
+    resume: Sequence[bool] | None = None,
+  ) -> batches.Outcomes:
     """Runs some at once, as many as memory has room for, then the next.
 
-    Each has the files and checkpoints that it has by itself.
-
     Args:
-      runs: of the group's.
+      runs: of the group's; `at_once` says whether they can go so.
       folders: where the results of each go; None for nowhere.
       display: shows the progress of all.
-      resume: see `run`.
+      resume: of each, see `run`; by default True.
 
     Yields:
-      See `run_groups`.
+      See `batches.run_all`.
 
     Raises:
-      Exception: what `run` raises. Those that were not yielded may be run
-        again, and go on from their checkpoints.
+      Exception: likewise.
     """
-    assert self._axis is not None  # See `together`.
-    todo = sorted(
-      range(len(runs)), key=lambda i: repr(together.stops_of(runs[i].settings))
-    )
-    begun: set[int] = set()
-    axis = None
-    size = self._size([run.settings for run in runs])
-    while todo:
-      stops = together.stops_of(runs[todo[0]].settings)
-      batch = [i for i in todo if together.stops_of(runs[i].settings) == stops][
-        :size
-      ]
-      shown = (display or Display()).together(f"{len(batch)} runs at once")
-      try:
-        if size == 1:
-          results = self._run_one(
-            batch[0], runs, folders, display, resume or batch[0] in begun
-          )
-        else:
-          axis = axis or self._axis(size, self._common)
-          opened = [
-            (i, runs[i], folders[i], resume or i in begun) for i in batch
-          ]
-          results = self._run_batch(opened, axis, shown)
-        begun.update(batch)
-        for i, result in results:
-          todo.remove(i)
-          yield i, result
-        continue
-      except jax.errors.JaxRuntimeError as error:
-        if size == 1 or not no_room.is_meant(error):
-          raise
-      # Not in the `except`, whose error refers to all arrays.
-      shown.note(f"memory had no room for {size} runs at once")
-      axis, results, size = None, None, -(-size // 2)
+    assert self._axis is not None
+    waiting = [
+      batches.Waiting(
+        run.settings,
+        functools.partial(self._open, run, folder),
+        functools.partial(self._run, run, folder),
+        again,
+      )
+      for run, folder, again in zip(
+        runs, folders, resume or [True] * len(runs), strict=True
+      )
+    ]
+    make_axis = functools.partial(self._axis, common=self._common)
+    return batches.run_all(waiting, make_axis, self._memory, display)
 
-  def _size(self, settings: Sequence[Settings]) -> int:
-    """How many runs go at once."""
-    limit = sizes.memory_limit() or sizes.host_memory()
-    alike = collections.Counter(map(together.stops_of, settings))
-    return run_axis.runs_at_once(
-      max(alike.values()), self._memory, self._common_bytes, limit
+  def _open(self, run, folder, held, of_batch, display, resume) -> Job:
+    return opened(
+      held,
+      run.settings,
+      folder,
+      lambda: of_batch(self.assemble(run, folder)),
+      identity=run.identity,
+      display=display,
+      resume=resume,
+      model_given=self._model_given,
     )
 
-  def _run_one(self, i, runs, folders, display, resume):
-    try:
-      yield i, self.run(runs[i], folders[i], display=display, resume=resume)
-    except DivergenceError as error:
-      yield i, error
-
-  def _run_batch(
-    self,
-    batch: Sequence[tuple[int, Planned, str | os.PathLike | None, bool]],
-    axis: run_axis.RunAxis,
-    display: Display,
-  ) -> Iterator[tuple[int, Result | DivergenceError]]:
-    """Runs that stop after the same rounds, at once where they begin alike."""
-    began, compiled = time.perf_counter(), axis.compile_seconds()
-
-    def compile_seconds():
-      return (axis.compile_seconds() - compiled) / len(batch)
-
-    with contextlib.ExitStack() as held:
-      alike: dict[Hashable, list[tuple[int, together.Member]]] = {}
-      at_once = 0
-      for i, run, folder, resume in batch:
-        job = run_lib.opened(
-          held,
-          run.settings,
-          folder,
-          functools.partial(self._made, run, folder, axis, compile_seconds),
-          identity=run.identity,
-          display=display,
-          resume=resume,
-          model_given=self._model_given,
-        )
-        if not at_once:
-          run_lib.say_what_is_quantized(job)
-          at_once = dispatch.rounds_at_once(job.made)
-          if not run.settings.rounds_per_dispatch:
-            at_once = max(at_once // len(batch), 1)
-        begin = run_lib.restore(job, None, resume=resume)
-        member = together.Member(job, *begin)
-        alike.setdefault(together.begins_as(member), []).append((i, member))
-        del begin, member
-      while alike:
-        places, members = zip(*alike.pop(next(iter(alike))), strict=True)
-        for n, end in together.go(members, axis, display, at_once):
-          if isinstance(end, DivergenceError):
-            yield places[n], end
-          else:
-            yield (
-              places[n],
-              run_lib.finish(end.job, end.end, end.state(), began, len(batch)),
-            )
-
-  def _made(self, run, folder, axis, compile_seconds) -> Assembly:
-    """A run, with what it costs as one of several."""
-    made = self._over(run.parts, folder)
-    memory_of_all = run_axis.memory(
-      made.simulation.memory, self._common_bytes, axis.runs
-    )
-    simulation = made.simulation._replace(
-      compile_seconds=compile_seconds, program=axis.main, memory=memory_of_all
-    )
-    return made._replace(simulation=simulation)
+  def _run(self, run, folder, display, resume) -> Result:
+    return self.run(run, folder, display=display, resume=resume)
 
 
 def run_groups(
@@ -407,7 +325,7 @@ def run_groups(
     Group([runs[i] for i in own], folders[own[0]], model_given=model_given)
     for own in by_group
   ]
-  at_once = [group.together(run_strategy) for group in made]
+  at_once = [group.at_once(run_strategy) for group in made]
   for members, vmapped in zip(by_group, at_once, strict=True):
     # Its programs are gone with it.
     group = made.pop(0)
@@ -416,7 +334,7 @@ def run_groups(
         [runs[i] for i in members],
         [folders[i] for i in members],
         displays[members[0]],
-        resume=resume,
+        resume=[resume] * len(members),
       ):
         yield members[n], found
       continue

@@ -24,16 +24,14 @@ from quped_jax.simulation.state import SimulationState
 
 
 class Member(NamedTuple):
-  """One of the runs, where it begins or goes on.
+  """One of the runs.
 
   Attributes:
     job: the run.
-    state: its state.
     progress: how far it has come.
   """
 
   job: Job
-  state: SimulationState
   progress: Progress
 
 
@@ -60,9 +58,9 @@ def stops_of(settings: Settings) -> Hashable:
   return tuple(getattr(settings, name) for name in names)
 
 
-def begins_as(member: Member) -> Hashable:
+def begins_as(state: SimulationState, progress: Progress) -> Hashable:
   """Equal for runs with the same stops that can go on together."""
-  return int(member.state.round), member.progress.finetuning
+  return int(state.round), progress.finetuning
 
 
 class _Turn:
@@ -108,10 +106,11 @@ class _Shown:
 class _Stack:
   """The state of all runs, and what is done to it."""
 
-  def __init__(self, axis: RunAxis, members: Sequence[Member]):
-    self.axis, self._runs = axis, len(members)
+  def __init__(
+    self, axis: RunAxis, members: Sequence[Member], state: SimulationState
+  ):
+    self.axis, self._runs, self._state = axis, len(members), state
     self._data = axis.stack_data([x.job.made.simulation.data for x in members])
-    self._state = axis.stack(x.state for x in members)
     self._metrics: dict[str, Any] = {}
     self._clock = Clock(axis.compile_seconds)
     jax.block_until_ready(self._state)
@@ -168,13 +167,18 @@ class _Place:
 
 
 def go(
-  members: Sequence[Member], axis: RunAxis, display: Display, at_once: int
+  members: Sequence[Member],
+  state: SimulationState,
+  axis: RunAxis,
+  display: Display,
+  at_once: int,
 ) -> Iterator[tuple[int, Ended | DivergenceError]]:
   """Runs all rounds of several runs.
 
   Args:
     members: the runs, not more than the axis has; all with the same `stops_of`
-      and `begins_as`. Their states are not taken over.
+      and `begins_as`.
+    state: their states, stacked, of which the buffers are taken over.
     axis: runs them.
     display: shows the progress of all.
     at_once: the most rounds in one dispatch.
@@ -188,7 +192,7 @@ def go(
       workdir.
   """
   settings = members[0].job.made.settings
-  stack = _Stack(axis, members)
+  stack = _Stack(axis, members, state)
   places = [_Place(stack, run) for run in range(len(members))]
   ended: dict[int, loop.End] = {}
   with (

@@ -72,34 +72,34 @@ def _joined(common, own) -> tuple[Federation, Population]:
   return dataclasses.replace(federation, **common), population
 
 
-def memory(one: int, common: int, runs: int) -> int:
-  """Bytes that a round of several runs takes.
+class Memory(NamedTuple):
+  """What a round of several runs takes, see `quped_jax.simulation.memory`.
 
-  Args:
-    one: bytes that a round of one run takes, see `Simulation.memory`.
+  Attributes:
+    one: bytes that a round of one run takes.
     common: of them, those of what all runs have in common.
-    runs: how many there are at once.
   """
-  return common + runs * (one - common)
 
+  one: int
+  common: int
 
-def runs_at_once(runs: int, one: int, common: int, limit: int | None) -> int:
-  """How many runs to have at once, so that all go in as few parts as need be.
+  def total(self, runs: int) -> int:
+    """Bytes that a round of so many runs takes."""
+    return self.common + runs * (self.one - self.common)
 
-  Args:
-    runs: how many there are.
-    one: see `memory`, like `common`.
-    common: likewise.
-    limit: bytes of memory; None if unknown.
+  def runs_at_once(self, runs: int, limit: int) -> int:
+    """How many of some runs to have at once, so that few parts are needed.
 
-  Returns:
-    From 1 to `runs`; the parts are of about one size.
-  """
-  most = runs
-  if limit is not None:
-    room = (limit - common) // max(one - common, 1)
+    Args:
+      runs: how many there are.
+      limit: bytes of memory.
+
+    Returns:
+      From 1 to `runs`; the parts are of about one size.
+    """
+    room = (limit - self.common) // max(self.one - self.common, 1)
     most = min(max(room, 1), runs)
-  return -(-runs // -(-runs // most))
+    return -(-runs // -(-runs // most))
 
 
 class RunAxis:

@@ -284,14 +284,25 @@ def make_simulation(
     template = programs.template()
     # Made once, without data: runs that share programs share these too.
     fewer_over = functools.cache(lambda: halved().over if halved else None)
-    whole_over = functools.cache(lambda: run_by(layout, whole=True).over)
+
+    @functools.cache
+    def undivided() -> tuple[Any, Any]:
+      other = run_by(layout, whole=True)
+      return other.over, other.axis
+
+    def undivided_axis(runs: int, common: Sequence[str]) -> RunAxis:
+      return undivided()[1](runs, common)
+
     axis = _axis(template)
+    if divisions and axis:
+      # Runs that go at once may differ in their precisions.
+      axis = undivided_axis
 
     def over(federation, population, store) -> Simulation:
       bits = np.asarray(population.spec.bits)
       # Which part runs a client is in the program.
       if divisions and not np.array_equal(bits, precisions):
-        return whole_over()(federation, population, store)
+        return undivided()[0](federation, population, store)
       federation = padding.padded(federation, lengths)
       filled = template.over(federation, population, store)
       of_run = sizes_lib.with_precisions(sizes, ids, bits)

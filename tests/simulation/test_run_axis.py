@@ -12,7 +12,7 @@ import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_clients import build_population
 from quped_jax.simulation import memory, run_axis
-from quped_jax.simulation.run_axis import common_parts, runs_at_once
+from quped_jax.simulation.run_axis import common_parts
 from quped_jax.simulation.store import Store
 from tests import lowering, tiny
 
@@ -219,13 +219,14 @@ def test_runs_with_several_devices_or_moving_clients_go_by_themselves(how):
 
 
 def test_runs_are_divided_evenly_where_memory_has_no_room_for_all():
-  assert run_axis.memory(100, 40, 1) == 100
-  assert run_axis.memory(100, 40, 5) == 340
-  assert runs_at_once(48, 100, 40, None) == 48
-  assert runs_at_once(5, 100, 40, run_axis.memory(100, 40, 5)) == 5
-  assert runs_at_once(5, 100, 40, run_axis.memory(100, 40, 5) - 1) == 3
-  assert runs_at_once(48, 100, 40, run_axis.memory(100, 40, 20)) == 16
-  assert runs_at_once(48, 100, 40, 10) == 1
+  memory_of = run_axis.Memory(one=100, common=40)
+  assert memory_of.total(1) == 100
+  assert memory_of.total(5) == 340
+  assert memory_of.runs_at_once(48, 10**6) == 48
+  assert memory_of.runs_at_once(5, memory_of.total(5)) == 5
+  assert memory_of.runs_at_once(5, memory_of.total(5) - 1) == 3
+  assert memory_of.runs_at_once(48, memory_of.total(20)) == 16
+  assert memory_of.runs_at_once(48, 10) == 1
 
 
 @pytest.mark.slow
@@ -254,8 +255,9 @@ def test_the_formula_of_memory_holds_to_a_quarter(how, bits):
   given = axis.stack_data([simulation.data])
   state = axis.stack([simulation.init(0)])
   axis.main.compile(state, jnp.int32(1), *given)
-  one = simulation.memory
-  estimate = run_axis.memory(one, memory.nbytes(given.common), axis.runs)
+  estimate = run_axis.Memory(
+    simulation.memory, memory.nbytes(given.common)
+  ).total(axis.runs)
   assert 0.75 * axis.main.memory <= estimate <= 1.25 * axis.main.memory
 
 
