@@ -259,7 +259,8 @@ class Group:
     Raises:
       Exception: likewise.
     """
-    assert self._axis is not None
+    axis, common = self._axis, self._common
+    assert axis is not None
     waiting = [
       batches.Waiting(
         run.settings,
@@ -271,8 +272,9 @@ class Group:
         runs, folders, resume or [True] * len(runs), strict=True
       )
     ]
-    make_axis = functools.partial(self._axis, common=self._common)
-    return batches.run_all(waiting, make_axis, self._memory, display)
+    return batches.run_all(
+      waiting, lambda count: axis(count, common), self._memory, display
+    )
 
   def _open(self, run, folder, held, of_batch, display, resume) -> Job:
     return opened(
