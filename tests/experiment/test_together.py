@@ -7,7 +7,7 @@ import signal
 import pytest
 
 import quped_jax as qj
-from quped_jax.simulation import run_axis, sizes
+from tests import tiny
 from tests.experiment.test_sweep import (
   BASE,
   close,
@@ -60,31 +60,27 @@ def test_it_is_so_of_all_that_a_run_may_do(tmp_path):
   check_as_one_after_the_other(base, over, tmp_path)
 
 
-def test_all_runs_are_traced_and_compiled_once(compiled, monkeypatch):
-  traced = []
-  make = qj.create_model("mlp", 10, features=(8,))
+def test_all_runs_are_traced_and_compiled_once(compiled):
+  made = qj.create_model("mlp", 10, features=(8,))
 
-  def apply(*args):
-    traced.append(args)
-    return make.apply(*args)
+  traced = tiny.Counter(made.apply)
+  model, planned = made._replace(apply=traced), []
+
+  def say(text):
+    # When all runs are planned.
+    if "to do" in text:
+      planned.append(traced.calls)
 
   counts = []
-  for seeds in (2, 5):
-    traced.clear()
+  for seeds, strategy in (((0,), "one"), ((0, 1, 2), "vmap")):
     compiled.clear()
-    model = make._replace(apply=apply)
-    at_once(BASE, {"seed": range(seeds)}, model=model)
-    counts.append((len(compiled), len(set(compiled))))
+    qj.sweep(BASE, {"seed": seeds}, model=model, say=say, run_strategy=strategy)
+    counts.append(traced.calls - planned[-1])
+    assert len(set(compiled)) == len(compiled)
+  # As of one run alone.
+  assert counts[0] == counts[1]
   # Initial states, rounds, evaluation; and to stack states and to take one out.
-  assert counts == [(6, 6)] * 2
-
-
-@pytest.mark.slow
-def test_runs_that_stop_after_other_rounds_go_in_turn(compiled, tmp_path):
-  over = {"rounds": (1, 2), "seed": (0, 1)}
-  check_as_one_after_the_other(BASE, over, tmp_path)
-  rounds = [x for x in compiled if x.memory == max(y.memory for y in compiled)]
-  assert len(rounds) == 1
+  assert len(compiled) == 6
 
 
 class Ends(qj.Display):
@@ -125,6 +121,28 @@ def interrupted(base, over, folder, monkeypatch, strategy):
 
 
 @pytest.mark.slow
+def test_runs_at_once_that_were_interrupted_go_on_to_the_same_bits(
+  tmp_path, monkeypatch
+):
+  base = dataclasses.replace(
+    BASE, method="quped", bits=(1, 2, 32), rounds=3, finetune_at=2,
+    clients_per_round=2, save_models="clients", hidden=(8, 8),
+  )  # fmt: skip
+  over = {"seed": (0, 1, 2)}
+  whole = at_once(base, over, tmp_path / "whole")
+  interrupted(base, over, tmp_path / "broken", monkeypatch, "vmap")
+  for run, expected in zip(
+    at_once(base, over, tmp_path / "broken"), whole, strict=True
+  ):
+    assert run.folder is not None and expected.folder is not None
+    assert without_costs(run.folder) == without_costs(expected.folder)
+    for path in (expected.folder / "models").rglob("*"):
+      if path.is_file():
+        other = run.folder / path.relative_to(expected.folder)
+        assert path.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
 def test_either_strategy_goes_on_where_the_other_was_interrupted(
   tmp_path, monkeypatch
 ):
@@ -160,62 +178,6 @@ def test_a_run_that_diverges_ends_alone(tmp_path):
   fine = at_once(base, rates, tmp_path / "fine")
   for i in (0, 2):
     assert runs[i].history == fine[i].history
-
-
-@pytest.mark.slow
-def test_runs_go_in_parts_where_memory_has_no_room(monkeypatch, tmp_path):
-  sizes_made = []
-  make = run_axis.RunAxis.__init__
-
-  def count(self, backend, runs, common=()):
-    sizes_made.append(runs)
-    make(self, backend, runs, common)
-
-  monkeypatch.setattr(run_axis.RunAxis, "__init__", count)
-  whole = at_once(BASE, {"seed": range(5)}, tmp_path / "whole")
-  (one,) = quietly(BASE, {"seed": (0,)})
-  first, all_five = (
-    run.summary["memory"]["estimated_round_bytes"]
-    for run in (one, whole[0])
-    if run.summary
-  )
-  # Tables of one run alone are shorter.
-  room_for_three = first + 5 * (all_five - first) // 8
-  monkeypatch.setattr(sizes, "memory_limit", lambda: room_for_three)
-  parts = at_once(BASE, {"seed": range(5)}, tmp_path / "parts")
-  assert sizes_made == [5, 3]
-  for a, b in zip(parts, whole, strict=True):
-    assert close(a.history, b.history)
-
-
-@pytest.mark.slow
-def test_fewer_go_at_once_when_memory_is_full_after_all(monkeypatch):
-  """They go on from where they began; results are the same."""
-  import jax
-
-  expected = at_once(BASE, {"seed": range(4)})
-  run = run_axis.RunAxis.run_rounds
-  failed = []
-
-  def full(self, *args):
-    if self.runs > 2:
-      failed.append(self.runs)
-      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room")
-    return run(self, *args)
-
-  monkeypatch.setattr(run_axis.RunAxis, "run_rounds", full)
-  found = at_once(BASE, {"seed": range(4)})
-  assert failed == [4]
-  for a, b in zip(found, expected, strict=True):
-    assert close(a.history, b.history)
-
-  def never(self, *args):
-    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room")
-
-  monkeypatch.setattr(run_axis.RunAxis, "run_rounds", never)
-  alone = at_once(BASE, {"seed": range(2)})
-  for a, b in zip(alone, expected, strict=False):
-    assert close(a.history, b.history)
 
 
 def test_runs_over_several_devices_cannot_go_at_once(compiled):
