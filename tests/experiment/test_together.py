@@ -62,7 +62,6 @@ def test_it_is_so_of_all_that_a_run_may_do(tmp_path):
 
 def test_all_runs_are_traced_and_compiled_once(compiled):
   made = qj.create_model("mlp", 10, features=(8,))
-
   traced = tiny.Counter(made.apply)
   model, planned = made._replace(apply=traced), []
 
