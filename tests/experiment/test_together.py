@@ -60,6 +60,7 @@ def test_it_is_so_of_all_that_a_run_may_do(tmp_path):
   check_as_one_after_the_other(base, over, tmp_path)
 
 
+@pytest.mark.slow
 def test_all_runs_are_traced_and_compiled_once(compiled):
   made = qj.create_model("mlp", 10, features=(8,))
   traced = tiny.Counter(made.apply)
