@@ -8,6 +8,7 @@ one call are meaningful. Groups:
   batched by `torch.func`; ours with 8 clients beside it.
 - small models: rounds of the digits' MLP, 10 steps, which latency bounds; with
   the operations that the compiled program starts per step.
+- sweeps: rounds of 48 runs at once, against rounds of one run, 48 times.
 - strategies: whole steps in other layouts.
 - memory: local training of an MLP under vmap and in chunks; copies of all
   clients' states that the compiled round takes.
@@ -35,12 +36,14 @@ from experiments.benchmarks.rows import MissingError, Row, Work
 from quped_jax.experiment.build_clients import build_population
 
 STEPS, TORCH, SMALL = "whole steps", "PyTorch", "small models"
-STRATEGIES, MEMORY = "strategies", "memory"
+STRATEGIES, MEMORY, SWEEPS = "strategies", "memory", "sweeps"
 STEP, ROUND = "client step", "round"
 
 _MIXED = (1, 2, 4, 32)
 _CLIENTS, _FEW, _MANY = 50, 8, 1000
 _TINY_CLIENTS = 4
+_RUNS, _TINY_RUNS = 48, 3
+_SWEPT_CLIENTS = 16
 
 
 def all_rows() -> list[Row]:
@@ -48,6 +51,7 @@ def all_rows() -> list[Row]:
   return [
     *_whole_steps(),
     *_small_models(),
+    *_sweeps(),
     *_torch(),
     *_strategies(),
     *_memory(),
@@ -188,6 +192,33 @@ def _text(rounds, federation, task, clients, settings) -> str:
   program = rounds.simulation.program
   compiled = program.compile(rounds.state, jnp.int32(1), federation, population)
   return compiled.as_text() or ""
+
+
+def _sweeps() -> Iterator[Row]:
+  """Of all runs of a sweep together: seeds and step sizes are data."""
+
+  def row(name, at_once):
+    def make(quick):
+      task = tasks.TINY if quick else tasks.DIGITS
+      clients = _TINY_CLIENTS if quick else _SWEPT_CLIENTS
+      runs = _TINY_RUNS if quick else _RUNS
+      single = task.rounds(
+        task.federation(clients), devices=1, method="quped", bits=(1, 2, 32)
+      )
+      if getattr(single.simulation, "axis", None) is None:
+        raise MissingError("no runs at once")
+      # One run is measured once, and counts as often as there are runs.
+      return Work(
+        engine.RunsAtOnce(single.simulation, runs) if at_once else single,
+        1 if at_once else 1 / runs,
+        single.simulation.compile_seconds,
+        lambda: {"runs": runs, "clients": clients, **task.sizes()},
+      )
+
+    return Row(SWEEPS, name, "round of all runs", 15.0, make)
+
+  yield row("sweep: 48 runs of digits QuPeD", True)
+  yield row("one run of digits QuPeD, 48 times", False)
 
 
 def _torch() -> Iterator[Row]:

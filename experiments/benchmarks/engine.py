@@ -71,6 +71,25 @@ class Rounds:
     return program.memory * self.simulation.layout.devices
 
 
+class RunsAtOnce:
+  """Runs one round of several runs after the other, and waits for each.
+
+  Args:
+    simulation: of one of them; they differ in their seeds.
+    runs: how many.
+  """
+
+  def __init__(self, simulation: qj.Simulation, runs: int):
+    assert simulation.axis is not None
+    self.axis = simulation.axis(runs, ("source",))
+    self.data = self.axis.stack_data([simulation.data])
+    self.state = self.axis.stack(simulation.init(seed) for seed in range(runs))
+
+  def __call__(self) -> None:
+    self.state, metrics = self.axis.run_rounds(self.state, 1, self.data)
+    jax.block_until_ready((self.state, metrics))
+
+
 def tree_bytes(tree: Any) -> int:
   """Bytes of all arrays of a tree."""
   return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

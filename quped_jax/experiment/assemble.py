@@ -22,6 +22,7 @@ from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.short_repr import short_repr
 from quped_jax.simulation import memory as memory_lib
+from quped_jax.simulation import sizes
 from quped_jax.simulation.held_out_clients import (
   NOBODY,
   HeldOutEvaluation,
@@ -325,12 +326,9 @@ def _check_memory(settings: Settings, simulation: Simulation) -> None:
   What a round takes is an estimate: if it exceeds the memory by less than that,
   it is left to the system to refuse it.
   """
-  stats = jax.local_devices()[0].memory_stats() or {}
-  needed = simulation.memory
-  room = stats.get("bytes_limit")
+  needed, room = simulation.memory, sizes.memory_limit()
   if room is None:
-    # Devices that do not say are the host's cores, which share its memory.
-    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = sizes.host_memory()
     needed *= simulation.layout.devices // jax.process_count()
   if needed > 2 * room:
     raise ValueError(

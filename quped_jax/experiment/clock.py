@@ -1,27 +1,33 @@
 """How long rounds take, without what comes between them."""
 
+import contextlib
+import math
 import time
-
-from quped_jax.simulation.simulation import Simulation
+from collections.abc import Callable, Iterator
 
 
 class Clock:
-  """Seconds per round since the last evaluation, without compiling."""
+  """Seconds per round between two evaluations, without compiling.
 
-  def __init__(self, simulation: Simulation):
-    self._simulation = simulation
-    self.start()
+  Args:
+    compile_seconds: how long was spent on compiling so far.
+  """
 
-  def start(self) -> None:
-    """Begins a new stretch, between two evaluations."""
-    self.rounds = 0
-    self._compiled = self._simulation.compile_seconds()
-    self._began = time.perf_counter()
+  def __init__(self, compile_seconds: Callable[[], float]):
+    self._compile_seconds = compile_seconds
+    self._rounds, self._seconds = 0, 0.0
 
-  def leave_out(self, seconds: float) -> None:
-    """Does not count seconds that something else took, such as a checkpoint."""
-    self._began += seconds
+  @contextlib.contextmanager
+  def running(self, rounds: int = 0) -> Iterator[None]:
+    """Counts the time within, which some rounds take, or the rest of them."""
+    compiled, began = self._compile_seconds(), time.perf_counter()
+    yield
+    compiling = self._compile_seconds() - compiled
+    self._seconds += time.perf_counter() - began - compiling
+    self._rounds += rounds
 
   def seconds_per_round(self) -> float:
-    compiling = self._simulation.compile_seconds() - self._compiled
-    return (time.perf_counter() - self._began - compiling) / self.rounds
+    """Of the rounds since it was last asked; NaN if there were none."""
+    rounds, seconds = self._rounds, self._seconds
+    self._rounds, self._seconds = 0, 0.0
+    return seconds / rounds if rounds else math.nan

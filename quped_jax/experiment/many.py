@@ -1,8 +1,9 @@
 """Many runs through few programs.
 
 Runs that differ in data and in numbers alone, see `swept`, form a group: the
-same compiled programs serve all of them, one after the other. Each is the run
-that its settings alone give, in its own folder, with the same files.
+same compiled programs serve all of them, one after the other or all at once.
+Each is the run that its settings alone give, in its own folder, with the same
+files.
 """
 
 import functools
@@ -11,9 +12,13 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
+from quped_jax import checks
 from quped_jax import models as models_lib
 from quped_jax.data.dataset import Dataset
 from quped_jax.data.federation import Federation
+from quped_jax.experiment import batches
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import parts as parts_lib
 from quped_jax.experiment.assemble import (
@@ -24,11 +29,15 @@ from quped_jax.experiment.assemble import (
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation, load
 from quped_jax.experiment.divergence_reports import DivergenceError
+from quped_jax.experiment.job import Job
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.parts import Parts
-from quped_jax.experiment.run import Result, run_made
+from quped_jax.experiment.run import Result, opened, run_made
 from quped_jax.experiment.settings import Settings
 from quped_jax.methods import api
+from quped_jax.simulation import memory, run_axis
+
+STRATEGIES = ("auto", "vmap", "one")
 
 
 class Planned(NamedTuple):
@@ -134,10 +143,9 @@ def groups(runs: Sequence[Planned]) -> list[list[int]]:
 
 
 class Group:
-  """Runs of one group, which go through the same programs in turn.
+  """Runs of one group, which go through the same programs.
 
-  Nothing is compiled before the first of them runs, and their data are on the
-  devices one after the other.
+  Nothing is compiled before the first of them runs.
 
   Args:
     runs: all of them; their tables of samples get room for the largest.
@@ -159,8 +167,35 @@ class Group:
     first = runs[0].parts
     others = {id(run.parts.federation): run.parts.federation for run in runs}
     del others[id(first.federation)]
-    made = assemble_parts(first, folder, list(others.values()))
+    federations = [first.federation, *others.values()]
+    made = assemble_parts(first, folder, federations[1:])
     self._over = programs_of(made)
+    self._axis = made.simulation.axis
+    self._common = run_axis.common_parts(federations)
+    common = [getattr(first.federation, name) for name in self._common]
+    self._memory = run_axis.Memory(
+      made.simulation.memory, memory.nbytes(common)
+    )
+
+  def at_once(self, strategy: str = "auto") -> bool:
+    """Whether the runs go all at once, as far as there is memory.
+
+    Args:
+      strategy: see `run_groups`.
+
+    Raises:
+      ValueError: they were to, and cannot.
+    """
+    checks.choice("run_strategy", strategy, STRATEGIES)
+    if strategy == "vmap" and self._axis is None:
+      raise ValueError(
+        "run_strategy='vmap': must be 'one' or 'auto' where clients are "
+        "divided over several devices, or client_state is not 'device', or "
+        "strategy is 'dispatch'"
+      )
+    if strategy == "auto":
+      return self._axis is not None and jax.default_backend() != "cpu"
+    return strategy == "vmap"
 
   def assemble(
     self, run: Planned, folder: str | os.PathLike | None
@@ -202,6 +237,60 @@ class Group:
       model_given=self._model_given,
     )
 
+  def run_all(
+    self,
+    runs: Sequence[Planned],
+    folders: Sequence[str | os.PathLike | None],
+    display: Display | None = None,
+    *,
+    resume: Sequence[bool] | None = None,
+  ) -> batches.Outcomes:
+    """Runs some at once, as many as memory has room for, then the next.
+
+    Args:
+      runs: of the group's; `at_once` says whether they can go so.
+      folders: where the results of each go; None for nowhere.
+      display: shows the progress of all.
+      resume: of each, see `run`; by default True.
+
+    Yields:
+      See `batches.run_all`.
+
+    Raises:
+      Exception: likewise.
+    """
+    axis, common = self._axis, self._common
+    assert axis is not None
+    waiting = [
+      batches.Waiting(
+        run.settings,
+        functools.partial(self._open, run, folder),
+        functools.partial(self._run, run, folder),
+        again,
+      )
+      for run, folder, again in zip(
+        runs, folders, resume or [True] * len(runs), strict=True
+      )
+    ]
+    return batches.run_all(
+      waiting, lambda count: axis(count, common), self._memory, display
+    )
+
+  def _open(self, run, folder, held, of_batch, display, resume) -> Job:
+    return opened(
+      held,
+      run.settings,
+      folder,
+      lambda: of_batch(self.assemble(run, folder)),
+      identity=run.identity,
+      display=display,
+      resume=resume,
+      model_given=self._model_given,
+    )
+
+  def _run(self, run, folder, display, resume) -> Result:
+    return self.run(run, folder, display=display, resume=resume)
+
 
 def run_groups(
   runs: Sequence[Planned],
@@ -210,22 +299,27 @@ def run_groups(
   *,
   resume: bool = True,
   model_given: bool = False,
+  run_strategy: str = "auto",
 ) -> Iterator[tuple[int, Result | DivergenceError]]:
   """Runs all, group by group: yields the index of each and what came of it.
 
   Args:
     runs: what is to do.
     folders: where the results of each go; None for nowhere.
-    displays: what shows the progress of each.
+    displays: what shows the progress of each; that of the first shows the
+      progress of all that go at once.
     resume: see `run`.
     model_given: whether their network was given as an object.
+    run_strategy: "vmap" for all runs of a group at once, as far as there is
+      memory; "one" for one after the other; "auto" for "vmap" on accelerators,
+      where clients are on one device, and else "one".
 
   Yields:
     The result, or the error with which the run ended because it diverged.
 
   Raises:
     ValueError: settings that do not fit each other or the memory, before
-      anything is compiled.
+      anything is compiled; runs that cannot go at once and were to.
     Exception: what `run` raises otherwise.
   """
   by_group = groups(runs)
@@ -233,9 +327,19 @@ def run_groups(
     Group([runs[i] for i in own], folders[own[0]], model_given=model_given)
     for own in by_group
   ]
-  for members in by_group:
+  at_once = [group.at_once(run_strategy) for group in made]
+  for members, vmapped in zip(by_group, at_once, strict=True):
     # Its programs are gone with it.
     group = made.pop(0)
+    if vmapped and len(members) > 1:
+      for n, found in group.run_all(
+        [runs[i] for i in members],
+        [folders[i] for i in members],
+        displays[members[0]],
+        resume=[resume] * len(members),
+      ):
+        yield members[n], found
+      continue
     for i in members:
       try:
         found = group.run(

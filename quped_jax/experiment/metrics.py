@@ -1,6 +1,7 @@
 """Where results go: files in the workdir, and a display of the progress."""
 
 import contextlib
+import copy
 import csv
 import io
 import json
@@ -228,11 +229,24 @@ class Display:
     self._label = label
     self._quiet = quiet
     self._lines = lines
+    self._said: set[str] | None = None
+
+  def together(self, label: str) -> "Display":
+    """The same for several runs at once, which say the same only once.
+
+    Args:
+      label: what to call them.
+    """
+    display = copy.copy(self)
+    display._label, display._said = label, set()
+    return display
 
   def note(self, text: str) -> None:
     """Prints a line."""
-    if self._quiet:
+    if self._quiet or (self._said is not None and text in self._said):
       return
+    if self._said is not None:
+      self._said.add(text)
     self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
   @contextlib.contextmanager

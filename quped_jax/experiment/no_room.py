@@ -12,6 +12,11 @@ from quped_jax.simulation.state import SimulationState
 _NO_ROOM = "RESOURCE_EXHAUSTED"
 
 
+def is_meant(error: Exception) -> bool:
+  """Whether an error says that memory has no room."""
+  return _NO_ROOM in str(error)
+
+
 def halve(
   error: Exception, made: Assembly, given: SimulationState | None
 ) -> Callable[[], Assembly]:
@@ -27,7 +32,7 @@ def halve(
       how many run at once, if one does, or if the state that was given is gone.
       With several processes too, whose devices fail one by one.
   """
-  if _NO_ROOM not in str(error) or jax.process_count() > 1:
+  if not is_meant(error) or jax.process_count() > 1:
     raise error
   if made.halved is None:
     error.add_note(

@@ -325,25 +325,11 @@ class Saver:
       f"{self._how}goes on from there"
     )
 
-  def save_if_due(
-    self,
-    round_: int,
-    state: SimulationState,
-    progress: Progress,
-    *,
-    last: bool = False,
-  ) -> float:
-    """Saves a checkpoint if one is due; after the last round, if there are any.
-
-    Returns:
-      How long it took, in seconds.
-    """
+  def is_due(self, round_: int, *, last: bool = False) -> bool:
+    """Whether a checkpoint is due; after the last round, if there are any."""
     every, minutes = self._settings.checkpoint_every, self._minutes
-    began = time.monotonic()
-    if (
+    return bool(
       (every and round_ % every == 0)
-      or (minutes and began - self._since >= 60 * minutes)
+      or (minutes and time.monotonic() - self._since >= 60 * minutes)
       or (last and self._saved >= 0)
-    ):
-      self.save(state, progress)
-    return time.monotonic() - began
+    )

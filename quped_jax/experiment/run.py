@@ -4,12 +4,10 @@ import contextlib
 import functools
 import os
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from quped_jax import models as models_lib
 from quped_jax import paths
@@ -19,6 +17,7 @@ from quped_jax.experiment import (
   dispatch,
   divergence_reports,
   given_state,
+  loop,
   no_room,
   quantized_tensors,
 )
@@ -26,9 +25,9 @@ from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.assemble import Assembly, assemble, client_store
-from quped_jax.experiment.clock import Clock
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job, check_processes
+from quped_jax.experiment.loop import Alone, End
 from quped_jax.experiment.resume import Interrupted, Progress, Signals
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
@@ -157,62 +156,96 @@ def run_made(
     processes.together((Interrupted, DivergenceError)) as set_note,
     contextlib.ExitStack() as held,
   ):
-    own: identity_lib.Identity = {}
-    with processes.agreeing():
-      if workdir is not None:
-        workdir = paths.given("workdir", workdir)
-        if processes.is_first():
-          held.enter_context(checkpoint.lock(workdir))
-      made = make()
-      deploy.check(made, workdir, model_given=model_given)
-      given_state.check_state(made, state)
-      if workdir is not None or jax.process_count() > 1:
-        own = identity or identity_lib.of(made, settings, state)
-    # However the run ends: all that is needed to resume is in a checkpoint.
-    held.callback(client_store(settings, workdir).remove)
-    check_processes(
-      settings, own, state, resume=resume, written=workdir is not None
+    job = opened(
+      held,
+      settings,
+      workdir,
+      make,
+      identity=identity,
+      state=state,
+      display=display,
+      resume=resume,
+      model_given=model_given,
     )
-    job = Job.of(made, settings, own, workdir, display, anew=not resume)
     set_note(job.saver.note)
-    for note in quantized_tensors.notes(made):
-      job.display.note(note)
+    say_what_is_quantized(job)
     try:
-      job, end = _go_through(job, state, resume=resume)
-      return _finish(job, end, began)
+      job, end, state = _go_through(job, state, resume=resume)
+      return finish(job, end, state, began)
     except (OSError, KeyboardInterrupt) as error:
       if not isinstance(error, Interrupted):
         error.add_note(job.saver.note())
       raise
 
 
-class _Begin(NamedTuple):
+def opened(
+  held: contextlib.ExitStack,
+  settings: Settings,
+  workdir: str | os.PathLike | None,
+  make: Callable[[], Assembly],
+  *,
+  identity: identity_lib.Identity | None = None,
+  state: SimulationState | None = None,
+  display: metrics_lib.Display | None = None,
+  resume: bool = True,
+  model_given: bool = False,
+) -> Job:
+  """Locks the workdir of a run, makes the run, and checks all of it.
+
+  Args:
+    held: lets go of the workdir when it is closed.
+    settings: see `run_made`, like all others.
+    workdir: likewise.
+    make: likewise.
+    identity: likewise.
+    state: likewise.
+    display: likewise.
+    resume: likewise.
+    model_given: likewise.
+
+  Raises:
+    ValueError: see `run`.
+  """
+  own: identity_lib.Identity = {}
+  with processes.agreeing():
+    if workdir is not None:
+      workdir = paths.given("workdir", workdir)
+      if processes.is_first():
+        held.enter_context(checkpoint.lock(workdir))
+    made = make()
+    deploy.check(made, workdir, model_given=model_given)
+    given_state.check_state(made, state)
+    if workdir is not None or jax.process_count() > 1:
+      own = identity or identity_lib.of(made, settings, state)
+  # However the run ends: all that is needed to resume is in a checkpoint.
+  held.callback(client_store(settings, workdir).remove)
+  check_processes(
+    settings, own, state, resume=resume, written=workdir is not None
+  )
+  return Job.of(made, settings, own, workdir, display, anew=not resume)
+
+
+def say_what_is_quantized(job: Job) -> None:
+  """Shows which tensors a run quantizes."""
+  for note in quantized_tensors.notes(job.made):
+    job.display.note(note)
+
+
+class Begin(NamedTuple):
   """Where a run begins, or goes on from."""
 
   state: SimulationState
   progress: Progress
 
 
-class _End(NamedTuple):
-  """What the rounds of a run lead to.
+def restore(job: Job, state: SimulationState | None, *, resume: bool) -> Begin:
+  """Where a run begins, or goes on from its latest checkpoint.
 
-  Attributes:
-    state: after the last round.
-    progress: with all evaluations.
-    accuracy: {split: {variant: `[clients]`}} after the last round.
-    diverged: a report on each client that ever diverged.
+  Args:
+    job: the run.
+    state: that it is given to begin with; None for a fresh one.
+    resume: whether it goes on from checkpoints.
   """
-
-  state: SimulationState
-  progress: Progress
-  accuracy: dict[str, dict[str, np.ndarray]]
-  diverged: list[Any]
-
-
-def _restore(
-  job: Job, state: SimulationState | None, *, resume: bool
-) -> _Begin:
-  """State and progress of the latest checkpoint, or of a run that begins."""
   settings = job.made.settings
   saved = job.saver.latest() if resume else None
   keeps = resume and job.saver.keeps_results()
@@ -235,23 +268,23 @@ def _restore(
       deploy.clear(job.workdir)
   if settings.budget_bytes:
     job.display.note(summary_lib.budget_note(job.made))
-  return _Begin(state, progress)
+  return Begin(state, progress)
 
 
 def _go_through(
   job: Job, state: SimulationState | None, *, resume: bool
-) -> tuple[Job, _End]:
+) -> tuple[Job, End, SimulationState]:
   """All rounds; with fewer clients at once where memory has no room.
 
   Programs that failed may have taken over the state's buffers. So the run goes
   on from where it began, or from its checkpoint.
-  Returns the job that went through, and what its rounds lead to.
+  Returns the job that went through, what its rounds lead to, and its state.
   """
   anew = not resume
   while True:
-    begin = _restore(job, state, resume=resume)
+    begin = restore(job, state, resume=resume)
     try:
-      return job, _train(job, *begin)
+      return job, *_train(job, *begin)
     except jax.errors.JaxRuntimeError as error:
       given = None if job.saver.has_saved else state
       halve = no_room.halve(error, job.made, given)
@@ -263,113 +296,45 @@ def _go_through(
     display.note(no_room.note(job.made))
 
 
-def _train(job: Job, state: SimulationState, progress: Progress) -> _End:
+def _train(
+  job: Job, state: SimulationState, progress: Progress
+) -> tuple[End, SimulationState]:
   """Runs the rounds that are left, with evaluations and checkpoints between."""
-  settings, saver = job.made.settings, job.saver
+  settings = job.made.settings
   at_once = dispatch.rounds_at_once(job.made)
-  accuracy = None
-  diverged = divergence_reports.check_divergence(settings, state, [])
   with (
-    job.display.show(settings.method, settings.rounds) as update,
-    Signals(saver.saves) as signals,
+    job.display.show(settings.method, settings.rounds) as show,
+    Signals(job.saver.saves) as signals,
   ):
     jax.block_until_ready(state)
-    # Counted on the host: reading the state's would wait for the devices.
-    round_ = int(state.round)
-    clock = Clock(job.made.simulation)
-    while round_ < settings.rounds:
-      _end_on_signal(job, signals, state, progress)
-      stop = dispatch.next_stop(settings, round_, at_once)
-      state, metrics = _advance(job, state, progress, round_, stop)
-      clock.rounds += stop - round_
-      round_ = stop
-      if round_ != settings.rounds and round_ % settings.eval_every:
-        update(round_)
-        clock.leave_out(saver.save_if_due(round_, state, progress))
-        continue
-      jax.block_until_ready(state)
-      progress.seconds.append(clock.seconds_per_round())
-      record, accuracy = _evaluate(job, state, progress, metrics, round_)
-      try:
-        diverged = divergence_reports.check_divergence(
-          settings, state, diverged
-        )
-      except DivergenceError:
-        saver.save(state, progress)
-        raise
-      update(round_, record, progress.seconds[-1])
-      saver.save_if_due(round_, state, progress)
-      clock.start()
-    saver.save_if_due(round_, state, progress, last=True)
-    # A signal during the last rounds: the same command does what is left.
-    _end_on_signal(job, signals, state, progress)
-  if accuracy is None:
-    # The checkpoint was that of the last round.
-    accuracy = job.made.simulation.evaluate(state)
-  return _End(state, progress, accuracy, diverged)
+    alone = Alone(job.made.simulation, state)
+    asking = loop.rounds(job, alone, progress, signals, show, at_once)
+    return alone.follow(asking), alone.state()
 
 
-def _end_on_signal(job, signals, state, progress) -> None:
-  if number := signals.seen():
-    job.saver.save(state, progress)
-    raise Interrupted(number, job.saver.note())
+def finish(
+  job: Job, end: End, state: SimulationState, began: float, runs: int = 1
+) -> Result:
+  """Writes the models, the summary and the tables of a run that is done.
 
-
-def _advance(
-  job: Job, state: SimulationState, progress: Progress, begin: int, end: int
-) -> tuple[SimulationState, dict[str, Any]]:
-  """Runs the rounds from one number up to another, in one dispatch.
-
-  The fine-tuning phase begins before them if it is due, and never within them,
-  see `next_stop`.
+  Args:
+    job: the run.
+    end: what its rounds led to.
+    state: after them.
+    began: when it began, by `time.perf_counter`.
+    runs: that went at the same time, who share it.
   """
-  simulation, settings = job.made.simulation, job.made.settings
-  due = settings.finetune_at and settings.finetune_at <= begin
-  if due and not progress.finetuning:
-    state = simulation.begin_finetune(state)
-    progress.finetuning = True
-  return simulation.run_rounds(state, end - begin)
-
-
-def _evaluate(
-  job: Job,
-  state: SimulationState,
-  progress: Progress,
-  metrics: dict[str, Any],
-  round_: int,
-) -> tuple[dict[str, float], dict[str, dict[str, np.ndarray]]]:
-  """Evaluates all clients and records it; returns (record, accuracies)."""
-  accuracy = job.made.simulation.evaluate(state)
-  record = {
-    "round": round_,
-    **{name: float(value) for name, value in metrics.items()},
-    **{
-      f"{split}/{name}": float(np.nanmean(values))
-      for split, table in accuracy.items()
-      for name, values in table.items()
-    },
-  }
-  if not record["participants"] + record["diverged"]:
-    warnings.warn(f"round {round_}: nobody took part", stacklevel=2)
-  progress.history.append(record)
-  progress.look(record, accuracy, job.made.simulation.primary_variant)
-  job.writer.metrics(record)
-  return record, accuracy
-
-
-def _finish(job: Job, end: _End, began: float) -> Result:
-  """Writes the models, the summary and the tables of a run that is done."""
   made = job.made
   if end.diverged:
     job.display.note(divergence_reports.note(end.diverged))
   if made.settings.save_models != "none":
     assert job.workdir is not None  # As checked.
-    deploy.save_models(made, end.state, job.workdir)
+    deploy.save_models(made, state, job.workdir)
   summary = summary_lib.summarize(
-    made, end.state, end.progress, end.accuracy["test"], end.diverged
+    made, state, end.progress, end.accuracy["test"], end.diverged
   )
-  summary["timing"]["total_seconds"] = time.perf_counter() - began
+  summary["timing"]["total_seconds"] = (time.perf_counter() - began) / runs
   rows = summary_lib.client_rows(made, end.accuracy["test"])
   job.writer.clients(rows)
   job.writer.summary(summary)
-  return Result(summary, rows, end.progress.history, end.state, made.simulation)
+  return Result(summary, rows, end.progress.history, state, made.simulation)

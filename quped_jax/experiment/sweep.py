@@ -72,6 +72,7 @@ def sweep(
   say: Callable[[str], None] = output.say,
   quiet: bool = False,
   resume: bool = True,
+  run_strategy: str = "auto",
 ) -> list[SweptRun]:
   """Runs all combinations of some settings' values.
 
@@ -95,6 +96,9 @@ def sweep(
     say: prints a line.
     quiet: whether nothing is shown.
     resume: whether to keep what is finished, and to go on from checkpoints.
+    run_strategy: how runs of the same programs go: "vmap" for all at once, as
+      many as memory has room for; "one" for one after the other; "auto" for the
+      first on accelerators and the second on CPUs.
 
   Returns:
     The runs, the values of the last setting varying fastest.
@@ -111,6 +115,7 @@ def sweep(
       f"processes={jax.process_count()}: must be 1 for a sweep; each run of it "
       "may have several"
     )
+  checks.choice("run_strategy", run_strategy, many.STRATEGIES)
   say = (lambda text: None) if quiet else say
   runs = plan(settings, over, workdir)
   sources = many.Sources(federation, model)
@@ -132,6 +137,7 @@ def sweep(
     ],
     resume=resume,
     model_given=model is not None,
+    run_strategy=run_strategy,
   )
   try:
     for number, (place, result) in enumerate(results, 1):

@@ -315,12 +315,17 @@ class Backend(abc.ABC):
       results.append((ids, self._evaluate(part, *self.data)))
       # At most two parts are on the devices.
       jax.block_until_ready([r for _, r in results[:-1]][-1:])
-    return self._table(results)
+    return self.table(results)
 
-  def _table(
+  def table(
     self, evaluated: Iterable[tuple[Mapping[str, np.ndarray], Any]]
   ) -> dict[str, dict[str, np.ndarray]]:
-    """Accuracies by split and variant, from `(ids, {cohort: results})`."""
+    """Accuracies by split and variant.
+
+    Args:
+      evaluated: what the program found, part by part: the ids of the clients
+        in its slots, and {cohort: {split: {variant: accuracy [slots]}}}.
+    """
     table: dict[str, dict[str, np.ndarray]] = {
       split: {} for split in self.evaluation.splits
     }

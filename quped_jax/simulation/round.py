@@ -348,6 +348,11 @@ class Engine:
 
     Before the very first, one more is run for its norms alone.
     """
+    more = (~state.monitor.calibrated).astype(jnp.int32)
+    return self.loop(state, rounds + more, federation, population)
+
+  def loop(self, state, count, federation, population):
+    """Likewise, so many with the one that is run for norms alone."""
     zeros = self.zeros(state, federation, population)
 
     def round_(state):
@@ -358,7 +363,6 @@ class Engine:
     nothing = next(iter(zeros.values()))[0]
     metrics = jax.tree.map(lambda x: x / nothing.tally.heard, nothing.metrics)
     metrics |= nothing.tally.metrics
-    more = (~state.monitor.calibrated).astype(jnp.int32)
     return jax.lax.fori_loop(
-      0, rounds + more, lambda _, carry: round_(carry[0]), (state, metrics)
+      0, count, lambda _, carry: round_(carry[0]), (state, metrics)
     )

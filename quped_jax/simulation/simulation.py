@@ -25,6 +25,7 @@ from quped_jax.simulation.program import Program
 from quped_jax.simulation.programs import Backend, ClientModel
 from quped_jax.simulation.resident import Resident
 from quped_jax.simulation.round import Engine, OfValues
+from quped_jax.simulation.run_axis import RunAxis
 from quped_jax.simulation.schedule import Schedule
 from quped_jax.simulation.sizes import Sizes, StepBytes
 from quped_jax.simulation.state import Population, SimulationState
@@ -87,6 +88,10 @@ class Simulation(NamedTuple):
     over: `(federation, population, store) -> Simulation`, the same compiled
       programs for another run: one of the `others` that they were made for, and
       what its clients bring. The store is where their states are kept.
+    data: the federation and the population, on the devices.
+    axis: `(runs, common) -> RunAxis`, programs that run so many runs at once,
+      see there; None where one run has several devices, or a loop of the
+      host's.
     halved: `() -> Simulation`, the same with half as many clients at once, for
       when memory has no room for so many; None if it is not ours to choose, or
       if they run one at a time. Both take each other's states.
@@ -114,6 +119,8 @@ class Simulation(NamedTuple):
   compile_seconds: Callable[[], float]
   layout: Layout
   over: Callable[[Federation, Population, Store], "Simulation"]
+  data: tuple[Federation, Population]
+  axis: Callable[[int, Sequence[str]], RunAxis] | None
   halved: Callable[[], "Simulation"] | None
   primary_variant: str
   state_bytes: int
@@ -277,13 +284,25 @@ def make_simulation(
     template = programs.template()
     # Made once, without data: runs that share programs share these too.
     fewer_over = functools.cache(lambda: halved().over if halved else None)
-    whole_over = functools.cache(lambda: run_by(layout, whole=True).over)
+
+    @functools.cache
+    def undivided() -> tuple[Any, Any]:
+      other = run_by(layout, whole=True)
+      return other.over, other.axis
+
+    def undivided_axis(runs: int, common: Sequence[str]) -> RunAxis:
+      return undivided()[1](runs, common)
+
+    axis = _axis(template)
+    if divisions and axis:
+      # Runs that go at once may differ in their precisions.
+      axis = undivided_axis
 
     def over(federation, population, store) -> Simulation:
       bits = np.asarray(population.spec.bits)
       # Which part runs a client is in the program.
       if divisions and not np.array_equal(bits, precisions):
-        return whole_over()(federation, population, store)
+        return undivided()[0](federation, population, store)
       federation = padding.padded(federation, lengths)
       filled = template.over(federation, population, store)
       of_run = sizes_lib.with_precisions(sizes, ids, bits)
@@ -292,9 +311,9 @@ def make_simulation(
         made_over: Any = fewer_over()
         return made_over(federation, population, store)
 
-      return _simulation(filled, of_run, over, fewer if halved else None)
+      return _simulation(filled, of_run, over, fewer if halved else None, axis)
 
-    return _simulation(programs, sizes, over, halved)
+    return _simulation(programs, sizes, over, halved, axis)
 
   return run_by(
     layout_lib.resolve_layout(
@@ -329,11 +348,20 @@ def _evaluation(engine: Engine, federation: Federation) -> Evaluation:
   )
 
 
+def _axis(programs: Backend) -> Callable[[int, Sequence[str]], RunAxis] | None:
+  """How to run several runs at once."""
+  layout = programs.layout
+  if not isinstance(programs, Resident) or layout.mesh or layout.on_host:
+    return None
+  return functools.partial(RunAxis, programs)
+
+
 def _simulation(
   programs: Backend,
   sizes: Sizes,
   over: Callable[..., Simulation],
   halved: Callable[[], Simulation] | None,
+  axis: Callable[[int, Sequence[str]], RunAxis] | None,
 ) -> Simulation:
   """The public face of a backend."""
   layout, method = programs.layout, programs.engine.method
@@ -360,6 +388,8 @@ def _simulation(
     compile_seconds=programs.compile_seconds,
     layout=layout,
     over=over,
+    data=programs.data,
+    axis=axis,
     halved=halved,
     primary_variant=method.primary_variant,
     state_bytes=sizes.state,

@@ -1,5 +1,6 @@
 """How large clients' states and messages are, before anything is compiled."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -177,3 +178,8 @@ def memory_limit() -> int | None:
   """Bytes of memory of this process's first device, if it says so."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("bytes_limit")
+
+
+def host_memory() -> int:
+  """Bytes of memory that devices share which do not say: the host's cores."""
+  return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

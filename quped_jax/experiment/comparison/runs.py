@@ -131,6 +131,7 @@ def run_missing(
   restart: bool = False,
   may_diverge: bool = False,
   sources: many.Sources | None = None,
+  run_strategy: str = "auto",
 ) -> int:
   """Runs those that are not done, and says after each how long is left.
 
@@ -144,6 +145,7 @@ def run_missing(
     may_diverge: whether a run that ends because it diverges is left unfinished,
       and the next one begins.
     sources: where what the runs share is kept, for what else needs it.
+    run_strategy: how runs of the same programs go, see `many.run_groups`.
 
   Returns:
     How many were run.
@@ -156,7 +158,10 @@ def run_missing(
   sources = sources or many.Sources()
   found = to_do(runs, sources, restart=restart)
   pending = [run for run, _ in found]
-  shared = SharedPrograms(pending, sources)
+  anew = {run.folder for run, resume in found if not resume}
+  shared = SharedPrograms(
+    pending, sources, anew=anew, run_strategy=run_strategy
+  )
   start = start or shared
   say(f"{len(pending)} of {len(runs)} runs to do")
   began, seconds = time.perf_counter(), {}
@@ -171,15 +176,16 @@ def run_missing(
       say(f"[{number}/{len(pending)}] {run.title}: {error}")
       continue
     now = time.perf_counter()
-    next_one = now - started
-    if run.row not in seconds:
-      # Later runs of the row find its programs compiled.
-      next_one -= summary_of(run)["timing"]["compile_seconds"]
-    seconds[run.row] = next_one
-    left = estimate(seconds, pending[number:])
+    # Of runs that went at once, each has its share of the time.
+    timing = summary_of(run)["timing"]
+    seconds[run.row] = timing["total_seconds"]
+    # Later runs find the programs compiled.
+    seconds[run.row] -= timing["compile_seconds"]
+    left = [x for x in pending[number:] if x.folder not in shared.done]
+    rest = minutes(estimate(seconds, left))
     say(
       f"[{number}/{len(pending)}] {run.title}: {now - started:.0f} s; "
-      f"{minutes(now - began)} elapsed, about {minutes(left)} left"
+      f"{minutes(now - began)} elapsed, about {rest} left"
     )
   return len(pending)
 

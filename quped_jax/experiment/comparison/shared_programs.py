@@ -2,12 +2,13 @@
 
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from quped_jax.experiment import many
 from quped_jax.experiment.comparison.plan import Run
+from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display, Writer
-from quped_jax.experiment.run import Result, brief
+from quped_jax.experiment.run import brief
 from quped_jax.experiment.settings import Settings
 from quped_jax.files.checkpoint import Checkpoints
 
@@ -16,23 +17,38 @@ class SharedPrograms:
   """Runs those of a list, each once, in any order.
 
   Runs that differ in data and in numbers alone go through the same programs,
-  see `many`, which are kept until the last of them begins. All are built to
-  find mistakes early, such as settings alone do not show: a method that needs a
-  public set, say, or does not run with quantized clients. Nothing is compiled
-  before the first begins.
+  see `many`, which are kept until the last of them begins. Where they go all at
+  once, the first of them that is asked for runs the others too, and nothing is
+  left to do when these are asked for. All are built to find mistakes early,
+  such as settings alone do not show: a method that needs a public set, say, or
+  does not run with quantized clients. Nothing is compiled before the first
+  begins.
 
   Args:
     runs: what is to do.
     sources: data and identities of the runs.
+    anew: folders of runs that do not go on from what is there, even if they run
+      beside another that is asked for.
+    run_strategy: see `many.run_groups`.
 
   Raises:
     ValueError: settings that do not fit each other, the data or the memory.
   """
 
-  def __init__(self, runs: Sequence[Run], sources: many.Sources):
+  def __init__(
+    self,
+    runs: Sequence[Run],
+    sources: many.Sources,
+    *,
+    anew: Collection[pathlib.Path] = (),
+    run_strategy: str = "auto",
+  ):
     planned = [_plan(run, sources) for run in runs]
     folders = [run.folder for run in runs]
-    self._sources = sources
+    self._sources, self._anew = sources, anew
+    self._run_strategy = run_strategy
+    # Those that ran beside others, and how the ones of them that diverged did.
+    self._done: dict[pathlib.Path, DivergenceError | None] = {}
     self._after = {run.folder: run.after for run in runs}
     self._planned = dict(zip(folders, planned, strict=True))
     self._groups: dict[pathlib.Path, many.Group] = {}
@@ -44,6 +60,11 @@ class SharedPrograms:
         raise ValueError(f"{first.row.name}: {error}") from error
       self._groups |= {folders[i]: group for i in members}
 
+  @property
+  def done(self) -> Collection[pathlib.Path]:
+    """Folders of runs that ran beside others, and were not asked for yet."""
+    return self._done.keys()
+
   def __call__(
     self,
     settings: Settings,
@@ -51,8 +72,8 @@ class SharedPrograms:
     *,
     display: Display | None = None,
     resume: bool = True,
-  ) -> Result:
-    """Runs one.
+  ) -> None:
+    """Runs one, or finds that it has run beside another.
 
     Args:
       settings: those that the run was given with.
@@ -63,17 +84,46 @@ class SharedPrograms:
     Raises:
       Exception: what `run` raises. The others may be run all the same.
     """
-    # With the last of a group's runs its programs go.
-    run, group = self._planned.pop(folder), self._groups.pop(folder)
-    assert run.settings == settings
-    after = self._after.pop(folder)
-    if after is not None and resume:
-      own = self._sources.identity(after.settings)
-      _go_on(group, run, folder, Checkpoints(after.folder, own))
-    try:
-      return group.run(run, folder, display=display, resume=resume)
-    except KeyboardInterrupt as error:
-      raise brief(error) from None
+    if folder not in self._done:
+      assert self._planned[folder].settings == settings
+      try:
+        self._run(folder, display, resume)
+      except KeyboardInterrupt as error:
+        raise brief(error) from None
+    error = self._done.pop(folder)
+    if error is not None:
+      raise error
+
+  def _run(
+    self, folder: pathlib.Path, display: Display | None, resume: bool
+  ) -> None:
+    """Runs one, and those that go at once with it."""
+    group = self._groups[folder]
+    folders = [folder]
+    if group.at_once(self._run_strategy):
+      others = (x for x, own in self._groups.items() if own is group)
+      folders += [other for other in others if other != folder]
+    runs = [self._planned[own] for own in folders]
+    resumes = [resume, *(own not in self._anew for own in folders[1:])]
+    for own, run, goes_on in zip(folders, runs, resumes, strict=True):
+      after = self._after[own]
+      if after is not None and goes_on:
+        identity = self._sources.identity(after.settings)
+        _go_on(group, run, own, Checkpoints(after.folder, identity))
+    self._forget(folder)
+    if len(runs) == 1:
+      group.run(runs[0], folder, display=display, resume=resume)
+      self._done[folder] = None
+      return
+    for n, found in group.run_all(runs, folders, display, resume=resumes):
+      diverged = isinstance(found, DivergenceError)
+      self._done[folders[n]] = found if diverged else None
+      self._forget(folders[n])
+
+  def _forget(self, folder: pathlib.Path) -> None:
+    """With the last of a group's runs its programs go."""
+    for known in (self._planned, self._groups, self._after):
+      known.pop(folder, None)
 
 
 def _go_on(

@@ -293,6 +293,7 @@ def tune(
   say: Callable[[str], None] = output.say,
   *,
   restart: bool = False,
+  run_strategy: str = "auto",
 ) -> dict[str, Any]:
   """Tries settings for every row, and chooses the best.
 
@@ -303,6 +304,7 @@ def tune(
       default, by programs that it shares with others.
     say: prints a line.
     restart: whether results of other runs in the workdir may be replaced.
+    run_strategy: how runs of the same programs go, see `many.run_groups`.
 
   Returns:
     {method_bits: overrides}, which is also in `best.json`.
@@ -332,6 +334,7 @@ def tune(
       restart=restart,
       may_diverge=True,
       sources=sources,
+      run_strategy=run_strategy,
     )
     for trial, record in zip(going, records(going), strict=True):
       if halved:

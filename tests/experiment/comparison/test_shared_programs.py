@@ -24,6 +24,7 @@ class Group:
   """Takes the place of a group of programs, and says which there are."""
 
   alive: "weakref.WeakSet[Group]" = weakref.WeakSet()
+  seen: list[list[str]] = []
 
   def __init__(self, runs, folder):
     del folder
@@ -34,7 +35,11 @@ class Group:
     del folder, display, resume
     assert run.settings in self.settings
     gc.collect()
-    return sorted(group.settings[0].method for group in self.alive)
+    self.seen.append(sorted(x.settings[0].method for x in self.alive))
+
+  def at_once(self, strategy):
+    assert strategy == "auto"
+    return False
 
 
 @pytest.mark.slow
@@ -45,10 +50,11 @@ def test_programs_are_kept_as_long_as_runs_of_them_follow(
   todo = planned(tmp_path, bits=("32",), seeds=(0, 1))
   assert [run.row.method for run in todo] == ["local", "fedavg"] * 2
   start = SharedPrograms(todo, many.Sources())
-  alive = [start(run.settings, run.folder) for run in todo]
+  for run in todo:
+    start(run.settings, run.folder)
   both = ["fedavg", "local"]
   # And those of a run that has begun, while it goes on.
-  assert alive == [both, both, both, ["fedavg"]]
+  assert Group.seen == [both, both, both, ["fedavg"]]
   gc.collect()
   assert not Group.alive
 
@@ -78,7 +84,8 @@ def close(found, expected):
 
 
 @pytest.mark.slow
-def test_runs_are_those_of_their_settings_alone(tmp_path):
+@pytest.mark.parametrize("strategy", ["one", "vmap"])
+def test_runs_are_those_of_their_settings_alone(tmp_path, strategy):
   todo = planned(
     tmp_path,
     methods=("quped", "local"),
@@ -86,7 +93,10 @@ def test_runs_are_those_of_their_settings_alone(tmp_path):
     seeds=(0, 1),
     base={"save_models": "clients"},
   )
-  assert runs.run_missing(todo, say=lambda line: None, quiet=True) == 8
+  count = runs.run_missing(
+    todo, say=lambda line: None, quiet=True, run_strategy=strategy
+  )
+  assert count == 8
   for run in todo:
     alone = tmp_path / "alone" / run.folder.name
     qj.run(run.settings, alone, display=QUIET)
@@ -94,13 +104,19 @@ def test_runs_are_those_of_their_settings_alone(tmp_path):
   compiling = [
     runs.summary_of(run)["timing"]["compile_seconds"] for run in todo
   ]
-  assert all(compiling[:4]) and not any(compiling[4:])
+  assert all(compiling[:4])
+  if strategy == "one":
+    assert not any(compiling[4:])
+  else:
+    # Each has its share.
+    assert compiling[:4] == compiling[4:]
   # They are finished, whoever runs them.
   assert runs.to_do(todo) == []
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_costs_the_others_nothing(tmp_path):
+@pytest.mark.parametrize("strategy", ["one", "vmap"])
+def test_a_run_that_diverges_costs_the_others_nothing(tmp_path, strategy):
   todo = planned(
     tmp_path,
     methods=("local",),
@@ -114,12 +130,15 @@ def test_a_run_that_diverges_costs_the_others_nothing(tmp_path):
     1, todo[0]._replace(settings=wild, folder=tmp_path / "runs" / "wild")
   )
   lines: list[str] = []
-  runs.run_missing(todo, say=lines.append, quiet=True, may_diverge=True)
+  how = {"quiet": True, "run_strategy": strategy}
+  runs.run_missing(todo, say=lines.append, may_diverge=True, **how)
   assert [runs.is_finished(run) for run in todo] == [True, False, True]
   assert "diverged" in lines[2]
-  assert runs.summary_of(todo[2])["timing"]["compile_seconds"] == 0
+  assert "seed 1" in lines[3]
+  if strategy == "one":
+    assert runs.summary_of(todo[2])["timing"]["compile_seconds"] == 0
   with pytest.raises(qj.DivergenceError):
-    runs.run_missing(todo, say=lines.append, quiet=True)
+    runs.run_missing(todo, say=lines.append, **how)
 
 
 def test_an_error_names_the_row_and_comes_before_any_run(tmp_path):

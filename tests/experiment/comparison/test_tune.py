@@ -255,3 +255,27 @@ def test_a_trial_that_goes_on_is_the_one_that_was_never_stopped(how, tmp_path):
   # The last is saved because it went on from the first, which was there.
   saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
   assert saved == ["round_00000002", "round_00000004"]
+
+
+@pytest.mark.slow
+def test_trials_that_go_at_once_are_those_that_go_one_by_one(tmp_path):
+  tried = []
+  for strategy in ("one", "vmap"):
+    folder = tmp_path / strategy
+    tune.tune(
+      halved(halving=1),
+      folder,
+      say=lambda line: None,
+      run_strategy=strategy,
+    )
+    tried.append(json.loads((folder / "tune.json").read_text())["trials"])
+    # Half of them go on, each from where it was.
+    last = list((folder / "tune").glob("*_round4"))
+    assert len(last) == 2
+    for run in last:
+      assert (run / "checkpoints" / "round_00000002").is_dir()
+  for one, other in zip(*tried, strict=True):
+    same = ("method", "settings", "rounds")
+    assert [one[name] for name in same] == [other[name] for name in same]
+    # Rounding may decide for a sample.
+    assert one["validation"] == pytest.approx(other["validation"], abs=0.02)

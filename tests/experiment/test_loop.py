@@ -1,0 +1,164 @@
+"""What a run asks for, and when; nothing is compiled."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import quped_jax as qj
+from quped_jax.experiment import loop
+from quped_jax.experiment.loop import Advance, Evaluate, Evaluated
+from quped_jax.experiment.resume import Progress
+
+
+class Run:
+  """A run's state and files, which note what is saved and shown."""
+
+  def __init__(self, round_=0, last_saved=-1, **changes):
+    self.settings = qj.Settings(method="quped", **changes)
+    self.round, self.last_saved = round_, last_saved
+    self.saved: list[int] = []
+    self.shown: list[tuple[int, bool]] = []
+    self.written: list[dict[str, Any]] = []
+    self.diverged: list[int] = []
+    self.ends_at: int | None = None
+
+  # Of a Job, and of what it holds.
+  made = simulation = saver = writer = property(lambda self: self)
+  primary_variant = "quantized"
+
+  def is_due(self, round_, *, last=False):
+    every = self.settings.checkpoint_every
+    return bool(every and round_ % every == 0) or (
+      last and self.last_saved >= 0
+    )
+
+  def save(self, state, progress):
+    del progress
+    self.last_saved = state
+    self.saved.append(state)
+
+  def note(self):
+    return f"round {self.last_saved} is saved"
+
+  def metrics(self, record):
+    self.written.append(record)
+
+  # Of Held.
+  def state(self) -> Any:
+    return self.round
+
+  def records(self) -> Any:
+    return self
+
+  # Of Stop.
+  def seen(self):
+    return 15 if self.round == self.ends_at else 0
+
+  def show(self, round_, record=None, seconds=None):
+    del seconds
+    self.shown.append((round_, record is not None))
+
+
+@pytest.fixture(autouse=True)
+def reports(monkeypatch):
+  """The rounds after which a run has diverged are its own to say."""
+
+  def check(settings, run, known):
+    del settings, known
+    if run.round in run.diverged:
+      raise qj.DivergenceError("it diverged")
+    return []
+
+  monkeypatch.setattr(loop.divergence_reports, "check_divergence", check)
+
+
+def follow(run, progress, at_once=100):
+  """What a run asks for, and how its rounds end."""
+  job: Any = run
+  asking = loop.rounds(job, run, progress, run, run.show, at_once)
+  asked, given = [], None
+  while True:
+    try:
+      ask = asking.send(given)
+    except StopIteration as end:
+      return asked, end.value
+    asked.append(ask)
+    given = None
+    if isinstance(ask, Advance):
+      run.round += ask.rounds
+    else:
+      told = {"participants": 2.0, "diverged": 0.0, "loss": 1 / run.round}
+      table = {"test": {"quantized": np.array([0.25, np.nan, 0.75])}}
+      given = Evaluated(told, table, 0.5)
+
+
+def test_rounds_are_asked_for_up_to_where_something_happens():
+  run = Run(rounds=7, eval_every=3, checkpoint_every=2)
+  progress = Progress()
+  asked, end = follow(run, progress)
+  assert asked == [
+    Advance(2, False),
+    Advance(1, False), Evaluate(),
+    Advance(1, False),
+    Advance(2, False), Evaluate(),
+    Advance(1, False), Evaluate(),
+  ]  # fmt: skip
+  # And after the last, since there are checkpoints.
+  assert run.saved == [2, 4, 6, 7]
+  assert run.shown == [
+    (2, False), (3, True), (4, False), (6, True), (7, True),
+  ]  # fmt: skip
+  assert run.written == progress.history == end.progress.history
+  assert [record["round"] for record in run.written] == [3, 6, 7]
+  assert run.written[1]["loss"] == 1 / 6
+  assert run.written[1]["test/quantized"] == 0.5
+  assert progress.seconds == [0.5] * 3
+  assert progress.best["test"]["round"] == 3
+  assert end.diverged == []
+
+
+def test_a_dispatch_has_at_most_so_many_rounds():
+  asked, _ = follow(Run(rounds=5, eval_every=5), Progress(), at_once=2)
+  assert asked == [
+    Advance(2, False), Advance(2, False), Advance(1, False), Evaluate(),
+  ]  # fmt: skip
+
+
+def test_the_fine_tuning_phase_begins_once():
+  run = Run(rounds=3, eval_every=3, finetune_at=1)
+  progress = Progress()
+  asked, _ = follow(run, progress)
+  assert asked == [Advance(1, False), Advance(2, True), Evaluate()]
+  assert progress.finetuning
+  # Nor again where a run goes on.
+  run = Run(round_=2, rounds=3, finetune_at=1)
+  assert follow(run, progress)[0] == [Advance(1, False), Evaluate()]
+
+
+def test_a_run_that_is_done_is_evaluated_for_its_end_alone():
+  run, progress = Run(round_=2, last_saved=2, rounds=2), Progress()
+  asked, end = follow(run, progress)
+  assert asked == [Evaluate()]
+  assert math.isclose(np.nanmean(end.accuracy["test"]["quantized"]), 0.5)
+  assert not run.written and not progress.history
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_signal_ends_a_run_with_a_checkpoint(after):
+  """Even if it comes during the last rounds."""
+  run = Run(rounds=3)
+  run.ends_at = after
+  with pytest.raises(qj.Interrupted, match=f"SIGTERM: round {after} is saved"):
+    follow(run, Progress())
+  assert run.saved == [after]
+
+
+def test_a_run_that_diverges_is_saved():
+  run = Run(rounds=3)
+  run.diverged = [2]
+  with pytest.raises(qj.DivergenceError):
+    follow(run, Progress())
+  assert run.saved == [2]
+  assert [record["round"] for record in run.written] == [1, 2]
