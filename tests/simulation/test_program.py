@@ -32,6 +32,18 @@ def test_options_that_this_jaxlib_does_not_know_are_left_out(monkeypatch):
   assert program.compile_lowered(lowered)(1.0) == 2
 
 
+def test_who_asks_for_fewer_optimizations_gets_no_more():
+  level = "xla_backend_optimization_level"
+  asked = jax.config.read("jax_disable_most_optimizations")
+  try:
+    jax.config.update("jax_disable_most_optimizations", True)
+    assert level not in program.options("cpu", False)
+    jax.config.update("jax_disable_most_optimizations", False)
+    assert program.options("cpu", False)[level] == 1
+  finally:
+    jax.config.update("jax_disable_most_optimizations", asked)
+
+
 def test_other_errors_of_compilation_are_raised(monkeypatch):
   monkeypatch.setattr(program, "_CPU_OPTIONS", {})
 
