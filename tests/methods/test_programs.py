@@ -113,7 +113,14 @@ def test_other_numbers_are_given_to_the_same_program(name):
   assert equal(*accuracy)
 
 
-@over(tiny.METHODS, fast=("fedavg", "feddf", "quped"))
+# One of each file in `methods/blocks`, with which methods are built.
+BLOCKS = (
+  "fedavg", "ditto", "fedrep", "fml", "fedgkd", "fd", "ds_fl", "feddf",
+  "fedgkt", "fedgen", "quped",
+)  # fmt: skip
+
+
+@over(tiny.METHODS, fast=BLOCKS)
 def test_rounds_lower_for_accelerators_in_their_forms(name):
   made = tiny.tiny(name)
   for platform in lowering.ACCELERATORS:
