@@ -19,9 +19,9 @@ from quped_jax.data.cache import default_cache_dir
 # compiles in 0.75 of the time, initial weights in 0.45, and rounds take 0.86 to
 # 1.01 of the time (1 to 32 bits, MLP and CNN1, medians by turns).
 _LEVEL = "xla_backend_optimization_level"
-_CPU_OPTIONS: dict[str, str | bool | int] = {
+_CPU_OPTIONS: dict[str, str | bool] = {
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-  _LEVEL: 1,
+  _LEVEL: "1",
 }
 # With it, XLA on a GPU chooses no form of an operation by timing it, and takes
 # one that gives the same bits in every run, if maybe a slow one, of products,
@@ -30,7 +30,7 @@ _CPU_OPTIONS: dict[str, str | bool | int] = {
 _GPU_DETERMINISTIC: dict[str, str | bool] = {"xla_gpu_deterministic_ops": True}
 
 
-def options(platform: str, deterministic: bool) -> dict[str, str | bool | int]:
+def options(platform: str, deterministic: bool) -> dict[str, str | bool]:
   """The compiler's options.
 
   Args:
