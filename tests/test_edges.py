@@ -265,6 +265,7 @@ def train(x, bits, rate):
   return learner, loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, LENGTH])
 def test_training_any_tensor_stays_finite(length):
   moderate = st.sampled_from([1e-44, 1e-20, 1e-3, 1.0, 1e3])

@@ -31,6 +31,7 @@ def test_a_result_says_what_was_run_and_what_came_out(result):
   assert len(text) < 300
 
 
+@pytest.mark.slow
 def test_whatever_a_user_sees_is_a_few_lines(result, tmp_path):
   info = qj.ModelInfo("mlp", 4, (3,))
   weights = info.create().init(jax.random.key(0), np.zeros((1, 3)))

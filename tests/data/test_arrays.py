@@ -245,6 +245,7 @@ def odd_arrays(draw, samples):
   return array
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(deadline=None, max_examples=20_000 if LONG else 50)
 def test_anything_at_all_makes_a_dataset_or_is_refused_by_name(data):

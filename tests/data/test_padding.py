@@ -41,6 +41,7 @@ def test_padded_federations_have_one_shape_with_room_for_the_largest():
   assert kind(padded(one, lengths_of([one]))) == kind(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [8, 3])
 def test_a_padded_federation_draws_the_same_batches(batch_size):
   made = federations()

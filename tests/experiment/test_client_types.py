@@ -210,6 +210,7 @@ def bits_for(method):
   return CLIENT_TYPES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "method",
   [

@@ -181,6 +181,7 @@ def test_partial_methods_leave_no_global_model(method, tmp_path):
   assert files_in(tmp_path) == names_of(3)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_finite_has_no_file(tmp_path):
   settings = tiny.make_settings("local", 3, save_models="clients")
   made = assemble(settings, federation=tiny.make_federation(tiny.COUNTS[:3]))
@@ -200,6 +201,7 @@ def test_a_model_that_is_not_finite_has_no_file(tmp_path):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("method", "workdir", "given", "message"),
   [
@@ -229,6 +231,7 @@ def test_an_unknown_choice_is_an_error():
     qj.Settings(save_models="all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "method", ["apfl", "fedrep", "fedkd", "per_fedavg", "fedavg_ft"]
 )

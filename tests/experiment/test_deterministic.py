@@ -111,6 +111,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 def test_no_block_for_many_levels_adds_floats_in_any_order(name):
   def text(deterministic):
@@ -222,6 +223,7 @@ def test_this_jaxlib_knows_the_option_for_gpus():
     lowered.compile(compiler_options={"xla_gpu_no_such_thing": True})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("where", ["device", "host"])
 def test_all_programs_of_a_simulation_are_compiled_so(

@@ -157,6 +157,7 @@ def test_a_client_that_diverges_is_as_one_that_is_absent(tmp_path):
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_limit_that_is_given_holds_from_the_first_round():
   with (
     pytest.raises(qj.DivergenceError, match="clients 0, 1, 2, 3, 4"),

@@ -137,6 +137,7 @@ def test_networks_that_differ_have_other_fingerprints(change):
   assert network(**change) != network()
 
 
+@pytest.mark.slow
 def test_how_much_a_network_drops_out_counts():
   def dropping(rate):
     made = qj.from_linen(tiny.Dropping(4, rate), "net")

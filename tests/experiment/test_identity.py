@@ -37,6 +37,7 @@ def test_the_same_run_differs_in_nothing():
   assert identity_of(checkpoint_every=3, strategy="vmap") == identity_of()
 
 
+@pytest.mark.slow
 def test_what_differs_is_named_with_both_values():
   other = identity_of(rounds=7, method_options={"quped": {"lambda_p": 0.7}})
   first = identity_of()
@@ -51,12 +52,14 @@ def test_what_differs_is_named_with_both_values():
   assert line == "data is not known there and given here"
 
 
+@pytest.mark.slow
 def test_of_another_method_only_its_name_is_said():
   assert identity.differences(identity_of(), identity_of("fedavg")) == [
     "method is 'quped' there and 'fedavg' here"
   ]
 
 
+@pytest.mark.slow
 def test_the_networks_of_cohorts_are_named():
   def make(activation):
     model = qj.create_model("mlp", tiny.CLASSES, features=(8, 8))
@@ -139,6 +142,7 @@ def test_every_setting_that_changes_results_is_in_it():
   assert fields - free - {"method_options"} <= set(identity_of())
 
 
+@pytest.mark.slow
 def test_what_draws_random_numbers_is_part_of_the_identity():
   config: Any = jax.config
   first = identity_of()

@@ -255,6 +255,7 @@ def test_finished_results_of_another_run_are_kept(tmp_path):
   assert not list((tmp_path / "models").glob("*"))
 
 
+@pytest.mark.slow
 def test_results_that_do_not_say_what_they_are_of_are_kept(tmp_path):
   """Such as those of versions that recorded settings only."""
   qj.run(short(), tmp_path, display=QUIET)
@@ -387,6 +388,7 @@ def test_a_run_whose_clients_all_diverge_ends(method):
     qj.run(settings(rounds=5, eval_every=2, **changes), display=QUIET)
 
 
+@pytest.mark.slow
 def test_a_client_that_diverges_is_named(capsys):
   changes = {"learning_rate": (0.1, 1e6), "bits": (32, 32), "method": "fedavg"}
   with (
@@ -403,6 +405,7 @@ def test_a_client_that_diverges_is_named(capsys):
   assert "client 1 diverged; 4 of their rounds are undone, 3 or more" in out
 
 
+@pytest.mark.slow
 def test_a_client_that_diverges_can_end_the_run():
   changes = {"learning_rate": (0.1, 1e6), "bits": (32, 32), "method": "local"}
   with (

@@ -224,6 +224,7 @@ def test_a_run_that_diverges_costs_the_others_nothing(tmp_path):
   assert [run.history for run in runs[::2]] == [run.history for run in without]
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_run_is_refused_before_anything_is_compiled(
   tmp_path, compiled
 ):

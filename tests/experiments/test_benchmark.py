@@ -128,6 +128,7 @@ def test_strides_count_in_flops_of_resnet():
   assert flops.layer_flops(model, (1, 32, 32, 3)) == layers
 
 
+@pytest.mark.slow
 def test_plain_ways_all_take_the_same_step():
   model = qj.create_model("mlp", engine.CLASSES, features=(4,))
   work = plain.make_work(model, 2, 1, 3, (5,))

@@ -49,6 +49,7 @@ def test_the_config_of_attacks_has_all_methods_that_can_be_attacked(tmp_path):
       robust.check_robust(tiny.method_of(name), name, "trimmed_mean")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "femnist"])
 def test_the_configs_of_images_are_allowed(tmp_path, name):
   config = compare_images.get_config(name).to_dict()

@@ -185,6 +185,7 @@ def mixed(bits=MIXED, seed=0, **changes):
   return qj.hard_quantize_tree(params, codebooks), stats, info
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", codebook.GRANULARITIES)
 def test_every_tensor_is_stored_at_its_own_bits(granularity, tmp_path):
   """As `init_codebooks` takes them: by pattern."""

@@ -149,7 +149,7 @@ def test_runs_depend_on_the_seed_alone(name):
   assert tiny.largest_difference(one.clients, other.clients) > 1e-3
 
 
-@over(tiny.METHODS, fast=("ditto",))
+@over(tiny.METHODS, fast=())
 def test_who_is_absent_stays_as_it_was(name):
   made = tiny.tiny(name, clients_per_round=2)
   start = tiny.to_host(made.state())
@@ -164,7 +164,7 @@ def test_who_is_absent_stays_as_it_was(name):
   assert sum(same) == CLIENTS - 2
 
 
-@each
+@over(tiny.METHODS, fast=("fedavg", "feddf", "quped"))
 def test_a_round_in_which_nobody_sends_leaves_the_server_as_it_was(name):
   made = tiny.tiny(name)
   server = made.state().server
@@ -297,7 +297,7 @@ QUANTIZED = (
 )  # fmt: skip
 
 
-@over(QUANTIZED)
+@over(QUANTIZED, fast=("quped",))
 def test_quantized_models_have_at_most_as_many_values_as_levels(name):
   made = tiny.tiny(name)
   check_levels(made, made.play(2))

@@ -48,6 +48,7 @@ def test_a_weight_of_one_is_local_training():
   assert tiny.largest_difference(state.server, fedavg()) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_weight_of_zero_is_fedavg():
   made, start, state = play_fixed(0.0)
   assert tiny.largest_difference(state.server, fedavg()) < 1e-6
@@ -107,6 +108,7 @@ def hand_loss(params, batch):
   return np.mean(np.log(np.sum(np.exp(x), axis=1)) - chosen)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_alpha_agrees_with_finite_differences():
   rate = 0.01
   made = alone.make("apfl", steps=1, alpha=0.4, alpha_learning_rate=rate)

@@ -37,6 +37,7 @@ def test_at_full_precision_it_is_ds_fl_with_dual_distillation(
   assert tiny.largest_difference(own.clients, other.clients) < 1e-6
 
 
+@pytest.mark.slow
 def test_what_goes_down_are_the_servers_own_labels(federation):
   model = publics.make_model()
   made = publics.make_method(

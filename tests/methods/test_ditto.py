@@ -32,6 +32,7 @@ def test_a_quantized_client_without_penalty_is_that_of_local_training():
   assert tiny.largest_difference(own, local) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_global_model_does_not_depend_on_the_personal_ones():
   one, other = (
     tiny.tiny("ditto", options=(("lambda_p", value),), **SAME).play(2)

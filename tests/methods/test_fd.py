@@ -87,6 +87,7 @@ def test_the_server_holds_the_sums_of_the_last_round_alone(rounds):
   assert [int(state.server.round) for state in states] == [-1, 0, 1]
 
 
+@pytest.mark.slow
 def test_each_client_learns_from_the_mean_over_the_others(rounds):
   made, states, sent = rounds
   for i in range(3):

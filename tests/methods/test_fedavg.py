@@ -240,6 +240,7 @@ def test_statistics_travel_and_are_averaged(normed):
   assert tiny.largest_difference(new, old) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_quantized_model_has_statistics_of_its_own(normed):
   made, before, state = normed
   if made.settings.method == "fedavg":

@@ -94,6 +94,7 @@ def test_as_many_steps_as_a_round_has_make_its_local_model(played, index):
     assert len(kernel) == 64
 
 
+@pytest.mark.slow
 def test_a_held_out_client_does_the_same_at_full_precision():
   played = toy.run("fedavg_ft", 2, bits=(32,))
   made, server = played.made, played.states[-1].server

@@ -86,6 +86,7 @@ def test_one_client_alone_teaches_like_two_of_its_kind(federation):
   assert tiny.largest_difference(alone, server) > 1e-2
 
 
+@pytest.mark.slow
 def test_distillation_brings_the_student_nearer_to_the_teacher(federation):
   distances = []
   for steps in (0, 100):
@@ -104,6 +105,7 @@ def test_distillation_brings_the_student_nearer_to_the_teacher(federation):
   assert distances[1] < 0.3 * distances[0]
 
 
+@pytest.mark.slow
 def test_a_server_that_hears_nobody_stays_as_it_is(federation):
   made, _, server, context, messages = make(federation, distill_steps=3)
   sums = heard(made, server, messages, (0.0, 0.0), context)
@@ -126,6 +128,7 @@ def test_without_distillation_it_is_fedavg(federation):
   assert simulation.bytes_up == simulation.bytes_down == plain.bytes_up
 
 
+@pytest.mark.slow
 def test_every_architecture_has_a_student_that_all_clients_teach(federation):
   small, large = publics.make_model((4,)), publics.make_model((8, 8))
   training = make_training(tiny.make_settings("feddf", 3, bits=(32,)))

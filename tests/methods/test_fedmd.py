@@ -78,6 +78,7 @@ def test_digestion_brings_the_scores_nearer_to_the_consensus(federation, loss):
   assert distance(after.message, goal) < 0.95 * distance(before.message, goal)
 
 
+@pytest.mark.slow
 def test_clients_learn_the_public_labels_once(federation):
   made = publics.make_method("fedmd", federation, pretrain_steps=60)
   context = publics.make_context(federation)

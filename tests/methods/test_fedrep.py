@@ -101,6 +101,7 @@ def test_a_straggler_that_gets_no_further_trains_its_head_alone():
   assert tiny.largest_difference(*books) > 0
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_the_paper():
   """At full precision: gradient steps on one part with the other fixed."""
   played = toy.play_one_client("fedrep", head_steps=2)
@@ -160,6 +161,7 @@ def test_the_body_is_the_mean_of_the_clients_bodies():
     assert tiny.largest_difference(same, server) == 0
 
 
+@pytest.mark.slow
 def test_a_clients_model_is_the_servers_body_with_its_head(played):
   made, state = played.made, played.states[-1]
   client = tiny.client(state.clients[COHORT], 1)

@@ -90,6 +90,7 @@ def test_a_model_that_only_teaches_is_not_moved_by_its_student():
   assert tiny.largest_difference(reference, alone.sent(own)) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_quantized_model_teaches_as_it_is_deployed():
   made = alone.make("fml", bits=2, steps=1, beta=0.0)
   played = alone.play(made)

@@ -49,6 +49,7 @@ def test_full_precision_is_gradient_descent_on_each_clients_batches():
     assert tiny.largest_difference(own, params) < 1e-5
 
 
+@pytest.mark.slow
 def test_32_bit_clients_of_a_mixed_federation_train_in_full_precision():
   mixed = tiny.tiny("local").play(1).clients[COHORT].params
   static = tiny.tiny("local", bits=(32,)).play(1).clients[COHORT].params

@@ -57,6 +57,7 @@ def test_the_first_order_gradient_is_taken_where_the_step_leads():
   assert np.abs(grads - gradient(second, w)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_hessian_free_gradient_is_that_of_the_paper():
   with jax.enable_x64(True):
     first, second, third = toy_objectives()
@@ -105,6 +106,7 @@ def test_the_gradient_flows_on_through_a_quantizer():
   np.testing.assert_allclose(outer(w), expected * jnp.cos(w), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["first_order", "hessian_free"])
 def test_local_steps_draw_their_batches_apart(variant):
   """Each on a single sample, in the order in which they are drawn."""

@@ -45,6 +45,7 @@ def test_values():
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dtype():
   inputs = np.random.default_rng(1).normal(size=(2, 6)).astype(np.float32)
   half = models.create_model("mlp", 3, dtype=jnp.bfloat16)

@@ -51,6 +51,7 @@ def test_every_token_and_its_place_counts():
   assert jnp.abs(turned[0] - reference[0]).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_and_gives_float32():
   model = make(dtype=jnp.bfloat16)
   params, _ = model.init(jax.random.key(0), TOKENS)

@@ -18,6 +18,7 @@ def code():
   return address.Code(ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", FROZEN, ids=lambda mutant: mutant.id)
 def test_every_mutant_is_found_once_and_can_be_made(mutant):
   place = code().find(mutant)

@@ -129,6 +129,7 @@ def test_learners_of_mixed_precision_share_one_program():
   assert len(traces) == 1
 
 
+@pytest.mark.slow
 @given(
   levels=st.lists(st.integers(-60, 60), min_size=2, max_size=200),
   x=st.lists(st.integers(-140, 140), min_size=50, max_size=50),
@@ -180,6 +181,7 @@ def test_gradient_of_a_level_sums_over_its_weights_and_none_reaches_x(count):
   assert not np.any(dx)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_levels", [4, 256])
 @pytest.mark.parametrize("quantize", [soft_quantize, hard_quantize])
 def test_full_precision_is_the_identity_to_the_bit(quantize, max_levels):
@@ -297,6 +299,7 @@ def test_set_centers_sorts_and_refills_the_padding(centers, count):
     np.testing.assert_array_equal(new.centers[count:], new.centers[count - 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 3, 32])
 def test_a_codebook_per_channel_is_a_loop_over_channels(bits):
   rng = np.random.default_rng(0)

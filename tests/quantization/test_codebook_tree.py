@@ -62,6 +62,7 @@ def test_init_codebooks_passes_its_options_on():
   )
 
 
+@pytest.mark.slow
 def test_trees_quantize_what_has_a_codebook_and_keep_the_rest():
   codebooks = init_codebooks(PARAMS, is_kernel, 1)
   codebook = codebooks["hidden"]["kernel"]

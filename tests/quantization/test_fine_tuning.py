@@ -35,6 +35,7 @@ def frozen_index(learner, name):
   return np.asarray(learner.assignments[name]["kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 2, 8])
 def test_freeze_quantizes_and_keeps_the_indices(bits):
   alternating = make()
@@ -98,6 +99,7 @@ def test_a_level_follows_the_summed_gradient_of_its_weights(bits, extra):
     )
 
 
+@pytest.mark.slow
 def test_indices_stay_frozen_over_many_steps():
   momentum = base_optimizer("momentum", weight_decay=0.1)
   alternating = make_alternating(momentum, momentum)

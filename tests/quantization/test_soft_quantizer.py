@@ -160,6 +160,7 @@ def test_soft_agrees_with_the_full_sum(bits, form, unit):
       assert_agrees(x, levels, sharpness, unit, form=form)
 
 
+@pytest.mark.slow
 @given(
   levels=st.lists(st.integers(-300, 300), min_size=2, max_size=16, unique=True),
   sharpness=st.floats(0.25, 100.0, width=32),

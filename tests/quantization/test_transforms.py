@@ -137,6 +137,7 @@ def assert_differs(actual, other):
   assert any(float(jnp.max(jnp.abs(a - b))) > 1e-3 for a, b in pairs)
 
 
+@pytest.mark.slow
 @all_transforms
 def test_update_is_the_operator_under_jit_and_ignores_unknown_arguments(name):
   tx = TRANSFORMS[name](learning_rate=RATE, strength=STRENGTH)
@@ -157,6 +158,7 @@ def test_update_is_the_operator_under_jit_and_ignores_unknown_arguments(name):
     assert_differs(new, updates)
 
 
+@pytest.mark.slow
 @all_transforms
 def test_vmap_gives_each_learner_its_own_values_and_precision(name):
   tx = TRANSFORMS[name]()
@@ -215,6 +217,7 @@ def test_scan_counts_the_steps_of_a_schedule(name):
     assert_close(new, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", USES_VALUES)
 def test_values_given_to_update_beat_those_of_the_factory(name):
   tx = TRANSFORMS[name](learning_rate=RATE, strength=lambda _: STRENGTH)
@@ -388,6 +391,7 @@ def test_multi_steps_prox_acts_on_real_updates_only():
   assert state.inner_opt_state[1].count == 2
 
 
+@pytest.mark.slow
 def test_updates_keep_their_type():
   params = {"kernel": jnp.linspace(-1, 1, 8, dtype=jnp.bfloat16)}
   codebooks = qj.init_codebooks(params, lambda _: True, 1)

@@ -21,6 +21,7 @@ from tests import lowering, tiny
 CLIENTS = 4
 
 
+@pytest.mark.slow
 def test_gradients_of_levels_are_reduced_together_on_accelerators():
   book = qj.Codebook(jnp.linspace(-1.0, 1.0, 16), jnp.int32(16))
 

@@ -55,6 +55,7 @@ HOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "how",
   [

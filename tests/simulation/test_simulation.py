@@ -75,6 +75,7 @@ def population(num_clients, **participation):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "how",
   [
@@ -280,6 +281,7 @@ def test_the_state_of_others_is_untouched_to_the_bit(partial):
       np.testing.assert_array_equal(x[~present], y[~present])
 
 
+@pytest.mark.slow
 def test_participants_change_and_are_chosen_uniformly(partial):
   _, states = partial
   rounds = [took_part(a, b) for a, b in zip(states, states[1:], strict=False)]

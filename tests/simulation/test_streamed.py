@@ -123,6 +123,7 @@ def test_a_round_without_anyone_is_one_on_the_host_too(tmp_path):
   assert float(metrics["participants"]) == 0 and int(state.round) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("method", "changes", "message"),
   [

@@ -104,6 +104,7 @@ def played(made, most=(), rounds=2):
   return tiny.to_host(state), jax.device_get(metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "how",
   [
@@ -135,6 +136,7 @@ def test_methods_give_the_same_divided(method):
   assert tiny.largest_difference(state, want) < 1e-5
 
 
+@pytest.mark.slow
 def test_states_of_divided_and_whole_cohorts_are_the_same_in_kind():
   (divided, _), (whole, _) = simulate(), simulate(divided=False)
   shapes = [s.shapes(False) for s in (divided, whole)]

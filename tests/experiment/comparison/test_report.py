@@ -8,6 +8,7 @@ from quped_jax.experiment.comparison import report
 from tests.experiment.comparison import small
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_is_found_before_any_is_started(tmp_path):
   # The settings alone are valid, but the dataset has too few samples.
   config = small.make_config(base={"clients": 5000})
@@ -22,6 +23,7 @@ def test_a_run_that_cannot_be_is_found_before_any_is_started(tmp_path):
   assert not start.folders
 
 
+@pytest.mark.slow
 def test_size_is_of_the_variant_and_of_the_clients_in_turn():
   def size(method, bits):
     settings = qj.Settings(

@@ -51,6 +51,7 @@ def test_what_is_done_is_not_run_again(tmp_path):
   assert run_stub(config, tmp_path)[0] == ["fedavg_32_seed0"]
 
 
+@pytest.mark.slow
 def test_after_an_interruption_the_same_call_goes_on(tmp_path):
   config = small.make_config(bits=("32",), seeds=(0, 1))
   with pytest.raises(KeyboardInterrupt):
@@ -58,6 +59,7 @@ def test_after_an_interruption_the_same_call_goes_on(tmp_path):
   assert run_stub(config, tmp_path)[0] == ["local_32_seed1", "fedavg_32_seed1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("method", "base"),
   [("local", {"epochs": 2}), ("quped", {"budget": "gradients"})],
@@ -129,6 +131,7 @@ def register(monkeypatch, name, factory):
   monkeypatch.setattr(registry, "_registered", models)
 
 
+@pytest.mark.slow
 def test_a_registered_network_that_changed_is_another_run(
   tmp_path, monkeypatch
 ):
@@ -153,6 +156,7 @@ def test_a_registered_network_that_changed_is_another_run(
   assert run_stub(config, tmp_path)[0] == []
 
 
+@pytest.mark.slow
 def test_a_dataset_whose_samples_changed_is_another_run(tmp_path, monkeypatch):
   dataset = qj.load_dataset("digits")
   loaders = sources._LOADERS
@@ -165,6 +169,7 @@ def test_a_dataset_whose_samples_changed_is_another_run(tmp_path, monkeypatch):
   refused(config, tmp_path, "local_32_seed0, data is not the same$")
 
 
+@pytest.mark.slow
 def test_a_participation_trace_that_changed_is_another_run(tmp_path):
   trace = tmp_path / "trace.csv"
   trace.write_text("round,client\n0,0\n1,1\n")
@@ -178,6 +183,7 @@ def test_a_participation_trace_that_changed_is_another_run(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_method_of_another_version_is_another_run(tmp_path, monkeypatch):
   config = small.make_config(bits=("32",), seeds=(0,))
   run_stub(config, tmp_path)
@@ -188,6 +194,7 @@ def test_a_method_of_another_version_is_another_run(tmp_path, monkeypatch):
   assert again(config, tmp_path) == ["fedavg_32_seed0"]
 
 
+@pytest.mark.slow
 def test_results_that_do_not_say_what_they_are_of_are_not_taken(tmp_path):
   """Such as those of versions that recorded settings only."""
   config = small.make_config(bits=("32",), seeds=(0,))
@@ -239,6 +246,7 @@ def refused_to_read(run, what, message):
     runs.read(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("change", "message"),
   [
@@ -284,6 +292,7 @@ def test_a_summary_of_something_else_is_named(change, message, tmp_path):
   refused_to_read(run, "summary.json: must be the summary", f".*{message}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("lines", "message"),
   [
@@ -306,6 +315,7 @@ def test_records_of_something_else_are_named(lines, message, tmp_path):
   refused_to_read(run, "metrics.jsonl: must be the records", message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("rows", "message"),
   [
@@ -374,6 +384,7 @@ def hostile(data, name, content):
   return b"\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", ["summary.json", "metrics.jsonl", "clients.csv"]
 )

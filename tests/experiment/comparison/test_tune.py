@@ -122,6 +122,7 @@ def test_tuning_goes_on_where_it_stopped(tmp_path):
   assert len(start.folders) == 8 - 3
 
 
+@pytest.mark.slow
 def test_a_trial_whose_training_failed_is_not_chosen(tmp_path):
   def validation(settings):
     return 0.1 if settings.learning_rate[0] == 0.2 else float("nan")
@@ -135,6 +136,7 @@ def test_a_trial_whose_training_failed_is_not_chosen(tmp_path):
   assert chosen == {"local_32": {"learning_rate": 0.2}}
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_ends_neither_the_tuning_nor_is_chosen(tmp_path):
   class Diverging(small.Stub):
     def __call__(self, settings, folder, **how):

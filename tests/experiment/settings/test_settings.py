@@ -169,6 +169,7 @@ def test_wrong_fields_and_options_are_errors(values, fragments):
     assert fragment in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("values", "fragments"),
   [

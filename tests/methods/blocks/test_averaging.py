@@ -211,6 +211,7 @@ def test_own_and_shared_statistics_of_a_partial_model():
   assert tiny.largest_difference(stats, tiny.client(own, 0)) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_copy_of_full_precision_has_one_set():
   """Its quantized form is the model itself."""
   made, states = play("fedavg")

@@ -51,6 +51,7 @@ def test_the_head_alone_gives_the_logits(federation):
   np.testing.assert_allclose(model.head(head, features), logits, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stack_is_features_and_then_the_network(federation):
   model = mlp()
   network = qj.create_model("mlp", 3, features=(7,))

@@ -7,6 +7,7 @@ from quped_jax.methods.blocks import generator
 from tests import tiny
 
 
+@pytest.mark.slow
 def test_labels_are_counted():
   federation = tiny.make_federation((9, 23))
   for client, count in enumerate((9, 23)):
@@ -18,6 +19,7 @@ def test_labels_are_counted():
     assert counts.sum() == count
 
 
+@pytest.mark.slow
 def test_clients_speak_for_the_labels_that_they_have():
   logits = jnp.array([[[2.0, 0.0], [0.0, 1.0]], [[0.0, 4.0], [1.0, 3.0]]])
   # Of label 0 the first has 3 of 4 samples, of label 1 the second has all.
@@ -79,6 +81,7 @@ def test_noise_is_uniform_between_0_and_1():
   np.testing.assert_allclose(shares / noise.size, 0.1, atol=0.01)
 
 
+@pytest.mark.slow
 def test_labels_are_drawn_as_often_as_they_are_there():
   made = generator.make_generator(5, 3, 4, (6,), batch_size=400)
   params = made.init(jax.random.key(0))

@@ -67,6 +67,7 @@ def test_targets_stay_with_their_samples(federation):
   np.testing.assert_array_equal(batch.inputs, own.inputs)
 
 
+@pytest.mark.slow
 def test_digestion_is_gradient_descent_on_the_targets(federation, network):
   model, params, stats = network
   targets = jax.random.normal(jax.random.key(2), (publics.SIZE, tiny.CLASSES))
@@ -99,6 +100,7 @@ def test_digestion_is_gradient_descent_on_the_targets(federation, network):
   assert tiny.largest_difference(expected, params) > 1e-2
 
 
+@pytest.mark.slow
 def test_distillation_is_the_optimizers_descent_on_the_targets(
   federation, network
 ):
@@ -121,6 +123,7 @@ def test_distillation_is_the_optimizers_descent_on_the_targets(
   assert tiny.largest_difference(expected, params) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_client_says_what_it_knows_after_training(federation, network):
   model, params, stats = network
   training = make_training(tiny.make_settings("local", 3, bits=(32,)))

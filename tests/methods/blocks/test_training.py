@@ -10,6 +10,7 @@ from quped_jax.methods import api
 from tests import tiny
 
 
+@pytest.mark.slow
 def test_recalibrated_statistics_are_those_of_the_batch():
   settings = tiny.make_settings(
     "local", 2, model="normed", hidden=(), recalibration_batches=1

@@ -98,6 +98,7 @@ def test_cohorts_share_one_noise_and_the_divisor_is_fixed():
   assert tiny.largest_difference(one.params, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_is_averaged_by_precision_has_a_divisor_for_each():
   """Known numbers alone divide, whoever took part."""
   size = 2000
@@ -251,6 +252,7 @@ def test_what_the_guarantee_does_not_allow_is_an_error(changes, message):
     qj.Settings(**{**BASE, **changes})
 
 
+@pytest.mark.slow
 def test_stragglers_and_drop_outs_are_allowed_and_give_no_rebate():
   plain, uneven = (
     privacy.guarantee(

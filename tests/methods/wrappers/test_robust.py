@@ -107,6 +107,7 @@ def test_a_few_may_send_anything_at_all(value, trim):
     assert np.all(new <= old[honest].max(axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "changes",
   [
@@ -208,6 +209,7 @@ def test_a_round_adds_the_trimmed_mean_over_two_devices():
   assert tiny.largest_difference(moved(start, end), expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_round_adds_the_weighted_mean_of_clipped_messages():
   changes = {"aggregation": "norm_clipped_mean", "clip_norm": 0.5}
   made, start, end = played(changes)
@@ -226,6 +228,7 @@ def mean_taker() -> api.FederatedMethod:
   return method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["median", "trimmed_mean"])
 def test_messages_of_all_cohorts_are_ranked_together(name):
   method = robust.with_aggregation(mean_taker(), name, trim=0.25)
@@ -245,6 +248,7 @@ def test_messages_of_all_cohorts_are_ranked_together(name):
   assert tiny.largest_difference(new, expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["median", "trimmed_mean"])
 @pytest.mark.parametrize("method", ["fedavg", "quped", "fedgkd"])
 def test_a_server_that_nobody_sends_to_stays_as_it_is(name, method):
