@@ -97,7 +97,8 @@ def test_runs_are_those_of_their_settings_alone(tmp_path, strategy):
     todo, say=lambda line: None, quiet=True, run_strategy=strategy
   )
   assert count == 8
-  for run in todo:
+  # Each of the four rows once, and both seeds.
+  for run in (todo[i] for i in (0, 3, 5, 6)):
     alone = tmp_path / "alone" / run.folder.name
     qj.run(run.settings, alone, display=QUIET)
     assert close(results(run.folder), results(alone))
