@@ -32,7 +32,7 @@ from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.parts import Parts
-from quped_jax.experiment.run import Result, opened, run_made
+from quped_jax.experiment.run import Request, Result, opened, run_made
 from quped_jax.experiment.settings import Settings
 from quped_jax.methods import api
 from quped_jax.simulation import memory, run_axis
@@ -227,15 +227,8 @@ class Group:
     Raises:
       Exception: what `run` raises. The others may be run all the same.
     """
-    return run_made(
-      run.settings,
-      folder,
-      functools.partial(self.assemble, run, folder),
-      identity=run.identity,
-      display=display,
-      resume=resume,
-      model_given=self._model_given,
-    )
+    make = functools.partial(self.assemble, run, folder)
+    return run_made(self._request(run, folder, make, display, resume))
 
   def run_all(
     self,
@@ -277,11 +270,16 @@ class Group:
     )
 
   def _open(self, run, folder, held, of_batch, display, resume) -> Job:
-    return opened(
-      held,
+    def make():
+      return of_batch(self.assemble(run, folder))
+
+    return opened(held, self._request(run, folder, make, display, resume))
+
+  def _request(self, run, folder, make, display, resume) -> Request:
+    return Request(
       run.settings,
       folder,
-      lambda: of_batch(self.assemble(run, folder)),
+      make,
       identity=run.identity,
       display=display,
       resume=resume,

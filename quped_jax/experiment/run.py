@@ -108,13 +108,15 @@ def run(
   )
   try:
     return run_made(
-      settings,
-      workdir,
-      make,
-      state=state,
-      display=display,
-      resume=resume,
-      model_given=model is not None,
+      Request(
+        settings,
+        workdir,
+        make,
+        state=state,
+        display=display,
+        resume=resume,
+        model_given=model is not None,
+      )
     )
   except KeyboardInterrupt as error:
     raise brief(error) from None
@@ -128,20 +130,10 @@ def brief(error: KeyboardInterrupt) -> KeyboardInterrupt:
   return error.with_traceback(None)
 
 
-def run_made(
-  settings: Settings,
-  workdir: str | os.PathLike | None,
-  make: Callable[[], Assembly],
-  *,
-  identity: identity_lib.Identity | None = None,
-  state: SimulationState | None = None,
-  display: metrics_lib.Display | None = None,
-  resume: bool = True,
-  model_given: bool = False,
-) -> Result:
-  """Runs what is made by a function; see `run`.
+class Request(NamedTuple):
+  """A run that is asked for.
 
-  Args:
+  Attributes:
     settings: of the run.
     workdir: see `run`.
     make: makes the run, as `assemble` does, once the workdir is locked.
@@ -151,26 +143,29 @@ def run_made(
     resume: likewise.
     model_given: whether its network was given as an object.
   """
+
+  settings: Settings
+  workdir: str | os.PathLike | None
+  make: Callable[[], Assembly]
+  identity: identity_lib.Identity | None = None
+  state: SimulationState | None = None
+  display: metrics_lib.Display | None = None
+  resume: bool = True
+  model_given: bool = False
+
+
+def run_made(request: Request) -> Result:
+  """Runs what is asked for; see `run`."""
   began = time.perf_counter()
   with (
     processes.together((Interrupted, DivergenceError)) as set_note,
     contextlib.ExitStack() as held,
   ):
-    job = opened(
-      held,
-      settings,
-      workdir,
-      make,
-      identity=identity,
-      state=state,
-      display=display,
-      resume=resume,
-      model_given=model_given,
-    )
+    job = opened(held, request)
     set_note(job.saver.note)
     say_what_is_quantized(job)
     try:
-      job, end, state = _go_through(job, state, resume=resume)
+      job, end, state = _go_through(job, request.state, resume=request.resume)
       return finish(job, end, state, began)
     except (OSError, KeyboardInterrupt) as error:
       if not isinstance(error, Interrupted):
@@ -178,51 +173,36 @@ def run_made(
       raise
 
 
-def opened(
-  held: contextlib.ExitStack,
-  settings: Settings,
-  workdir: str | os.PathLike | None,
-  make: Callable[[], Assembly],
-  *,
-  identity: identity_lib.Identity | None = None,
-  state: SimulationState | None = None,
-  display: metrics_lib.Display | None = None,
-  resume: bool = True,
-  model_given: bool = False,
-) -> Job:
+def opened(held: contextlib.ExitStack, request: Request) -> Job:
   """Locks the workdir of a run, makes the run, and checks all of it.
 
   Args:
     held: lets go of the workdir when it is closed.
-    settings: see `run_made`, like all others.
-    workdir: likewise.
-    make: likewise.
-    identity: likewise.
-    state: likewise.
-    display: likewise.
-    resume: likewise.
-    model_given: likewise.
+    request: the run that is asked for.
 
   Raises:
     ValueError: see `run`.
   """
+  settings, workdir, state = request.settings, request.workdir, request.state
   own: identity_lib.Identity = {}
   with processes.agreeing():
     if workdir is not None:
       workdir = paths.given("workdir", workdir)
       if processes.is_first():
         held.enter_context(checkpoint.lock(workdir))
-    made = make()
-    deploy.check(made, workdir, model_given=model_given)
+    made = request.make()
+    deploy.check(made, workdir, model_given=request.model_given)
     given_state.check_state(made, state)
     if workdir is not None or jax.process_count() > 1:
-      own = identity or identity_lib.of(made, settings, state)
+      own = request.identity or identity_lib.of(made, settings, state)
   # However the run ends: all that is needed to resume is in a checkpoint.
   held.callback(client_store(settings, workdir).remove)
   check_processes(
-    settings, own, state, resume=resume, written=workdir is not None
+    settings, own, state, resume=request.resume, written=workdir is not None
   )
-  return Job.of(made, settings, own, workdir, display, anew=not resume)
+  return Job.of(
+    made, settings, own, workdir, request.display, anew=not request.resume
+  )
 
 
 def say_what_is_quantized(job: Job) -> None:
