@@ -42,6 +42,20 @@ def check_full_precision(method: str, training: Training, reason: str) -> None:
     )
 
 
+def check_classes(method: str, training: Training, reason: str) -> None:
+  """Raises a ValueError unless labels are classes.
+
+  Args:
+    method: name of the method that needs them, for errors.
+    training: has the loss.
+    reason: why it needs them.
+  """
+  if not training.classes:
+    raise ValueError(
+      f"loss: must be one over classes with method={method!r}: {reason}"
+    )
+
+
 def check_same_model(method: str, models: Models) -> None:
   """Raises a ValueError unless all cohorts have the global architecture."""
   for cohort, model in models.clients.items():

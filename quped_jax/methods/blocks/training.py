@@ -29,7 +29,12 @@ class Training(NamedTuple):
     outer_level: as in `init_codebook`.
     recalibration_batches: number of training batches on which the quantized
       model's batch-norm statistics are re-estimated before it is evaluated.
-    loss: `(logits, labels) -> scalar`.
+    loss: `(logits, labels) -> scalar`, the mean over a batch; methods call it,
+      whatever it is.
+    divergence: `(teacher, student, temperature) -> scalar`, of outputs `[batch,
+      classes]`: what distillation minimises where this is the loss. It is
+      differentiable in both.
+    classes: whether labels are classes, of which the outputs are logits.
     momentum: beta of the clients' optimizer, if a client goes as far as a sum
       of its gradients says: SGD has 0; None for Adam or clipped weights.
   """
@@ -43,6 +48,8 @@ class Training(NamedTuple):
   outer_level: float | None = None
   recalibration_batches: int = 10
   loss: Callable[[jax.Array, jax.Array], jax.Array] = distill.cross_entropy
+  divergence: Callable[..., jax.Array] = distill.kl_divergence
+  classes: bool = True
   momentum: float | None = None
 
   @property
