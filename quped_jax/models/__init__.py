@@ -1,9 +1,9 @@
 """Networks, all of them pure functions over a tree of parameters."""
 
 from quped_jax.models.base import (
+  Block,
   Model,
   example_pass,
-  from_linen,
   hidden_kernels,
   is_head,
   pass_keys,
@@ -22,6 +22,7 @@ from quped_jax.models.given import (
   plain_convolutions,
   settle,
 )
+from quped_jax.models.linen import from_linen
 from quped_jax.models.mlp import MLP
 from quped_jax.models.pool import max_pool_2x2
 from quped_jax.models.registry import (
@@ -39,6 +40,7 @@ from quped_jax.models.transformer import Transformer
 
 __all__ = [
   "COMPUTE_DTYPES",
+  "Block",
   "adaptive_conv",
   "canonical_conv",
   "CNN",

@@ -1,30 +1,37 @@
-"""A network as pure functions, and how to make one from a flax module."""
+"""A network as pure functions."""
 
-import dataclasses
-import inspect
-import re
-import warnings
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from flax import errors
 
 from quped_jax import random_keys
 from quped_jax.short_repr import short_repr
 
 # The name of the last layer, a dense one.
-_HEAD = "last"
+HEAD = "last"
 
-# Names of arguments and fields that tell a network whether it trains: true in
-# training, or true otherwise.
-_IN_TRAINING = frozenset({"train", "training", "is_training"})
-_TOLD = _IN_TRAINING | {"deterministic", "use_running_average"}
-# Parts of other names that may be meant so.
-_LIKE_TRAINING = re.compile("train|eval|infer|determin|drop")
+
+class Block(NamedTuple):
+  """A part of a network between two of its layers.
+
+  Attributes:
+    name: its name, unique in the network.
+    layers: the first components of the paths of its parameters and statistics,
+      such as ("hidden_1",); no other block has them.
+    apply: `apply(params, stats, inputs, train, key=None) -> (outputs, stats)`.
+      It is given the parameters and statistics of the whole network and uses
+      its own. `inputs` are the outputs of the block before it, or those of the
+      network. The key is as in `Model.apply`.
+  """
+
+  name: str
+  layers: tuple[str, ...]
+  apply: Callable[..., tuple[jax.Array, Any]]
+
+  def owns(self, path: str) -> bool:
+    """Whether a parameter or statistic, by its path, is the block's."""
+    return path.split("/")[0] in self.layers
 
 
 class Model(NamedTuple):
@@ -51,6 +58,9 @@ class Model(NamedTuple):
     head: `head(params, features) -> logits`, the last layer; likewise.
     activations: names of the functions between its layers, for files that
       describe it; () if unknown.
+    blocks: its parts in the order of the forward pass, which is their
+      composition; the last one is `head`, and the outputs of the one before it
+      are the `features`. None if unknown.
     random: whether it draws random numbers in training, as dropout does. Then
       `apply` and `features` take a fifth argument, a random key, which they are
       given if `train` is true: `apply(params, stats, inputs, train, key=None)`.
@@ -65,6 +75,7 @@ class Model(NamedTuple):
   head: Callable[[Any, jax.Array], jax.Array] | None = None
   activations: tuple[str, ...] = ()
   random: bool = False
+  blocks: tuple[Block, ...] | None = None
 
   __repr__ = short_repr
 
@@ -145,7 +156,7 @@ def _pass_key(model: Model, key: jax.Array | None) -> jax.Array:
 
 def is_head(path: str) -> bool:
   """Whether a path names a parameter of the last layer."""
-  return path.split("/")[0] == _HEAD
+  return path.split("/")[0] == HEAD
 
 
 def hidden_kernels(path: str) -> bool:
@@ -164,201 +175,3 @@ def hidden_kernels(path: str) -> bool:
   """
   *layers, leaf = path.split("/")
   return leaf == "kernel" and not {"first", "last"}.intersection(layers)
-
-
-def _check_module(module: Any, name: Any) -> None:
-  if inspect.isclass(module):
-    raise ValueError(
-      f"module={module.__name__}: must be an instance of a flax linen module, "
-      f"such as {module.__name__}(...), not the class"
-    )
-  if not isinstance(module, nn.Module):
-    raise ValueError(
-      f"module={type(module).__name__}: must be a flax linen module; others "
-      "can be made a qj.Model of their own functions, as docs/guide.md shows"
-    )
-  if not isinstance(name, str):
-    raise ValueError(f"name={name!r}: must be text")
-
-
-class RandomNumbersError(ValueError):
-  """A network asks for random numbers where it was given no key."""
-
-
-def _with_keys(
-  fn: Callable[[dict[str, jax.Array]], Any],
-  model: str,
-  train: bool,
-  key: jax.Array | None,
-  names: tuple[str, ...] = ("dropout",),
-) -> Any:
-  """Runs a module with a key for each name under which it draws numbers.
-
-  Args:
-    fn: runs it, given {name: key}.
-    model: the model's name, for errors.
-    train: whether it trains.
-    key: the key of all; None if it must draw nothing.
-    names: under which it is known to draw. Others are found out by trying, not
-      left to flax, which would take one key for all, of which layers that are
-      scanned or mapped do not get one each.
-  """
-  # By name, so that no key depends on what other names there are.
-  numbers = {name: zlib.crc32(name.encode()) for name in names}
-  rngs = {}
-  if key is not None:
-    rngs = {name: jax.random.fold_in(key, n) for name, n in numbers.items()}
-  try:
-    return fn(rngs)
-  except errors.InvalidRngError as error:
-    if key is None:
-      raise RandomNumbersError(_no_key(model, train)) from error
-    asked = re.search(r'needs PRNG for "([^"]*)"', str(error))
-    if asked is None or asked[1] in names:
-      raise ValueError(
-        "module: must pass random numbers on, by split_rngs, to what is inside "
-        f"nn.scan, nn.vmap and the like; in that of model {model!r}, {error}"
-      ) from error
-    further = asked[1]
-  return _with_keys(fn, model, train, key, (*names, further))
-
-
-def _no_key(model: str, train: bool) -> str:
-  """What is wrong if random numbers are asked for and there is no key."""
-  if train:
-    return (
-      f"key=None: must be a random key in training, as model {model!r} draws "
-      "random numbers; qj.models.training_pass gives it that of the batch"
-    )
-  return (
-    f"module: must draw random numbers in training alone; that of model "
-    f"{model!r} also does without, or is not told that it does not train"
-  )
-
-
-def _warn_of_flags(name: str, parameters: Mapping[str, Any]) -> None:
-  """Says that a module is not told when it trains by the name that it asks."""
-  flags = [
-    n
-    for n, p in parameters.items()
-    if isinstance(p.default, bool) and _LIKE_TRAINING.search(n)
-  ]
-  if flags:
-    warnings.warn(
-      f"module: that of model {name!r} has the argument {flags[0]!r}, which is "
-      "left as it is, in training too; one that tells when it trains must be "
-      f"called one of {', '.join(sorted(_TOLD))}",
-      stacklevel=3,
-    )
-
-
-def from_linen(
-  module: nn.Module,
-  name: str,
-  is_quantized: Callable[[str], bool] = hidden_kernels,
-  activations: tuple[str, ...] = (),
-) -> Model:
-  """Makes a model from a flax linen module.
-
-  Args:
-    module: called with `inputs`, and told whether it trains: by a keyword
-      argument of its `__call__`, or a field of its own, that is called `train`,
-      `training`, `is_training`, `deterministic` or `use_running_average`. One
-      that computes the same in training needs none of them. It may keep the
-      collections `params` and `batch_stats`, and returns logits. In training it
-      may draw random numbers, under any name, as dropout does.
-    name: the name under which results are reported.
-    is_quantized: predicate on the parameter path.
-    activations: see `Model`.
-
-  Returns:
-    The model. Its `init` raises ValueError if the module keeps another
-    collection of variables, or batch statistics without being told whether it
-    trains; its `apply`, if the module draws random numbers without a key, which
-    it takes in training. `settle` finds out whether the model is `random`.
-
-  Raises:
-    ValueError: a class, or anything else that is no linen module.
-  """
-  _check_module(module, name)
-  parameters = inspect.signature(type(module).__call__).parameters
-  call = _TOLD.intersection(parameters)
-  # An argument takes precedence, and other things may have these names too.
-  fields = {
-    f.name
-    for f in dataclasses.fields(module)
-    if f.name in _TOLD - call
-    and isinstance(getattr(module, f.name, None), (bool, type(None)))
-  }
-
-  if not (call or fields):
-    _warn_of_flags(name, parameters)
-
-  def told(names, train: bool) -> dict[str, Any]:
-    return {n: train if n in _IN_TRAINING else not train for n in names}
-
-  def run(method, *args, train: bool, **how):
-    mine = module.clone(**told(fields, train)) if fields else module
-    return getattr(mine, method)(*args, **told(call, train), **how)
-
-  # Under jit the forward pass is dropped and only the initialisers run.
-  @jax.jit
-  def init_variables(key, inputs):
-    return run("init", key, inputs, train=False)
-
-  def init(key, inputs):
-    variables = init_variables(key, inputs)
-    unknown = sorted(set(variables) - {"params", "batch_stats"})
-    if unknown:
-      raise ValueError(
-        f"module: must keep no collections but 'params' and 'batch_stats'; "
-        f"that of model {name!r} keeps {unknown}"
-      )
-    if "batch_stats" in variables and not (call or fields):
-      raise ValueError(
-        f"module: must have an argument or a field called one of "
-        f"{', '.join(sorted(_TOLD))}, as that of model {name!r} keeps batch "
-        "statistics and must be told when it trains"
-      )
-    return variables.get("params", {}), variables.get("batch_stats", {})
-
-  def apply(params, stats, inputs, train, key=None) -> tuple[Any, Any]:
-    variables = {"params": params, "batch_stats": stats}
-    mutable = ["batch_stats"] if train and stats else False
-
-    def call(rngs):
-      return run(
-        "apply", variables, inputs, train=train, mutable=mutable, rngs=rngs
-      )
-
-    found = _with_keys(call, name, train, key)
-    if not mutable:
-      return found, stats
-    logits, updated = found
-    return logits, updated["batch_stats"]
-
-  def features(params, stats, inputs, train, key=None):
-    caught = []
-
-    def catch(layer, args, kwargs, context):
-      if context.module.path == (_HEAD,) and context.method_name == "__call__":
-        caught.append(args[0])
-      return layer(*args, **kwargs)
-
-    with nn.intercept_methods(catch):
-      _, stats = apply(params, stats, inputs, train, key)
-    if not caught:
-      raise ValueError(
-        f"model {name!r} has no layer {_HEAD!r}; must have one, a dense layer "
-        "that gives the logits, for methods that divide the model there"
-      )
-    return caught[-1], stats
-
-  def head(params, features):
-    layer = params[_HEAD]
-    logits = features @ layer["kernel"]
-    if "bias" not in layer:
-      return logits
-    return logits + jnp.broadcast_to(layer["bias"], logits.shape)
-
-  return Model(name, init, apply, is_quantized, features, head, activations)

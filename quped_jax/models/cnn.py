@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from quped_jax.models.conv import check_images
+from quped_jax.models.mlp import layer_name, logits
 from quped_jax.models.pool import max_pool_2x2
 
 _POOLED = 2  # Convolutions that are followed by pooling.
@@ -43,31 +44,41 @@ class CNN(nn.Module):
   conv: Callable[..., jax.Array] = lax.conv_general_dilated
   dtype: Any = None
 
+  @property
+  def block_layers(self) -> dict[str, tuple[str, ...]]:
+    """Every layer is a block, see `from_linen`."""
+    count = len(self.conv_features) + len(self.dense_features)
+    names = [layer_name(index) for index in range(count)]
+    return {name: (name,) for name in (*names, "last")}
+
   @nn.compact
-  def __call__(self, inputs: jax.typing.ArrayLike) -> jax.Array:
+  def __call__(
+    self,
+    inputs: jax.typing.ArrayLike,
+    only: tuple[str, ...] | None = None,
+  ) -> jax.Array:
     """Maps `[batch, height, width, channels]` to `[batch, num_classes]`."""
-    outputs = check_images(inputs)
-    for index, channels in enumerate(self.conv_features):
+    outputs = check_images(inputs) if only is None else jnp.asarray(inputs)
+    for index, name in enumerate(self.block_layers):
+      if only is None or name in only:
+        outputs = self._layer(name, index, outputs)
+    return outputs
+
+  def _layer(self, name: str, index: int, outputs: jax.Array) -> jax.Array:
+    if index < len(self.conv_features):
       outputs = nn.Conv(
-        channels,
+        self.conv_features[index],
         (5, 5),
         dtype=self.dtype,
         conv_general_dilated=self.conv,
-        name=_layer_name(index),
+        name=name,
       )(outputs)
       # Before the relu, with which a maximum commutes: the relu has a quarter
       # of the work, and the convolution's outputs need not be kept for the
       # backward pass.
-      if index < _POOLED:
-        outputs = max_pool_2x2(outputs)
-      outputs = nn.relu(outputs)
+      return nn.relu(max_pool_2x2(outputs) if index < _POOLED else outputs)
+    widths = (*self.dense_features, self.num_classes)
+    width = widths[index - len(self.conv_features)]
     outputs = outputs.reshape(outputs.shape[0], -1)
-    for index, width in enumerate(self.dense_features, len(self.conv_features)):
-      name = _layer_name(index)
-      outputs = nn.relu(nn.Dense(width, dtype=self.dtype, name=name)(outputs))
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="last")(outputs)
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-
-
-def _layer_name(index: int) -> str:
-  return f"hidden_{index}" if index else "first"
+    outputs = nn.Dense(width, dtype=self.dtype, name=name)(outputs)
+    return logits(outputs) if name == "last" else nn.relu(outputs)

@@ -11,11 +11,12 @@ from flax import nnx
 
 from quped_jax.models import uses
 from quped_jax.models.base import (
+  Block,
   Model,
-  RandomNumbersError,
   example_pass,
   hidden_kernels,
 )
+from quped_jax.models.linen import RandomNumbersError
 from quped_jax.quantization import codebook_tree
 
 # Of parameters; also of statistics that are no whole numbers.
@@ -42,6 +43,7 @@ def check_type(model: Any) -> None:
         )
     if not isinstance(model.random, bool):
       raise ValueError(f"model.random={model.random!r}: must be a bool")
+    _check_block_type(model.blocks)
     return
   shown, how = type(model).__name__, ""
   if isinstance(model, str):
@@ -58,6 +60,16 @@ def check_type(model: Any) -> None:
   elif isinstance(model, nnx.Module):
     how = "; docs/guide.md makes one of a flax NNX module"
   raise ValueError(f"model={shown}: must be a qj.Model{how}")
+
+
+def _check_block_type(blocks: Any) -> None:
+  names = [block.name for block in blocks or () if isinstance(block, Block)]
+  whole = isinstance(blocks, tuple) and len(set(names)) == len(blocks) > 0
+  if blocks is not None and not whole:
+    raise ValueError(
+      "model.blocks: must be a tuple of qj.models.Block, of different names, "
+      "or None"
+    )
 
 
 def settle(model: Model, num_classes: int, inputs: Any) -> Model:
@@ -84,6 +96,7 @@ def settle(model: Model, num_classes: int, inputs: Any) -> Model:
     model = model._replace(random=True)
     _check_apply(model, params, stats, inputs, True, num_classes)
   _check_apply(model, params, stats, inputs, False, num_classes)
+  _check_blocks(model, params, stats, inputs, num_classes)
   if model.is_quantized is not hidden_kernels:
     return model
   outer = _outer_layers(model, params, stats, inputs)
@@ -216,6 +229,36 @@ def _check_apply(model, params, stats, inputs, train, num_classes) -> None:
         f"that it was given; {path!r} was {before.get(path, 'absent')} and is "
         f"{after.get(path, 'absent')}, with train={train}"
       )
+
+
+def _check_blocks(model, params, stats, inputs, num_classes) -> None:
+  """Every layer is in one of the blocks, which together give the logits."""
+  if model.blocks is None:
+    return
+  blocks = model.blocks
+  paths = [path for tree in (params, stats) for path, _ in _named(tree)]
+  for path in paths:
+    owners = [block.name for block in blocks if block.owns(path)]
+    if len(owners) != 1:
+      raise ValueError(
+        f"model={model.name!r}: must have every layer in exactly one of its "
+        f"blocks; {path!r} is in {owners or 'none'}"
+      )
+
+  def composed(params, stats, inputs):
+    outputs = inputs
+    for block in blocks:
+      outputs, _ = block.apply(params, stats, outputs, False)
+    return outputs
+
+  logits = _shapes(model, inputs, "blocks", composed, params, stats, inputs)
+  want = (inputs.shape[0], num_classes)
+  shape = getattr(logits, "shape", type(logits).__name__)
+  if shape != want:
+    raise ValueError(
+      f"model={model.name!r}: must have blocks that together return logits "
+      f"of shape {want}; they return {shape}"
+    )
 
 
 def _kinds(tree: Any) -> dict[str, str]:

@@ -24,13 +24,34 @@ class MLP(nn.Module):
   features: tuple[int, ...] = DEFAULT_WIDTHS
   dtype: Any = None
 
+  @property
+  def block_layers(self) -> dict[str, tuple[str, ...]]:
+    """Every layer is a block, see `from_linen`."""
+    names = [layer_name(index) for index in range(len(self.features))]
+    return {name: (name,) for name in (*names, "last")}
+
   @nn.compact
-  def __call__(self, inputs: jax.typing.ArrayLike) -> jax.Array:
+  def __call__(
+    self,
+    inputs: jax.typing.ArrayLike,
+    only: tuple[str, ...] | None = None,
+  ) -> jax.Array:
     """Maps `[batch, ...]` to logits `[batch, num_classes]`."""
     outputs = jnp.asarray(inputs)
     outputs = outputs.reshape(outputs.shape[0], -1)
-    for index, width in enumerate(self.features):
-      name = f"hidden_{index}" if index else "first"
-      outputs = nn.relu(nn.Dense(width, dtype=self.dtype, name=name)(outputs))
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="last")(outputs)
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    widths = (*self.features, self.num_classes)
+    for name, width in zip(self.block_layers, widths, strict=True):
+      if only is None or name in only:
+        outputs = nn.Dense(width, dtype=self.dtype, name=name)(outputs)
+        outputs = logits(outputs) if name == "last" else nn.relu(outputs)
+    return outputs
+
+
+def layer_name(index: int) -> str:
+  """The name of a layer before the last: "first", "hidden_1", ..."""
+  return f"hidden_{index}" if index else "first"
+
+
+def logits(outputs: jax.Array) -> jax.Array:
+  """Outputs of the last layer, of which losses are taken, in float32."""
+  return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))

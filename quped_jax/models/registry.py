@@ -6,14 +6,12 @@ from typing import Any
 
 from quped_jax import checks
 from quped_jax.models import given
-from quped_jax.models.base import (
-  Model,
-  from_linen,
-)
+from quped_jax.models.base import Model
 from quped_jax.models.cnn import CNN
 from quped_jax.models.conv import (
   resolve_conv,
 )
+from quped_jax.models.linen import from_linen
 from quped_jax.models.mlp import DEFAULT_WIDTHS, MLP
 from quped_jax.models.resnet import ResNet
 from quped_jax.models.transformer import Transformer

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from quped_jax.models.conv import check_images
+from quped_jax.models.mlp import logits
 
 
 class ResNet(nn.Module):
@@ -35,24 +36,51 @@ class ResNet(nn.Module):
   conv: Callable[..., jax.Array] = lax.conv_general_dilated
   dtype: Any = None
 
+  @property
+  def block_layers(self) -> dict[str, tuple[str, ...]]:
+    """The first convolution, the residual blocks, and the last layer."""
+    residual = {name: (name,) for name in self._residual}
+    return {"first": ("first", "first_norm"), **residual, "last": ("last",)}
+
+  @property
+  def _residual(self) -> dict[str, tuple[int, int]]:
+    """Channels and stride of the residual blocks, by name."""
+    return {
+      f"stage_{stage + 1}_block_{block + 1}": (
+        channels,
+        2 if stage and not block else 1,
+      )
+      for stage, channels in enumerate(self.features)
+      for block in range(self.blocks)
+    }
+
   @nn.compact
-  def __call__(self, inputs: jax.typing.ArrayLike, train: bool) -> jax.Array:
+  def __call__(
+    self,
+    inputs: jax.typing.ArrayLike,
+    train: bool,
+    only: tuple[str, ...] | None = None,
+  ) -> jax.Array:
     """Maps `[batch, height, width, channels]` to `[batch, num_classes]`."""
-    outputs = check_images(inputs)
-    outputs = _convolution(self, self.features[0], 1, "first")(outputs)
-    outputs = nn.relu(_normalisation(self, train, "first_norm")(outputs))
-    for stage, channels in enumerate(self.features):
-      for block in range(self.blocks):
-        outputs = _Block(
-          channels,
-          stride=2 if stage and not block else 1,
-          conv=self.conv,
-          dtype=self.dtype,
-          name=f"stage_{stage + 1}_block_{block + 1}",
-        )(outputs, train)
-    outputs = outputs.mean(axis=(1, 2))
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="last")(outputs)
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    outputs = check_images(inputs) if only is None else jnp.asarray(inputs)
+    for name in self.block_layers:
+      if only is None or name in only:
+        outputs = self._part(name, outputs, train)
+    return outputs
+
+  def _part(self, name: str, outputs: jax.Array, train: bool) -> jax.Array:
+    if name == "first":
+      outputs = _convolution(self, self.features[0], 1, name)(outputs)
+      return nn.relu(_normalisation(self, train, "first_norm")(outputs))
+    if name == "last":
+      dense = nn.Dense(self.num_classes, dtype=self.dtype, name=name)
+      return logits(dense(outputs))
+    channels, stride = self._residual[name]
+    block = _Block(channels, stride, self.conv, self.dtype, name=name)
+    outputs = block(outputs, train)
+    # The features are the means of the last channels.
+    last = name == list(self._residual)[-1]
+    return outputs.mean(axis=(1, 2)) if last else outputs
 
 
 class _Block(nn.Module):

@@ -6,6 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from quped_jax.models.mlp import logits
+
+# Of a transformer block: the layers, by the ends of their names.
+_PARTS = ("norm_1", "query", "key", "value", "out", "norm_2", "up", "down")
+
 
 class Transformer(nn.Module):
   """Causal transformer blocks over tokens; logits at the last position.
@@ -28,26 +33,51 @@ class Transformer(nn.Module):
   heads: int = 4
   dtype: Any = None
 
+  @property
+  def block_layers(self) -> dict[str, tuple[str, ...]]:
+    """The embedding, the transformer blocks, and the last layer."""
+    own = [f"block_{index}" for index in range(self.blocks)]
+    layers = {name: tuple(f"{name}_{part}" for part in _PARTS) for name in own}
+    # The features are the normalised outputs of the last block.
+    layers[own[-1]] = (*layers[own[-1]], "norm")
+    return {"first": ("first", "place"), **layers, "last": ("last",)}
+
   @nn.compact
-  def __call__(self, inputs: jax.typing.ArrayLike) -> jax.Array:
+  def __call__(
+    self,
+    inputs: jax.typing.ArrayLike,
+    only: tuple[str, ...] | None = None,
+  ) -> jax.Array:
     """Maps tokens `[batch, length]`, of any number type, to logits."""
+    outputs = jnp.asarray(inputs)
+    for name, layers in self.block_layers.items():
+      if only is not None and name not in only:
+        continue
+      if name == "first":
+        outputs = self._embedded(outputs)
+      elif name == "last":
+        dense = nn.Dense(self.num_classes, dtype=self.dtype, name=name)
+        outputs = logits(dense(outputs))
+      else:
+        outputs = self._block(outputs, name)
+        if "norm" in layers:
+          norm = nn.LayerNorm(dtype=self.dtype, name="norm")
+          outputs = norm(outputs[:, -1])
+    return outputs
+
+  def _embedded(self, inputs: jax.Array) -> jax.Array:
     if jnp.ndim(inputs) != 2:
       raise ValueError(
         "model='transformer': must be given tokens, [batch, length], as of "
         f"dataset='own_source'; got inputs of shape {jnp.shape(inputs)}"
       )
-    tokens = jnp.asarray(inputs).astype(jnp.int32)
+    tokens = inputs.astype(jnp.int32)
     length = tokens.shape[1]
     embed = nn.Embed(self.num_classes, self.width, self.dtype, name="first")
     place = self.param(
       "place", nn.initializers.normal(0.02), (length, self.width)
     )
-    x = embed(tokens) + place[None].astype(self.dtype)
-    for index in range(self.blocks):
-      x = self._block(x, f"block_{index}")
-    x = nn.LayerNorm(dtype=self.dtype, name="norm")(x[:, -1])
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, name="last")(x)
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return embed(tokens) + place[None].astype(self.dtype)
 
   def _block(self, x, name):
     def dense(width, part):

@@ -1,5 +1,3 @@
-from typing import Any
-
 import chex
 import flax.linen as nn
 import jax
@@ -9,23 +7,6 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import models
-from quped_jax.data.federation import Batch
-
-
-class _Counting(nn.Module):
-  """Keeps a collection that a model cannot carry."""
-
-  @nn.compact
-  def __call__(self, inputs):
-    self.variable("counters", "calls", jnp.zeros, ())
-    return nn.Dense(2)(inputs)
-
-
-class _Normalised(nn.Module):
-  @nn.compact
-  def __call__(self, inputs, train):
-    outputs = nn.BatchNorm(use_running_average=not train, momentum=0.9)(inputs)
-    return nn.Dense(2, name="last")(outputs)
 
 
 @pytest.mark.parametrize(
@@ -47,343 +28,138 @@ def test_hidden_kernels(path, expected):
   assert models.hidden_kernels(path) is expected
 
 
-def test_from_linen_without_train_or_stats():
-  module = nn.Sequential([nn.Dense(3), nn.relu, nn.Dense(2)])
-  model = models.from_linen(module, "mine")
-  inputs = jnp.ones((4, 5))
-  params, stats = model.init(jax.random.key(0), inputs)
-  assert model.name == "mine"
-  assert stats == {}
-  expected = module.apply({"params": params}, inputs)
-  for train in (False, True):
-    logits, new_stats = model.apply(params, stats, inputs, train)
-    np.testing.assert_array_equal(logits, expected)
-    assert new_stats == {}
-
-
-def test_from_linen_moves_statistics_in_training_only():
-  model = models.from_linen(_Normalised(), "mine")
-  inputs = jnp.arange(6.0).reshape(3, 2)
-  params, stats = model.init(jax.random.key(0), inputs)
-  _, in_eval = model.apply(params, stats, inputs, False)
-  jax.tree.map(np.testing.assert_array_equal, in_eval, stats)
-  logits, in_train = model.apply(params, stats, inputs, True)
-  np.testing.assert_allclose(
-    in_train["BatchNorm_0"]["mean"], 0.1 * inputs.mean(axis=0), rtol=1e-6
-  )
-  # The batch's own statistics normalise, so shift and scale have no effect.
-  moved, _ = model.apply(params, stats, 5 * inputs + 3, True)
-  np.testing.assert_allclose(logits, moved, atol=1e-4)
-
-
-def test_from_linen_initialises_like_the_module():
-  module = _Normalised()
-  inputs = jnp.ones((3, 2))
-  params, stats = models.from_linen(module, "mine").init(
-    jax.random.key(3), inputs
-  )
-  expected = module.init(jax.random.key(3), inputs, train=False)
-  for actual, name in ((params, "params"), (stats, "batch_stats")):
-    jax.tree.map(
-      lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-6),
-      actual,
-      expected[name],
-    )
-
-
-def test_from_linen_uses_the_predicate():
-  model = models.from_linen(nn.Dense(2), "mine", lambda path: path == "bias")
-  assert model.is_quantized("bias")
-  assert not model.is_quantized("kernel")
-
-
-def test_from_linen_refuses_other_collections():
-  model = models.from_linen(_Counting(), "mine")
-  with pytest.raises(ValueError, match=r"'mine' keeps \['counters'\]"):
-    model.init(jax.random.key(0), jnp.ones((1, 2)))
-
-
-def test_register_model():
-  def linear(num_classes, *, scale=1.0, **_):
-    del scale
-    return models.from_linen(nn.Dense(num_classes), "linear")
-
-  models.register_model("test_linear", linear)
-  model = models.create_model("test_linear", 3, scale=2.0)
-  params, _ = model.init(jax.random.key(0), jnp.ones((1, 5)))
-  chex.assert_shape(params["kernel"], (5, 3))
-  models.register_model("test_linear", lambda num_classes, **_: model)
-  assert models.create_model("test_linear", 9) is model
-
-
-@pytest.mark.parametrize(
-  "arguments, message",
-  [
-    ({"name": "vgg"}, "model='vgg': must be one of .*cnn1, cnn2, .*mlp"),
-    ({"num_classes": 0}, "num_classes=0: must be at least 1"),
-    ({"conv": "im2col"}, "conv='im2col': must be one of auto, adaptive"),
-    ({"width": 3}, r"options=\['width'\]: must be among \['dtype', 'feat"),
-    ({"features": (64, 0)}, r"features=\(64, 0\): must be positive"),
-    (
-      {"name": "cnn1", "conv_features": (-1,)},
-      r"conv_features=\(-1,\): must be positive",
-    ),
-  ],
-)
-def test_create_model_errors(arguments, message):
-  with pytest.raises(ValueError, match=message):
-    models.create_model(**{"name": "mlp", "num_classes": 10, **arguments})
-
-
-def test_register_model_refuses_built_in_names():
-  with pytest.raises(ValueError, match="name='mlp': must be none of"):
-    models.register_model("mlp", models.create_model)
-
-
-@pytest.mark.parametrize(
-  "name", ["mlp", "cnn1", pytest.param("resnet8", marks=pytest.mark.slow)]
-)
-def test_features_and_head_make_the_logits(name):
-  model = qj.create_model(name, 3, image_channels=1)
-  inputs = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
-  params, stats = model.init(jax.random.key(1), inputs)
-  logits, new_stats = model.apply(params, stats, inputs, True)
-  assert model.features is not None and model.head is not None
-  features, same_stats = model.features(params, stats, inputs, True)
-  assert features.ndim == 2
-  np.testing.assert_allclose(model.head(params, features), logits, rtol=1e-5)
-  for a, b in zip(
-    jax.tree.leaves(new_stats), jax.tree.leaves(same_stats), strict=True
-  ):
-    np.testing.assert_array_equal(a, b)
-
-
-def test_a_model_without_a_last_layer_has_no_features():
-  class Flat(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-      return nn.Dense(3, name="only")(x)
-
-  model = qj.from_linen(Flat(), "flat")
-  params, stats = model.init(jax.random.key(0), jnp.ones((1, 2)))
-  assert model.features is not None
-  with pytest.raises(ValueError, match="model 'flat' has no layer 'last'"):
-    model.features(params, stats, jnp.ones((1, 2)), True)
-
-
 def test_the_head_is_known_by_its_path():
   assert qj.models.is_head("last/kernel") and qj.models.is_head("last/bias")
   assert not qj.models.is_head("first/last")
 
 
-class _Told(nn.Module):
-  """Told whether it trains by an argument with any name."""
-
-  normalise: bool = True
-
-  def body(self, inputs, average):
-    outputs = nn.Dense(3, name="first")(inputs)
-    if self.normalise:
-      outputs = nn.BatchNorm(average, momentum=0.5)(outputs)
-    return nn.Dense(2, name="last")(outputs)
-
-
-def told_by(name: str, how: str) -> nn.Module:
-  """A network with batch norm that is told by an argument or a field."""
-  negated = name in ("deterministic", "use_running_average")
-  average = name if negated else f"not {name}"
-  where: dict = {"nn": nn, "_Told": _Told}
-  if how == "field":
-    source = (
-      f"class Net(_Told):\n"
-      f"  {name}: bool = {negated}\n"
-      f"  @nn.compact\n"
-      f"  def __call__(self, x):\n"
-      f"    return self.body(x, {average.replace(name, 'self.' + name)})\n"
-    )
-  else:
-    source = (
-      f"class Net(_Told):\n"
-      f"  @nn.compact\n"
-      f"  def __call__(self, x, {name}={negated}):\n"
-      f"    return self.body(x, {average})\n"
-    )
-  exec(source, where)
-  return where["Net"]()
+NETWORKS = {
+  "mlp": {"features": (5, 4)},
+  "cnn1": {"conv_features": (2, 3), "dense_features": (4,)},
+  "cnn2": {"conv_features": (2, 3, 3), "dense_features": (4,)},
+  "resnet8": {},
+  "resnet20": {},
+  "resnet32": {},
+  "transformer": {"width": 8, "heads": 2},
+}
 
 
-@pytest.mark.parametrize("how", ["argument", "field"])
+def test_every_built_in_network_is_listed_here():
+  assert set(NETWORKS) == {
+    n for n in qj.models.model_names() if qj.models.is_built_in(n)
+  }
+
+
+def samples(name):
+  if name == "transformer":
+    return np.random.default_rng(0).integers(0, 3, (2, 6))
+  draw = np.random.default_rng(0).normal(size=(2, 8, 8, 1))
+  return draw.astype(np.float32)
+
+
 @pytest.mark.parametrize(
   "name",
-  ["train", "training", "is_training", "deterministic", "use_running_average"],
+  [
+    pytest.param(n, marks=pytest.mark.slow) if n.endswith(("20", "32")) else n
+    for n in NETWORKS
+  ],
 )
-def test_from_linen_tells_a_network_whether_it_trains(name, how):
-  model = models.from_linen(told_by(name, how), "mine")
-  inputs = jnp.arange(6.0).reshape(3, 2)
+def test_a_network_is_the_composition_of_its_blocks(name):
+  model = qj.models.create_model(name, 3, **NETWORKS[name])
+  inputs = jnp.asarray(samples(name))
   params, stats = model.init(jax.random.key(0), inputs)
-  _, moved = model.apply(params, stats, inputs, True)
-  outputs = inputs @ params["first"]["kernel"] + params["first"]["bias"]
-  np.testing.assert_allclose(
-    moved["BatchNorm_0"]["mean"], 0.5 * outputs.mean(axis=0), rtol=1e-5
-  )
-  _, kept = model.apply(params, moved, inputs, False)
-  jax.tree.map(np.testing.assert_array_equal, kept, moved)
+  assert model.blocks and model.features and model.head
+  for train in (False, True):
+    expected, moved = jax.jit(model.apply, static_argnums=3)(
+      params, stats, inputs, train
+    )
+
+    def through(params, stats, inputs, train):
+      outputs, new, features = inputs, stats, inputs
+      for block in model.blocks:
+        features = outputs
+        outputs, after = block.apply(params, stats, outputs, train)
+        # Of the statistics a block moves its own alone.
+        new = {k: after[k] if block.owns(k) else new[k] for k in new}
+      return outputs, new, features
+
+    found, new, features = jax.jit(through, static_argnums=3)(
+      params, stats, inputs, train
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(new, moved, rtol=1e-5)
+    logits = model.head(params, features)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_from_linen_refuses_batch_statistics_that_would_never_see_a_batch():
-  class Net(nn.Module):
-    @nn.compact
-    def __call__(self, inputs, norm=True):
-      return nn.Dense(2)(nn.BatchNorm(use_running_average=norm)(inputs))
-
-  model = models.from_linen(Net(), "mine")
-  with pytest.raises(ValueError, match="argument or a field called one of"):
-    model.init(jax.random.key(0), jnp.ones((3, 2)))
-
-
-class Dropping(nn.Module):
-  """Drops some of its inputs, each of which a weight passes on as it is."""
-
-  always: bool = False
-
-  @nn.compact
-  def __call__(self, inputs, deterministic=True):
-    off = deterministic and not self.always
-    x = nn.Dropout(0.5, deterministic=off)(inputs)
-    x = nn.Dropout(0.5, rng_collection="noise", deterministic=off)(x)
-    return nn.Dense(64, name="last", kernel_init=nn.initializers.ones)(x)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_is_in_one_block(name):
+  model = qj.models.create_model(name, 3, **NETWORKS[name])
+  inputs = jnp.asarray(samples(name))
+  params, stats = jax.eval_shape(model.init, jax.random.key(0), inputs)
+  assert model.blocks and model.blocks[-1].layers == ("last",)
+  for layer in {**params, **stats}:
+    assert sum(block.owns(f"{layer}/kernel") for block in model.blocks) == 1
+  assert len({block.name for block in model.blocks}) == len(model.blocks)
+  owned = [layer for block in model.blocks for layer in block.layers]
+  assert set(owned) == set(params)
 
 
-def batch_of(key):
-  return Batch(jnp.ones((3, 64)), jnp.zeros(3, jnp.int32), key)
-
-
-def test_a_module_that_drops_out_is_given_a_key_under_any_name():
-  model = models.from_linen(Dropping(), "mine")
-  batch = batch_of(jax.random.key(1))
-  params, stats = model.init(jax.random.key(0), batch.inputs)
-  eye = {"last": {**params["last"], "kernel": jnp.eye(64)}}
-  with pytest.raises(ValueError, match="key=None: must be .* model 'mine'"):
-    models.training_pass(model, eye, stats, batch)
-  model = model._replace(random=True)
-  with pytest.raises(ValueError, match="batch.key=None: must be .* 'mine'"):
-    models.training_pass(model, eye, stats, batch_of(None))
-
-  def kept(key, params=eye):
-    return models.training_pass(model, params, stats, batch_of(key))[0] != 0
-
-  first = kept(batch.key)
-  # Two layers drop half each, by themselves.
-  assert 0.1 < jnp.mean(first) < 0.4
-  assert {4.0, 0.0} == set(
-    np.unique(models.training_pass(model, eye, stats, batch)[0]).tolist()
-  )
-  # Other weights of the same step see the same units.
-  doubled = jax.tree.map(lambda x: 2 * x, eye)
-  np.testing.assert_array_equal(kept(batch.key, doubled), first)
-  assert (kept(jax.random.key(2)) != first).any()
-  told, _ = model.apply(eye, stats, batch.inputs, False)
-  np.testing.assert_array_equal(told, batch.inputs)
-
-
-def test_the_inputs_of_the_last_layer_are_those_that_were_not_dropped():
-  model = models.from_linen(Dropping(), "mine")
-  inputs, key = jnp.ones((3, 64)), jax.random.key(1)
-  params, stats = model.init(jax.random.key(0), inputs)
-  assert model.features is not None and model.head is not None
-  found, _ = model.features(params, stats, inputs, True, key)
-  logits, _ = model.apply(params, stats, inputs, True, key)
-  assert (found == 0).any()
-  np.testing.assert_allclose(model.head(params, found), logits, rtol=1e-6)
-
-
-def test_a_module_must_not_drop_out_where_it_is_not_trained():
-  model = models.from_linen(Dropping(True), "mine")
-  inputs = jnp.ones((3, 64))
-  params, stats = model.init(jax.random.key(0), inputs)
-  with pytest.raises(
-    ValueError, match="in training alone; that of model 'mine'"
-  ):
-    model.apply(params, stats, inputs, False)
-
-
-class _Scanned(nn.Module):
-  """Adds noise in two steps, each of which has a key of its own, or none."""
-
-  split: bool
-
-  @nn.compact
-  def __call__(self, inputs, train):
-    def layer(module, carry, _):
-      shape = carry.shape
-      if not train:
-        return carry, jnp.zeros(shape)
-      noise = jax.random.normal(module.make_rng("noise"), shape)
-      return carry, noise
-
-    keys: Any = {"noise": True} if self.split else {}
-    run = nn.scan(layer, split_rngs=keys, length=2)
-    return run(self, inputs, None)[1]
-
-
-def test_layers_that_are_scanned_draw_numbers_of_their_own():
-  inputs, key = jnp.ones((3, 2)), jax.random.key(1)
-  first, second = models.from_linen(_Scanned(True), "mine").apply(
-    {}, {}, inputs, True, key
-  )[0]
-  assert (first != second).all()
-  alone = models.from_linen(_Scanned(False), "mine")
-  with pytest.raises(ValueError, match='by split_rngs, .*for "noise"'):
-    alone.apply({}, {}, inputs, True, key)
-
-
-def test_a_network_without_dropout_computes_as_if_there_were_no_keys():
-  model = models.from_linen(models.MLP(2, (3,)), "mine")
-  batch = Batch(jnp.ones((3, 2)), jnp.zeros(3, int), jax.random.key(0))
-  params, stats = model.init(jax.random.key(0), batch.inputs)
-
-  def text(fn):
-    return str(jax.make_jaxpr(fn)(params, batch.inputs, batch.key))
-
-  def with_key(params, inputs, key):
-    own = batch._replace(inputs=inputs, key=key)
-    return models.training_pass(model, params, stats, own)
-
-  expected = text(lambda params, x, key: model.apply(params, stats, x, True))
-  assert text(with_key) == expected
-  assert models.pass_keys(model, batch.key, 3) is None
-
-
-def test_from_linen_leaves_a_field_alone_that_is_told_otherwise():
-  class Merged(nn.Module):
-    """As flax has it: a field or an argument, never both."""
-
-    use_running_average: bool | None = None
-    training: str = "a plan"  # Something else of this name.
+def test_a_module_of_ones_own_may_name_its_blocks():
+  class Mine(nn.Module):
+    @property
+    def block_layers(self):
+      return {"body": ("first", "norm"), "last": ("last",)}
 
     @nn.compact
-    def __call__(self, x, use_running_average=None):
-      average = nn.merge_param(
-        "use_running_average", self.use_running_average, use_running_average
-      )
-      assert self.training == "a plan"
-      return nn.Dense(2, name="last")(nn.BatchNorm(average)(x))
+    def __call__(self, inputs, train, only=None):
+      if only is None or "body" in only:
+        inputs = nn.Dense(4, name="first")(inputs)
+        inputs = nn.Dropout(0.5, deterministic=not train)(inputs)
+        norm = nn.BatchNorm(use_running_average=not train, name="norm")
+        inputs = norm(inputs)
+      if only is None or "last" in only:
+        inputs = nn.Dense(3, name="last")(inputs)
+      return inputs
 
-  model = models.from_linen(Merged(), "mine")
-  inputs = jnp.arange(6.0).reshape(3, 2)
-  params, stats = model.init(jax.random.key(0), inputs)
-  _, moved = model.apply(params, stats, inputs, True)
-  assert not np.array_equal(
-    moved["BatchNorm_0"]["mean"], stats["BatchNorm_0"]["mean"]
+  model = qj.models.settle(
+    qj.from_linen(Mine(), "mine"), 3, jax.ShapeDtypeStruct((2, 5), jnp.float32)
   )
+  assert model.random and model.blocks
+  inputs = jnp.arange(20.0).reshape(4, 5)
+  params, stats = model.init(jax.random.key(0), inputs)
+  key = jax.random.key(1)
+  expected, _ = model.apply(params, stats, inputs, True, key)
+  body, last = model.blocks
+  outputs, moved = body.apply(params, stats, inputs, True, key)
+  outputs, _ = last.apply(params, stats, outputs, True, key)
+  # The same units are dropped, whether it runs in one piece or in two.
+  np.testing.assert_allclose(outputs, expected, rtol=1e-6)
+  assert not np.array_equal(moved["norm"]["mean"], stats["norm"]["mean"])
 
 
-class _ToldByAnotherName(nn.Module):
-  @nn.compact
-  def __call__(self, inputs, is_train=False):
-    return nn.Dense(2)(nn.Dropout(0.5, deterministic=not is_train)(inputs))
+def test_wrong_blocks_are_named():
+  model = qj.models.create_model("mlp", 3, features=(4, 4))
+  assert model.blocks
+  shape = jax.ShapeDtypeStruct((2, 5), jnp.float32)
 
+  def settle(blocks):
+    given = model._replace(blocks=blocks)
+    qj.models.check_type(given)
+    return qj.models.settle(given, 3, shape)
 
-def test_a_module_that_is_told_by_a_name_nobody_knows_is_warned_of():
-  with pytest.warns(UserWarning, match="'is_train', which is left as it is"):
-    models.from_linen(_ToldByAnotherName(), "net")
+  first, hidden, last = model.blocks
+  settle((first, hidden, last))
+  wrong = {
+    "must be a tuple of qj.models.Block": [first, hidden, last],
+    "'hidden_1/bias' is in none": (first, last),
+    "'last/bias' is in .'x', 'last'.": (
+      first._replace(name="x", layers=("first", "last")),
+      hidden,
+      last,
+    ),
+    "its blocks fails with": (first, last, hidden),
+  }
+  for message, blocks in wrong.items():
+    with pytest.raises(ValueError, match=message):
+      settle(blocks)

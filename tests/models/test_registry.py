@@ -1,0 +1,44 @@
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from quped_jax import models
+
+
+def test_register_model():
+  def linear(num_classes, *, scale=1.0, **_):
+    del scale
+    return models.from_linen(nn.Dense(num_classes), "linear")
+
+  models.register_model("test_linear", linear)
+  model = models.create_model("test_linear", 3, scale=2.0)
+  params, _ = model.init(jax.random.key(0), jnp.ones((1, 5)))
+  chex.assert_shape(params["kernel"], (5, 3))
+  models.register_model("test_linear", lambda num_classes, **_: model)
+  assert models.create_model("test_linear", 9) is model
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ({"name": "vgg"}, "model='vgg': must be one of .*cnn1, cnn2, .*mlp"),
+    ({"num_classes": 0}, "num_classes=0: must be at least 1"),
+    ({"conv": "im2col"}, "conv='im2col': must be one of auto, adaptive"),
+    ({"width": 3}, r"options=\['width'\]: must be among \['dtype', 'feat"),
+    ({"features": (64, 0)}, r"features=\(64, 0\): must be positive"),
+    (
+      {"name": "cnn1", "conv_features": (-1,)},
+      r"conv_features=\(-1,\): must be positive",
+    ),
+  ],
+)
+def test_create_model_errors(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    models.create_model(**{"name": "mlp", "num_classes": 10, **arguments})
+
+
+def test_register_model_refuses_built_in_names():
+  with pytest.raises(ValueError, match="name='mlp': must be none of"):
+    models.register_model("mlp", models.create_model)
