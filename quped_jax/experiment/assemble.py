@@ -68,11 +68,13 @@ class Assembly(NamedTuple):
     """The clients' network; if they have several, one of them."""
     return next(iter(self.models.clients.values()))
 
-  def primary_model(self, cohort: str, client_id: int):
-    """Shapes of the model that comparisons report: (params, stats, model)."""
-    method, found = self.method, []
+  def variants(
+    self, cohort: str, client_id: int
+  ) -> dict[str, tuple[Any, Any, models_lib.Model]]:
+    """Shapes of a client's models: {variant: (params, stats, model)}."""
+    method, networks = self.method, {}
 
-    def variant(key, federation, population):
+    def variants(key, federation, population):
       inputs = federation.example()
       spec, rates = population.of_client(client_id)
       server = method.init_server(key, inputs)
@@ -86,17 +88,20 @@ class Assembly(NamedTuple):
         shared_learning_rate=population.shared_learning_rate,
         public=federation.public,
       )
-      variants = method.variants(
+      found = method.variants(
         server, client, federation.client(client_id), context, cohort
       )
-      params, stats, model = variants[method.primary_variant]
-      found.append(model)
-      return params, stats
+      networks.update({name: model for name, (_, _, model) in found.items()})
+      return {name: variant[:2] for name, variant in found.items()}
 
     shapes = jax.eval_shape(
-      variant, jax.random.key(0), self.federation, self.population
+      variants, jax.random.key(0), self.federation, self.population
     )
-    return (*shapes, found[-1])
+    return {name: (*shapes[name], model) for name, model in networks.items()}
+
+  def primary_model(self, cohort: str, client_id: int):
+    """Shapes of the model that comparisons report: (params, stats, model)."""
+    return self.variants(cohort, client_id)[self.method.primary_variant]
 
   def cohorts(self) -> dict[str, tuple[client_types_lib.Network, np.ndarray]]:
     """Of the clients that train: {cohort: (its network, its clients' ids)}."""

@@ -19,6 +19,15 @@ FAMILIES = (
 )  # fmt: skip
 
 
+# One of each file in `methods/blocks`, with which methods are built. What takes
+# a program of its own, and is a property of the engine and of these files, is
+# tested for these.
+BLOCKS = (
+  "fedavg", "ditto", "fedrep", "fml", "fedgkd", "fd", "ds_fl", "feddf",
+  "fedgkt", "fedgen", "quped",
+)  # fmt: skip
+
+
 def over(names, fast=FAMILIES):
   """Parametrizes a test by methods; marks it slow for all but a few."""
   return pytest.mark.parametrize(

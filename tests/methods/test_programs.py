@@ -12,10 +12,17 @@ from quped_jax.experiment.build_clients import build_clients, build_population
 from quped_jax.experiment.settings import swept
 from quped_jax.experiment.training import make_schedule
 from tests import lowering, tiny
-from tests.methods.every import CLIENTS, COHORT, equal, floats, over
+from tests.methods.every import (
+  BLOCKS,
+  CLIENTS,
+  COHORT,
+  equal,
+  floats,
+  over,
+)
 
 
-@over(tiny.METHODS, fast=("fedavg", "ditto", "feddf", "quped"))
+@over(BLOCKS, fast=("fedavg", "ditto", "feddf", "quped"))
 def test_other_clients_and_later_rounds_compile_nothing(name):
   made = tiny.tiny(name)
   state = made.play(1)
@@ -69,12 +76,23 @@ def with_other_numbers(settings: qj.Settings) -> qj.Settings:
 
 @over(tiny.METHODS, fast=())
 def test_other_numbers_are_given_to_the_same_program(name):
-  """And lead to what they lead to as constants."""
-  settings = with_other_numbers(
-    tiny.make_settings(name, CLIENTS, **NUMBERS, devices=1)
-  )
   first = tiny.make_settings(name, CLIENTS, **NUMBERS, devices=1)
+  settings = with_other_numbers(first)
   assert swept.program_of(first) == swept.program_of(settings)
+  state = tiny.tiny(name).simulation.shapes(False)
+  texts = [
+    x.simulation.program.jitted.lower(
+      state, jnp.int32(1), x.federation, x.population
+    ).as_text()
+    for x in map(tiny.assemble, (first, settings))
+  ]
+  assert texts[0] == texts[1]
+
+
+@over(BLOCKS, fast=())
+def test_they_lead_to_what_they_lead_to_as_constants(name):
+  first = tiny.make_settings(name, CLIENTS, **NUMBERS, devices=1)
+  settings = with_other_numbers(first)
   start = tiny.to_host(tiny.tiny(name).state())
   double = jax.tree.map(
     lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, start
@@ -82,13 +100,6 @@ def test_other_numbers_are_given_to_the_same_program(name):
   with jax.enable_x64(True):
     made, other = tiny.assemble(first), tiny.assemble(settings)
     population = build_population(settings)
-    texts = [
-      x.simulation.program.jitted.lower(
-        tiny.from_host(double), jnp.int32(1), x.federation, x.population
-      ).as_text()
-      for x in (made, other)
-    ]
-    assert texts[0] == texts[1]
     state, _ = made.simulation.program(
       tiny.from_host(double), jnp.int32(2), made.federation, population
     )
@@ -113,13 +124,6 @@ def test_other_numbers_are_given_to_the_same_program(name):
   assert equal(*accuracy)
 
 
-# One of each file in `methods/blocks`, with which methods are built.
-BLOCKS = (
-  "fedavg", "ditto", "fedrep", "fml", "fedgkd", "fd", "ds_fl", "feddf",
-  "fedgkt", "fedgen", "quped",
-)  # fmt: skip
-
-
 @over(tiny.METHODS, fast=BLOCKS)
 def test_rounds_lower_for_accelerators_in_their_forms(name):
   made = tiny.tiny(name)
@@ -131,7 +135,7 @@ def test_rounds_lower_for_accelerators_in_their_forms(name):
       assert lowering.joint_reductions(text, 4) >= 1
 
 
-@over(tiny.METHODS, fast=())
+@over(BLOCKS, fast=())
 def test_rounds_of_all_clients_at_once_lower_for_accelerators(name):
   bits = tiny.CASES[name].bits
   made = tiny.tiny(
