@@ -14,12 +14,13 @@ PYTEST := $(BIN)/python -m pytest --durations=15
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-all lint demo clean
+.PHONY: help setup test test-all test-long lint demo clean
 
 help:
 	@echo 'make setup     create $(VENV) and install everything into it'
 	@echo 'make test      set up and run the tests (PYTEST_ARGS="-k name")'
-	@echo 'make test-all  set up and run those that take long, the rest'
+	@echo 'make test-all  set up and run those that take long'
+	@echo 'make test-long set up and run further cases of these, for an hour'
 	@echo 'make lint      set up and check style and types'
 	@echo 'make demo      set up and run the demonstration (DEMO_DIR=$(DEMO_DIR))'
 	@echo 'make clean     remove $(VENV) and all caches'
@@ -42,11 +43,16 @@ $(INSTALLED): setup.cfg constraints.txt
 setup: $(INSTALLED)
 
 test: setup
-	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow and not long' $(PYTEST_ARGS)
 
 # Not once more what `make test` runs.
 test-all: setup
-	$(PYTEST) -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m 'slow and not long' $(PYTEST_ARGS)
+
+# Every method and every combination, where `test-all` has one of each kind:
+# before a release, and after a change of the engine.
+test-long: setup
+	$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check

@@ -18,6 +18,7 @@ import quped_jax as qj
 from quped_jax.quantization import level_sums, proximal
 from quped_jax.simulation import program
 from tests import tiny
+from tests.methods import every
 
 _SCATTER = re.compile(
   r'"stablehlo\.scatter"\(.*?dimension_numbers = #stablehlo\.scatter<(.*?)>,'
@@ -199,11 +200,10 @@ def test_no_round_with_many_levels_adds_floats_in_any_order(changes):
   assert may_differ(text(True)) == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", tiny.METHODS)
-def test_no_round_of_any_method_adds_floats_in_any_order(method):
+@every.over(tiny.METHODS, fast=(), slow=every.BLOCKS)
+def test_no_round_of_any_method_adds_floats_in_any_order(name):
   settings = tiny.make_settings(
-    method, len(tiny.COUNTS), steps=2, deterministic=True
+    name, len(tiny.COUNTS), steps=2, deterministic=True
   )
   assert may_differ(round_of(settings)) == 0
 

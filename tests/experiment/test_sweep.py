@@ -108,8 +108,10 @@ QUPED = dataclasses.replace(
   "changes",
   [
     {},
-    {"devices": 2, "strategy": "auto"},
-    {"client_state": "disk", "clients_per_block": 2},
+    pytest.param({"devices": 2, "strategy": "auto"}, marks=pytest.mark.long),
+    pytest.param(
+      {"client_state": "disk", "clients_per_block": 2}, marks=pytest.mark.long
+    ),
     {"finetune_at": 1, "save_models": "clients"},
     {"partition": "iid", "epochs": 1, "participation": (0.7,)},
   ],

@@ -28,13 +28,24 @@ BLOCKS = (
 )  # fmt: skip
 
 
-def over(names, fast=FAMILIES):
-  """Parametrizes a test by methods; marks it slow for all but a few."""
+def over(names, fast=FAMILIES, slow=None):
+  """Parametrizes a test by methods.
+
+  Args:
+    names: of the methods.
+    fast: those for which it is part of `make test`.
+    slow: those of the others for which it is part of `make test-all`, and not
+      of `make test-long`; None for all.
+  """
+
+  def marks(name):
+    if name in fast:
+      return ()
+    whole = slow is None or name in slow
+    return pytest.mark.slow if whole else pytest.mark.long
+
   return pytest.mark.parametrize(
-    "name",
-    [
-      n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names
-    ],
+    "name", [pytest.param(name, marks=marks(name)) for name in names]
   )
 
 

@@ -17,6 +17,7 @@ from quped_jax.methods import api
 from tests import tiny
 from tests.methods import golden
 from tests.methods.every import (
+  BLOCKS,
   CLIENTS,
   COHORT,
   each,
@@ -92,7 +93,7 @@ ON_HOST = {"strategy": "dispatch", "chunk_size": 3}
 DEVICES = {"devices": 2, "chunk_size": 2}
 
 
-@over(tiny.METHODS, fast=())
+@over(tiny.METHODS, fast=(), slow=BLOCKS)
 def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   further = [THREE, ON_HOST] if name in ("local", "fedgkt") else []
   ways = [VMAP, ONE, *further]
@@ -110,7 +111,7 @@ def test_one_round_does_not_depend_on_how_many_run_at_once(name):
 IN_DOUBLE = ("quped", "qupel", "fedavg", "local", "fedgkt")
 
 
-@over(IN_DOUBLE, fast=())
+@over(IN_DOUBLE, fast=(), slow=("quped", "fedavg", "fedgkt"))
 def test_five_rounds_agree_in_double_precision(name):
   start = tiny.to_host(tiny.tiny(name, bits=tiny.BITS).state())
   double = jax.tree.map(
@@ -149,7 +150,7 @@ def test_runs_depend_on_the_seed_alone(name):
   assert tiny.largest_difference(one.clients, other.clients) > 1e-3
 
 
-@over(tiny.METHODS, fast=())
+@over(tiny.METHODS, fast=(), slow=BLOCKS)
 def test_who_is_absent_stays_as_it_was(name):
   made = tiny.tiny(name, clients_per_round=2)
   start = tiny.to_host(made.state())
@@ -220,7 +221,7 @@ DIGITS = {
 }
 
 
-@over(tiny.METHODS, fast=("quped",))
+@over(tiny.METHODS, fast=("quped",), slow=BLOCKS)
 def test_digits_are_learned(name):
   case = tiny.CASES[name]
   values = {**DIGITS, "method_options": {name: dict(case.options)}}
@@ -330,7 +331,7 @@ PHASES = (
 )  # fmt: skip
 
 
-@over(PHASES, fast=("quped",))
+@over(PHASES, fast=("quped",), slow=BLOCKS)
 def test_the_fine_tuning_phase_trains_levels_with_frozen_assignments(name):
   made = tiny.tiny(name)
   frozen = made.simulation.begin_finetune(made.play(2))

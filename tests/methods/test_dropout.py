@@ -116,14 +116,13 @@ def test_a_rate_of_zero_trains_as_the_network_without_dropout(method):
   tiny.assert_same_bits(*map(tiny.to_host, ends))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_a_network_that_drops_out_trains_alike_under_any_strategy(method):
-  model = "with_dropout_normed" if method == "fedbn" else "with_dropout"
-  made = tiny_of(method, model)
+@every.over(METHODS, fast=(), slow=("fedavg", "fedgkt", "per_fedavg", "quped"))
+def test_a_network_that_drops_out_trains_alike_under_any_strategy(name):
+  model = "with_dropout_normed" if name == "fedbn" else "with_dropout"
+  made = tiny_of(name, model)
   start = tiny.to_host(made.simulation.init(0))
   first = tiny.to_host(play(made))
-  second = tiny.to_host(play(tiny_of(method, model, **VMAP)))
+  second = tiny.to_host(play(tiny_of(name, model, **VMAP)))
   assert tiny.largest_difference(first, second) < 2e-5
   assert tiny.largest_difference(start.clients, first.clients) > 1e-3
   assert int(first.monitor.undone) == 0

@@ -22,7 +22,7 @@ from tests.methods.every import (
 )
 
 
-@over(BLOCKS, fast=("fedavg", "ditto", "feddf", "quped"))
+@over(tiny.METHODS, fast=("fedavg", "ditto", "feddf", "quped"), slow=BLOCKS)
 def test_other_clients_and_later_rounds_compile_nothing(name):
   made = tiny.tiny(name)
   state = made.play(1)
@@ -89,7 +89,7 @@ def test_other_numbers_are_given_to_the_same_program(name):
   assert texts[0] == texts[1]
 
 
-@over(BLOCKS, fast=())
+@over(tiny.METHODS, fast=(), slow=BLOCKS)
 def test_they_lead_to_what_they_lead_to_as_constants(name):
   first = tiny.make_settings(name, CLIENTS, **NUMBERS, devices=1)
   settings = with_other_numbers(first)
@@ -135,7 +135,7 @@ def test_rounds_lower_for_accelerators_in_their_forms(name):
       assert lowering.joint_reductions(text, 4) >= 1
 
 
-@over(BLOCKS, fast=())
+@over(tiny.METHODS, fast=(), slow=BLOCKS)
 def test_rounds_of_all_clients_at_once_lower_for_accelerators(name):
   bits = tiny.CASES[name].bits
   made = tiny.tiny(

@@ -161,7 +161,16 @@ LIMITS = {"quped": 1e-8, "qupel": 1e-8}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", IN_DOUBLE)
+@pytest.mark.parametrize(
+  "method",
+  [
+    pytest.param(
+      name,
+      marks=() if name in ("scaffold", "feddf", "quped") else pytest.mark.long,
+    )
+    for name in IN_DOUBLE
+  ],
+)
 def test_it_is_so_to_the_last_digits_in_float64(method):
   how = {"bits": (2, 32), "steps": 2, **IN_DOUBLE[method]}
   with jax.enable_x64(True):
@@ -324,15 +333,20 @@ VMAP, ONE = {"strategy": "vmap"}, {"chunk_size": 1}
 @pytest.mark.parametrize(
   ("method", "bits", "how", "runs"),
   [
-    ("fedavg", 32, VMAP, 2),
     ("fedavg", 32, VMAP, 8),
     ("local", 32, ONE, 4),
-    ("quped", 32, VMAP, 4),
     ("quped", 2, VMAP, 2),
-    ("quped", 2, VMAP, 4),
-    ("quped", 2, VMAP, 8),
-    ("quped", 2, ONE, 4),
-    ("quped", 32, ONE, 8),
+    *(
+      pytest.param(*case, marks=pytest.mark.long)
+      for case in [
+        ("fedavg", 32, VMAP, 2),
+        ("quped", 32, VMAP, 4),
+        ("quped", 2, VMAP, 4),
+        ("quped", 2, VMAP, 8),
+        ("quped", 2, ONE, 4),
+        ("quped", 32, ONE, 8),
+      ]
+    ),
   ],
 )
 def test_the_formula_of_memory_holds_to_a_quarter(method, bits, how, runs):

@@ -46,15 +46,15 @@ HOW: dict[str, dict[str, Any]] = {
   ("method", "how"),
   [
     ("scaffold", "disk"),
+    ("scaffold", "vmap"),
+    ("quped", "devices"),
     *(
-      pytest.param(method, how, marks=pytest.mark.slow)
+      pytest.param(method, how, marks=pytest.mark.long)
       for method, how in [
         ("quped", "one"),
-        ("quped", "devices"),
         ("quped", "vmap"),
         ("scaffold", "one"),
         ("scaffold", "devices"),
-        ("scaffold", "vmap"),
         ("quped", "disk"),
       ]
     ),

@@ -108,16 +108,16 @@ def played(made, most=(), rounds=2):
 @pytest.mark.parametrize(
   "how",
   [
-    {},
+    pytest.param({}, marks=pytest.mark.long),
     pytest.param(
-      {"strategy": "chunks", "chunk_size": 1}, marks=pytest.mark.slow
+      {"strategy": "chunks", "chunk_size": 1}, marks=pytest.mark.long
     ),
     pytest.param(
-      {"strategy": "chunks", "chunk_size": 2}, marks=pytest.mark.slow
+      {"strategy": "chunks", "chunk_size": 2}, marks=pytest.mark.long
     ),
-    pytest.param({"devices": 2}, marks=pytest.mark.slow),
+    pytest.param({"devices": 2}, marks=pytest.mark.long),
     # Whose batch norm keeps statistics of the quantized model apart.
-    pytest.param({"model": "normed"}, marks=pytest.mark.slow),
+    {"model": "normed"},
   ],
 )
 def test_a_divided_cohort_gives_what_the_whole_gives(how):
@@ -129,7 +129,17 @@ def test_a_divided_cohort_gives_what_the_whole_gives(how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["qupel", "fml", "fedavg", "ditto", "local"])
+@pytest.mark.parametrize(
+  "method",
+  [
+    "fml",
+    "fedavg",
+    *(
+      pytest.param(method, marks=pytest.mark.long)
+      for method in ("qupel", "ditto", "local")
+    ),
+  ],
+)
 def test_methods_give_the_same_divided(method):
   state, _ = played(simulate(method), most=MOST)
   want, _ = played(simulate(method, divided=False))
