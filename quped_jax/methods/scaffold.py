@@ -47,7 +47,6 @@ from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   averaging,
   centers,
-  local_steps,
   messages,
   trees,
 )
@@ -135,7 +134,13 @@ def make_scaffold(
       "client went"
     )
   lengths = _lengths(training.steps, training.momentum)
-  method = averaging.averaging_method("scaffold", models, training)
+  method = averaging.averaging_method(
+    "scaffold",
+    models,
+    training,
+    weighting=options.weighting,
+    correction=lambda download, params: download.control,
+  )
 
   def init_server(key, inputs):
     model = method.init_server(key, inputs)
@@ -146,16 +151,11 @@ def make_scaffold(
     return ScaffoldClient(levels, jax.tree.map(jnp.zeros_like, server.control))
 
   def client_update(download, client, data, context, cohort):
-    del cohort
-    learner, metrics = local_steps.train(
-      training,
-      averaging.resume(training, download.model, client.levels),
-      lambda batch: training.label_objective(models.shared, batch),
-      data,
-      context,
-      correction=trees.difference(download.control, client.control),
+    apart = trees.difference(download.control, client.control)
+    result = method.client_update(
+      download._replace(control=apart), client, data, context, cohort
     )
-    moved = averaging.difference(learner, download.model)
+    moved = result.message
     steps = training.steps
     if context.num_steps is not None:
       steps = jnp.minimum(steps, context.num_steps)
@@ -170,11 +170,9 @@ def make_scaffold(
       moved.params,
     )
     control = jax.tree.map(jnp.add, client.control, update)
-    return api.ClientResult(
-      ScaffoldClient(averaging.keep(learner), control),
-      Controlled(moved, update),
-      messages.client_weight(options.weighting, data),
-      metrics,
+    return result._replace(
+      client=result.client._replace(control=control),
+      message=Controlled(moved, update),
     )
 
   def receive(server, message, weight, context, cohort):
@@ -202,22 +200,6 @@ def make_scaffold(
   def broadcast(server, context, cohort):
     return server._replace(model=method.broadcast(server, context, cohort))
 
-  def robust(server, aggregates, center, context):
-    sent = [centers.senders(a.collected) for a in aggregates.values()]
-    new = centers.in_place_of_mean(server, aggregates, center, context)
-    # The mean over the clients that took part, for as many of all N.
-    count = sum(jnp.sum(x) for x in sent)
-
-    def total(aggregate):
-      model, control = aggregate.total
-      control = jax.tree.map(lambda c: count * c, control)
-      return aggregate._replace(total=Controlled(model, control))
-
-    return {cohort: total(aggregate) for cohort, aggregate in new.items()}
-
-  def variants(server, client, data, context, cohort):
-    return method.variants(server, client.levels, data, context, cohort)
-
   return method.replace(
     init_server=init_server,
     init_client=init_client,
@@ -225,8 +207,7 @@ def make_scaffold(
     client_update=client_update,
     receive=receive,
     averages=False,
-    robust=robust,
+    robust=centers.in_place_of_sum,
     server_update=server_update,
     server_moves=lambda server: server.model.params,
-    variants=variants,
   )

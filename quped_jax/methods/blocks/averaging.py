@@ -14,6 +14,7 @@ evaluated with the server's statistics, never with those of one client's data.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,6 +45,20 @@ class Levels(NamedTuple):
 
 # `(download, batch, context) -> Objective`
 LocalLoss = Callable[[Any, Batch, api.Context], Objective]
+# `(download, params) -> tree`, added to the gradient of the weights
+Correction = Callable[[Any, Any], Any]
+
+
+def levels_of(client: Any) -> Levels:
+  """The levels in a client's state."""
+  return client if isinstance(client, Levels) else client.levels
+
+
+def with_levels(client: Any, levels: Levels) -> Any:
+  """The same state with other levels."""
+  if isinstance(client, Levels):
+    return levels
+  return client._replace(levels=levels)
 
 
 def keep(learner: Learner) -> Levels:
@@ -76,10 +91,9 @@ def copy_for(model: api.GlobalModel, spec: api.ClientSpec) -> api.GlobalModel:
   return model._replace(quantized_stats=own)
 
 
-def resume(
-  training: Training, shared: api.GlobalModel, levels: Levels
-) -> Learner:
+def resume(training: Training, shared: api.GlobalModel, client: Any) -> Learner:
   """A learner at a client's copy of the model, with the client's own levels."""
+  levels = levels_of(client)
   learner = training.alternating.init(
     shared.params, shared.stats, levels.codebooks
   )
@@ -114,11 +128,11 @@ def difference(learner: Learner, shared: api.GlobalModel) -> api.GlobalModel:
 
 
 def quantized_model(
-  training: Training, model: Model, server: Any, levels: Levels, spec: Any
+  training: Training, model: Model, server: Any, client: Any, spec: Any
 ) -> api.Predictor:
   """The shared model at a client's levels, with the server's statistics."""
   shared = copy_for(model_of(server), spec)
-  return (*alternating.deployed(resume(training, shared, levels)), model)
+  return (*alternating.deployed(resume(training, shared, client)), model)
 
 
 def with_term(
@@ -155,12 +169,16 @@ def averaging_method(
   *,
   weighting: str = "samples",
   local_loss: LocalLoss | None = None,
+  correction: Correction | None = None,
   batches: int = 1,
 ) -> api.FederatedMethod:
   """FedAvg, with a loss at the clients that the method may choose.
 
   A method replaces whatever else it does differently. The server's state and
-  its download may be a NamedTuple with a field `model`.
+  its download may be a NamedTuple with a field `model`, a client's state one
+  with a field `levels`. A method whose clients keep more than that calls this
+  `client_update`, with what the local steps must know of it in the download,
+  and then changes the rest of the state that it returns.
 
   Args:
     name: the method's name, for errors.
@@ -169,6 +187,8 @@ def averaging_method(
     weighting: weights of the clients in the mean: by "samples" or "uniform".
     local_loss: `(download, batch, context) -> Objective`; by default the loss
       on the labels.
+    correction: `(download, params) -> tree`, added to the gradient of the
+      weights; by default there is none.
     batches: how many batches a local step gets, see `local_steps.run`.
 
   Raises:
@@ -206,11 +226,13 @@ def averaging_method(
       lambda batch: objective(download, batch, context),
       data,
       context,
+      correction=correction and functools.partial(correction, download),
       batches=batches,
     )
     weight = messages.client_weight(weighting, data)
     message = difference(learner, shared)
-    return api.ClientResult(keep(learner), message, weight, metrics)
+    client = with_levels(client, keep(learner))
+    return api.ClientResult(client, message, weight, metrics)
 
   def global_model(server, cohort):
     del cohort

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from quped_jax.methods import api
@@ -31,3 +32,20 @@ def in_place_of_mean(
   return instead_of_mean(
     aggregates, center(everyone.parts, sent), jnp.any(sent)
   )
+
+
+def in_place_of_sum(
+  server: Any,
+  aggregates: Mapping[str, api.Aggregate],
+  center: api.Center,
+  context: api.Context,
+) -> dict[str, api.Aggregate]:
+  """Aggregates with the center of all messages, times the number of senders.
+
+  What takes the place of uniform sums, for a server to which it matters how
+  many clients took part.
+  """
+  sent = [senders(aggregate.collected) for aggregate in aggregates.values()]
+  count = sum(jnp.sum(x) for x in sent)
+  new = in_place_of_mean(server, aggregates, center, context)
+  return jax.tree.map(lambda x: count * x, new)

@@ -68,7 +68,7 @@ def train(
   data: ClientData,
   context: Context,
   *,
-  correction: Any = None,
+  correction: Callable[[Any], Any] | None = None,
   batches: int = 1,
 ) -> tuple[Learner, dict[str, jax.Array]]:
   """Trains a learner; each local step is an alternating step.
@@ -79,7 +79,8 @@ def train(
     objective: `batch -> Objective`.
     data: the client's samples.
     context: has the client's rates and key.
-    correction: added to the gradient of the weights, see `Alternating.step`.
+    correction: `params -> tree`, added to their gradient, see
+      `Alternating.step`.
     batches: how many batches a step gets, see `run`.
 
   Returns:
@@ -88,7 +89,10 @@ def train(
 
   def step(learner, batch):
     learner, loss = training.alternating.step(
-      learner, objective(batch), context.rates, correction=correction
+      learner,
+      objective(batch),
+      context.rates,
+      correction=correction and correction(learner.params),
     )
     return learner, {"loss": loss}
 

@@ -153,7 +153,7 @@ def partial_method(
     del cohort
     whole = merge(download, client.own)
     learner, metrics = train(
-      averaging.resume(training, whole, client.levels), data, context
+      averaging.resume(training, whole, client), data, context
     )
     _, own = parts(averaging.model_after(learner, whole))
     shared, _ = parts(averaging.difference(learner, whole))
@@ -174,7 +174,7 @@ def partial_method(
     return server._replace(quantized_stats=None), model
 
   def quantized_model(whole, client, data, context):
-    learner = averaging.resume(training, whole, client.levels)
+    learner = averaging.resume(training, whole, client)
     params, stats, _ = training.quantized_variant(model, learner, data, context)
     predicate = predicate_of(learner.params)
     shared = prune(learner.quantized_stats, predicate, False)
