@@ -22,18 +22,23 @@ from quped_jax.methods.fd import FdOptions, make_fd
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
 from quped_jax.methods.fedavg_ft import FedavgFtOptions, make_fedavg_ft
 from quped_jax.methods.fedbn import FedbnOptions, make_fedbn
+from quped_jax.methods.fedcad import FedcadOptions, make_fedcad
 from quped_jax.methods.feddf import FeddfOptions, make_feddf
+from quped_jax.methods.feddyn import FeddynOptions, make_feddyn
 from quped_jax.methods.fedgen import FedgenOptions, make_fedgen
 from quped_jax.methods.fedgkd import FedgkdOptions, make_fedgkd
 from quped_jax.methods.fedgkd_vote import FedgkdVoteOptions, make_fedgkd_vote
 from quped_jax.methods.fedgkt import FedgktOptions, make_fedgkt
 from quped_jax.methods.fedkd import FedkdOptions, make_fedkd
 from quped_jax.methods.fedmd import FedmdOptions, make_fedmd
+from quped_jax.methods.fedmlb import FedmlbOptions, make_fedmlb
 from quped_jax.methods.fedntd import FedntdOptions, make_fedntd
 from quped_jax.methods.fedprox import FedproxOptions, make_fedprox
 from quped_jax.methods.fedrep import FedrepOptions, make_fedrep
+from quped_jax.methods.fedssd import FedssdOptions, make_fedssd
 from quped_jax.methods.fml import FmlOptions, make_fml
 from quped_jax.methods.local import LocalOptions, make_local
+from quped_jax.methods.moon import MoonOptions, make_moon
 from quped_jax.methods.per_fedavg import PerFedavgOptions, make_per_fedavg
 from quped_jax.methods.pfedme import PfedmeOptions, make_pfedme
 from quped_jax.methods.quped import QupedOptions, make_quped
@@ -160,18 +165,23 @@ METHODS: dict[str, Entry] = {
   "fedavg": _entry(make_fedavg, FedavgOptions, version=1),
   "fedavg_ft": _entry(make_fedavg_ft, FedavgFtOptions, version=1),
   "fedbn": _entry(make_fedbn, FedbnOptions, version=1),
+  "fedcad": _entry(make_fedcad, FedcadOptions, version=1, shares=True),
   "feddf": _entry(make_feddf, FeddfOptions, version=1, shares=True),
+  "feddyn": _entry(make_feddyn, FeddynOptions, version=1, shares=True),
   "fedgen": _entry(make_fedgen, FedgenOptions, version=1, shares=True),
   "fedgkd": _entry(make_fedgkd, FedgkdOptions, version=1),
   "fedgkd_vote": _entry(make_fedgkd_vote, FedgkdVoteOptions, version=1),
   "fedgkt": _entry(make_fedgkt, FedgktOptions, version=1),
   "fedkd": _entry(make_fedkd, FedkdOptions, version=1),
   "fedmd": _entry(make_fedmd, FedmdOptions, version=1, shares=True),
+  "fedmlb": _entry(make_fedmlb, FedmlbOptions, version=1),
   "fedntd": _entry(make_fedntd, FedntdOptions, version=1),
   "fedprox": _entry(make_fedprox, FedproxOptions, version=1),
   "fedrep": _entry(make_fedrep, FedrepOptions, version=1),
+  "fedssd": _entry(make_fedssd, FedssdOptions, version=1, shares=True),
   "fml": _entry(make_fml, FmlOptions, version=1),
   "local": _entry(make_local, LocalOptions, version=1),
+  "moon": _entry(make_moon, MoonOptions, version=1, shares=True),
   "per_fedavg": _entry(make_per_fedavg, PerFedavgOptions, version=1),
   "pfedme": _entry(make_pfedme, PfedmeOptions, version=1),
   "quped": _entry(make_quped, QupedOptions, version=1),

@@ -28,12 +28,12 @@ from tests.methods.every import (
 
 # Written out, so that a method that loses this property does not drop out of
 # the test as well.
-PUBLIC = ("cfd", "ds_fl", "feddf", "fedmd")
+PUBLIC = ("cfd", "ds_fl", "fedcad", "feddf", "fedmd", "fedssd")
 
 
 def test_the_table_holds_every_method():
   assert set(tiny.METHODS) == set(methods.METHODS)
-  assert len(tiny.METHODS) == 25
+  assert len(tiny.METHODS) == 30
 
 
 @each
@@ -291,10 +291,10 @@ def check_levels(made, state):
 # All but APFL, whose clients have full precision, and FedBN, which has another
 # model here.
 QUANTIZED = (
-  "cfd", "ditto", "ds_fl", "fd", "fedavg", "fedavg_ft", "feddf", "fedgen",
-  "fedgkd", "fedgkd_vote", "fedgkt", "fedkd", "fedmd", "fedntd", "fedprox",
-  "fedrep", "fml", "local", "per_fedavg", "pfedme", "quped", "qupel",
-  "scaffold",
+  "cfd", "ditto", "ds_fl", "fd", "fedavg", "fedavg_ft", "fedcad", "feddf",
+  "feddyn", "fedgen", "fedgkd", "fedgkd_vote", "fedgkt", "fedkd", "fedmd",
+  "fedmlb", "fedntd", "fedprox", "fedrep", "fedssd", "fml", "local", "moon",
+  "per_fedavg", "pfedme", "quped", "qupel", "scaffold",
 )  # fmt: skip
 
 
@@ -365,9 +365,9 @@ def test_the_fine_tuning_phase_trains_levels_with_frozen_assignments(name):
 
 # Whose messages are differences of one model, which wrappers can average.
 AVERAGES = (
-  "apfl", "ditto", "fedavg", "fedavg_ft", "fedbn", "fedgkd", "fedgkd_vote",
-  "fedkd", "fedntd", "fedprox", "fedrep", "fml", "per_fedavg", "pfedme",
-  "quped", "qupel",
+  "apfl", "ditto", "fedavg", "fedavg_ft", "fedbn", "fedcad", "fedgkd",
+  "fedgkd_vote", "fedkd", "fedmlb", "fedntd", "fedprox", "fedrep", "fedssd",
+  "fml", "moon", "per_fedavg", "pfedme", "quped", "qupel",
 )  # fmt: skip
 
 

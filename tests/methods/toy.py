@@ -224,32 +224,44 @@ class OneClient(NamedTuple):
   model: qj.Model
 
 
-def play_one_client(name: str, prepare=None, **options) -> OneClient:
+def play_one_client(
+  name: str,
+  prepare=None,
+  prepare_client=None,
+  *,
+  hidden: tuple[int, ...] = (4,),
+  steps: int = 3,
+  **options,
+) -> OneClient:
   """The first round of one client, of full precision, with 23 samples.
 
   Args:
     name: of the method.
     prepare: changes the server's state first.
+    prepare_client: likewise the client's.
+    hidden: widths of the MLP's layers before the last.
+    steps: how many local steps.
     options: of the method.
   """
   settings = tiny.make_settings(
-    name, 1, bits=(32,), steps=3, method_options={name: options}
+    name, 1, bits=(32,), steps=steps, method_options={name: options}
   )
-  model = qj.create_model("mlp", tiny.CLASSES, features=(4,))
-  made = tiny.make_method(settings, model)
+  model = qj.create_model("mlp", tiny.CLASSES, features=hidden)
   federation = tiny.make_federation((23,))
+  made = tiny.make_method(settings, model, federation)
   context, data = make_context(), federation.client(jnp.int32(0))
 
   @jax.jit
   def play_round():
     server, (client,) = begin(made, federation)
     server = prepare(server) if prepare else server
+    client = prepare_client(client) if prepare_client else client
     download = made.broadcast(server, context, COHORT)
     result = made.client_update(download, client, data, context, COHORT)
     return download, result
 
   draw_key, _ = jax.random.split(context.key)
-  batches = [data.batch(p) for p in data.draw(draw_key, 3, tiny.BATCH)]
+  batches = [data.batch(p) for p in data.draw(draw_key, steps, tiny.BATCH)]
   download, result = play_round()
   return OneClient(made, download, result, batches, model)
 

@@ -3,6 +3,7 @@
 from quped_jax.data.federation import Federation, PublicSet
 from quped_jax.methods.api import Models
 from quped_jax.methods.blocks.training import Training
+from quped_jax.models import Block, Model
 from quped_jax.quantization import codebook as codebook_lib
 
 
@@ -54,6 +55,26 @@ def check_classes(method: str, training: Training, reason: str) -> None:
     raise ValueError(
       f"loss: must be one over classes with method={method!r}: {reason}"
     )
+
+
+def check_blocks(method: str, model: Model) -> tuple[Block, ...]:
+  """The blocks of a network, two or more.
+
+  Args:
+    method: name of the method that runs them apart, for errors.
+    model: the network.
+
+  Raises:
+    ValueError: its blocks are unknown, or there is one alone.
+  """
+  blocks = model.blocks or ()
+  if len(blocks) < 2:
+    found = f"has {len(blocks)}" if blocks else "does not say what they are"
+    raise ValueError(
+      f"model={model.name!r}: must have two blocks or more with "
+      f"method={method!r}, which runs them apart; it {found}"
+    )
+  return blocks
 
 
 def check_same_model(method: str, models: Models) -> None:

@@ -22,6 +22,8 @@ SHARING = (
   "fedavg",
   pytest.param("fedprox", marks=SLOW),
   pytest.param("scaffold", marks=SLOW),
+  pytest.param("feddyn", marks=SLOW),
+  pytest.param("fedcad", marks=SLOW),
   pytest.param("fedgkd", marks=SLOW),
   pytest.param("fedgkd_vote", marks=SLOW),
   pytest.param("fedntd", marks=SLOW),

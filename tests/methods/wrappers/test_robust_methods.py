@@ -15,14 +15,14 @@ from tests.methods import toy
 from tests.methods.wrappers.slots import COHORT, by_hand, hear
 
 AVERAGING = {
-  "apfl", "ditto", "fedavg", "fedavg_ft", "fedbn", "fedgkd", "fedgkd_vote",
-  "fedkd", "fedntd", "fedprox", "fedrep", "fml", "per_fedavg", "pfedme",
-  "quped", "qupel",
+  "apfl", "ditto", "fedavg", "fedavg_ft", "fedbn", "fedcad", "fedgkd",
+  "fedgkd_vote", "fedkd", "fedmlb", "fedntd", "fedprox", "fedrep", "fedssd",
+  "fml", "moon", "per_fedavg", "pfedme", "quped", "qupel",
 }  # fmt: skip
 
 
 # Methods whose server does more than to average, and yet takes a median.
-ROBUST = ("cfd", "ds_fl", "feddf", "fedmd", "scaffold")
+ROBUST = ("cfd", "ds_fl", "feddf", "feddyn", "fedmd", "scaffold")
 
 
 @pytest.mark.parametrize("name", tiny.METHODS)
@@ -114,6 +114,25 @@ def test_scaffold_takes_the_median_of_models_and_of_controls():
     ),
   )
   assert tiny.largest_difference(new, expected) < 1e-5
+
+
+def test_feddyn_takes_the_median_of_models():
+  """As the mean of those who took part, and of moves as often as these."""
+  sent: Any = None
+
+  def send(server):
+    nonlocal sent
+    sent = like(server.model)
+    return sent
+
+  server, new = after_messages("feddyn", send)
+  center = median_of(sent).params
+  moves = jax.tree.map(lambda m: 4 / 5 * m, center)
+  assert tiny.largest_difference(new.moves, moves) < 1e-5
+  expected = jax.tree.map(
+    lambda w, m, h: w + m + h, server.model.params, center, moves
+  )
+  assert tiny.largest_difference(new.model.params, expected) < 1e-5
 
 
 def test_fedmd_takes_the_median_of_scores():
