@@ -117,7 +117,7 @@ _SPACES = {
   "fedgkd": {**_RATES, "fedgkd": {"gamma": (0.1, 0.2, 0.5)}},
   "fedgkd_vote": {**_RATES, "fedgkd_vote": {"gamma": (0.1, 0.2, 0.5)}},
   "fedntd": {**_RATES, "fedntd": {"beta": (0.3, 1.0, 3.0)}},
-  "fedcad": {**_RATES, "fedcad": {"strength": (0.3, 1.0, 3.0)}},
+  "fedcad": {**_RATES, "fedcad": {"strength": (0.1, 0.3, 1.0)}},
   "fedssd": {**_RATES, "fedssd": {"strength": (0.3, 1.0, 3.0)}},
   "fd": {**_RATES, "fd": {"gamma": (0.01, 0.1, 0.3)}},
   "fedmd": {**_RATES, "fedmd": _DIGEST},

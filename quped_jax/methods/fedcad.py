@@ -17,7 +17,8 @@ this at x and at Q(x), with levels of their own that stay with them; w has full
 precision.
 
 From memory of the paper, and from FedSSD, by the same authors, which adds a
-weight for each sample; not checked against its code, which is not public.
+weight for each sample; not checked against its code, which is not public. The
+default of m makes distillation about as strong as that of FedSSD.
 
 Optimizer states: that of the weights starts afresh each round, with the
 download; that of the levels stays with the client.
@@ -38,9 +39,16 @@ from quped_jax.methods.blocks.training import Training
 
 @dataclasses.dataclass(frozen=True)
 class FedcadOptions(credibility.CredibilityOptions):
-  """Settings of FedCAD: those of `CredibilityOptions`."""
+  """Settings of FedCAD: those of `CredibilityOptions`, with another default.
+
+  Attributes:
+    strength: m. With 1, squared distances may be too steep for usual step
+      sizes, above all of quantized clients.
+  """
 
   method: ClassVar[str] = "fedcad"
+
+  strength: float = api.traced(0.3)
 
 
 def make_fedcad(
