@@ -184,11 +184,12 @@ def test_quantized_clients_pull_their_weights_alone():
     )
   )
   ones = jax.tree.map(jnp.ones_like, client.moves)
-  plain = update(client).message.params
-  pulled = update(client._replace(moves=ones)).message.params
+  plain, pulled = update(client), update(client._replace(moves=ones))
   # One step from w, of which the pull is alpha times h.
-  expected = jax.tree.map(lambda d: d - toy.RATE * 0.5, plain)
-  assert tiny.largest_difference(pulled, expected) < 1e-6
+  expected = jax.tree.map(lambda d: d - toy.RATE * 0.5, plain.message.params)
+  assert tiny.largest_difference(pulled.message.params, expected) < 1e-6
+  # Levels have moved beside the moves.
+  assert tiny.largest_difference(plain.client.levels, client.levels) > 1e-5
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, float("nan")])
