@@ -53,9 +53,12 @@ CASES: dict[str, Case] = {
   "ditto": Case(),
   "ds_fl": Case(),
   "fd": Case(),
+  "fedala": Case(options=(("start_steps", 5),)),
   "fedavg": Case(),
   "fedavg_ft": Case(),
+  "fedbabu": Case(),
   "fedbn": Case(model="normed"),
+  "feddbe": Case(options=(("kappa", 1.0),)),
   "feddf": Case(options=(("distill_steps", 5),)),
   "fedgen": Case(options=(("generator_steps", 5), ("alpha", 0.1))),
   "fedgkd": Case(),
@@ -70,9 +73,15 @@ CASES: dict[str, Case] = {
   "fedkd": Case(),
   "fedmd": Case(options=(("pretrain_steps", 10),)),
   "fedntd": Case(),
+  "fedper": Case(),
+  "fedproto": Case(),
   "fedprox": Case(),
+  "fedprox_ft": Case(),
   "fedrep": Case(),
+  "fedrod": Case(),
+  "fedtgp": Case(options=(("server_steps", 20), ("weight", 1.0)), loss=0.85),
   "fml": Case(),
+  "lg_fedavg": Case(),
   "local": Case(),
   "per_fedavg": Case(),
   # Its step size times lambda must stay below 2.
@@ -80,6 +89,7 @@ CASES: dict[str, Case] = {
   "quped": Case(),
   "qupel": Case(),
   "scaffold": Case(),
+  "scaffold_ft": Case(),
 }
 METHODS = tuple(sorted(CASES))
 

@@ -224,26 +224,30 @@ class OneClient(NamedTuple):
   model: qj.Model
 
 
-def play_one_client(name: str, prepare=None, **options) -> OneClient:
+def play_one_client(
+  name: str, prepare=None, prepare_client=None, **options
+) -> OneClient:
   """The first round of one client, of full precision, with 23 samples.
 
   Args:
     name: of the method.
     prepare: changes the server's state first.
+    prepare_client: changes the client's state first.
     options: of the method.
   """
   settings = tiny.make_settings(
     name, 1, bits=(32,), steps=3, method_options={name: options}
   )
   model = qj.create_model("mlp", tiny.CLASSES, features=(4,))
-  made = tiny.make_method(settings, model)
   federation = tiny.make_federation((23,))
+  made = tiny.make_method(settings, model, federation)
   context, data = make_context(), federation.client(jnp.int32(0))
 
   @jax.jit
   def play_round():
     server, (client,) = begin(made, federation)
     server = prepare(server) if prepare else server
+    client = prepare_client(client) if prepare_client else client
     download = made.broadcast(server, context, COHORT)
     result = made.client_update(download, client, data, context, COHORT)
     return download, result

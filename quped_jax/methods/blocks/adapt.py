@@ -14,13 +14,12 @@ import jax
 from quped_jax import checks
 from quped_jax.data.federation import Batch, ClientData
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, local_steps, partial
+from quped_jax.methods.blocks import averaging, divided, local_steps, partial
 from quped_jax.methods.blocks.personal import model_of
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model, is_head
 from quped_jax.quantization import alternating
 from quped_jax.quantization.alternating import Learner
-from quped_jax.quantization.codebook_tree import path_name
 
 PARTS = ("all", "head", "body")
 
@@ -49,23 +48,6 @@ class AdaptationOptions:
     checks.choice(f"{self.method}.part", self.part, PARTS)
     checks.not_negative(
       f"{self.method}.adapt_learning_rate", self.adapt_learning_rate
-    )
-
-
-def check_head(setting: str, model: Model, params: Any) -> None:
-  """Raises a ValueError unless a model consists of a head and a body.
-
-  Args:
-    setting: the setting that divides it, for errors.
-    model: the network.
-    params: its parameters; only their paths matter.
-  """
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  heads = [is_head(path_name(path)) for path, _ in leaves]
-  if all(heads) or not any(heads):
-    raise ValueError(
-      f"model={model.name!r}: must have a layer 'last', its head, and others "
-      f"with {setting}, which divides the model there"
     )
 
 
@@ -173,7 +155,7 @@ def with_adaptation(
     server = method.init_server(key, inputs)
     if options.part != "all":
       part = f"{options.method}.part={options.part!r}"
-      check_head(part, model, model_of(server).params)
+      divided.check_head(part, model, model_of(server).params)
     return server
 
   def variants(server, client, data, context, cohort):
