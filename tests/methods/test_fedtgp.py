@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from tests.methods import toy
 COHORT = toy.COHORT
 
 
-def drawn(seed, *shape):
+def drawn(seed, *shape) -> Any:
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 

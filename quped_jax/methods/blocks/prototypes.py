@@ -124,7 +124,7 @@ def nearest(prototypes: Prototypes) -> dict[str, jax.Array]:
 def plausible(message: ClassMeans, samples: Any) -> Any:
   """See `api.Plausible`; any features may be true."""
   counts = reports.are_counts(message.counts, samples)
-  return ClassMeans(means=True, counts=counts)  # type: ignore[arg-type]
+  return message._replace(means=True, counts=counts)
 
 
 def prototype_method(

@@ -83,7 +83,7 @@ def test_heads_that_are_not_a_kernel_and_a_bias_are_errors(federation):
   with pytest.raises(ValueError, match="'net': must have a last layer of a k"):
     check(qj.from_linen(WithoutBias(), "net"))
   all_quantized = mlp()._replace(is_quantized=lambda path: True)
-  assert check(all_quantized)
+  assert check(all_quantized) == (5, tiny.CLASSES)
   with pytest.raises(ValueError, match="must not quantize 'last/bias' with me"):
     check(all_quantized, ("bias",))
 

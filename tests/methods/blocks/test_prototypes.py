@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from quped_jax.methods.blocks.prototypes import ClassMeans, Prototypes
 from tests import tiny
 
 
-def drawn(seed, *shape):
+def drawn(seed, *shape) -> Any:
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
