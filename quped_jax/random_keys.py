@@ -37,6 +37,7 @@ FEDMD_PRETRAINING = 111
 PER_FEDAVG_ADAPTATION = 121
 ATTACK = 131
 PRIVACY_NOISE = 141
+FEDALA_WEIGHTS = 171
 
 # Folded into the key of a batch, and into that of which batches are drawn.
 TRAINING_PASS = 151  # Then into it: the CRC-32 of each name in flax's `rngs`.

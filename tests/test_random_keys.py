@@ -30,6 +30,7 @@ CLIENT = {
   "PER_FEDAVG_ADAPTATION": 121,
   "ATTACK": 131,
   "PRIVACY_NOISE": 141,
+  "FEDALA_WEIGHTS": 171,
 }
 BATCH = {"TRAINING_PASS": 151}
 CHANCE = {"FURTHER_BITS": 0}
@@ -56,6 +57,7 @@ def test_numbers_that_meet_in_one_key_differ():
     ("FEDGEN_GENERATOR", "FEDGEN_SERVER", "FEDGEN_SAMPLES"),
     ("FEDREP_BODY",),
     ("PER_FEDAVG_ADAPTATION",),
+    ("FEDALA_WEIGHTS",),
   )
   for group in groups:
     met = [*group, "ATTACK", "PRIVACY_NOISE", "STRAGGLER", "TRAINING_PASS"]

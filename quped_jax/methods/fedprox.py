@@ -18,6 +18,7 @@ References:
 """
 
 import dataclasses
+from typing import ClassVar
 
 from quped_jax import checks
 from quped_jax.methods import api
@@ -30,16 +31,19 @@ class FedproxOptions:
   """Settings of FedProx.
 
   Attributes:
+    method: the method's name, for errors.
     mu: weight of the proximal term, at least 0; 0 is FedAvg.
     weighting: weights of the clients in the mean: by "samples" or "uniform".
   """
+
+  method: ClassVar[str] = "fedprox"
 
   mu: float = api.traced(0.1)
   weighting: str = "samples"
 
   def __post_init__(self):
-    checks.not_negative("fedprox.mu", self.mu)
-    checks.choice("fedprox.weighting", self.weighting, api.WEIGHTINGS)
+    checks.not_negative(f"{self.method}.mu", self.mu)
+    checks.choice(f"{self.method}.weighting", self.weighting, api.WEIGHTINGS)
 
 
 def make_fedprox(
@@ -70,7 +74,7 @@ def make_fedprox(
     return objective
 
   return averaging.averaging_method(
-    "fedprox",
+    options.method,
     models,
     training,
     weighting=options.weighting,

@@ -24,7 +24,13 @@ import jax
 
 from quped_jax import checks, random_keys
 from quped_jax.methods import api
-from quped_jax.methods.blocks import adapt, averaging, local_steps, partial
+from quped_jax.methods.blocks import (
+  adapt,
+  averaging,
+  divided,
+  local_steps,
+  partial,
+)
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import is_head
 
@@ -80,7 +86,7 @@ def make_fedrep(
   """
 
   def predicate_of(params):
-    adapt.check_head("method='fedrep'", models.shared, params)
+    divided.check_head("method='fedrep'", models.shared, params)
     return is_head
 
   head_steps = _head_steps(training, options)

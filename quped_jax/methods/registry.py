@@ -19,10 +19,13 @@ from quped_jax.methods.code import code_hash, package_of
 from quped_jax.methods.ditto import DittoOptions, make_ditto
 from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fd import FdOptions, make_fd
+from quped_jax.methods.fedala import FedalaOptions, make_fedala
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
 from quped_jax.methods.fedavg_ft import FedavgFtOptions, make_fedavg_ft
+from quped_jax.methods.fedbabu import FedbabuOptions, make_fedbabu
 from quped_jax.methods.fedbn import FedbnOptions, make_fedbn
 from quped_jax.methods.fedcad import FedcadOptions, make_fedcad
+from quped_jax.methods.feddbe import FeddbeOptions, make_feddbe
 from quped_jax.methods.feddf import FeddfOptions, make_feddf
 from quped_jax.methods.feddyn import FeddynOptions, make_feddyn
 from quped_jax.methods.fedgen import FedgenOptions, make_fedgen
@@ -33,10 +36,16 @@ from quped_jax.methods.fedkd import FedkdOptions, make_fedkd
 from quped_jax.methods.fedmd import FedmdOptions, make_fedmd
 from quped_jax.methods.fedmlb import FedmlbOptions, make_fedmlb
 from quped_jax.methods.fedntd import FedntdOptions, make_fedntd
+from quped_jax.methods.fedper import FedperOptions, make_fedper
+from quped_jax.methods.fedproto import FedprotoOptions, make_fedproto
 from quped_jax.methods.fedprox import FedproxOptions, make_fedprox
+from quped_jax.methods.fedprox_ft import FedproxFtOptions, make_fedprox_ft
 from quped_jax.methods.fedrep import FedrepOptions, make_fedrep
+from quped_jax.methods.fedrod import FedrodOptions, make_fedrod
 from quped_jax.methods.fedssd import FedssdOptions, make_fedssd
+from quped_jax.methods.fedtgp import FedtgpOptions, make_fedtgp
 from quped_jax.methods.fml import FmlOptions, make_fml
+from quped_jax.methods.lg_fedavg import LgFedavgOptions, make_lg_fedavg
 from quped_jax.methods.local import LocalOptions, make_local
 from quped_jax.methods.moon import MoonOptions, make_moon
 from quped_jax.methods.per_fedavg import PerFedavgOptions, make_per_fedavg
@@ -44,6 +53,7 @@ from quped_jax.methods.pfedme import PfedmeOptions, make_pfedme
 from quped_jax.methods.quped import QupedOptions, make_quped
 from quped_jax.methods.qupel import QupelOptions, make_qupel
 from quped_jax.methods.scaffold import ScaffoldOptions, make_scaffold
+from quped_jax.methods.scaffold_ft import ScaffoldFtOptions, make_scaffold_ft
 
 
 class Make(Protocol):
@@ -162,10 +172,13 @@ METHODS: dict[str, Entry] = {
   "ditto": _entry(make_ditto, DittoOptions, version=1),
   "ds_fl": _entry(make_ds_fl, DsFlOptions, version=1, shares=True),
   "fd": _entry(make_fd, FdOptions, version=1),
+  "fedala": _entry(make_fedala, FedalaOptions, version=1),
   "fedavg": _entry(make_fedavg, FedavgOptions, version=1),
   "fedavg_ft": _entry(make_fedavg_ft, FedavgFtOptions, version=1),
+  "fedbabu": _entry(make_fedbabu, FedbabuOptions, version=1),
   "fedbn": _entry(make_fedbn, FedbnOptions, version=1),
   "fedcad": _entry(make_fedcad, FedcadOptions, version=1, shares=True),
+  "feddbe": _entry(make_feddbe, FeddbeOptions, version=1, shares=True),
   "feddf": _entry(make_feddf, FeddfOptions, version=1, shares=True),
   "feddyn": _entry(make_feddyn, FeddynOptions, version=1, shares=True),
   "fedgen": _entry(make_fedgen, FedgenOptions, version=1, shares=True),
@@ -176,10 +189,16 @@ METHODS: dict[str, Entry] = {
   "fedmd": _entry(make_fedmd, FedmdOptions, version=1, shares=True),
   "fedmlb": _entry(make_fedmlb, FedmlbOptions, version=1),
   "fedntd": _entry(make_fedntd, FedntdOptions, version=1),
+  "fedper": _entry(make_fedper, FedperOptions, version=1),
+  "fedproto": _entry(make_fedproto, FedprotoOptions, version=1, shares=True),
   "fedprox": _entry(make_fedprox, FedproxOptions, version=1),
+  "fedprox_ft": _entry(make_fedprox_ft, FedproxFtOptions, version=1),
   "fedrep": _entry(make_fedrep, FedrepOptions, version=1),
+  "fedrod": _entry(make_fedrod, FedrodOptions, version=1, shares=True),
   "fedssd": _entry(make_fedssd, FedssdOptions, version=1, shares=True),
+  "fedtgp": _entry(make_fedtgp, FedtgpOptions, version=1, shares=True),
   "fml": _entry(make_fml, FmlOptions, version=1),
+  "lg_fedavg": _entry(make_lg_fedavg, LgFedavgOptions, version=1),
   "local": _entry(make_local, LocalOptions, version=1),
   "moon": _entry(make_moon, MoonOptions, version=1, shares=True),
   "per_fedavg": _entry(make_per_fedavg, PerFedavgOptions, version=1),
@@ -187,6 +206,9 @@ METHODS: dict[str, Entry] = {
   "quped": _entry(make_quped, QupedOptions, version=1),
   "qupel": _entry(make_qupel, QupelOptions, version=1),
   "scaffold": _entry(make_scaffold, ScaffoldOptions, version=1, shares=True),
+  "scaffold_ft": _entry(
+    make_scaffold_ft, ScaffoldFtOptions, version=1, shares=True
+  ),
 }
 
 

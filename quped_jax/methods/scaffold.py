@@ -35,7 +35,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,17 +58,22 @@ class ScaffoldOptions:
   """Settings of SCAFFOLD.
 
   Attributes:
+    method: the method's name, for errors.
     server_learning_rate: eta_g, the server's step size.
     weighting: weights of the clients in the mean of models: "uniform" or by
       "samples"; in the mean of control variates they are always uniform.
   """
 
+  method: ClassVar[str] = "scaffold"
+
   server_learning_rate: float = api.traced(1.0)
   weighting: str = "uniform"
 
   def __post_init__(self):
-    checks.positive("scaffold.server_learning_rate", self.server_learning_rate)
-    checks.choice("scaffold.weighting", self.weighting, api.WEIGHTINGS)
+    checks.positive(
+      f"{self.method}.server_learning_rate", self.server_learning_rate
+    )
+    checks.choice(f"{self.method}.weighting", self.weighting, api.WEIGHTINGS)
 
 
 class Controlled(NamedTuple):
@@ -130,12 +135,12 @@ def make_scaffold(
   if training.momentum is None:
     raise ValueError(
       "optimizer: must be 'sgd' or 'momentum', with weight_clip=0, with "
-      "method='scaffold', whose controls are gradients told from how far a "
-      "client went"
+      f"method={options.method!r}, whose controls are gradients told from how "
+      "far a client went"
     )
   lengths = _lengths(training.steps, training.momentum)
   method = averaging.averaging_method(
-    "scaffold",
+    options.method,
     models,
     training,
     weighting=options.weighting,

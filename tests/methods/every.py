@@ -24,7 +24,7 @@ FAMILIES = (
 # tested for these.
 BLOCKS = (
   "fedavg", "ditto", "fedrep", "fml", "fedgkd", "fd", "ds_fl", "feddf",
-  "fedgkt", "fedgen", "fedcad", "quped",
+  "fedgkt", "fedgen", "fedcad", "fedproto", "fedrod", "quped",
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ PUBLIC = ("cfd", "ds_fl", "fedcad", "feddf", "fedmd", "fedssd")
 
 def test_the_table_holds_every_method():
   assert set(tiny.METHODS) == set(methods.METHODS)
-  assert len(tiny.METHODS) == 30
+  assert len(tiny.METHODS) == 40
 
 
 @each
@@ -200,7 +200,7 @@ def test_the_loss_that_is_reported_falls(name):
   assert int(state.monitor.undone) == 0
 
 
-WITHOUT_MODEL = ("fd", "fedgkt", "fedmd", "local")
+WITHOUT_MODEL = ("fd", "fedgkt", "fedmd", "fedproto", "fedtgp", "local")
 
 DIGITS = {
   "dataset": "digits",
@@ -291,10 +291,12 @@ def check_levels(made, state):
 # All but APFL, whose clients have full precision, and FedBN, which has another
 # model here.
 QUANTIZED = (
-  "cfd", "ditto", "ds_fl", "fd", "fedavg", "fedavg_ft", "fedcad", "feddf",
-  "feddyn", "fedgen", "fedgkd", "fedgkd_vote", "fedgkt", "fedkd", "fedmd",
-  "fedmlb", "fedntd", "fedprox", "fedrep", "fedssd", "fml", "local", "moon",
-  "per_fedavg", "pfedme", "quped", "qupel", "scaffold",
+  "cfd", "ditto", "ds_fl", "fd", "fedala", "fedavg", "fedavg_ft", "fedbabu",
+  "fedcad", "feddbe", "feddf", "feddyn", "fedgen", "fedgkd", "fedgkd_vote",
+  "fedgkt", "fedkd", "fedmd", "fedmlb", "fedntd", "fedper", "fedproto",
+  "fedprox", "fedprox_ft", "fedrep", "fedrod", "fedssd", "fedtgp", "fml",
+  "lg_fedavg", "local", "moon", "per_fedavg", "pfedme", "quped", "qupel",
+  "scaffold", "scaffold_ft",
 )  # fmt: skip
 
 
@@ -326,8 +328,8 @@ def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
 
 
 PHASES = (
-  "cfd", "ditto", "ds_fl", "fd", "fedgkt", "fedkd", "fedmd", "fml", "local",
-  "pfedme", "quped", "qupel",
+  "cfd", "ditto", "ds_fl", "fd", "fedgkt", "fedkd", "fedmd", "fedproto",
+  "fedtgp", "fml", "local", "pfedme", "quped", "qupel",
 )  # fmt: skip
 
 
@@ -365,9 +367,10 @@ def test_the_fine_tuning_phase_trains_levels_with_frozen_assignments(name):
 
 # Whose messages are differences of one model, which wrappers can average.
 AVERAGES = (
-  "apfl", "ditto", "fedavg", "fedavg_ft", "fedbn", "fedcad", "fedgkd",
-  "fedgkd_vote", "fedkd", "fedmlb", "fedntd", "fedprox", "fedrep", "fedssd",
-  "fml", "moon", "per_fedavg", "pfedme", "quped", "qupel",
+  "apfl", "ditto", "fedala", "fedavg", "fedavg_ft", "fedbabu", "fedbn",
+  "fedcad", "feddbe", "fedgkd", "fedgkd_vote", "fedkd", "fedmlb", "fedntd",
+  "fedper", "fedprox", "fedprox_ft", "fedrep", "fedrod", "fedssd", "fml",
+  "lg_fedavg", "moon", "per_fedavg", "pfedme", "quped", "qupel",
 )  # fmt: skip
 
 

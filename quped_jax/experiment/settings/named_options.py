@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     ditto: InitVar[Mapping[str, Any]] = {}
     ds_fl: InitVar[Mapping[str, Any]] = {}
     fd: InitVar[Mapping[str, Any]] = {}
+    fedala: InitVar[Mapping[str, Any]] = {}
     fedavg: InitVar[Mapping[str, Any]] = {}
     fedavg_ft: InitVar[Mapping[str, Any]] = {}
+    fedbabu: InitVar[Mapping[str, Any]] = {}
     fedbn: InitVar[Mapping[str, Any]] = {}
     fedcad: InitVar[Mapping[str, Any]] = {}
+    feddbe: InitVar[Mapping[str, Any]] = {}
     feddf: InitVar[Mapping[str, Any]] = {}
     feddyn: InitVar[Mapping[str, Any]] = {}
     fedgen: InitVar[Mapping[str, Any]] = {}
@@ -36,10 +39,16 @@ if TYPE_CHECKING:
     fedmd: InitVar[Mapping[str, Any]] = {}
     fedmlb: InitVar[Mapping[str, Any]] = {}
     fedntd: InitVar[Mapping[str, Any]] = {}
+    fedper: InitVar[Mapping[str, Any]] = {}
+    fedproto: InitVar[Mapping[str, Any]] = {}
     fedprox: InitVar[Mapping[str, Any]] = {}
+    fedprox_ft: InitVar[Mapping[str, Any]] = {}
     fedrep: InitVar[Mapping[str, Any]] = {}
+    fedrod: InitVar[Mapping[str, Any]] = {}
     fedssd: InitVar[Mapping[str, Any]] = {}
+    fedtgp: InitVar[Mapping[str, Any]] = {}
     fml: InitVar[Mapping[str, Any]] = {}
+    lg_fedavg: InitVar[Mapping[str, Any]] = {}
     local: InitVar[Mapping[str, Any]] = {}
     moon: InitVar[Mapping[str, Any]] = {}
     per_fedavg: InitVar[Mapping[str, Any]] = {}
@@ -47,6 +56,7 @@ if TYPE_CHECKING:
     quped: InitVar[Mapping[str, Any]] = {}
     qupel: InitVar[Mapping[str, Any]] = {}
     scaffold: InitVar[Mapping[str, Any]] = {}
+    scaffold_ft: InitVar[Mapping[str, Any]] = {}
 
 else:
 

@@ -1,11 +1,67 @@
-"""Building block of methods that split a model at its last layer."""
+"""Building block of methods that split a model, most at its last layer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
+from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model, is_head
+from quped_jax.models.base import HEAD
+from quped_jax.quantization.codebook_tree import path_name
+
+
+def check_head(setting: str, model: Model, params: Any) -> None:
+  """Raises a ValueError unless a model consists of a head and a body.
+
+  Args:
+    setting: the setting that divides it, for errors.
+    model: the network.
+    params: its parameters; only their paths matter.
+  """
+  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+  heads = [is_head(path_name(path)) for path, _ in leaves]
+  if all(heads) or not any(heads):
+    raise ValueError(
+      f"model={model.name!r}: must have a layer 'last', its head, and others "
+      f"with {setting}, which divides the model there"
+    )
+
+
+def last_blocks(
+  field: str, count: int, model: Model, params: Any
+) -> Callable[[str], bool]:
+  """Tells which parameters and statistics are those of a model's last blocks.
+
+  Args:
+    field: the setting that has the number of blocks, for errors.
+    count: how many blocks; the last one is the head.
+    model: the network.
+    params: its parameters; only their paths matter.
+
+  Returns:
+    `path -> bool`.
+
+  Raises:
+    ValueError: the model has no head, not so many blocks, or does not say which
+      it has where more than the head is asked for.
+  """
+  setting = f"{field}={count}"
+  if model.blocks is None:
+    if count > 1:
+      raise ValueError(
+        f"{setting}: must be 1 with model={model.name!r}, which does not say "
+        "what `blocks` it consists of"
+      )
+    check_head(setting, model, params)
+    return is_head
+  if count > len(model.blocks):
+    raise ValueError(
+      f"{setting}: must be at most {len(model.blocks)}, the number of blocks "
+      f"of model={model.name!r}"
+    )
+  chosen = model.blocks[-count:]
+  return lambda path: any(block.owns(path) for block in chosen)
 
 
 def check_divided(
@@ -51,6 +107,61 @@ def check_divided(
       f"{logits.shape},"
     )
   return features.shape[1], logits.shape[1]
+
+
+def body(model: Model) -> Model:
+  """The network that ends in a split model's features, for `training_pass`."""
+  features: Any = model.features
+  return model._replace(apply=features, features=None, head=None, blocks=None)
+
+
+def check_linear(
+  method: str,
+  models: Mapping[str, Model],
+  federation: Any,
+  training: Training,
+  changed: tuple[str, ...] = (),
+) -> tuple[int, int]:
+  """Checks that the head of every model is a dense layer with a bias.
+
+  Then what a method does with features before the last layer, or with logits
+  after it, can be folded into that layer.
+
+  Args:
+    method: the method's name, for errors.
+    models: the networks by cohort name.
+    federation: has the samples that are their inputs.
+    training: says whether any client is quantized.
+    changed: which of "kernel" and "bias" folding changes in a quantized model;
+      they must not be quantized themselves.
+
+  Returns:
+    The number of features and the number of classes.
+
+  Raises:
+    ValueError: a model is not split, its head is another, its last layer is
+      quantized, or the number of features differs.
+  """
+  width, classes = check_alike(method, models, federation)
+  expected = {HEAD: {"kernel": (width, classes), "bias": (classes,)}}
+  for model in models.values():
+    params, _ = jax.eval_shape(
+      model.init, jax.random.key(0), federation.example()
+    )
+    shapes = jax.tree.map(lambda x: x.shape, head_params(params))
+    if shapes != expected:
+      raise ValueError(
+        f"model={model.name!r}: must have a last layer of a kernel and a bias "
+        f"with method={method!r}, which puts others in their place"
+      )
+    quantized = training.max_levels is not None
+    for name in changed:
+      if quantized and model.is_quantized(f"{HEAD}/{name}"):
+        raise ValueError(
+          f"model={model.name!r}: must not quantize '{HEAD}/{name}' with "
+          f"method={method!r}, which adds to it what is a client's own"
+        )
+  return width, classes
 
 
 def head_params(params: Any) -> dict[str, Any]:
