@@ -63,12 +63,12 @@ def test_the_teacher_is_the_mean_of_the_clients_logits(federation):
   # Logits count equally, whatever the weights in the mean of parameters.
   total = heard(made, server, messages, (3.0, 1.0), context).total
   np.testing.assert_allclose(total.count, 2)
-  np.testing.assert_allclose(total.logits / 2, expected, atol=1e-5)
+  np.testing.assert_allclose(total.said / 2, expected, atol=1e-5)
   # A client of weight zero has no influence.
   total = heard(made, server, messages, (3.0, 0.0), context).total
   np.testing.assert_allclose(total.count, 1)
   first = logits_of(federation, model, sent[0])
-  np.testing.assert_allclose(total.logits, first, atol=1e-5)
+  np.testing.assert_allclose(total.said, first, atol=1e-5)
 
 
 def test_one_client_alone_teaches_like_two_of_its_kind(federation):
@@ -96,7 +96,7 @@ def test_distillation_brings_the_student_nearer_to_the_teacher(federation):
     sums = heard(made, server, messages, (3.0, 1.0), context)
     new = jax.jit(made.server_update)(server, {COHORT: sums}, context)
     student = logits_of(federation, model, new.models[COHORT])
-    teacher = sums.total.logits / sums.total.count
+    teacher = sums.total.said / sums.total.count
     distances.append(float(distill.kl_divergence(teacher, student)))
     if not steps:
       mean = jax.tree.map(lambda a, b: (3 * a + b) / 4, *messages)
@@ -151,7 +151,7 @@ def test_every_architecture_has_a_student_that_all_clients_teach(federation):
     for name in models
   }
   new = jax.jit(made.server_update)(server, sums, context)
-  teacher = (sums["small"].total.logits + sums["large"].total.logits) / 2
+  teacher = (sums["small"].total.said + sums["large"].total.said) / 2
   for name, model in models.items():
     before = jax.tree.map(jnp.add, server.models[name], message[name])
     distances = [

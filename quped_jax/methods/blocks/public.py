@@ -245,6 +245,7 @@ def distill(
   *,
   loss: TargetLoss,
   batch_size: int,
+  last: int = 1,
 ) -> api.GlobalModel:
   """The server's distillation of soft targets into a model.
 
@@ -257,6 +258,7 @@ def distill(
       distill_optimizer and distill_learning_rate; the optimizer starts afresh.
     loss: loss of logits and targets.
     batch_size: samples per step.
+    last: how many of the last models the result is the mean of.
 
   Returns:
     The model after the steps.
@@ -281,4 +283,5 @@ def distill(
       data.draw(key, options.distill_steps, batch_size),
       pass_keys(model, key, options.distill_steps),
     ),
+    last=last,
   )[0]

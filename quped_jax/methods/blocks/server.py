@@ -45,6 +45,8 @@ def descend(
   model: api.GlobalModel,
   opt_state: Any,
   xs: Any,
+  *,
+  last: int = 1,
 ) -> tuple[api.GlobalModel, Any]:
   """Gradient steps of a server's model, one after the other.
 
@@ -55,9 +57,11 @@ def descend(
     model: the model before the steps.
     opt_state: state of the optimizer.
     xs: the x of every step, a tree of arrays `[steps, ...]`.
+    last: how many models the result is the mean of: those after so many of the
+      last steps (stochastic weight averaging).
 
   Returns:
-    The model and the optimizer's state after the last step.
+    The model, and the optimizer's state after the last step.
   """
 
   def step(carry, x):
@@ -69,7 +73,27 @@ def descend(
     params: Any = optax.apply_updates(model.params, updates)
     return (model._replace(params=params, stats=stats), opt_state), None
 
-  return jax.lax.scan(step, (model, opt_state), xs)[0]
+  if last == 1:
+    return jax.lax.scan(step, (model, opt_state), xs)[0]
+
+  def step_and_add(carry, x):
+    reached, total = carry
+    reached, _ = step(reached, x)
+    return (reached, jax.tree.map(jnp.add, total, reached[0])), None
+
+  steps = jax.tree.leaves(xs)[0].shape[0]
+  last = min(last, steps)
+  first, rest = (
+    jax.tree.map(lambda x, part=part: x[part], xs)
+    for part in (slice(steps - last), slice(steps - last, None))
+  )
+  reached = jax.lax.scan(step, (model, opt_state), first)[0]
+  nothing = jax.tree.map(jnp.zeros_like, model)
+  (_, opt_state), total = jax.lax.scan(step_and_add, (reached, nothing), rest)[
+    0
+  ]
+  mean = jax.tree.map(lambda x: (x / last).astype(x.dtype), total)
+  return model._replace(params=mean.params, stats=mean.stats), opt_state
 
 
 def all_collected(aggregates: Mapping[str, api.Aggregate]) -> api.Collected:
