@@ -30,6 +30,8 @@ _METHODS = (
   "ds_fl",
   "cfd",
   "feddf",
+  "fedbe",
+  "fedaux",
   "fedgkt",
   "fedgen",
   "qupel",
@@ -111,6 +113,14 @@ _SPACES = {
   "ds_fl": {**_RATES, "ds_fl": {**_DIGEST, "temperature": (0.1, 0.3)}},
   "cfd": {**_RATES, "cfd": {**_DIGEST, "bits_down": (1, 32)}},
   "feddf": {**_RATES, "feddf": {"distill_steps": (20, 50, 100)}},
+  "fedbe": {
+    **_RATES,
+    "fedbe": {"distill_learning_rate": (1e-3, 1e-2), "spread": (0.1, 1.0)},
+  },
+  "fedaux": {
+    **_RATES,
+    "fedaux": {"distill_steps": (50, 100), "penalty": (0.01, 0.1)},
+  },
   "fedgkt": {
     **_RATES,
     "fedgkt": {"weight": (0.3, 1.0), "temperature": (1.0, 3.0)},

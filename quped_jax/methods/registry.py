@@ -19,8 +19,10 @@ from quped_jax.methods.code import code_hash, package_of
 from quped_jax.methods.ditto import DittoOptions, make_ditto
 from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fd import FdOptions, make_fd
+from quped_jax.methods.fedaux import FedauxOptions, make_fedaux
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
 from quped_jax.methods.fedavg_ft import FedavgFtOptions, make_fedavg_ft
+from quped_jax.methods.fedbe import FedbeOptions, make_fedbe
 from quped_jax.methods.fedbn import FedbnOptions, make_fedbn
 from quped_jax.methods.feddf import FeddfOptions, make_feddf
 from quped_jax.methods.fedgen import FedgenOptions, make_fedgen
@@ -157,8 +159,10 @@ METHODS: dict[str, Entry] = {
   "ditto": _entry(make_ditto, DittoOptions, version=1),
   "ds_fl": _entry(make_ds_fl, DsFlOptions, version=1, shares=True),
   "fd": _entry(make_fd, FdOptions, version=1),
+  "fedaux": _entry(make_fedaux, FedauxOptions, version=1, shares=True),
   "fedavg": _entry(make_fedavg, FedavgOptions, version=1),
   "fedavg_ft": _entry(make_fedavg_ft, FedavgFtOptions, version=1),
+  "fedbe": _entry(make_fedbe, FedbeOptions, version=1, shares=True),
   "fedbn": _entry(make_fedbn, FedbnOptions, version=1),
   "feddf": _entry(make_feddf, FeddfOptions, version=1, shares=True),
   "fedgen": _entry(make_fedgen, FedgenOptions, version=1, shares=True),

@@ -28,12 +28,12 @@ from tests.methods.every import (
 
 # Written out, so that a method that loses this property does not drop out of
 # the test as well.
-PUBLIC = ("cfd", "ds_fl", "feddf", "fedmd")
+PUBLIC = ("cfd", "ds_fl", "fedaux", "fedbe", "feddf", "fedmd")
 
 
 def test_the_table_holds_every_method():
   assert set(tiny.METHODS) == set(methods.METHODS)
-  assert len(tiny.METHODS) == 25
+  assert len(tiny.METHODS) == 27
 
 
 @each
@@ -291,10 +291,10 @@ def check_levels(made, state):
 # All but APFL, whose clients have full precision, and FedBN, which has another
 # model here.
 QUANTIZED = (
-  "cfd", "ditto", "ds_fl", "fd", "fedavg", "fedavg_ft", "feddf", "fedgen",
-  "fedgkd", "fedgkd_vote", "fedgkt", "fedkd", "fedmd", "fedntd", "fedprox",
-  "fedrep", "fml", "local", "per_fedavg", "pfedme", "quped", "qupel",
-  "scaffold",
+  "cfd", "ditto", "ds_fl", "fd", "fedaux", "fedavg", "fedavg_ft", "fedbe",
+  "feddf", "fedgen", "fedgkd", "fedgkd_vote", "fedgkt", "fedkd", "fedmd",
+  "fedntd", "fedprox", "fedrep", "fml", "local", "per_fedavg", "pfedme",
+  "quped", "qupel", "scaffold",
 )  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def test_only_a_method_that_names_the_federation_is_given_it(monkeypatch):
 def test_the_methods_that_are_given_the_federation():
   takers = {n for n, e in qj.methods.METHODS.items() if e.takes_federation}
   assert takers == {
-    "cfd", "ds_fl", "feddf", "fedgen", "fedgkt", "fedmd", "scaffold"
+    "cfd", "ds_fl", "fedaux", "fedbe", "feddf", "fedgen", "fedgkt", "fedmd",
+    "scaffold",
   }  # fmt: skip
 
 

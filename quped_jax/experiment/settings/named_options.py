@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     ditto: InitVar[Mapping[str, Any]] = {}
     ds_fl: InitVar[Mapping[str, Any]] = {}
     fd: InitVar[Mapping[str, Any]] = {}
+    fedaux: InitVar[Mapping[str, Any]] = {}
     fedavg: InitVar[Mapping[str, Any]] = {}
     fedavg_ft: InitVar[Mapping[str, Any]] = {}
+    fedbe: InitVar[Mapping[str, Any]] = {}
     fedbn: InitVar[Mapping[str, Any]] = {}
     feddf: InitVar[Mapping[str, Any]] = {}
     fedgen: InitVar[Mapping[str, Any]] = {}
