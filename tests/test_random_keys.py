@@ -29,6 +29,7 @@ CLIENT = {
   "FEDBE_SAMPLES": 161,
   "FEDMD_PRETRAINING": 111,
   "PER_FEDAVG_ADAPTATION": 121,
+  "INPUT_GENERATOR": 171,
   "ATTACK": 131,
   "PRIVACY_NOISE": 141,
 }
@@ -54,6 +55,8 @@ def test_numbers_that_meet_in_one_key_differ():
   # wrapper.
   groups = (
     ("PUBLIC_DISTILLATION", "PUBLIC_ROWS", "FEDMD_PRETRAINING"),
+    ("FEDBE_SAMPLES",),
+    ("INPUT_GENERATOR",),
     ("FEDGEN_GENERATOR", "FEDGEN_SERVER", "FEDGEN_SAMPLES"),
     ("FEDREP_BODY",),
     ("PER_FEDAVG_ADAPTATION",),

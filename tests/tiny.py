@@ -50,6 +50,7 @@ class Case(NamedTuple):
 CASES: dict[str, Case] = {
   "apfl": Case(bits=(32,)),
   "cfd": Case(),
+  "cronus": Case(),
   "ditto": Case(),
   "ds_fl": Case(),
   "fd": Case(),
@@ -59,6 +60,9 @@ CASES: dict[str, Case] = {
   "fedbe": Case(options=(("distill_steps", 5), ("samples", 2))),
   "fedbn": Case(model="normed"),
   "feddf": Case(options=(("distill_steps", 5),)),
+  "fedftg": Case(
+    options=(("iterations", 2), ("distill_steps", 2), ("hidden", (8,)))
+  ),
   "fedgen": Case(options=(("generator_steps", 5), ("alpha", 0.1))),
   "fedgkd": Case(),
   "fedgkd_vote": Case(),
@@ -74,6 +78,14 @@ CASES: dict[str, Case] = {
   "fedntd": Case(),
   "fedprox": Case(),
   "fedrep": Case(),
+  "fedzkt": Case(
+    options=(
+      ("iterations", 2),
+      ("distill_steps", 2),
+      ("transfer_steps", 3),
+      ("hidden", (8,)),
+    )
+  ),
   "fml": Case(),
   "local": Case(),
   "per_fedavg": Case(),

@@ -16,6 +16,7 @@ from quped_jax.methods.api import FederatedMethod, Models
 from quped_jax.methods.blocks.training import Training
 from quped_jax.methods.cfd import CfdOptions, make_cfd
 from quped_jax.methods.code import code_hash, package_of
+from quped_jax.methods.cronus import CronusOptions, make_cronus
 from quped_jax.methods.ditto import DittoOptions, make_ditto
 from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fd import FdOptions, make_fd
@@ -25,6 +26,7 @@ from quped_jax.methods.fedavg_ft import FedavgFtOptions, make_fedavg_ft
 from quped_jax.methods.fedbe import FedbeOptions, make_fedbe
 from quped_jax.methods.fedbn import FedbnOptions, make_fedbn
 from quped_jax.methods.feddf import FeddfOptions, make_feddf
+from quped_jax.methods.fedftg import FedftgOptions, make_fedftg
 from quped_jax.methods.fedgen import FedgenOptions, make_fedgen
 from quped_jax.methods.fedgkd import FedgkdOptions, make_fedgkd
 from quped_jax.methods.fedgkd_vote import FedgkdVoteOptions, make_fedgkd_vote
@@ -34,6 +36,7 @@ from quped_jax.methods.fedmd import FedmdOptions, make_fedmd
 from quped_jax.methods.fedntd import FedntdOptions, make_fedntd
 from quped_jax.methods.fedprox import FedproxOptions, make_fedprox
 from quped_jax.methods.fedrep import FedrepOptions, make_fedrep
+from quped_jax.methods.fedzkt import FedzktOptions, make_fedzkt
 from quped_jax.methods.fml import FmlOptions, make_fml
 from quped_jax.methods.local import LocalOptions, make_local
 from quped_jax.methods.per_fedavg import PerFedavgOptions, make_per_fedavg
@@ -156,6 +159,7 @@ def _entry(
 METHODS: dict[str, Entry] = {
   "apfl": _entry(make_apfl, ApflOptions, version=1),
   "cfd": _entry(make_cfd, CfdOptions, version=1, shares=True),
+  "cronus": _entry(make_cronus, CronusOptions, version=1, shares=True),
   "ditto": _entry(make_ditto, DittoOptions, version=1),
   "ds_fl": _entry(make_ds_fl, DsFlOptions, version=1, shares=True),
   "fd": _entry(make_fd, FdOptions, version=1),
@@ -165,6 +169,7 @@ METHODS: dict[str, Entry] = {
   "fedbe": _entry(make_fedbe, FedbeOptions, version=1, shares=True),
   "fedbn": _entry(make_fedbn, FedbnOptions, version=1),
   "feddf": _entry(make_feddf, FeddfOptions, version=1, shares=True),
+  "fedftg": _entry(make_fedftg, FedftgOptions, version=1, shares=True),
   "fedgen": _entry(make_fedgen, FedgenOptions, version=1, shares=True),
   "fedgkd": _entry(make_fedgkd, FedgkdOptions, version=1),
   "fedgkd_vote": _entry(make_fedgkd_vote, FedgkdVoteOptions, version=1),
@@ -174,6 +179,7 @@ METHODS: dict[str, Entry] = {
   "fedntd": _entry(make_fedntd, FedntdOptions, version=1),
   "fedprox": _entry(make_fedprox, FedproxOptions, version=1),
   "fedrep": _entry(make_fedrep, FedrepOptions, version=1),
+  "fedzkt": _entry(make_fedzkt, FedzktOptions, version=1, shares=True),
   "fml": _entry(make_fml, FmlOptions, version=1),
   "local": _entry(make_local, LocalOptions, version=1),
   "per_fedavg": _entry(make_per_fedavg, PerFedavgOptions, version=1),

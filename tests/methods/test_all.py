@@ -28,12 +28,12 @@ from tests.methods.every import (
 
 # Written out, so that a method that loses this property does not drop out of
 # the test as well.
-PUBLIC = ("cfd", "ds_fl", "fedaux", "fedbe", "feddf", "fedmd")
+PUBLIC = ("cfd", "cronus", "ds_fl", "fedaux", "fedbe", "feddf", "fedmd")
 
 
 def test_the_table_holds_every_method():
   assert set(tiny.METHODS) == set(methods.METHODS)
-  assert len(tiny.METHODS) == 27
+  assert len(tiny.METHODS) == 30
 
 
 @each
@@ -200,7 +200,7 @@ def test_the_loss_that_is_reported_falls(name):
   assert int(state.monitor.undone) == 0
 
 
-WITHOUT_MODEL = ("fd", "fedgkt", "fedmd", "local")
+WITHOUT_MODEL = ("cronus", "fd", "fedgkt", "fedmd", "local")
 
 DIGITS = {
   "dataset": "digits",
@@ -291,10 +291,10 @@ def check_levels(made, state):
 # All but APFL, whose clients have full precision, and FedBN, which has another
 # model here.
 QUANTIZED = (
-  "cfd", "ditto", "ds_fl", "fd", "fedaux", "fedavg", "fedavg_ft", "fedbe",
-  "feddf", "fedgen", "fedgkd", "fedgkd_vote", "fedgkt", "fedkd", "fedmd",
-  "fedntd", "fedprox", "fedrep", "fml", "local", "per_fedavg", "pfedme",
-  "quped", "qupel", "scaffold",
+  "cfd", "cronus", "ditto", "ds_fl", "fd", "fedaux", "fedavg", "fedavg_ft",
+  "fedbe", "feddf", "fedftg", "fedgen", "fedgkd", "fedgkd_vote", "fedgkt",
+  "fedkd", "fedmd", "fedntd", "fedprox", "fedrep", "fedzkt", "fml", "local",
+  "per_fedavg", "pfedme", "quped", "qupel", "scaffold",
 )  # fmt: skip
 
 
@@ -326,8 +326,8 @@ def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
 
 
 PHASES = (
-  "cfd", "ditto", "ds_fl", "fd", "fedgkt", "fedkd", "fedmd", "fml", "local",
-  "pfedme", "quped", "qupel",
+  "cfd", "cronus", "ditto", "ds_fl", "fd", "fedgkt", "fedkd", "fedmd",
+  "fedzkt", "fml", "local", "pfedme", "quped", "qupel",
 )  # fmt: skip
 
 

@@ -58,8 +58,8 @@ def test_only_a_method_that_names_the_federation_is_given_it(monkeypatch):
 def test_the_methods_that_are_given_the_federation():
   takers = {n for n, e in qj.methods.METHODS.items() if e.takes_federation}
   assert takers == {
-    "cfd", "ds_fl", "fedaux", "fedbe", "feddf", "fedgen", "fedgkt", "fedmd",
-    "scaffold",
+    "cfd", "cronus", "ds_fl", "fedaux", "fedbe", "feddf", "fedftg", "fedgen",
+    "fedgkt", "fedmd", "fedzkt", "scaffold",
   }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     apfl: InitVar[Mapping[str, Any]] = {}
     cfd: InitVar[Mapping[str, Any]] = {}
+    cronus: InitVar[Mapping[str, Any]] = {}
     ditto: InitVar[Mapping[str, Any]] = {}
     ds_fl: InitVar[Mapping[str, Any]] = {}
     fd: InitVar[Mapping[str, Any]] = {}
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     fedbe: InitVar[Mapping[str, Any]] = {}
     fedbn: InitVar[Mapping[str, Any]] = {}
     feddf: InitVar[Mapping[str, Any]] = {}
+    fedftg: InitVar[Mapping[str, Any]] = {}
     fedgen: InitVar[Mapping[str, Any]] = {}
     fedgkd: InitVar[Mapping[str, Any]] = {}
     fedgkd_vote: InitVar[Mapping[str, Any]] = {}
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     fedntd: InitVar[Mapping[str, Any]] = {}
     fedprox: InitVar[Mapping[str, Any]] = {}
     fedrep: InitVar[Mapping[str, Any]] = {}
+    fedzkt: InitVar[Mapping[str, Any]] = {}
     fml: InitVar[Mapping[str, Any]] = {}
     local: InitVar[Mapping[str, Any]] = {}
     per_fedavg: InitVar[Mapping[str, Any]] = {}

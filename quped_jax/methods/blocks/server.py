@@ -38,6 +38,23 @@ def check_steps(
   )
 
 
+def step(
+  optimizer: optax.GradientTransformationExtraArgs,
+  learning_rate: float,
+  loss: Callable[[Any, Any, Any], tuple[jax.Array, Any]],
+  model: api.GlobalModel,
+  opt_state: Any,
+  x: Any,
+) -> tuple[api.GlobalModel, Any]:
+  """A gradient step of a server's model, see `descend`."""
+  grads, stats = jax.grad(loss, has_aux=True)(model.params, model.stats, x)
+  updates, opt_state = optimizer.update(
+    grads, opt_state, model.params, learning_rate=learning_rate
+  )
+  params: Any = optax.apply_updates(model.params, updates)
+  return model._replace(params=params, stats=stats), opt_state
+
+
 def descend(
   optimizer: optax.GradientTransformationExtraArgs,
   learning_rate: float,
@@ -64,21 +81,15 @@ def descend(
     The model, and the optimizer's state after the last step.
   """
 
-  def step(carry, x):
-    model, opt_state = carry
-    grads, stats = jax.grad(loss, has_aux=True)(model.params, model.stats, x)
-    updates, opt_state = optimizer.update(
-      grads, opt_state, model.params, learning_rate=learning_rate
-    )
-    params: Any = optax.apply_updates(model.params, updates)
-    return (model._replace(params=params, stats=stats), opt_state), None
+  def go(carry, x):
+    return step(optimizer, learning_rate, loss, *carry, x), None
 
   if last == 1:
-    return jax.lax.scan(step, (model, opt_state), xs)[0]
+    return jax.lax.scan(go, (model, opt_state), xs)[0]
 
-  def step_and_add(carry, x):
+  def go_and_add(carry, x):
     reached, total = carry
-    reached, _ = step(reached, x)
+    reached, _ = go(reached, x)
     return (reached, jax.tree.map(jnp.add, total, reached[0])), None
 
   steps = jax.tree.leaves(xs)[0].shape[0]
@@ -87,11 +98,9 @@ def descend(
     jax.tree.map(lambda x, part=part: x[part], xs)
     for part in (slice(steps - last), slice(steps - last, None))
   )
-  reached = jax.lax.scan(step, (model, opt_state), first)[0]
+  reached = jax.lax.scan(go, (model, opt_state), first)[0]
   nothing = jax.tree.map(jnp.zeros_like, model)
-  (_, opt_state), total = jax.lax.scan(step_and_add, (reached, nothing), rest)[
-    0
-  ]
+  (_, opt_state), total = jax.lax.scan(go_and_add, (reached, nothing), rest)[0]
   mean = jax.tree.map(lambda x: (x / last).astype(x.dtype), total)
   return model._replace(params=mean.params, stats=mean.stats), opt_state
 
