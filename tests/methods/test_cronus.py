@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,9 +81,8 @@ def test_who_does_not_count_says_nothing(federation):
 @functools.cache
 def played():
   """A client's round of two steps without and with targets."""
-  federation = publics.make_federation(labelled=False)
-  made, model, server, context = make(federation)
-  made = publics.make_method("cronus", federation, model=model)
+  federation: Any = publics.make_federation(labelled=False)
+  made, _, server, context = make(federation)
   context = context._replace(num_steps=jnp.int32(2))
   start = made.init_client(
     jax.random.key(0),

@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +41,10 @@ def test_a_fifth_of_the_public_set_is_held_back(federation):
 
 
 @functools.cache
-def played(penalty: float = 0.01):
+def played():
   """The first round of a client of 23 samples, and one of another key."""
-  federation = publics.make_federation(labelled=False)
-  made, model, server, context = make(federation, penalty=penalty)
+  federation: Any = publics.make_federation(labelled=False)
+  made, model, server, context = make(federation)
   start = made.init_client(
     jax.random.key(0),
     federation.example(),
@@ -73,9 +74,11 @@ def test_scores_are_those_of_a_logistic_regression_on_features():
   federation, model, server, first, _ = played()
   shared = server.models[COHORT]
 
+  divide: Any = model.features
+
   def features(data, count):
     inputs = data.batch(jnp.arange(count)).inputs
-    return np.asarray(model.features(shared.params, {}, inputs, False)[0])
+    return np.asarray(divide(shared.params, {}, inputs, False)[0])
 
   rows, held = fedaux.divide(federation.public, 0.2)
   own = features(federation.client(0), 23)
@@ -128,8 +131,10 @@ def test_certain_clients_teach_more(federation, scores, same):
 
 
 def test_scores_that_are_no_probabilities_are_not_believed(federation):
-  made, *_ = make(federation)
-  message = fedaux.FedauxMessage(None, jnp.full(DISTILLED, 0.5))
+  made, _, server, _ = make(federation)
+  message = fedaux.FedauxMessage(
+    server.models[COHORT], jnp.full(DISTILLED, 0.5)
+  )
   for value, fine in ((1.0, True), (1.1, False), (-0.1, False)):
     given = message._replace(scores=message.scores.at[3].set(value))
     assert bool(made.plausible(given, 23).scores) == fine

@@ -103,17 +103,18 @@ def test_clients_and_their_mean_teach_by_probabilities(federation, after):
   @jax.jit
   def by_hand():
     sent = [jax.tree.map(jnp.add, before, message) for message in messages]
-    targets = sum(
+    said = [
       toy.hand_softmax(publics.logits_of(federation, model, teacher))
       for teacher in (mean, *sent)
-    )
+    ]
+    targets = (said[0] + said[1] + said[2]) / 3
     data = federation.public.data()
     position = data.draw(context.key, 1, tiny.BATCH)[0]
     inputs = data.batch(position).inputs
 
     def loss(params):
       student = toy.hand_softmax(toy.hand_forward(params, inputs))
-      return toy.hand_kl(targets[position] / 3, student)
+      return toy.hand_kl(targets[position], student)
 
     grads = jax.grad(loss)(mean.params)
     return jax.tree.map(lambda p, g: p - 0.3 * g, mean.params, grads)

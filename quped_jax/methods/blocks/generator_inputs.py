@@ -75,7 +75,7 @@ class InputGenerator(NamedTuple):
 
   init: Callable[[jax.Array], Any]
   noise: Callable[[jax.Array, int], jax.Array]
-  apply: Callable[[Any, jax.Array, jax.Array], jax.Array]
+  apply: Callable[..., jax.Array]
 
 
 def standardise(inputs: jax.Array) -> jax.Array:
@@ -121,7 +121,7 @@ def make_input_generator(
 
 
 def sum_over_teachers(
-  fn: Callable[[api.GlobalModel, Any], Any],
+  fn: Callable[..., Any],
   teachers: api.GlobalModel,
   heard: jax.Array,
   beside: Any = None,

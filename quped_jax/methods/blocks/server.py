@@ -82,7 +82,8 @@ def descend(
   """
 
   def go(carry, x):
-    return step(optimizer, learning_rate, loss, *carry, x), None
+    model, opt_state = carry
+    return step(optimizer, learning_rate, loss, model, opt_state, x), None
 
   if last == 1:
     return jax.lax.scan(go, (model, opt_state), xs)[0]

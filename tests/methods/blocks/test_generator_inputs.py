@@ -1,4 +1,6 @@
 import dataclasses
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +11,9 @@ from quped_jax.methods import api
 from quped_jax.methods.blocks import generator_inputs
 
 
-class Shaped:
+def shaped(*shape) -> Any:
   """A federation of which only the shape of the inputs matters."""
-
-  def __init__(self, *shape):
-    self.shape = shape
-
-  def example(self):
-    return jnp.zeros((1, *self.shape))
+  return types.SimpleNamespace(example=lambda: jnp.zeros((1, *shape)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +27,7 @@ def test_inputs_have_the_shape_of_samples_and_their_mean_and_variance(
   shape, classes
 ):
   options = Options(noise_size=5, hidden=(7,))
-  made = generator_inputs.make_input_generator(options, Shaped(*shape), classes)
+  made = generator_inputs.make_input_generator(options, shaped(*shape), classes)
   params = made.init(jax.random.key(0))
   assert params["first"]["kernel"].shape == (5 + classes, 7)
   noise = made.noise(jax.random.key(1), 50)
