@@ -44,9 +44,14 @@ _METHODS = (
   "fedmd",
   "ds_fl",
   "cfd",
+  "cronus",
   "feddf",
+  "fedbe",
+  "fedaux",
   "fedgkt",
   "fedgen",
+  "fedftg",
+  "fedzkt",
   "qupel",
 )  # fedbn needs a network with normalisation, such as resnet20
 
@@ -152,12 +157,32 @@ _SPACES = {
   "fedmd": {**_RATES, "fedmd": _DIGEST},
   "ds_fl": {**_RATES, "ds_fl": {**_DIGEST, "temperature": (0.1, 0.3)}},
   "cfd": {**_RATES, "cfd": {**_DIGEST, "bits_down": (1, 32)}},
+  "cronus": {**_RATES, "cronus": {"average": ("median", "trimmed_mean")}},
   "feddf": {**_RATES, "feddf": {"distill_steps": (20, 50, 100)}},
+  "fedbe": {
+    **_RATES,
+    "fedbe": {"distill_learning_rate": (1e-3, 1e-2), "spread": (0.1, 1.0)},
+  },
+  "fedaux": {
+    **_RATES,
+    "fedaux": {"distill_steps": (50, 100), "penalty": (0.01, 0.1)},
+  },
   "fedgkt": {
     **_RATES,
     "fedgkt": {"weight": (0.3, 1.0), "temperature": (1.0, 3.0)},
   },
   "fedgen": {**_RATES, "fedgen": {"alpha": (0.1, 0.3, 1.0)}},
+  "fedftg": {
+    **_RATES,
+    "fedftg": {
+      "iterations": (5, 10),
+      "distill_learning_rate": (0.01, 0.03, 0.1),
+    },
+  },
+  "fedzkt": {
+    **_RATES,
+    "fedzkt": {"mu": (0.01, 0.1, 1.0), "transfer_steps": (0, 20, 50)},
+  },
 }
 
 # The best of what `--tune` tried (experiments/results/compare_digits/tune.csv).

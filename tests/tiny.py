@@ -50,18 +50,24 @@ class Case(NamedTuple):
 CASES: dict[str, Case] = {
   "apfl": Case(bits=(32,)),
   "cfd": Case(),
+  "cronus": Case(),
   "ditto": Case(),
   "ds_fl": Case(),
   "fd": Case(),
   "fedala": Case(options=(("start_steps", 5),)),
+  "fedaux": Case(options=(("distill_steps", 5),)),
   "fedavg": Case(),
   "fedavg_ft": Case(),
   "fedbabu": Case(),
+  "fedbe": Case(options=(("distill_steps", 5), ("samples", 2))),
   "fedbn": Case(model="normed"),
   "fedcad": Case(),
   "feddbe": Case(options=(("kappa", 1.0),)),
   "feddf": Case(options=(("distill_steps", 5),)),
   "feddyn": Case(),
+  "fedftg": Case(
+    options=(("iterations", 2), ("distill_steps", 2), ("hidden", (8,)))
+  ),
   "fedgen": Case(options=(("generator_steps", 5), ("alpha", 0.1))),
   "fedgkd": Case(),
   "fedgkd_vote": Case(),
@@ -81,9 +87,17 @@ CASES: dict[str, Case] = {
   "fedprox": Case(),
   "fedprox_ft": Case(),
   "fedrep": Case(),
-  "fedssd": Case(),
   "fedrod": Case(),
+  "fedssd": Case(),
   "fedtgp": Case(options=(("server_steps", 20), ("weight", 1.0)), loss=0.85),
+  "fedzkt": Case(
+    options=(
+      ("iterations", 2),
+      ("distill_steps", 2),
+      ("transfer_steps", 3),
+      ("hidden", (8,)),
+    )
+  ),
   "fml": Case(),
   "lg_fedavg": Case(),
   "local": Case(),

@@ -47,11 +47,11 @@ from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   averaging,
+  counted,
   divided,
   local_steps,
   messages,
   personal,
-  reports,
 )
 from quped_jax.methods.blocks import generator as generator_lib
 from quped_jax.methods.blocks import server as server_lib
@@ -113,18 +113,6 @@ class FedgenDownload(NamedTuple):
 
   model: api.GlobalModel
   generator: Any
-
-
-class FedgenMessage(NamedTuple):
-  """What a client sends.
-
-  Attributes:
-    model: the difference.
-    counts: its number of samples per label, float32 `[classes]`.
-  """
-
-  model: api.GlobalModel
-  counts: jax.Array
 
 
 def make_fedgen(
@@ -193,23 +181,16 @@ def make_fedgen(
     (learner, _), metrics = local_steps.run(
       step, carry, data, context, training
     )
-    message = FedgenMessage(
+    message = counted.Counted(
       averaging.difference(learner, download.model),
       generator_lib.label_counts(data, classes),
     )
     weight = messages.client_weight(options.weighting, data)
     return api.ClientResult(averaging.keep(learner), message, weight, metrics)
 
-  def receive(server, message, weight, context, cohort):
-    return api.weighted_sum(server, message.model, weight, context, cohort)
-
   def collect(message, context):
     del context
     return divided.head_params(message.model.params), message.counts
-
-  def plausible(message, samples):
-    counts = reports.are_counts(message.counts, samples)
-    return message._replace(model=True, counts=counts)
 
   def server_update(server, aggregates, context):
     _, (differences, counts), weights = server_lib.all_collected(aggregates)
@@ -240,9 +221,9 @@ def make_fedgen(
     broadcast=broadcast,
     client_update=client_update,
     server_update=server_update,
-    receive=receive,
+    receive=counted.receive,
     averages=False,
     collect=collect,
-    plausible=plausible,
+    plausible=counted.plausible,
     server_moves=lambda server: server.generator,
   )

@@ -16,18 +16,22 @@ from quped_jax.methods.api import FederatedMethod, Models
 from quped_jax.methods.blocks.training import Training
 from quped_jax.methods.cfd import CfdOptions, make_cfd
 from quped_jax.methods.code import code_hash, package_of
+from quped_jax.methods.cronus import CronusOptions, make_cronus
 from quped_jax.methods.ditto import DittoOptions, make_ditto
 from quped_jax.methods.ds_fl import DsFlOptions, make_ds_fl
 from quped_jax.methods.fd import FdOptions, make_fd
 from quped_jax.methods.fedala import FedalaOptions, make_fedala
+from quped_jax.methods.fedaux import FedauxOptions, make_fedaux
 from quped_jax.methods.fedavg import FedavgOptions, make_fedavg
 from quped_jax.methods.fedavg_ft import FedavgFtOptions, make_fedavg_ft
 from quped_jax.methods.fedbabu import FedbabuOptions, make_fedbabu
+from quped_jax.methods.fedbe import FedbeOptions, make_fedbe
 from quped_jax.methods.fedbn import FedbnOptions, make_fedbn
 from quped_jax.methods.fedcad import FedcadOptions, make_fedcad
 from quped_jax.methods.feddbe import FeddbeOptions, make_feddbe
 from quped_jax.methods.feddf import FeddfOptions, make_feddf
 from quped_jax.methods.feddyn import FeddynOptions, make_feddyn
+from quped_jax.methods.fedftg import FedftgOptions, make_fedftg
 from quped_jax.methods.fedgen import FedgenOptions, make_fedgen
 from quped_jax.methods.fedgkd import FedgkdOptions, make_fedgkd
 from quped_jax.methods.fedgkd_vote import FedgkdVoteOptions, make_fedgkd_vote
@@ -44,6 +48,7 @@ from quped_jax.methods.fedrep import FedrepOptions, make_fedrep
 from quped_jax.methods.fedrod import FedrodOptions, make_fedrod
 from quped_jax.methods.fedssd import FedssdOptions, make_fedssd
 from quped_jax.methods.fedtgp import FedtgpOptions, make_fedtgp
+from quped_jax.methods.fedzkt import FedzktOptions, make_fedzkt
 from quped_jax.methods.fml import FmlOptions, make_fml
 from quped_jax.methods.lg_fedavg import LgFedavgOptions, make_lg_fedavg
 from quped_jax.methods.local import LocalOptions, make_local
@@ -169,18 +174,22 @@ def _entry(
 METHODS: dict[str, Entry] = {
   "apfl": _entry(make_apfl, ApflOptions, version=1),
   "cfd": _entry(make_cfd, CfdOptions, version=1, shares=True),
+  "cronus": _entry(make_cronus, CronusOptions, version=1, shares=True),
   "ditto": _entry(make_ditto, DittoOptions, version=1),
   "ds_fl": _entry(make_ds_fl, DsFlOptions, version=1, shares=True),
   "fd": _entry(make_fd, FdOptions, version=1),
   "fedala": _entry(make_fedala, FedalaOptions, version=1),
+  "fedaux": _entry(make_fedaux, FedauxOptions, version=1, shares=True),
   "fedavg": _entry(make_fedavg, FedavgOptions, version=1),
   "fedavg_ft": _entry(make_fedavg_ft, FedavgFtOptions, version=1),
   "fedbabu": _entry(make_fedbabu, FedbabuOptions, version=1),
+  "fedbe": _entry(make_fedbe, FedbeOptions, version=1, shares=True),
   "fedbn": _entry(make_fedbn, FedbnOptions, version=1),
   "fedcad": _entry(make_fedcad, FedcadOptions, version=1, shares=True),
   "feddbe": _entry(make_feddbe, FeddbeOptions, version=1, shares=True),
   "feddf": _entry(make_feddf, FeddfOptions, version=1, shares=True),
   "feddyn": _entry(make_feddyn, FeddynOptions, version=1, shares=True),
+  "fedftg": _entry(make_fedftg, FedftgOptions, version=1, shares=True),
   "fedgen": _entry(make_fedgen, FedgenOptions, version=1, shares=True),
   "fedgkd": _entry(make_fedgkd, FedgkdOptions, version=1),
   "fedgkd_vote": _entry(make_fedgkd_vote, FedgkdVoteOptions, version=1),
@@ -197,6 +206,7 @@ METHODS: dict[str, Entry] = {
   "fedrod": _entry(make_fedrod, FedrodOptions, version=1, shares=True),
   "fedssd": _entry(make_fedssd, FedssdOptions, version=1, shares=True),
   "fedtgp": _entry(make_fedtgp, FedtgpOptions, version=1, shares=True),
+  "fedzkt": _entry(make_fedzkt, FedzktOptions, version=1, shares=True),
   "fml": _entry(make_fml, FmlOptions, version=1),
   "lg_fedavg": _entry(make_lg_fedavg, LgFedavgOptions, version=1),
   "local": _entry(make_local, LocalOptions, version=1),

@@ -171,7 +171,7 @@ def test_no_clients_model_is_larger_than_its_budget():
 CLIENT_TYPES = "2*mlp(8,8)@1, 1*mlp(8,8)@32, 2*mlp(12,8)@2"
 TAKES_KINDS = (
   *("quped", "local", "fml", "fedkd", "fd", "fedmd", "ds_fl", "cfd"),
-  *("feddf", "fedgkt"),
+  *("feddf", "fedbe", "fedaux", "cronus", "fedgkt", "fedzkt"),
 )
 FAST = ("quped",)
 

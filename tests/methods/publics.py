@@ -83,6 +83,44 @@ def simulate(
   return qj.build(made, federation=federation)[0]
 
 
+def random_like(tree: Any, seed: int, scale: float = 0.5) -> Any:
+  """Gaussian noise in the shape of a tree."""
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return structure.unflatten(
+    [
+      scale * jax.random.normal(k, x.shape)
+      for k, x in zip(keys, leaves, strict=True)
+    ]
+  )
+
+
+def heard(made, server, messages, weights, context) -> api.Aggregate:
+  """What a server receives, as the engine adds up some messages."""
+  sums = [
+    made.receive(server, m, w, context, tiny.COHORT)
+    for m, w in zip(messages, weights, strict=True)
+  ]
+  total = jax.tree.map(lambda *x: sum(x), *sums)
+  if made.collect is None:
+    return total
+  parts = [made.collect(m, context) for m in messages]
+  return total._replace(
+    collected=api.Collected(
+      jnp.arange(len(messages)),
+      jax.tree.map(lambda *x: jnp.stack(x), *parts),
+      jnp.asarray(weights, jnp.float32),
+    )
+  )
+
+
+def logits_of(federation, model, shared: api.GlobalModel) -> jax.Array:
+  """What a model says about the public samples."""
+  data = federation.public.data()
+  inputs = data.batch(jnp.arange(federation.public.size)).inputs
+  return model.apply(shared.params, shared.stats, inputs, False)[0]
+
+
 def play(simulation: Simulation, rounds: int, seed: int = 0):
   """(The state after some rounds, the loss of each round)."""
   losses = []

@@ -28,12 +28,22 @@ from tests.methods.every import (
 
 # Written out, so that a method that loses this property does not drop out of
 # the test as well.
-PUBLIC = ("cfd", "ds_fl", "fedcad", "feddf", "fedmd", "fedssd")
+PUBLIC = (
+  "cfd",
+  "cronus",
+  "ds_fl",
+  "fedaux",
+  "fedbe",
+  "fedcad",
+  "feddf",
+  "fedmd",
+  "fedssd",
+)
 
 
 def test_the_table_holds_every_method():
   assert set(tiny.METHODS) == set(methods.METHODS)
-  assert len(tiny.METHODS) == 40
+  assert len(tiny.METHODS) == 45
 
 
 @each
@@ -200,7 +210,15 @@ def test_the_loss_that_is_reported_falls(name):
   assert int(state.monitor.undone) == 0
 
 
-WITHOUT_MODEL = ("fd", "fedgkt", "fedmd", "fedproto", "fedtgp", "local")
+WITHOUT_MODEL = (
+  "cronus",
+  "fd",
+  "fedgkt",
+  "fedmd",
+  "fedproto",
+  "fedtgp",
+  "local",
+)
 
 DIGITS = {
   "dataset": "digits",
@@ -291,12 +309,12 @@ def check_levels(made, state):
 # All but APFL, whose clients have full precision, and FedBN, which has another
 # model here.
 QUANTIZED = (
-  "cfd", "ditto", "ds_fl", "fd", "fedala", "fedavg", "fedavg_ft", "fedbabu",
-  "fedcad", "feddbe", "feddf", "feddyn", "fedgen", "fedgkd", "fedgkd_vote",
-  "fedgkt", "fedkd", "fedmd", "fedmlb", "fedntd", "fedper", "fedproto",
-  "fedprox", "fedprox_ft", "fedrep", "fedrod", "fedssd", "fedtgp", "fml",
-  "lg_fedavg", "local", "moon", "per_fedavg", "pfedme", "quped", "qupel",
-  "scaffold", "scaffold_ft",
+  "cfd", "cronus", "ditto", "ds_fl", "fd", "fedala", "fedaux", "fedavg",
+  "fedavg_ft", "fedbabu", "fedbe", "fedcad", "feddbe", "feddf", "feddyn",
+  "fedftg", "fedgen", "fedgkd", "fedgkd_vote", "fedgkt", "fedkd", "fedmd",
+  "fedmlb", "fedntd", "fedper", "fedproto", "fedprox", "fedprox_ft", "fedrep",
+  "fedrod", "fedssd", "fedtgp", "fedzkt", "fml", "lg_fedavg", "local", "moon",
+  "per_fedavg", "pfedme", "quped", "qupel", "scaffold", "scaffold_ft",
 )  # fmt: skip
 
 
@@ -328,8 +346,8 @@ def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
 
 
 PHASES = (
-  "cfd", "ditto", "ds_fl", "fd", "fedgkt", "fedkd", "fedmd", "fedproto",
-  "fedtgp", "fml", "local", "pfedme", "quped", "qupel",
+  "cfd", "cronus", "ditto", "ds_fl", "fd", "fedgkt", "fedkd", "fedmd",
+  "fedproto", "fedtgp", "fedzkt", "fml", "local", "pfedme", "quped", "qupel",
 )  # fmt: skip
 
 

@@ -24,33 +24,10 @@ def make(federation, **options):
   model = publics.make_model()
   made = publics.make_method("feddf", federation, model=model, **options)
   server = made.init_server(jax.random.key(0), federation.example())
-  messages = [random_like(server.models[COHORT], seed) for seed in (1, 2)]
-  return made, model, server, publics.make_context(federation), messages
-
-
-def random_like(tree, seed):
-  leaves, structure = jax.tree.flatten(tree)
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  return structure.unflatten(
-    [
-      0.5 * jax.random.normal(k, x.shape)
-      for k, x in zip(keys, leaves, strict=True)
-    ]
-  )
-
-
-def heard(made, server, messages, weights, context):
-  sums = [
-    made.receive(server, m, w, context, COHORT)
-    for m, w in zip(messages, weights, strict=True)
+  messages = [
+    publics.random_like(server.models[COHORT], seed) for seed in (1, 2)
   ]
-  return jax.tree.map(lambda *x: sum(x), *sums)
-
-
-def logits_of(federation, model, shared):
-  rows = jnp.arange(publics.SIZE)
-  inputs = federation.public.data().batch(rows).inputs
-  return model.apply(shared.params, shared.stats, inputs, False)[0]
+  return made, model, server, publics.make_context(federation), messages
 
 
 def test_the_teacher_is_the_mean_of_the_clients_logits(federation):
@@ -59,16 +36,16 @@ def test_the_teacher_is_the_mean_of_the_clients_logits(federation):
     jax.tree.map(jnp.add, server.models[COHORT], message)
     for message in messages
   ]
-  expected = sum(logits_of(federation, model, s) for s in sent) / 2
+  expected = sum(publics.logits_of(federation, model, s) for s in sent) / 2
   # Logits count equally, whatever the weights in the mean of parameters.
-  total = heard(made, server, messages, (3.0, 1.0), context).total
+  total = publics.heard(made, server, messages, (3.0, 1.0), context).total
   np.testing.assert_allclose(total.count, 2)
-  np.testing.assert_allclose(total.logits / 2, expected, atol=1e-5)
+  np.testing.assert_allclose(total.said / 2, expected, atol=1e-5)
   # A client of weight zero has no influence.
-  total = heard(made, server, messages, (3.0, 0.0), context).total
+  total = publics.heard(made, server, messages, (3.0, 0.0), context).total
   np.testing.assert_allclose(total.count, 1)
-  first = logits_of(federation, model, sent[0])
-  np.testing.assert_allclose(total.logits, first, atol=1e-5)
+  first = publics.logits_of(federation, model, sent[0])
+  np.testing.assert_allclose(total.said, first, atol=1e-5)
 
 
 def test_one_client_alone_teaches_like_two_of_its_kind(federation):
@@ -79,7 +56,9 @@ def test_one_client_alone_teaches_like_two_of_its_kind(federation):
     return made.server_update(server, {COHORT: aggregate}, context)
 
   alone, both = (
-    step(heard(made, server, messages[:1] * count, (1.0,) * count, context))
+    step(
+      publics.heard(made, server, messages[:1] * count, (1.0,) * count, context)
+    )
     for count in (1, 2)
   )
   chex.assert_trees_all_close(alone, both, atol=1e-5)
@@ -93,10 +72,10 @@ def test_distillation_brings_the_student_nearer_to_the_teacher(federation):
     made, model, server, context, messages = make(
       federation, distill_steps=steps, distill_learning_rate=3e-3
     )
-    sums = heard(made, server, messages, (3.0, 1.0), context)
+    sums = publics.heard(made, server, messages, (3.0, 1.0), context)
     new = jax.jit(made.server_update)(server, {COHORT: sums}, context)
-    student = logits_of(federation, model, new.models[COHORT])
-    teacher = sums.total.logits / sums.total.count
+    student = publics.logits_of(federation, model, new.models[COHORT])
+    teacher = sums.total.said / sums.total.count
     distances.append(float(distill.kl_divergence(teacher, student)))
     if not steps:
       mean = jax.tree.map(lambda a, b: (3 * a + b) / 4, *messages)
@@ -108,7 +87,7 @@ def test_distillation_brings_the_student_nearer_to_the_teacher(federation):
 @pytest.mark.slow
 def test_a_server_that_hears_nobody_stays_as_it_is(federation):
   made, _, server, context, messages = make(federation, distill_steps=3)
-  sums = heard(made, server, messages, (0.0, 0.0), context)
+  sums = publics.heard(made, server, messages, (0.0, 0.0), context)
   new = made.server_update(server, {COHORT: sums}, context)
   assert tiny.largest_difference(new, server) == 0
 
@@ -143,7 +122,7 @@ def test_every_architecture_has_a_student_that_all_clients_teach(federation):
   server = made.init_server(jax.random.key(0), federation.example())
   models = {"small": small, "large": large}
   message = {
-    name: random_like(server.models[name], seed)
+    name: publics.random_like(server.models[name], seed)
     for seed, name in enumerate(models)
   }
   sums = {
@@ -151,11 +130,13 @@ def test_every_architecture_has_a_student_that_all_clients_teach(federation):
     for name in models
   }
   new = jax.jit(made.server_update)(server, sums, context)
-  teacher = (sums["small"].total.logits + sums["large"].total.logits) / 2
+  teacher = (sums["small"].total.said + sums["large"].total.said) / 2
   for name, model in models.items():
     before = jax.tree.map(jnp.add, server.models[name], message[name])
     distances = [
-      distill.kl_divergence(teacher, logits_of(federation, model, student))
+      distill.kl_divergence(
+        teacher, publics.logits_of(federation, model, student)
+      )
       for student in (before, new.models[name])
     ]
     assert distances[1] < 0.6 * distances[0]

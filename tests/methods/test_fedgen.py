@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.methods import api
 from quped_jax.methods.blocks import divided, generator
 from tests import tiny
 from tests.methods import publics
@@ -37,22 +36,6 @@ def start(made, federation, server, context):
   )
 
 
-def heard(made, messages, weights, server, context):
-  """What the server receives, as the engine aggregates some messages."""
-  sums = [
-    made.receive(server, m, w, context, COHORT)
-    for m, w in zip(messages, weights, strict=True)
-  ]
-  total = jax.tree.map(lambda *x: sum(x), *sums)
-  parts = [made.collect(m, context) for m in messages]
-  collected = api.Collected(
-    jnp.arange(len(messages)),
-    jax.tree.map(lambda *x: jnp.stack(x), *parts),
-    jnp.asarray(weights, jnp.float32),
-  )
-  return {COHORT: total._replace(collected=collected)}
-
-
 @pytest.mark.slow
 def test_without_weight_of_the_generated_it_is_fedavg(federation):
   own, _ = publics.play(publics.simulate("fedgen", federation, alpha=0.0), 3)
@@ -79,7 +62,9 @@ def trained(federation):
     )
   )
   messages = [update(jnp.int32(i)).message for i in (0, 1)]
-  aggregates = heard(made, messages, (1.0, 1.0), server, context)
+  aggregates = {
+    COHORT: publics.heard(made, server, messages, (1.0, 1.0), context)
+  }
   new = jax.jit(made.server_update)(server, aggregates, context)
   return made, model, server, context, messages, new
 
@@ -128,10 +113,14 @@ def test_a_client_of_no_weight_does_not_teach_the_generator(trained):
   wrong = jax.tree.map(lambda x: 50 * jnp.ones_like(x), messages[1])
   update = jax.jit(made.server_update)
   ends = [
-    update(server, heard(made, sent, (1.0, 0.0), server, context), context)
+    update(
+      server,
+      {COHORT: publics.heard(made, server, sent, (1.0, 0.0), context)},
+      context,
+    )
     for sent in ((messages[0], messages[1]), (messages[0], wrong))
   ]
-  nobody = heard(made, messages, (0.0, 0.0), server, context)
+  nobody = {COHORT: publics.heard(made, server, messages, (0.0, 0.0), context)}
   alone = update(server, nobody, context)
   assert tiny.largest_difference(*ends) < 1e-6
   assert tiny.largest_difference(alone, server) == 0

@@ -58,9 +58,9 @@ def test_only_a_method_that_names_the_federation_is_given_it(monkeypatch):
 def test_the_methods_that_are_given_the_federation():
   takers = {n for n, e in qj.methods.METHODS.items() if e.takes_federation}
   assert takers == {
-    "cfd", "ds_fl", "fedcad", "feddbe", "feddf", "feddyn", "fedgen", "fedgkt",
-    "fedmd", "fedproto", "fedrod", "fedssd", "fedtgp", "moon", "scaffold",
-    "scaffold_ft",
+    "cfd", "cronus", "ds_fl", "fedaux", "fedbe", "fedcad", "feddbe", "feddf",
+    "feddyn", "fedftg", "fedgen", "fedgkt", "fedmd", "fedproto", "fedrod",
+    "fedssd", "fedtgp", "fedzkt", "moon", "scaffold", "scaffold_ft",
   }  # fmt: skip
 
 

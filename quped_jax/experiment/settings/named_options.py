@@ -19,18 +19,22 @@ if TYPE_CHECKING:
 
     apfl: InitVar[Mapping[str, Any]] = {}
     cfd: InitVar[Mapping[str, Any]] = {}
+    cronus: InitVar[Mapping[str, Any]] = {}
     ditto: InitVar[Mapping[str, Any]] = {}
     ds_fl: InitVar[Mapping[str, Any]] = {}
     fd: InitVar[Mapping[str, Any]] = {}
     fedala: InitVar[Mapping[str, Any]] = {}
+    fedaux: InitVar[Mapping[str, Any]] = {}
     fedavg: InitVar[Mapping[str, Any]] = {}
     fedavg_ft: InitVar[Mapping[str, Any]] = {}
     fedbabu: InitVar[Mapping[str, Any]] = {}
+    fedbe: InitVar[Mapping[str, Any]] = {}
     fedbn: InitVar[Mapping[str, Any]] = {}
     fedcad: InitVar[Mapping[str, Any]] = {}
     feddbe: InitVar[Mapping[str, Any]] = {}
     feddf: InitVar[Mapping[str, Any]] = {}
     feddyn: InitVar[Mapping[str, Any]] = {}
+    fedftg: InitVar[Mapping[str, Any]] = {}
     fedgen: InitVar[Mapping[str, Any]] = {}
     fedgkd: InitVar[Mapping[str, Any]] = {}
     fedgkd_vote: InitVar[Mapping[str, Any]] = {}
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     fedrod: InitVar[Mapping[str, Any]] = {}
     fedssd: InitVar[Mapping[str, Any]] = {}
     fedtgp: InitVar[Mapping[str, Any]] = {}
+    fedzkt: InitVar[Mapping[str, Any]] = {}
     fml: InitVar[Mapping[str, Any]] = {}
     lg_fedavg: InitVar[Mapping[str, Any]] = {}
     local: InitVar[Mapping[str, Any]] = {}

@@ -66,6 +66,15 @@ def label_counts(data: ClientData, classes: int) -> jax.Array:
   return jnp.sum(jax.nn.one_hot(labels, classes) * own[:, None], axis=0)
 
 
+def label_shares(counts: jax.Array) -> jax.Array:
+  """Each client's share of the samples of a label, `[clients, classes]`.
+
+  Args:
+    counts: samples per label, `[clients, classes]`.
+  """
+  return counts / jnp.maximum(jnp.sum(counts, axis=0, keepdims=True), 1)
+
+
 def diversity_loss(noise: jax.Array, features: jax.Array) -> jax.Array:
   r"""In (0, 1]: smaller, the more features of different noise differ.
 
@@ -97,8 +106,7 @@ def ensemble_loss(
     counts: samples per label, `[clients, classes]`.
     labels: one-hot `[batch, classes]`.
   """
-  shares = counts @ labels.T
-  shares /= jnp.maximum(jnp.sum(shares, axis=0, keepdims=True), 1)
+  shares = jnp.matmul(label_shares(counts), labels.T, precision="highest")
   mean = jnp.sum(shares[..., None] * logits, axis=0)
   return jnp.mean(optax.softmax_cross_entropy(mean, labels))
 

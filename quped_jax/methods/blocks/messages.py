@@ -10,6 +10,7 @@ import optax
 from quped_jax.data.federation import ClientData
 from quped_jax.methods import by_precision
 from quped_jax.methods.api import Aggregate, GlobalModel
+from quped_jax.methods.blocks import trees
 from quped_jax.quantization.codebook_tree import path_name
 
 
@@ -77,6 +78,32 @@ def keep_variances(difference: Any, stats: Any) -> Any:
     return jnp.maximum(d, -s) if is_variance else d
 
   return jax.tree_util.tree_map_with_path(keep, difference, stats)
+
+
+def follow(model: GlobalModel, stats: Any) -> Any:
+  """Statistics of quantized forms, moved as the model's own were.
+
+  A server that trains a model has no levels, so it cannot run its quantized
+  forms itself.
+
+  Args:
+    model: the model before it was trained.
+    stats: its statistics after it.
+
+  Returns:
+    What the server then holds; None if there are none.
+  """
+  if model.quantized_stats is None:
+    return None
+  held = model.quantized_stats
+  # The statistics of each precision move alike.
+  difference = jax.tree.map(
+    lambda x, d: jnp.broadcast_to(d, x.shape),
+    held.values,
+    trees.difference(stats, model.stats),
+  )
+  moved = keep_variances(difference, held.values)
+  return held._replace(values=jax.tree.map(jnp.add, held.values, moved))
 
 
 def if_heard(aggregates: Mapping[str, Aggregate], new: Any, old: Any) -> Any:

@@ -31,27 +31,39 @@ TargetLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class ExchangeOptions:
-  """Settings of methods whose clients exchange outputs on public samples.
+class AnswerOptions:
+  """Settings of methods whose clients send outputs on public samples.
 
   Attributes:
     method: the method's name, for errors.
     public_samples: how many public samples are drawn each round; 0 for all.
-    digest_steps: steps per round in which a client distils what all clients
-      said in the previous round.
     weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
   method: ClassVar[str]
 
   public_samples: int = 0
-  digest_steps: int = 5
   weighting: str = "uniform"
 
   def __post_init__(self):
     checks.at_least(f"{self.method}.public_samples", self.public_samples, 0)
-    checks.at_least(f"{self.method}.digest_steps", self.digest_steps, 0)
     checks.choice(f"{self.method}.weighting", self.weighting, api.WEIGHTINGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExchangeOptions(AnswerOptions):
+  """Settings of those that digest them, in addition to `AnswerOptions`.
+
+  Attributes:
+    digest_steps: steps per round in which a client distils what all clients
+      said in the previous round.
+  """
+
+  digest_steps: int = 5
+
+  def __post_init__(self):
+    super().__post_init__()
+    checks.at_least(f"{self.method}.digest_steps", self.digest_steps, 0)
 
 
 class Download(NamedTuple):
@@ -95,7 +107,7 @@ def check_samples(field: str, samples: int, public: PublicSet) -> None:
 
 
 def sizes(
-  options: ExchangeOptions, federation: Federation, *, labelled: bool
+  options: AnswerOptions, federation: Federation, *, labelled: bool
 ) -> tuple[int, int]:
   """The size of the public set, and how many samples of it a round draws.
 
@@ -135,6 +147,16 @@ def with_targets(
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Mean cross entropy of logits to probabilities, both `[batch, classes]`."""
   return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+
+
+def soft_divergence(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Mean divergence from probabilities to logits, both `[batch, classes]`.
+
+  It differs from `soft_cross_entropy` by a constant, and is zero where the
+  targets are learned.
+  """
+  entropy = jnp.sum(jax.scipy.special.entr(targets), axis=-1)
+  return soft_cross_entropy(logits, targets) - jnp.mean(entropy)
 
 
 def digest(
@@ -245,6 +267,7 @@ def distill(
   *,
   loss: TargetLoss,
   batch_size: int,
+  last: int = 1,
 ) -> api.GlobalModel:
   """The server's distillation of soft targets into a model.
 
@@ -257,6 +280,7 @@ def distill(
       distill_optimizer and distill_learning_rate; the optimizer starts afresh.
     loss: loss of logits and targets.
     batch_size: samples per step.
+    last: how many of the last models the result is the mean of.
 
   Returns:
     The model after the steps.
@@ -281,4 +305,5 @@ def distill(
       data.draw(key, options.distill_steps, batch_size),
       pass_keys(model, key, options.distill_steps),
     ),
+    last=last,
   )[0]

@@ -38,6 +38,23 @@ def check_steps(
   )
 
 
+def step(
+  optimizer: optax.GradientTransformationExtraArgs,
+  learning_rate: float,
+  loss: Callable[[Any, Any, Any], tuple[jax.Array, Any]],
+  model: api.GlobalModel,
+  opt_state: Any,
+  x: Any,
+) -> tuple[api.GlobalModel, Any]:
+  """A gradient step of a server's model, see `descend`."""
+  grads, stats = jax.grad(loss, has_aux=True)(model.params, model.stats, x)
+  updates, opt_state = optimizer.update(
+    grads, opt_state, model.params, learning_rate=learning_rate
+  )
+  params: Any = optax.apply_updates(model.params, updates)
+  return model._replace(params=params, stats=stats), opt_state
+
+
 def descend(
   optimizer: optax.GradientTransformationExtraArgs,
   learning_rate: float,
@@ -45,6 +62,8 @@ def descend(
   model: api.GlobalModel,
   opt_state: Any,
   xs: Any,
+  *,
+  last: int = 1,
 ) -> tuple[api.GlobalModel, Any]:
   """Gradient steps of a server's model, one after the other.
 
@@ -55,21 +74,36 @@ def descend(
     model: the model before the steps.
     opt_state: state of the optimizer.
     xs: the x of every step, a tree of arrays `[steps, ...]`.
+    last: how many models the result is the mean of: those after so many of the
+      last steps (stochastic weight averaging).
 
   Returns:
-    The model and the optimizer's state after the last step.
+    The model, and the optimizer's state after the last step.
   """
 
-  def step(carry, x):
+  def go(carry, x):
     model, opt_state = carry
-    grads, stats = jax.grad(loss, has_aux=True)(model.params, model.stats, x)
-    updates, opt_state = optimizer.update(
-      grads, opt_state, model.params, learning_rate=learning_rate
-    )
-    params: Any = optax.apply_updates(model.params, updates)
-    return (model._replace(params=params, stats=stats), opt_state), None
+    return step(optimizer, learning_rate, loss, model, opt_state, x), None
 
-  return jax.lax.scan(step, (model, opt_state), xs)[0]
+  if last == 1:
+    return jax.lax.scan(go, (model, opt_state), xs)[0]
+
+  def go_and_add(carry, x):
+    reached, total = carry
+    reached, _ = go(reached, x)
+    return (reached, jax.tree.map(jnp.add, total, reached[0])), None
+
+  steps = jax.tree.leaves(xs)[0].shape[0]
+  last = min(last, steps)
+  first, rest = (
+    jax.tree.map(lambda x, part=part: x[part], xs)
+    for part in (slice(steps - last), slice(steps - last, None))
+  )
+  reached = jax.lax.scan(go, (model, opt_state), first)[0]
+  nothing = jax.tree.map(jnp.zeros_like, model)
+  (_, opt_state), total = jax.lax.scan(go_and_add, (reached, nothing), rest)[0]
+  mean = jax.tree.map(lambda x: (x / last).astype(x.dtype), total)
+  return model._replace(params=mean.params, stats=mean.stats), opt_state
 
 
 def all_collected(aggregates: Mapping[str, api.Aggregate]) -> api.Collected:

@@ -69,6 +69,16 @@ def sharpen(probabilities: jax.Array, temperature: float) -> jax.Array:
   return jax.nn.softmax(probabilities / temperature)
 
 
+def normalised(found: jax.Array) -> jax.Array:
+  """Soft labels from an average by coordinate, `[..., classes]`.
+
+  Coordinates of a median need not add up to 1, nor be above 0.
+  """
+  total = jnp.sum(found, axis=-1, keepdims=True)
+  uniform = 1 / found.shape[-1]
+  return jnp.where(total > 0, found / jnp.where(total > 0, total, 1), uniform)
+
+
 def soft_label_method(
   models: api.Models,
   training: Training,
@@ -140,13 +150,7 @@ def soft_label_method(
       decoded = jax.vmap(
         lambda message: quantized_labels.decode(message, bits_up, shape)
       )(messages)
-      found = center(decoded, sent)
-      # Coordinates of a median need not add up to 1, nor be above 0.
-      total = jnp.sum(found, axis=-1, keepdims=True)
-      uniform = 1 / found.shape[-1]
-      return jnp.where(
-        total > 0, found / jnp.where(total > 0, total, 1), uniform
-      )
+      return normalised(center(decoded, sent))
 
     return centers.in_place_of_mean(server, aggregates, labels, context)
 

@@ -29,6 +29,8 @@ SHARING = (
   pytest.param("fedntd", marks=SLOW),
   pytest.param("fedgen", marks=SLOW),
   pytest.param("feddf", marks=SLOW),
+  pytest.param("fedbe", marks=SLOW),
+  pytest.param("fedaux", marks=SLOW),
   "fedrep",
 )
 # Those that adapt the shared model to a client before it is evaluated.

@@ -26,6 +26,27 @@ def test_descent_is_the_optimizers_with_statistics_carried():
   np.testing.assert_allclose(stats, -0.5)
 
 
+def test_descent_may_end_at_the_mean_of_its_last_models():
+  def loss(params, stats, x):
+    return jnp.sum((params - x) ** 2), stats + x
+
+  def descend(count, **how):
+    optimizer = optimizers.base_optimizer("momentum")
+    start = api.GlobalModel(jnp.float32(3.0), jnp.float32(0))
+    xs = jnp.array([1.0, -2.0, 0.5, 4.0])[:count]
+    state = optimizer.init(start.params)
+    return server.descend(optimizer, 0.1, loss, start, state, xs, **how)
+
+  ends = [descend(count)[0] for count in (1, 2, 3, 4)]
+  for last in (1, 2, 4):
+    mean, state = descend(4, last=last)
+    for found, parts in ((mean.params, 0), (mean.stats, 1)):
+      expected = np.mean([end[parts] for end in ends[-last:]])
+      np.testing.assert_allclose(found, expected, rtol=1e-6)
+    chex.assert_trees_all_close(state, descend(4)[1])
+  chex.assert_trees_all_close(descend(4, last=9)[0], mean)
+
+
 def test_what_cohorts_sent_is_joined():
   def aggregate(clients):
     ids = jnp.array(clients)

@@ -12,6 +12,7 @@ import pytest
 import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
 from quped_jax.methods import api, by_precision
+from quped_jax.methods.blocks import ranks
 from quped_jax.methods.wrappers import robust
 from tests import tiny
 from tests.methods import toy
@@ -41,8 +42,8 @@ def absent(slots: int, count: int, seed: int = 0) -> np.ndarray:
 def center(given, sent, trim):
   """The trimmed mean, or with None the median."""
   if trim is None:
-    return robust.median(given, sent)
-  return robust.trimmed_mean(given, sent, trim)
+    return ranks.median(given, sent)
+  return ranks.trimmed_mean(given, sent, trim)
 
 
 @pytest.mark.parametrize("trim", [None, 0.0, 0.1, 0.29, 0.3, 0.49])
@@ -59,7 +60,7 @@ def test_it_is_what_a_loop_over_coordinates_gives(trim):
 def test_a_share_is_rounded_down_but_not_by_how_floats_are_written():
   """0.29 times 100 is 28.999999999999996."""
   values = {"x": np.arange(100, dtype=np.float32)[:, None] ** 2}
-  got = robust.trimmed_mean(values, jnp.ones(100, bool), 0.29)
+  got = ranks.trimmed_mean(values, jnp.ones(100, bool), 0.29)
   expected = np.mean(np.arange(29, 71) ** 2)
   np.testing.assert_allclose(got["x"], [expected], rtol=1e-6)
 
@@ -68,7 +69,7 @@ def test_a_share_is_rounded_down_but_not_by_how_floats_are_written():
 def test_a_share_close_to_a_half_leaves_someone(count):
   messages = jnp.arange(50.0)
   sent = jnp.arange(50) < count
-  found = robust.trimmed_mean(messages, sent, np.nextafter(0.5, 0))
+  found = ranks.trimmed_mean(messages, sent, np.nextafter(0.5, 0))
   assert float(found) == (count - 1) / 2
 
 
@@ -375,10 +376,10 @@ def test_parts_by_precision_are_averaged_among_their_senders(name):
   )(jnp.asarray(values), jnp.asarray(bits))
   sent = jnp.ones(10, bool)
   if name == "median":
-    found = robust.median(messages, sent)["s"]
+    found = ranks.median(messages, sent)["s"]
   else:
     # One of ten at either end, so one of five and one of three.
-    found = robust.trimmed_mean(messages, sent, 0.1)["s"]
+    found = ranks.trimmed_mean(messages, sent, 0.1)["s"]
   np.testing.assert_allclose(found.totals[0], [2.0, 2.0])
   np.testing.assert_allclose(found.totals[1], [4.0, 4.0])
   np.testing.assert_array_equal(found.weights, [1.0, 1.0, 0.0])
