@@ -42,7 +42,6 @@ from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   averaging,
   centers,
-  distill,
   messages,
   predictions,
   requirements,
@@ -222,7 +221,7 @@ def make_feddf(
     }
 
   def loss(logits, teacher):
-    return distill.kl_divergence(teacher, logits, options.temperature)
+    return training.divergence(teacher, logits, options.temperature)
 
   def server_update(server, aggregates, context):
     heard = [aggregate.total for aggregate in aggregates.values()]
