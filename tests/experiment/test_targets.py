@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,12 @@ def test_the_loss_falls_and_the_score_is_called_what_it_is(
 
 @pytest.mark.slow
 def test_held_out_and_streamed_clients_have_the_score_too():
-  ways = [{}, {"client_state": "host", "strategy": "chunks"}]
+  """And those that are divided over devices, with their targets."""
+  ways = [
+    {},
+    {"client_state": "host", "strategy": "chunks"},
+    {"devices": 2},
+  ]
   found = [
     play(
       "values",
@@ -126,8 +132,8 @@ def test_held_out_and_streamed_clients_have_the_score_too():
   for summary in found:
     assert summary["held_out_clients"]["personalized"]["mean"] > 0.3
     assert summary["r2_best_round"]["quantized"]["mean"] > 0.3
-  values = [x["r2"]["quantized"]["mean"] for x in found]
-  np.testing.assert_allclose(*values, rtol=1e-4)
+  first, *others = (x["r2"]["quantized"]["mean"] for x in found)
+  np.testing.assert_allclose(others, first, rtol=1e-4)
 
 
 def test_a_loss_for_other_targets_is_refused_by_name():
@@ -148,7 +154,7 @@ def test_a_loss_for_other_targets_is_refused_by_name():
 
 
 def test_settings_of_losses_are_checked():
-  for changes, message in (
+  cases: tuple[tuple[dict[str, Any], str], ...] = (
     ({"loss": "hinge"}, "loss='hinge': must be one of cross_entropy, focal"),
     ({"label_smoothing": 1.5}, "label_smoothing=1.5: must be from 0 to 1"),
     ({"focal_gamma": -1.0}, "focal_gamma=-1.0: must be at least 0"),
@@ -156,7 +162,8 @@ def test_settings_of_losses_are_checked():
       {"loss": "focal", "label_smoothing": 0.1},
       "label_smoothing=0.1: must be 0 with loss='focal'",
     ),
-  ):
+  )
+  for changes, message in cases:
     with pytest.raises(ValueError, match=f"^{message}"):
       qj.Settings(**changes)
 
@@ -221,7 +228,9 @@ def test_comparisons_and_sweeps_call_the_score_what_it_is(dataset, tmp_path):
     quiet=True,
     say=lambda line: None,
   )
-  assert all(run.score == run.summary["r2"]["global"]["mean"] for run in runs)
+  for run in runs:
+    assert run.summary is not None
+    assert run.score == run.summary["r2"]["global"]["mean"]
   assert "R2 " in repr(runs[0])
   with pytest.raises(AttributeError, match="^accuracy: .* there is R2 instead"):
     _ = runs[0].accuracy
