@@ -1,7 +1,7 @@
 """Scores of models on the samples of clients, after a round."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from quped_jax import random_keys
 from quped_jax.data import targets
-from quped_jax.data.federation import ClientData, Split
+from quped_jax.data.federation import Batch, ClientData, Split
 from quped_jax.models import Model
 from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import contexts
@@ -52,7 +52,6 @@ def score(
     float32 `[]`: a share in [0, 1], or R^2 from `LOWEST` to 1. NaN for a split
     without samples, and for one whose values are all equal.
   """
-
   part: Split = getattr(data, split)
   # Of one sample, to know their kind and width.
   first = data.batch(jnp.zeros(1, jnp.int32), split).labels
@@ -77,19 +76,24 @@ def score(
   return jnp.where(part.count > 0, share, jnp.nan)
 
 
-def _correct(logits, labels) -> jax.Array:
+def _correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Whether each sample is classified correctly, bool `[batch, 1]`."""
   hits = jnp.argmax(logits, axis=-1) == labels
   # The largest of logits that are NaN is the first: no prediction at all.
   return (hits & jnp.all(jnp.isfinite(logits), axis=-1))[:, None]
 
 
-def _correct_labels(logits, labels) -> jax.Array:
+def _correct_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Whether each label of each sample is right, bool `[batch, labels]`."""
   return ((logits > 0) == labels) & jnp.isfinite(logits)
 
 
-def _explained(outputs, total, first, count) -> jax.Array:
+def _explained(
+  outputs: Callable[[Batch], jax.Array],
+  total: Callable[[Callable[..., Any]], Any],
+  first: jax.Array,
+  count: Any,
+) -> jax.Array:
   """The coefficient of determination.
 
   Args:
@@ -119,7 +123,12 @@ def _explained(outputs, total, first, count) -> jax.Array:
   return jnp.where(variation > 0, share, jnp.nan)
 
 
-def _total(fn, data: ClientData, split: str, batch_size: int) -> Any:
+def _total(
+  fn: Callable[[Batch, jax.Array], Any],
+  data: ClientData,
+  split: str,
+  batch_size: int,
+) -> Any:
   """The sum of `fn(batch, which samples count)` over batches of a split."""
   part: Split = getattr(data, split)
   batch_size = min(batch_size, max(part.max_count, 1))
