@@ -9,7 +9,7 @@ import pytest
 
 from quped_jax.methods.blocks import distill, losses
 from tests import tiny
-from tests.methods.every import over
+from tests.methods.every import BLOCKS, over
 
 # Methods that exchange classes, or what is said of them.
 OF_CLASSES = ("cfd", "ds_fl", "fd", "fedgen", "fedgkt", "fedmd", "fedntd")
@@ -79,7 +79,7 @@ def test_a_method_of_classes_says_that_there_are_none(name, loss):
     made_with(name, loss)
 
 
-@over(tiny.METHODS, fast=("fedavg",))
+@over(tiny.METHODS, fast=("fedavg",), slow=BLOCKS)
 @pytest.mark.parametrize(
   "changes", [{"loss": "focal"}, {"label_smoothing": 0.1}]
 )
