@@ -14,7 +14,7 @@ from absl import app, flags, logging
 
 import quped_jax as qj
 from experiments import command_line
-from quped_jax.experiment import output
+from quped_jax.experiment import output, scores
 from quped_jax.quantization import codebook
 from quped_jax.simulation import processes
 
@@ -143,17 +143,18 @@ def make_console() -> rich.console.Console:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-  """Prints the accuracy after the last round, variant by variant."""
+  """Prints the score after the last round, variant by variant."""
+  score = scores.of_summary(summary)
   print(
     f"{summary['method']} on {summary['dataset']}, {summary['model']}, "
     f"{codebook.describe_bits(summary['bits'])}, {summary['clients']} clients, "
     f"round {summary['rounds']}:"
   )
-  for name, spread in summary["accuracy"].items():
+  for name, spread in summary[score.name].items():
     print(
-      f"  {name:12s} {100 * spread['mean']:5.1f} %  "
-      f"(worst client {100 * spread['worst']:.1f} %, "
-      f"10th percentile {100 * spread['p10']:.1f} %)"
+      f"  {name:12s} {score.text(spread['mean']):>7s}  "
+      f"(worst client {score.text(spread['worst'])}, "
+      f"10th percentile {score.text(spread['p10'])})"
     )
   if summary["privacy"]:
     print(
@@ -165,10 +166,10 @@ def print_summary(summary: dict[str, Any]) -> None:
   variant = summary["primary_variant"]
   print(f"by client type, {variant}:")
   for name, client_type in summary["client_types"].items():
-    spread = client_type["accuracy"][variant]
+    spread = client_type[score.name][variant]
     if spread:
       print(
         f"  {name:20s} {client_type['clients']:5d} clients  "
         f"{client_type['model_bytes'] / 1000:8.1f} KB  "
-        f"{100 * spread['mean']:5.1f} %"
+        f"{score.text(spread['mean']):>7s}"
       )

@@ -4,13 +4,15 @@ python -m experiments.predict --input=samples.npy \
   --model=/tmp/run/models/client_00012.safetensors --output=logits.npy
 
 The samples are an array `[samples, ...]`, as in the model's dataset before they
-are normalised. Prints the class of each, one per line.
+are normalised. Prints a line for each: its class; or with --targets=values its
+numbers, and with --targets=multi_label a 0 or 1 for each label.
 """
 
 import contextlib
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
@@ -18,6 +20,7 @@ from absl import flags
 import quped_jax as qj
 from experiments import common
 from quped_jax import paths
+from quped_jax.data import targets
 from quped_jax.data.npy import load_npy
 
 _MODEL = flags.DEFINE_string(
@@ -28,6 +31,9 @@ _INPUT = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string(
   "output", None, ".npy file for the logits, [samples, classes]."
+)
+_TARGETS = flags.DEFINE_enum(
+  "targets", "classes", targets.KINDS, "What the model predicts."
 )
 
 
@@ -50,11 +56,22 @@ def main(argv: list[str]) -> None:
       )
     if output is not None:
       _save(output, logits)
-    sys.stdout.writelines(f"{label}\n" for label in logits.argmax(axis=1))
+    sys.stdout.writelines(f"{line}\n" for line in _lines(logits))
     # Here they are the result.
     common.check_output()
 
   common.run_main(run)
+
+
+def _lines(logits: np.ndarray) -> Iterator[str]:
+  """What is predicted for each sample, as text."""
+  if _TARGETS.value == "classes":
+    yield from map(str, logits.argmax(axis=1))
+    return
+  if _TARGETS.value == "multi_label":
+    logits = (logits > 0).astype(int)
+  for row in logits:
+    yield " ".join(f"{x:.6g}" for x in row)
 
 
 def _check_output(output: pathlib.Path, **inputs: str) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 import quped_jax as qj
 from experiments.benchmarks.engine import CLASSES
-from quped_jax.methods.blocks.distill import cross_entropy
+from quped_jax.methods.blocks.losses import cross_entropy
 
 _LEARNING_RATE = 0.01
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from quped_jax import checks
 from quped_jax.data import arrays
-from quped_jax.data import labels as labels_lib
+from quped_jax.data import targets as targets_lib
 from quped_jax.data.npy import load_npy
 from quped_jax.short_repr import short_repr
 
@@ -35,8 +35,9 @@ class Dataset:
   Attributes:
     name: What error messages call the dataset.
     inputs: `[samples, ...]`, uint8 (images, to save memory) or float32.
-    labels: `[samples]` int32, in `[0, num_classes)`.
-    num_classes: Number of classes, at least 2.
+    labels: `[samples]` int32, in `[0, num_classes)`; or `[samples,
+      num_classes]` targets of another kind, see `quped_jax.data.targets`.
+    num_classes: Number of classes, at least 2; or of a target's columns.
     is_test: `[samples]` bool, the dataset's own test split. None: it has none,
       and each client's samples are split.
     groups: `[samples]` int32, the natural owner (such as the writer) of each
@@ -68,18 +69,24 @@ class Dataset:
   def __post_init__(self):
     object.__setattr__(self, "name", checks.text("name", self.name))
     lowest, highest = self._check_inputs()
-    self._check_column("labels", self.labels, np.int32)
+    _check_array("labels", self.labels)
+    num_classes = targets_lib.check(
+      self.labels, self.num_classes, len(self.inputs)
+    )
+    object.__setattr__(self, "num_classes", num_classes)
     self._check_column("is_test", self.is_test, np.bool_)
     self._check_column("groups", self.groups, np.int32)
-    num_classes = labels_lib.whole_classes(self.num_classes)
-    object.__setattr__(self, "num_classes", num_classes)
-    labels_lib.check_range(self.labels, num_classes)
     if self.groups is not None and self.groups.min() < 0:
       raise ValueError(f"groups={self.groups.min()}: must not be negative")
     groups = 0 if self.groups is None else int(self.groups.max()) + 1
     _check_names("group_names", self.group_names, groups, groups)
     _check_names("class_names", self.class_names, 1, num_classes)
     self._check_scale(lowest, highest)
+
+  @property
+  def targets(self) -> str:
+    """The kind of its labels: "classes", "values" or "multi_label"."""
+    return targets_lib.kind_of(self.labels)
 
   def _check_inputs(self) -> tuple[np.ndarray, np.ndarray]:
     """Checks the inputs; returns the least and the largest of each feature."""
@@ -178,6 +185,7 @@ def from_arrays(
   inputs,
   labels,
   *,
+  targets: str = "classes",
   name: str = "arrays",
   num_classes: int | None = None,
   is_test=None,
@@ -196,9 +204,13 @@ def from_arrays(
       becomes float32.
     labels: `[samples]` or `[samples, 1]` whole numbers, which are the classes;
       or text, of which each is a class: which one is printed, and is in
-      `class_names`.
+      `class_names`. Or what `targets` says.
+    targets: What labels are: "classes"; "values", real numbers, `[samples]` or
+      `[samples, width]`, for regression; or "multi_label", `[samples, labels]`
+      of 0 and 1, or bools: which of several labels a sample has.
     name: What error messages call the dataset.
-    num_classes: Number of classes; None: the largest label plus one.
+    num_classes: Number of classes; None: the largest label plus one. Of other
+      targets, the number of columns.
     is_test: `[samples]` bool, or None: there is no test split.
     groups: `[samples]` ids of any type, the natural owner of each sample, or
       None.
@@ -214,8 +226,8 @@ def from_arrays(
       field, its value and what is allowed.
   """
   raw = arrays.real_array("inputs", inputs)
-  numbers, num_classes, class_names = labels_lib.class_numbers(
-    labels, num_classes
+  read, num_classes, class_names = targets_lib.read(
+    labels, targets, num_classes
   )
   group_names = None
   if groups is not None:
@@ -223,7 +235,7 @@ def from_arrays(
   dataset = Dataset(
     name=name,
     inputs=raw if raw.dtype == np.uint8 else _as_float32(raw),
-    labels=numbers,
+    labels=read,
     num_classes=num_classes,
     is_test=None if is_test is None else arrays.bools("is_test", is_test),
     groups=groups,
@@ -296,6 +308,7 @@ def from_npy(
   inputs_path: str | os.PathLike[str],
   labels_path: str | os.PathLike[str],
   *,
+  targets: str = "classes",
   num_classes: int | None = None,
   mean: np.ndarray | float | None = None,
   std: np.ndarray | float | None = None,
@@ -304,8 +317,10 @@ def from_npy(
 
   Args:
     inputs_path: File of the inputs, `[samples, ...]`.
-    labels_path: File of the labels, `[samples]` whole numbers.
-    num_classes: See `from_arrays`.
+    labels_path: File of the labels, `[samples]` whole numbers, or what
+      `targets` says.
+    targets: See `from_arrays`.
+    num_classes: Likewise.
     mean: Likewise.
     std: Likewise.
 
@@ -320,6 +335,7 @@ def from_npy(
   return from_arrays(
     load_npy("inputs_path", inputs_path),
     load_npy("labels_path", labels_path),
+    targets=targets,
     name=os.path.basename(inputs_path),
     num_classes=num_classes,
     mean=mean,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import checks
-from quped_jax.data import Dataset, Partition, SyntheticSource
+from quped_jax.data import Dataset, Partition, SyntheticSource, targets
 from quped_jax.data import augment as augment_lib
 from quped_jax.data.partition import checked_partition
 from quped_jax.short_repr import short_repr
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
   Attributes:
     inputs: `[batch, ...]`, float and normalised.
-    labels: int32 `[batch]`.
+    labels: int32 `[batch]`; or `[batch, width]`, float32 values or bools.
     key: the batch's random key in training, for networks that draw random
       numbers; None if there is none.
   """
@@ -51,7 +51,7 @@ class Pool:
 
   Attributes:
     inputs: `[samples, ...]`, uint8 or float.
-    labels: int32 `[samples]`.
+    labels: int32 `[samples]`, or others, see `quped_jax.data.targets`.
     mean: subtracted from the inputs when they are drawn.
     std: what they are then divided by.
   """
@@ -199,7 +199,7 @@ class PublicSet:
   """Samples that the server and all clients know, and no client owns.
 
   Attributes:
-    source: the Pool of these samples alone; labels of -1 if they have none.
+    source: the Pool of these samples alone; `targets.unknown` ones if need be.
     labelled: whether they have labels, static.
   """
 
@@ -235,10 +235,10 @@ def make_public(dataset: Dataset, rows: Any, *, labelled: bool) -> PublicSet:
     rows: `[size]`, which samples.
     labelled: whether their labels are known.
   """
-  labels = np.asarray(dataset.labels)[rows].astype(np.int32)
+  labels = np.asarray(dataset.labels)[rows]
   pool = Pool(
     inputs=jnp.asarray(np.asarray(dataset.inputs)[rows]),
-    labels=jnp.asarray(labels if labelled else np.full_like(labels, -1)),
+    labels=jnp.asarray(labels if labelled else targets.unknown(labels)),
     mean=jnp.asarray(dataset.mean, jnp.float32),
     std=jnp.asarray(dataset.std, jnp.float32),
   )

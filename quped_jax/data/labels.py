@@ -1,4 +1,4 @@
-"""Labels that users give: as the numbers of classes, from 0."""
+"""Classes that users give as labels: as their numbers, from 0."""
 
 from __future__ import annotations
 
@@ -114,8 +114,9 @@ def _whole(array: np.ndarray) -> np.ndarray:
     wrong = array != np.rint(array)
     if wrong.any():
       raise ValueError(
-        f"labels={array[wrong][0]}: must be classes, as whole numbers or text; "
-        "there is no regression. np.digitize divides real numbers into classes"
+        f"labels={array[wrong][0]}: must be classes, as whole numbers or text. "
+        "targets='values' is for regression; np.digitize divides real numbers "
+        "into classes"
       )
   if array.size and array.max() > np.iinfo(np.int32).max:
     raise ValueError(f"labels={array.max()}: must be less than 2**31")
@@ -138,8 +139,8 @@ def _check_classes(labels: np.ndarray, num_classes: int) -> None:
     raise ValueError(
       f"labels: must be classes; from {used[0]} to {used[-1]} there would be "
       f"{num_classes} of them for {len(labels)} samples. If that is meant, say "
-      f"so by num_classes={num_classes}; there is no regression, but "
-      "np.digitize divides a range of numbers into classes"
+      f"so by num_classes={num_classes}; targets='values' is for regression, "
+      "and np.digitize divides a range of numbers into classes"
     )
   if len(used) == num_classes:
     return

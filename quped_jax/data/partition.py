@@ -12,9 +12,9 @@ import dataclasses
 import numpy as np
 
 from quped_jax import checks
-from quped_jax.data import arrays
+from quped_jax.data import arrays, targets
 from quped_jax.data.dataset import Dataset
-from quped_jax.data.schemes import NOBODY, SCHEMES, Pool
+from quped_jax.data.schemes import NOBODY, SCHEMES, WITHOUT_CLASSES, Pool
 from quped_jax.short_repr import short_repr
 
 
@@ -72,7 +72,9 @@ def partition(
   A dataset's own test samples (`is_test`) of a class are divided among the
   clients in proportion to their training samples of that class; under "natural"
   they go to the client that holds their group. Without a test split, each
-  client's samples of a class are split by `train_fraction`.
+  client's samples of a class are split by `train_fraction`. Samples whose
+  targets are no classes can be divided by "iid" and "natural", and count as of
+  one class.
 
   Args:
     dataset: What to divide.
@@ -99,6 +101,12 @@ def partition(
   """
   checks.choice("partition", scheme, sorted(SCHEMES))
   checks.instance("dataset", dataset, Dataset, "from_arrays")
+  if dataset.targets != "classes" and scheme not in WITHOUT_CLASSES:
+    raise ValueError(
+      f"partition={scheme!r}: must be one of {', '.join(WITHOUT_CLASSES)} for "
+      f"{dataset.name!r}, whose targets are {dataset.targets} and no classes"
+    )
+  classes = targets.strata(dataset.labels)
   num_clients = checks.whole("clients", num_clients)
   seed = checks.whole("seed", seed, 0)
   train_fraction = checks.number("train_fraction", train_fraction)
@@ -125,7 +133,7 @@ def partition(
     )
   pool = Pool(
     name=dataset.name,
-    labels=dataset.labels[pool_rows],
+    labels=classes[pool_rows],
     groups=None if dataset.groups is None else dataset.groups[pool_rows],
     num_clients=num_clients,
     classes_per_client=_whole("classes_per_client", classes_per_client),
@@ -141,19 +149,19 @@ def partition(
 
   if dataset.is_test is None:
     parts = [
-      _split_by_class(rows, dataset.labels, train_fraction, 1, rng)
-      for rows in train
+      _split_by_class(rows, classes, train_fraction, 1, rng) for rows in train
     ]
     train, test = [part[0] for part in parts], [part[1] for part in parts]
   elif scheme == "natural":
     test = _rows_by_client(_owners_of_groups(dataset, owner), num_clients)
   else:
-    test = _rows_by_client(_share_test(dataset, owner, pool, rng), num_clients)
+    shared = _share_test(classes, is_test, owner, pool, rng)
+    test = _rows_by_client(shared, num_clients)
 
   _check_nobody_empty("training", train, scheme)
   _check_nobody_empty("test", test, scheme)
   parts = [
-    _split_by_class(rows, dataset.labels, 1 - validation_fraction, 0, rng)
+    _split_by_class(rows, classes, 1 - validation_fraction, 0, rng)
     for rows in train
   ]
   return Partition(
@@ -179,15 +187,15 @@ def _group_names(dataset, train) -> tuple[tuple[str, ...], ...]:
   )
 
 
-def _share_test(dataset, owner, pool, rng) -> np.ndarray:
+def _share_test(labels, is_test, owner, pool, rng) -> np.ndarray:
   """Returns the owner of each sample of the test split, by class mix."""
   test_owner = np.full_like(owner, NOBODY)
   for label in np.unique(pool.labels):
-    of_class = dataset.labels == label
-    holders = owner[of_class & ~dataset.is_test]
+    of_class = labels == label
+    holders = owner[of_class & ~is_test]
     holders = holders[holders != NOBODY]
     weights = np.bincount(holders, minlength=pool.num_clients)
-    rows = rng.permutation(np.flatnonzero(of_class & dataset.is_test))
+    rows = rng.permutation(np.flatnonzero(of_class & is_test))
     counts = _apportion(len(rows), weights, rng)
     test_owner[rows] = np.repeat(np.arange(pool.num_clients), counts)
   return test_owner
@@ -274,7 +282,8 @@ def draw_public(dataset: Dataset, size: int, *, seed: int = 0) -> np.ndarray:
       f"training samples of {dataset.name!r}"
     )
   rng = np.random.default_rng((seed, size))
-  return _split_by_class(rows, dataset.labels, size / len(rows), 1, rng)[0]
+  classes = targets.strata(dataset.labels)
+  return _split_by_class(rows, classes, size / len(rows), 1, rng)[0]
 
 
 def checked_partition(parts: Partition, samples: int) -> Partition:

@@ -1,7 +1,8 @@
 """Schemes: who owns each sample of a dataset.
 
 A scheme gives every sample one owner, so that no sample can go to two clients.
-To add one, write its function and add it to `SCHEMES`.
+To add one, write its function and add it to `SCHEMES`; and to
+`WITHOUT_CLASSES`, if it does not ask for classes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Pool:
 
   Attributes:
     name: Name of the dataset.
-    labels: `[samples]`.
+    labels: `[samples]`, the classes; all alike if there are none.
     groups: `[samples]`, the natural owners, or None.
     num_clients: Number of clients.
     classes_per_client: For "pathological".
@@ -183,6 +184,9 @@ SCHEMES: dict[str, Scheme] = {
   "shards": _shards,
   "natural": _natural,
 }
+
+# Those that divide samples whose targets are no classes too.
+WITHOUT_CLASSES = ("iid", "natural")
 
 
 def _required(pool, scheme, option):

@@ -45,7 +45,7 @@ class Assembly(NamedTuple):
     method: the method, with its wrappers.
     privacy: the guarantee for the shared model; None without one.
     simulation: the programs, for the clients that train.
-    evaluate_held_out: `state -> {variant: accuracy [held-out clients]}`.
+    evaluate_held_out: `state -> {variant: score [held-out clients]}`.
     halved: `() -> Assembly`, the same with half as many clients at once; None
       if the simulation cannot be, see there.
   """
@@ -112,7 +112,7 @@ class Assembly(NamedTuple):
   def stored_bits(self) -> np.ndarray:
     """Precision of the model that each client uses, int32 `[clients]`.
 
-    That model is the primary variant, whose accuracy is reported. All variants
+    That model is the primary variant, whose score is reported. All variants
     but "quantized" are of full precision.
     """
     bits = self.assignment.bits[: self.settings.clients]

@@ -3,10 +3,12 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import checks
 from quped_jax import data as data_lib
+from quped_jax.data import targets
 from quped_jax.data.augment import check_augment
 from quped_jax.data.federation import (
   Federation,
@@ -16,6 +18,7 @@ from quped_jax.data.federation import (
   synthetic_federation,
 )
 from quped_jax.experiment.settings import Settings
+from quped_jax.methods.blocks import losses
 
 
 def build_federation(
@@ -87,6 +90,20 @@ def check_clients(settings: Settings, federation: Federation) -> None:
     )
 
 
+def check_loss(settings: Settings, federation: Federation) -> None:
+  """Raises a ValueError unless the loss is one for the samples' targets."""
+  labels = jax.eval_shape(
+    lambda x: x.client(0).batch(jnp.zeros(1, jnp.int32)).labels, federation
+  )
+  kind = targets.kind_of(labels)
+  if losses.TARGETS[settings.loss] != kind:
+    allowed = [name for name, its in losses.TARGETS.items() if its == kind]
+    raise ValueError(
+      f"loss={settings.loss!r}: must be {' or '.join(allowed)} for "
+      f"{federation.name!r}, whose targets are {kind!r}"
+    )
+
+
 def _synthetic(settings: Settings) -> Federation:
   source = data_lib.SyntheticSource(
     settings.seed,
@@ -136,6 +153,11 @@ def _public_source(
     raise ValueError(
       f"public_dataset={source.name!r}: must have samples of shape "
       f"{shapes[1]}, as {dataset.name!r} has; got {shapes[0]}"
+    )
+  if source.targets != dataset.targets:
+    raise ValueError(
+      f"public_dataset={source.name!r}: must have targets that are "
+      f"{dataset.targets!r}, as {dataset.name!r} has; got {source.targets!r}"
     )
   if settings.public_labelled and source.num_classes > dataset.num_classes:
     raise ValueError(

@@ -21,7 +21,7 @@ from quped_jax.simulation.simulation import Simulation
 from quped_jax.simulation.state import SimulationState
 
 # {split: {variant: `[clients]`}}.
-Accuracies = dict[str, dict[str, np.ndarray]]
+Scores = dict[str, dict[str, np.ndarray]]
 
 
 class Advance(NamedTuple):
@@ -48,12 +48,12 @@ class Evaluated(NamedTuple):
 
   Attributes:
     metrics: of the last round that was asked for; {} if none was.
-    accuracy: of all clients.
+    scores: of all clients.
     seconds: per round since the last evaluation; NaN if none was asked for.
   """
 
   metrics: dict[str, Any]
-  accuracy: Accuracies
+  scores: Scores
   seconds: float
 
 
@@ -85,12 +85,12 @@ class End(NamedTuple):
 
   Attributes:
     progress: with all evaluations.
-    accuracy: after the last round.
+    scores: after the last round.
     diverged: a report on each client that ever diverged.
   """
 
   progress: Progress
-  accuracy: Accuracies
+  scores: Scores
   diverged: list[Any]
 
 
@@ -126,7 +126,7 @@ def rounds(
   diverged = divergence_reports.check_divergence(settings, held.records(), [])
   # Counted on the host: reading the state's would wait for the devices.
   round_ = int(held.records().round)
-  accuracy = None
+  scores = None
   while round_ < settings.rounds:
     _end_on_signal(job, held, progress, stop)
     until = dispatch.next_stop(settings, round_, at_once)
@@ -141,7 +141,7 @@ def rounds(
         saver.save(held.state(), progress)
       continue
     found: Evaluated = yield Evaluate()
-    accuracy = found.accuracy
+    scores = found.scores
     progress.seconds.append(found.seconds)
     record = _record(job, found, progress, round_)
     try:
@@ -158,11 +158,11 @@ def rounds(
     saver.save(held.state(), progress)
   # A signal during the last rounds: the same command does what is left.
   _end_on_signal(job, held, progress, stop)
-  if accuracy is None:
+  if scores is None:
     # The checkpoint was that of the last round.
     found = yield Evaluate()
-    accuracy = found.accuracy
-  return End(progress, accuracy, diverged)
+    scores = found.scores
+  return End(progress, scores, diverged)
 
 
 def _end_on_signal(job: Job, held: Held, progress: Progress, stop) -> None:
@@ -180,7 +180,7 @@ def _record(
     **{name: float(value) for name, value in found.metrics.items()},
     **{
       f"{split}/{name}": float(np.nanmean(values))
-      for split, table in found.accuracy.items()
+      for split, table in found.scores.items()
       for name, values in table.items()
     },
   }
@@ -188,7 +188,7 @@ def _record(
     warnings.warn(f"round {round_}: nobody took part", stacklevel=2)
   progress.history.append(record)
   primary = job.made.simulation.primary_variant
-  progress.look(record, found.accuracy, primary)
+  progress.look(record, found.scores, primary)
   job.writer.metrics(record)
   return record
 

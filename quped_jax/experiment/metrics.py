@@ -17,6 +17,7 @@ import rich.text
 
 from quped_jax import paths
 from quped_jax.experiment import output
+from quped_jax.experiment.scores import ACCURACY, Score
 
 _BAR = 20  # Characters.
 
@@ -164,9 +165,9 @@ def _line(record: dict[str, Any]) -> str:
   return json.dumps(plain(record), allow_nan=False) + "\n"
 
 
-def _describe(record: dict[str, Any], seconds: Any) -> str:
+def _describe(record: dict[str, Any], seconds: Any, score: Score) -> str:
   shown = [
-    f"{name.removeprefix('test/')} {100 * value:.1f} %"
+    f"{name.removeprefix('test/')} {score.text(value)}"
     for name, value in record.items()
     if name.startswith("test/")
   ]
@@ -250,7 +251,9 @@ class Display:
     self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
   @contextlib.contextmanager
-  def show(self, method: str, rounds: int) -> Iterator[Callable[..., None]]:
+  def show(
+    self, method: str, rounds: int, score: Score = ACCURACY
+  ) -> Iterator[Callable[..., None]]:
     """Yields `update(round, record=None, seconds=None)`.
 
     Call it when rounds have been dispatched, and after an evaluation, then
@@ -259,29 +262,30 @@ class Display:
     Args:
       method: what the run is called if the display has no label.
       rounds: the run's number of rounds.
+      score: what its evaluations find.
     """
     label = self._label or method
     if self._quiet:
       yield lambda *_: None
     elif self._console.is_terminal:
-      with self._live(label, rounds) as update:
+      with self._live(label, rounds, score) as update:
         yield update
     else:
-      yield self._log(label, rounds)
+      yield self._log(label, rounds, score)
 
   @contextlib.contextmanager
-  def _live(self, label: str, rounds: int):
+  def _live(self, label: str, rounds: int, score: Score):
     with _Live(rounds, self._console) as progress:
       task = progress.add_task(label, total=rounds)
 
       def update(round_, record=None, seconds=None):
         if record is not None:
-          progress.status = _describe(record, seconds)
+          progress.status = _describe(record, seconds, score)
         progress.update(task, completed=round_)
 
       yield update
 
-  def _log(self, label: str, rounds: int):
+  def _log(self, label: str, rounds: int, score: Score):
     every = max(1, rounds // self._lines)
     shown = 0
 
@@ -291,7 +295,8 @@ class Display:
         return
       shown = round_
       self._console.print(
-        f"{label}: round {round_}/{rounds}: {_describe(record, seconds)}",
+        f"{label}: round {round_}/{rounds}: "
+        f"{_describe(record, seconds, score)}",
         soft_wrap=True,
         markup=False,
         highlight=False,

@@ -17,7 +17,11 @@ from quped_jax.experiment.build_clients import (
   build_population,
   check_networks,
 )
-from quped_jax.experiment.build_data import build_federation, check_clients
+from quped_jax.experiment.build_data import (
+  build_federation,
+  check_clients,
+  check_loss,
+)
 from quped_jax.experiment.build_method import (
   BuiltMethod,
   build_guarantee,
@@ -85,6 +89,7 @@ def make_parts(
 
   federation = federation or build_federation(settings)
   check_clients(settings, federation)
+  check_loss(settings, federation)
   clients = build_clients(settings, federation, model)
   # A budget may have bought full precision only.
   bits = clients.assignment.bits.tolist() if settings.budget_bytes else None

@@ -121,7 +121,7 @@ class Progress:
   Attributes:
     history: a record per evaluated round.
     best: {split: the evaluated round that is best on it}, each with its number,
-      its value and the table of test accuracies.
+      its value and the table of scores on test data, always as "accuracy".
     seconds: seconds per round, of each stretch between evaluations.
     finetuning: whether the fine-tuning phase has begun.
   """
@@ -131,35 +131,39 @@ class Progress:
   seconds: list[float] = dataclasses.field(default_factory=list)
   finetuning: bool = False
 
-  def look(self, record: Any, accuracy: Any, primary_variant: str) -> None:
+  def look(self, record: Any, scores: Any, primary_variant: str) -> None:
     """Records an evaluated round, where it is the best so far."""
-    for split, table in accuracy.items():
+    for split, table in scores.items():
       value = float(np.nanmean(table[primary_variant]))
       if split not in self.best or value > self.best[split]["value"]:
         self.best[split] = {
           "round": record["round"],
           "value": value,
-          "accuracy": summary_lib.table(accuracy["test"]),
+          "accuracy": summary_lib.table(scores["test"]),
         }
 
   def value(self, round_: int, primary_variant: str) -> float | None:
-    """By which checkpoints are kept: accuracy after the round, if evaluated."""
+    """By which checkpoints are kept: the score, if the round was evaluated."""
     if not self.history or self.history[-1]["round"] != round_:
       return None
     record = self.history[-1]
     split = "validation" if "validation" in self.best else "test"
     return record[f"{split}/{primary_variant}"]
 
-  def best_rounds(self) -> dict[str, Any]:
-    """The best rounds, on validation and on test data, for `summary.json`."""
+  def best_rounds(self, score: str = "accuracy") -> dict[str, Any]:
+    """The best rounds, on validation and on test data, for `summary.json`.
+
+    Args:
+      score: the name of what they are best by.
+    """
     chosen = self.best.get("validation", {"round": None, "accuracy": None})
     oracle = self.best["test"]
     return {
       "best_round": chosen["round"],
-      "accuracy_best_round": chosen["accuracy"],
+      f"{score}_best_round": chosen["accuracy"],
       "oracle_best": {
         "round": oracle["round"],
-        "accuracy": oracle["accuracy"],
+        score: oracle["accuracy"],
       },
     }
 

@@ -20,6 +20,7 @@ from quped_jax.experiment import (
   loop,
   no_room,
   quantized_tensors,
+  scores,
 )
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import metrics as metrics_lib
@@ -283,7 +284,9 @@ def _train(
   settings = job.made.settings
   at_once = dispatch.rounds_at_once(job.made)
   with (
-    job.display.show(settings.method, settings.rounds) as show,
+    job.display.show(
+      settings.method, settings.rounds, scores.of_run(settings)
+    ) as show,
     Signals(job.saver.saves) as signals,
   ):
     jax.block_until_ready(state)
@@ -311,10 +314,10 @@ def finish(
     assert job.workdir is not None  # As checked.
     deploy.save_models(made, state, job.workdir)
   summary = summary_lib.summarize(
-    made, state, end.progress, end.accuracy["test"], end.diverged
+    made, state, end.progress, end.scores["test"], end.diverged
   )
   summary["timing"]["total_seconds"] = (time.perf_counter() - began) / runs
-  rows = summary_lib.client_rows(made, end.accuracy["test"])
+  rows = summary_lib.client_rows(made, end.scores["test"])
   job.writer.clients(rows)
   job.writer.summary(summary)
   return Result(summary, rows, end.progress.history, state, made.simulation)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.quantization import codebook
 from quped_jax.simulation import divergence
@@ -16,7 +17,7 @@ from quped_jax.simulation.state import SimulationState
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
-  """How accuracies, `[clients]`, are spread; {} where no client has one."""
+  """How scores, `[clients]`, are spread; {} where no client has one."""
   present = values[~np.isnan(values)]
   if not present.size:
     return {}
@@ -29,23 +30,23 @@ def _spread(values: np.ndarray) -> dict[str, float]:
   }
 
 
-def table(accuracy: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-  """How the clients' accuracies are spread: {variant: {statistic: fraction}}.
+def table(scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+  """How the clients' scores are spread: {variant: {statistic: value}}.
 
   Args:
-    accuracy: {variant: float `[clients]`}, NaN for a client without samples.
+    scores: {variant: float `[clients]`}, NaN for a client without samples.
   """
-  return {name: _spread(values) for name, values in accuracy.items()}
+  return {name: _spread(values) for name, values in scores.items()}
 
 
 def client_rows(
-  made: Assembly, accuracy: Mapping[str, np.ndarray]
+  made: Assembly, scores: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-  """The rows of `clients.csv`: what each client has, and its accuracies.
+  """The rows of `clients.csv`: what each client has, and its scores.
 
   Args:
     made: the run.
-    accuracy: {variant: float `[clients]`} on test data.
+    scores: {variant: float `[clients]`} on test data.
   """
   train, test = (
     np.asarray(split.count)
@@ -69,7 +70,7 @@ def client_rows(
         if groups is None
         else {"groups": json.dumps(groups[i], ensure_ascii=False)}
       ),
-      **{name: float(values[i]) for name, values in accuracy.items()},
+      **{name: float(values[i]) for name, values in scores.items()},
     }
 
   return [row(i) for i in range(made.settings.clients)]
@@ -91,15 +92,16 @@ def _members(made: Assembly) -> dict[str, np.ndarray]:
 
 
 def _client_types(
-  made: Assembly, accuracy: Mapping[str, np.ndarray]
+  made: Assembly, scores: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
-  """Number, model size and accuracies of the clients of each type."""
+  """Number, model size and scores of the clients of each type."""
+  score = scores_lib.of_run(made.settings)
   sizes = made.model_bytes()
   return {
     name: {
       "clients": int(own.sum()),
       "model_bytes": int(sizes[own][0]),
-      "accuracy": table({v: values[own] for v, values in accuracy.items()}),
+      score.name: table({v: values[own] for v, values in scores.items()}),
     }
     for name, own in _members(made).items()
   }
@@ -131,7 +133,7 @@ def summarize(
   made: Assembly,
   state: SimulationState,
   progress: Any,
-  accuracy: Mapping[str, np.ndarray],
+  scores: Mapping[str, np.ndarray],
   diverged: Sequence[divergence.DivergenceReport],
 ) -> dict[str, Any]:
   """The content of `summary.json`, without the run's total time.
@@ -140,10 +142,11 @@ def summarize(
     made: the run.
     state: after the last round.
     progress: see `quped_jax.experiment.resume.Progress`.
-    accuracy: {variant: float `[clients]`} on test data after the last round.
+    scores: {variant: float `[clients]`} on test data after the last round.
     diverged: the clients that ever diverged.
   """
   settings, simulation = made.settings, made.simulation
+  score = scores_lib.of_run(settings)
   return {
     "method": settings.method,
     "dataset": made.federation.name,
@@ -155,9 +158,10 @@ def summarize(
     "rounds": settings.rounds,
     "steps": settings.steps,
     "primary_variant": simulation.primary_variant,
-    "accuracy": table(accuracy),
-    **progress.best_rounds(),
-    "client_types": _client_types(made, accuracy),
+    **scores_lib.says(score),
+    score.name: table(scores),
+    **progress.best_rounds(score.name),
+    "client_types": _client_types(made, scores),
     "held_out_clients": table(made.evaluate_held_out(state)),
     "diverged": [
       {"client": x.client, "rounds": x.undone, "in_a_row": x.longest}
@@ -187,10 +191,11 @@ def summarize(
 
 
 def in_a_line(summary: Mapping[str, Any]) -> str:
-  """What was run, and how accurate it is."""
+  """What was run, and how well it did."""
+  score = scores_lib.of_summary(summary)
   shown = ", ".join(
-    f"{name} {100 * spread['mean']:.1f} %"
-    for name, spread in summary["accuracy"].items()
+    f"{name} {score.text(spread['mean'])}"
+    for name, spread in summary[score.name].items()
     if spread
   )
   return (

@@ -17,7 +17,7 @@ from quped_jax import checks, methods, paths, reading, scalars
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import identity as identity_lib
-from quped_jax.experiment import many, metrics, output
+from quped_jax.experiment import many, metrics, output, scores
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import Result, brief
@@ -50,15 +50,25 @@ class SweptRun(NamedTuple):
   error: str = ""
 
   @property
-  def accuracy(self) -> float:
+  def score(self) -> float:
     """Of the primary variant on test data, mean over clients, or NaN."""
     if self.summary is None:
       return math.nan
-    spread = self.summary["accuracy"][self.summary["primary_variant"]]
-    return math.nan if spread["mean"] is None else spread["mean"]
+    return scores.of_run(self.settings).of_primary(self.summary)
+
+  @property
+  def accuracy(self) -> float:
+    """The score, where that is accuracy."""
+    score = scores.of_run(self.settings)
+    if score != scores.ACCURACY:
+      raise AttributeError(
+        f"accuracy: with loss={self.settings.loss!r} there is {score.title} "
+        "instead, see `score`"
+      )
+    return self.score
 
   def __repr__(self) -> str:
-    found = self.error or f"accuracy {100 * self.accuracy:.1f} %"
+    found = self.error or scores.of_run(self.settings).in_words(self.score)
     return f"SweptRun({describe(self.changes)}: {found})"
 
 
@@ -308,7 +318,7 @@ def _read(run: SweptRun) -> SweptRun:
     summary = reading.read_json(run.folder / "summary.json")
     history = reading.read_json_lines(run.folder / "metrics.jsonl")
     read = run._replace(summary=summary, history=history)
-    return read if math.isfinite(read.accuracy) or history else run
+    return read if math.isfinite(read.score) or history else run
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return run
 
@@ -347,7 +357,7 @@ def _record(
       "folder": run.folder.name if run.folder else None,
       "changes": run.changes,
       "finished": run.summary is not None,
-      "accuracy": run.accuracy,
+      scores.of_run(run.settings).name: run.score,
       "error": run.error,
     }
     for run in runs

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from quped_jax.experiment import loop
+from quped_jax.experiment import loop, scores
 from quped_jax.experiment.clock import Clock
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
@@ -196,7 +196,9 @@ def go(
   places = [_Place(stack, run) for run in range(len(members))]
   ended: dict[int, loop.End] = {}
   with (
-    display.show(settings.method, settings.rounds) as show,
+    display.show(
+      settings.method, settings.rounds, scores.of_run(settings)
+    ) as show,
     Signals(all(x.job.saver.saves for x in members)) as signals,
   ):
     turn, shown = _Turn(signals), _Shown(show)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import optax
 
 from quped_jax.experiment.settings import Settings
+from quped_jax.methods.blocks import losses
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization import (
   alternating,
@@ -38,6 +39,11 @@ def make_training(
   """
   bits = settings.turns if bits is None else bits
   quantized = min(bits) < codebook_lib.FULL_PRECISION
+  chosen = losses.make_losses(
+    settings.loss,
+    label_smoothing=settings.label_smoothing,
+    focal_gamma=settings.focal_gamma,
+  )
   return Training(
     steps=settings.steps,
     batch_size=settings.batch_size,
@@ -51,6 +57,9 @@ def make_training(
     granularity=settings.granularity,
     outer_level=settings.outer_level or None,
     recalibration_batches=settings.recalibration_batches,
+    loss=chosen.loss,
+    divergence=chosen.divergence,
+    classes=chosen.classes,
     momentum=_momentum(settings),
   )
 

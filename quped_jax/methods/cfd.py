@@ -69,7 +69,8 @@ def make_cfd(
     federation: has the public set.
 
   Raises:
-    ValueError: no public set, or one smaller than `public_samples`.
+    ValueError: labels are no classes; no public set, or one smaller than
+      `public_samples`.
   """
   return soft_labels.soft_label_method(
     models,

@@ -67,7 +67,8 @@ def make_ds_fl(
     federation: has the public set.
 
   Raises:
-    ValueError: no public set, or one smaller than `public_samples`.
+    ValueError: labels are no classes; no public set, or one smaller than
+      `public_samples`.
   """
   return soft_labels.soft_label_method(
     models,

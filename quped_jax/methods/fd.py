@@ -41,6 +41,7 @@ from quped_jax.methods.blocks import (
   messages,
   personal,
   reports,
+  requirements,
 )
 from quped_jax.methods.blocks.label_outputs import Outputs
 from quped_jax.methods.blocks.training import Training
@@ -112,7 +113,13 @@ def make_fd(
       classes.
     training: how clients train.
     options: the method's own settings.
+
+  Raises:
+    ValueError: labels are no classes.
   """
+  requirements.check_classes(
+    "fd", training, "clients exchange a mean output for each class"
+  )
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]

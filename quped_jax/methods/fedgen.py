@@ -52,6 +52,7 @@ from quped_jax.methods.blocks import (
   local_steps,
   messages,
   personal,
+  requirements,
 )
 from quped_jax.methods.blocks import generator as generator_lib
 from quped_jax.methods.blocks import server as server_lib
@@ -130,9 +131,12 @@ def make_fedgen(
     federation: has the samples.
 
   Raises:
-    ValueError: a cohort with another architecture, or a model without a last
-      layer that classifies features.
+    ValueError: labels are no classes; a cohort with another architecture, or a
+      model without a last layer that classifies features.
   """
+  requirements.check_classes(
+    "fedgen", training, "its generator makes features of each class"
+  )
   method = averaging.averaging_method(
     "fedgen", models, training, weighting=options.weighting
   )

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, distill, history
+from quped_jax.methods.blocks import averaging, history
 from quped_jax.methods.blocks.training import Training
 
 
@@ -87,7 +87,7 @@ def make_fedgkd(
       training,
       model,
       batch,
-      lambda logits: options.gamma / 2 * distill.kl_divergence(taught, logits),
+      lambda logits: options.gamma / 2 * training.divergence(taught, logits),
     )
 
   method = averaging.averaging_method(

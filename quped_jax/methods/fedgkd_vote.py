@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from quped_jax import checks
 from quped_jax.data.federation import Batch, ClientData
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, distill, history
+from quped_jax.methods.blocks import averaging, history
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model
 
@@ -163,7 +163,7 @@ def make_fedgkd_vote(
     ]
 
     def term(logits):
-      divergences = [distill.kl_divergence(t, logits) for t in taught]
+      divergences = [training.divergence(t, logits) for t in taught]
       return (
         options.gamma / 2 * jnp.dot(download.shares, jnp.stack(divergences))
       )

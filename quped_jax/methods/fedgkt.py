@@ -42,13 +42,13 @@ from quped_jax import checks
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
-  distill,
   divided,
   local_steps,
   messages,
   personal,
   predictions,
   reports,
+  requirements,
 )
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.methods.blocks.training import Training
@@ -132,8 +132,12 @@ def make_fedgkt(
     federation: has the number of clients and of their training samples.
 
   Raises:
-    ValueError: a cohort's model has no features, or not as many as the others.
+    ValueError: labels are no classes; a cohort's model has no features, or not
+      as many as the others.
   """
+  requirements.check_classes(
+    "fedgkt", training, "clients send logits and the classes of their samples"
+  )
   num_clients, most = federation.num_clients, federation.train.max_count
   width, classes = divided.check_alike("fedgkt", models.clients, federation)
   network = from_linen(MLP(classes, tuple(options.hidden)), "server")
@@ -145,8 +149,9 @@ def make_fedgkt(
 
   def teach(loss, teacher, logits):
     """Adds the loss of distillation, unless there is no teacher yet."""
-    kl = distill.kl_divergence(teacher, logits, options.temperature)
-    return loss + jnp.where(jnp.any(teacher != 0), options.weight * kl, 0.0)
+    taught = training.divergence(teacher, logits, options.temperature)
+    known = jnp.any(teacher != 0)
+    return loss + jnp.where(known, options.weight * taught, 0.0)
 
   def init_server(key, inputs):
     del inputs
@@ -209,7 +214,7 @@ def make_fedgkt(
     def loss(params, stats, positions):
       batch = received.real.batch(positions)
       logits, _ = training_pass(network, params, {}, batch)
-      labels = distill.cross_entropy(logits, batch.labels)
+      labels = training.loss(logits, batch.labels)
       return teach(labels, teachers[positions], logits), stats
 
     learned, opt_state = server_lib.descend(

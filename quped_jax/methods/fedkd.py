@@ -37,7 +37,7 @@ import jax.numpy as jnp
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill, mutual
+from quped_jax.methods.blocks import mutual
 from quped_jax.methods.blocks.training import Training
 
 # Both losses are near zero if both models have memorized a batch.
@@ -75,7 +75,7 @@ def make_fedkd(
   def adaptive_loss(logits, teacher, labels):
     own = training.loss(logits, labels)
     both = jax.lax.stop_gradient(own) + training.loss(teacher, labels)
-    taught = distill.kl_divergence(teacher, logits)
+    taught = training.divergence(teacher, logits)
     return own + taught / jnp.maximum(both, _SMALLEST_DIVISOR)
 
   return mutual.mutual_method(

@@ -30,7 +30,13 @@ import jax.numpy as jnp
 from quped_jax import checks, random_keys
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
-from quped_jax.methods.blocks import centers, distill, messages, personal
+from quped_jax.methods.blocks import (
+  centers,
+  distill,
+  messages,
+  personal,
+  requirements,
+)
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks.training import Training
 from quped_jax.quantization.alternating import Learner
@@ -92,9 +98,12 @@ def make_fedmd(
     federation: has the public set, and the number of classes.
 
   Raises:
-    ValueError: no public set, one without labels, or one smaller than
-      `public_samples`.
+    ValueError: labels are no classes; no public set, one without labels, or one
+      smaller than `public_samples`.
   """
+  requirements.check_classes(
+    "fedmd", training, "clients exchange scores of classes"
+  )
   size, samples = public_lib.sizes(options, federation, labelled=True)
 
   def init_server(key, inputs):

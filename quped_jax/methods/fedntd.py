@@ -23,7 +23,7 @@ import dataclasses
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import averaging, distill
+from quped_jax.methods.blocks import averaging, distill, requirements
 from quped_jax.methods.blocks.training import Training
 
 
@@ -60,8 +60,11 @@ def make_fedntd(
     options: the method's own settings.
 
   Raises:
-    ValueError: a cohort with another architecture.
+    ValueError: labels are no classes; a cohort with another architecture.
   """
+  requirements.check_classes(
+    "fedntd", training, "it distils what is said of wrong classes"
+  )
   model = models.shared
 
   def local_loss(download, batch, context):

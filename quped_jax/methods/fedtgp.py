@@ -44,7 +44,7 @@ import jax.numpy as jnp
 from quped_jax import checks
 from quped_jax.data.federation import Batch, Federation
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill, messages
+from quped_jax.methods.blocks import losses, messages
 from quped_jax.methods.blocks import prototypes as prototypes_lib
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.methods.blocks.prototypes import Prototypes
@@ -141,7 +141,7 @@ def margin_loss(
   """The server's loss on features `[batch, width]` and their classes."""
   own = jax.nn.one_hot(labels, prototypes.shape[0])
   logits = -distances(features, prototypes) - margin * own
-  return distill.cross_entropy(logits, labels)
+  return losses.cross_entropy(logits, labels)
 
 
 def make_fedtgp(

@@ -28,7 +28,7 @@ import functools
 
 from quped_jax import checks
 from quped_jax.methods import api
-from quped_jax.methods.blocks import distill, mutual
+from quped_jax.methods.blocks import mutual
 from quped_jax.methods.blocks.training import Training
 
 
@@ -73,7 +73,7 @@ def make_fml(
 
   def mutual_loss(logits, teacher, labels, share):
     from_labels = training.loss(logits, labels)
-    taught = distill.kl_divergence(teacher, logits, options.temperature)
+    taught = training.divergence(teacher, logits, options.temperature)
     return share * from_labels + (1 - share) * taught
 
   return mutual.mutual_method(

@@ -89,8 +89,8 @@ def make_quped(
   """
   share = options.lambda_p
   from_labels = options.global_loss == "distill+labels"
-  kl = functools.partial(
-    distill.kl_divergence,
+  divergence = functools.partial(
+    training.divergence,
     temperature=options.temperature,
     temperature_on=options.temperature_on,
   )
@@ -110,7 +110,7 @@ def make_quped(
       def objective(params, stats):
         logits, stats = training_pass(model, params, stats, batch)
         labels = training.loss(logits, batch.labels)
-        distilled = kl(jax.lax.stop_gradient(teacher), logits)
+        distilled = divergence(jax.lax.stop_gradient(teacher), logits)
         return (1 - share) * labels + share * distilled, stats
 
       # a, b: weights and levels, by distillation from w_i.
@@ -132,7 +132,8 @@ def make_quped(
       def global_loss(logits):
         total = jnp.zeros(())
         for view, target in zip(views, taught, strict=True):
-          total = views_lib.add_loss(view, total, share * kl(logits, target))
+          distilled = share * divergence(logits, target)
+          total = views_lib.add_loss(view, total, distilled)
         if from_labels:
           total += training.loss(logits, batch.labels)
         return total

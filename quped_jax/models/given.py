@@ -205,7 +205,7 @@ def _check_apply(model, params, stats, inputs, train, num_classes) -> None:
       f"it returns a {type(found).__name__}"
     )
   logits, after = found
-  want = f"logits [batch, {num_classes}], one for each class"
+  want = f"logits [batch, {num_classes}], one for each class (or other target)"
   if not isinstance(logits, jax.ShapeDtypeStruct):
     raise ValueError(
       f"model={model.name!r}: must return {want}, and nothing else; it returns "

@@ -1,22 +1,27 @@
-"""Accuracies of models on the samples of clients, after a round."""
+"""Scores of models on the samples of clients, after a round."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from quped_jax import random_keys
-from quped_jax.data.federation import ClientData, Split
+from quped_jax.data import targets
+from quped_jax.data.federation import Batch, ClientData, Split
 from quped_jax.models import Model
 from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import contexts
 from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.round import Engine
 
+# The lowest coefficient of determination: of whatever is as bad or worse, such
+# as predictions that are not finite. Sums of it are still finite.
+LOWEST = -1e6
 
-def accuracy(
+
+def score(
   model: Model,
   params: Any,
   stats: Any,
@@ -24,7 +29,16 @@ def accuracy(
   split: str,
   batch_size: int = 500,
 ) -> jax.Array:
-  """Share of a split's samples that a model classifies correctly.
+  r"""How well a model does on a split's samples; more is better.
+
+  Of classes, the share of samples that it classifies correctly. Of several
+  labels at once, the share of all (sample, label) pairs that it gets right, by
+  the sign of the logit. Of values y, the coefficient of determination
+
+  .. math:: R^2 = 1 - \frac{\sum_{i,k} (y_{ik} - f_k(x_i))^2}
+    {\sum_{i,k} (y_{ik} - \bar y_k)^2}
+
+  about the means of the client's own values in the split.
 
   Args:
     model: the network.
@@ -35,37 +49,110 @@ def accuracy(
     batch_size: samples seen at once; memory, not result, depends on it.
 
   Returns:
-    float32 `[]`, in [0, 1]; NaN for a split without samples.
+    float32 `[]`: a share in [0, 1], or R^2 from `LOWEST` to 1. NaN for a split
+    without samples, and for one whose values are all equal.
   """
+  part: Split = getattr(data, split)
+  # Of one sample, to know their kind and width.
+  first = data.batch(jnp.zeros(1, jnp.int32), split).labels
+  kind = targets.kind_of(first)
+
+  def outputs(batch):
+    logits, _ = model.apply(params, stats, batch.inputs, False)
+    return logits
+
+  def total(fn):
+    return _total(fn, data, split, batch_size)
+
+  if kind == "values":
+    return _explained(outputs, total, first, part.count)
+  correct = _correct if kind == "classes" else _correct_labels
+
+  def hits(batch, counts):
+    return jnp.sum(correct(outputs(batch), batch.labels) & counts[:, None])
+
+  share = total(hits).astype(jnp.float32)
+  share /= jnp.maximum(part.count, 1) * first[0].size
+  return jnp.where(part.count > 0, share, jnp.nan)
+
+
+def _correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Whether each sample is classified correctly, bool `[batch, 1]`."""
+  hits = jnp.argmax(logits, axis=-1) == labels
+  # The largest of logits that are NaN is the first: no prediction at all.
+  return (hits & jnp.all(jnp.isfinite(logits), axis=-1))[:, None]
+
+
+def _correct_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Whether each label of each sample is right, bool `[batch, labels]`."""
+  return ((logits > 0) == labels) & jnp.isfinite(logits)
+
+
+def _explained(
+  outputs: Callable[[Batch], jax.Array],
+  total: Callable[[Callable[..., Any]], Any],
+  first: jax.Array,
+  count: Any,
+) -> jax.Array:
+  """The coefficient of determination.
+
+  Args:
+    outputs: `batch -> [batch, width]`, of the model.
+    total: sums `fn(batch, counts)` over the split.
+    first: `[1, width]`, the values of the first sample.
+    count: the number of samples.
+  """
+
+  def deviations(batch, counts):
+    # From the first, so that those of equal values are exactly zero.
+    return jnp.where(counts[:, None], batch.labels - first, 0.0)
+
+  def sums(batch, counts):
+    return jnp.sum(deviations(batch, counts), axis=0, keepdims=True)
+
+  mean = total(sums) / jnp.maximum(count, 1)
+
+  def squares(batch, counts):
+    errors = outputs(batch) - batch.labels, deviations(batch, counts) - mean
+    return [jnp.sum(jnp.where(counts[:, None], e**2, 0.0)) for e in errors]
+
+  left, variation = total(squares)
+  share = 1 - left / jnp.where(variation > 0, variation, 1.0)
+  # A comparison with NaN is false.
+  share = jnp.where(share > LOWEST, share, LOWEST)
+  return jnp.where(variation > 0, share, jnp.nan)
+
+
+def _total(
+  fn: Callable[[Batch, jax.Array], Any],
+  data: ClientData,
+  split: str,
+  batch_size: int,
+) -> Any:
+  """The sum of `fn(batch, which samples count)` over batches of a split."""
   part: Split = getattr(data, split)
   batch_size = min(batch_size, max(part.max_count, 1))
   batches = -(-max(part.max_count, 1) // batch_size)
 
-  def correct(start):
+  def one(start):
     positions = start + jnp.arange(batch_size, dtype=jnp.int32)
     batch = data.batch(jnp.minimum(positions, part.count - 1), split)
-    logits, _ = model.apply(params, stats, batch.inputs, False)
-    hits = jnp.argmax(logits, axis=-1) == batch.labels
-    # The largest of logits that are NaN is the first: no prediction at all.
-    hits &= jnp.all(jnp.isfinite(logits), axis=-1)
-    return jnp.sum(hits & (positions < part.count))
+    return fn(batch, positions < part.count)
 
   if batches == 1:
-    hits = correct(jnp.int32(0))
-  else:
-    starts = jnp.arange(batches, dtype=jnp.int32) * batch_size
-    hits = jnp.sum(jax.lax.map(correct, starts))
-  share = hits.astype(jnp.float32) / jnp.maximum(part.count, 1)
-  return jnp.where(part.count > 0, share, jnp.nan)
+    return one(jnp.int32(0))
+  starts = jnp.arange(batches, dtype=jnp.int32) * batch_size
+  each = jax.lax.map(one, starts)
+  return jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
 
 
-def accuracies(
+def scores(
   variants: Mapping[str, tuple[Any, Any, Model]],
   data: ClientData,
   splits: tuple[str, ...],
   batch_size: int = 500,
 ) -> dict[str, dict[str, jax.Array]]:
-  """Accuracy of every variant of a client's model on every split.
+  """Score of every variant of a client's model on every split.
 
   Args:
     variants: name to (params, stats, model).
@@ -74,7 +161,7 @@ def accuracies(
     batch_size: samples seen at once.
 
   Returns:
-    {split: {variant: accuracy}}.
+    {split: {variant: score}}.
   """
   return {
     split: _each_once(variants, data, split, batch_size) for split in splits
@@ -92,9 +179,7 @@ def _each_once(variants, data, split, batch_size) -> dict[str, jax.Array]:
     ]
     params, stats, model = variant
     results[name] = (
-      same[0]
-      if same
-      else accuracy(model, params, stats, data, split, batch_size)
+      same[0] if same else score(model, params, stats, data, split, batch_size)
     )
   return results
 
@@ -139,14 +224,14 @@ class Evaluation:
     return variants, data
 
   def evaluate(self, engine: Engine, state, federation, population):
-    """{cohort: {split: {variant: accuracy [slots]}}}."""
+    """{cohort: {split: {variant: score [slots]}}}."""
 
     def of_cohort(cohort):
       def one(client_id, client):
         variants, data = self._variants(
           engine, state, federation, population, cohort, client_id, client
         )
-        return accuracies(variants, data, self.splits, self.samples_at_once)
+        return scores(variants, data, self.splits, self.samples_at_once)
 
       return clients_lib.map_clients(
         one,

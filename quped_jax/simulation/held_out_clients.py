@@ -76,10 +76,10 @@ class _Adaptation:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutEvaluation:
-  """`state -> {variant: accuracy [held-out clients]}`.
+  """`state -> {variant: score [held-out clients]}`.
 
   Attributes:
-    evaluate: `(data, state) -> accuracies`; the data are the federation and the
+    evaluate: `(data, state) -> scores`; the data are the federation and the
       population, on the devices.
     places: where these are; None if there is nothing to evaluate.
     lengths: of tables of row numbers.
@@ -92,7 +92,7 @@ class HeldOutEvaluation:
   data: Any = None
 
   def __call__(self, state: SimulationState) -> dict[str, np.ndarray]:
-    """Accuracies of the held-out clients, which start from this state."""
+    """Scores of the held-out clients, which start from this state."""
     return self.evaluate(self.data, state)
 
   def over(
@@ -144,7 +144,7 @@ def make_held_out_evaluation(
     others: federations of further runs, see `make_simulation`.
 
   Returns:
-    `state -> {variant: accuracy [held-out clients]}` on test data, in the order
+    `state -> {variant: score [held-out clients]}` on test data, in the order
     of the cohorts' ids; variants are "personalized" and "quantized". Empty if
     the method has nothing to start from.
   """
@@ -163,7 +163,7 @@ def make_held_out_evaluation(
       )
       data = federation.client(client_id)
       variants = adaptation.variants(server, data, context, cohort)
-      return evaluate_lib.accuracies(variants, data, ("test",))["test"]
+      return evaluate_lib.scores(variants, data, ("test",))["test"]
 
     results = {
       cohort: clients_lib.map_clients(

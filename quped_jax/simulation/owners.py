@@ -18,7 +18,7 @@ the price of states that stay where they are.
 A process with no client of a cohort, of which there are fewer than devices,
 keeps a copy of the cohort's first client. It fills slots and is never read.
 
-What is small crosses: sums of messages at the end of a round; accuracies, and
+What is small crosses: sums of messages at the end of a round; scores, and
 one by one the models that a run leaves, to every process (`Evaluation`); and
 which clients diverged, after an evaluation (`divergence_reports`). Held-out
 clients have no states: they are divided over devices whenever they are

@@ -309,7 +309,7 @@ class Backend(abc.ABC):
   def evaluate(
     self, state: SimulationState
   ) -> dict[str, dict[str, np.ndarray]]:
-    """{split: {variant: accuracy `[clients]`}}, see `Simulation`."""
+    """{split: {variant: score `[clients]`}}, see `Simulation`."""
     results = []
     for ids, part in self.parts(state):
       results.append((ids, self._evaluate(part, *self.data)))
@@ -320,11 +320,11 @@ class Backend(abc.ABC):
   def table(
     self, evaluated: Iterable[tuple[Mapping[str, np.ndarray], Any]]
   ) -> dict[str, dict[str, np.ndarray]]:
-    """Accuracies by split and variant.
+    """Scores by split and variant.
 
     Args:
       evaluated: what the program found, part by part: the ids of the clients
-        in its slots, and {cohort: {split: {variant: accuracy [slots]}}}.
+        in its slots, and {cohort: {split: {variant: score [slots]}}}.
     """
     table: dict[str, dict[str, np.ndarray]] = {
       split: {} for split in self.evaluation.splits

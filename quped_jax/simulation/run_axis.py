@@ -224,7 +224,7 @@ class RunAxis:
   def evaluate(
     self, state: SimulationState, data: StackedData
   ) -> list[dict[str, dict[str, np.ndarray]]]:
-    """Of each run, {split: {variant: accuracy `[clients]`}}."""
+    """Of each run, {split: {variant: score `[clients]`}}."""
     found = jax.device_get(self._evaluate(state, *data))
     return [
       self._backend.table(

@@ -56,7 +56,7 @@ class Simulation(NamedTuple):
       undone; the others are means over the participants, NaN if there are none.
       The very first round is first run once for the norms of messages alone.
     run_round: `state -> (state, metrics)`, one round.
-    evaluate: `state -> {split: {variant: accuracy [clients]}}`, NaN where a
+    evaluate: `state -> {split: {variant: score [clients]}}`, NaN where a
       client has no such variant or no such samples.
     primary_models: `state -> iterator of ClientModel`, in no particular order;
       few models are computed at a time. With several processes, each has to

@@ -75,7 +75,7 @@ def test_more_classes_than_names_may_be_said():
 @pytest.mark.parametrize(
   ("labels", "options", "message"),
   [
-    ([0.5, 1.0], {}, "labels=0.5: must be classes, .* no regression. np.digit"),
+    ([0.5, 1.0], {}, "labels=0.5: must be classes, .* regression; np.digit"),
     ([0.0, np.nan], {}, "labels=nan: must not be missing"),
     ([0.0, np.inf], {}, "labels=inf: "),
     (np.eye(3), {}, r"labels.shape=\(3, 3\): .* labels.argmax\(axis=1\)"),

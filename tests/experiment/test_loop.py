@@ -141,7 +141,7 @@ def test_a_run_that_is_done_is_evaluated_for_its_end_alone():
   run, progress = Run(round_=2, last_saved=2, rounds=2), Progress()
   asked, end = follow(run, progress)
   assert asked == [Evaluate()]
-  assert math.isclose(np.nanmean(end.accuracy["test"]["quantized"]), 0.5)
+  assert math.isclose(np.nanmean(end.scores["test"]["quantized"]), 0.5)
   assert not run.written and not progress.history
 
 

@@ -39,6 +39,28 @@ def test_predict_runs_a_packed_model(packed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+  ("kind", "printed"),
+  [
+    (
+      "values",
+      ["-0.25 -0.25 0.25", "0.25 -0.25 -0.25", *2 * ["-0.25 0.25 -0.25"]],
+    ),
+    ("multi_label", ["0 0 1", "1 0 0", "0 1 0", "0 1 0"]),
+  ],
+)
+def test_predict_prints_what_other_targets_are(kind, printed, packed):
+  model, samples = packed
+  if kind == "values":
+    np.save(samples, np.load(samples) / 2)
+  done = command(
+    "predict", f"--model={model}", f"--input={samples}", f"--targets={kind}"
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines() == printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
   ("kind", "code", "said"),
   [
     ("left", 0, ""),

@@ -4,7 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from quped_jax.methods.blocks.distill import cross_entropy, kl_divergence
+from quped_jax.methods.blocks.distill import kl_divergence
+from quped_jax.methods.blocks.losses import cross_entropy
 from quped_jax.quantization.alternating import (
   Rates,
   make_alternating,

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from quped_jax.methods.blocks.distill import cross_entropy
+from quped_jax.methods.blocks.losses import cross_entropy
 from quped_jax.quantization.alternating import (
   Rates,
   current,

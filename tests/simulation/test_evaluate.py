@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def test_accuracy_is_that_of_the_clients_own_rows(trained, split, batch_size):
   @jax.jit
   def accuracy(client):
     data = federation.client(client)
-    return evaluate.accuracy(model, params, stats, data, split, batch_size)
+    return evaluate.score(model, params, stats, data, split, batch_size)
 
   values = [float(accuracy(jnp.int32(i))) for i in range(len(tiny.COUNTS))]
   expected = [
@@ -57,7 +59,7 @@ def test_normalisation_is_by_the_running_statistics():
   params = jax.tree.map(lambda x: jnp.array(draw.normal(size=x.shape)), params)
   for i in (1, 3):
     data = federation.client(jnp.int32(i))
-    value = evaluate.accuracy(model, params, stats, data, "train", 4)
+    value = evaluate.score(model, params, stats, data, "train", 4)
     args = federation, model, params, stats
     expected = by_hand(*args, client=i, split="train")
     np.testing.assert_allclose(value, expected, rtol=1e-6)
@@ -66,7 +68,7 @@ def test_normalisation_is_by_the_running_statistics():
 def test_a_split_without_samples_gives_nan(trained):
   federation, model, params, stats = trained
   data = federation.client(jnp.int32(1))
-  value = evaluate.accuracy(model, params, stats, data, "validation")
+  value = evaluate.score(model, params, stats, data, "validation")
   assert np.isnan(value)
 
 
@@ -74,7 +76,7 @@ def test_every_variant_is_evaluated_on_every_split(trained):
   federation, model, params, stats = trained
   zeros = jax.tree.map(jnp.zeros_like, params)
   data = federation.client(jnp.int32(2))
-  table = evaluate.accuracies(
+  table = evaluate.scores(
     {"zero": (zeros, stats, model), "own": (params, stats, model)},
     data,
     ("train", "test"),
@@ -93,7 +95,92 @@ def test_a_model_of_nan_predicts_nothing(trained):
   federation, model, params, stats = trained
   broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), params)
   data = federation.client(jnp.int32(0))
-  assert evaluate.accuracy(model, broken, stats, data, "test") == 0.0
+  assert evaluate.score(model, broken, stats, data, "test") == 0.0
+
+
+def with_targets(kind, change=None):
+  """The tiny federation with other targets, and a model of two outputs."""
+  federation = tiny.make_federation()
+  count = len(federation.source.labels)
+  drawn = np.random.default_rng(0).normal(size=(count, 2))
+  targets = drawn.astype(np.float32) if kind == "values" else drawn > 0.3
+  if change is not None:
+    targets = change(targets)
+  source = dataclasses.replace(federation.source, labels=targets)
+  federation = dataclasses.replace(federation, source=source, num_classes=2)
+  model = models.create_model("mlp", 2, features=(8,))
+  return federation, model, *model.init(jax.random.key(3), federation.example())
+
+
+def own(federation, model, params, stats, client, split):
+  """A client's targets in a split, and the model's outputs."""
+  part = getattr(federation, split)
+  first, count = int(part.offset[client]), int(part.count[client])
+  rows = np.asarray(part.rows)[first : first + count]
+  inputs = np.asarray(federation.source.inputs)[rows]
+  outputs, _ = model.apply(params, stats, inputs, False)
+  return np.asarray(federation.source.labels)[rows], np.asarray(outputs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+@pytest.mark.parametrize("kind", ["values", "multi_label"])
+def test_other_targets_have_scores_of_the_clients_own_rows(kind, batch_size):
+  made = federation, model, params, stats = with_targets(kind)
+  for i, split in ((0, "train"), (3, "train"), (1, "test")):
+    data = federation.client(jnp.int32(i))
+    with jax.numpy_rank_promotion("raise"):
+      found = evaluate.score(model, params, stats, data, split, batch_size)
+    labels, outputs = own(*made, client=i, split=split)
+    if kind == "values":
+      around = labels.astype(np.float64) - labels.mean(axis=0, keepdims=True)
+      wanted = 1 - np.sum((outputs - labels) ** 2) / np.sum(around**2)
+    else:
+      wanted = np.mean((outputs > 0) == labels)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    assert np.isnan(evaluate.score(model, params, stats, data, "validation"))
+
+
+def test_the_mean_of_the_values_explains_nothing_and_the_values_all():
+  made = federation, model, *_ = with_targets("values")
+  labels, _ = own(*made, client=2, split="test")
+  mean = jnp.asarray(labels.mean(axis=0, keepdims=True))
+  data = federation.client(jnp.int32(2))
+  inputs = np.asarray(federation.source.inputs)
+  known = dataclasses.replace(federation.source, labels=inputs[:, :2])
+  cases = [
+    (lambda x: jnp.tile(mean, (len(x), 1)), data, 0.0),
+    (lambda x: x[:, :2], dataclasses.replace(data, source=known), 1.0),
+  ]
+  for says, own_data, wanted in cases:
+    told = model._replace(
+      apply=lambda params, stats, x, train, says=says: (says(x), stats)
+    )
+    found = evaluate.score(told, {}, {}, own_data, "test")
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("kind", "value", "worst"),
+  [
+    ("values", np.nan, evaluate.LOWEST),
+    ("values", np.inf, evaluate.LOWEST),
+    ("values", 1e30, evaluate.LOWEST),
+    ("multi_label", np.nan, 0.0),
+  ],
+)
+def test_predictions_that_are_no_numbers_never_look_good(kind, value, worst):
+  federation, model, params, stats = with_targets(kind)
+  params = jax.tree.map(lambda p: jnp.full_like(p, value), params)
+  data = federation.client(jnp.int32(0))
+  assert evaluate.score(model, params, stats, data, "test") == worst
+
+
+def test_equal_values_leave_nothing_to_explain():
+  federation, model, params, stats = with_targets(
+    "values", lambda targets: np.full_like(targets, 0.1)
+  )
+  data = federation.client(jnp.int32(3))
+  assert np.isnan(evaluate.score(model, params, stats, data, "train", 7))
 
 
 def test_what_clients_would_use_is_the_primary_variant():

@@ -31,7 +31,7 @@ class Gathered(NamedTuple):
 def client_model_bytes(settings: Settings, federation: Federation) -> float:
   """Size of the model that a client would use, in bytes, mean over clients.
 
-  This is the size of the primary variant, whose accuracy is reported. All
+  This is the size of the primary variant, whose score is reported. All
   variants but "quantized" are of full precision.
 
   Args:

@@ -8,6 +8,7 @@ import numpy as np
 
 from quped_jax import kinds, reading
 from quped_jax.experiment import former_names, identity, many, output
+from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.comparison.identities import identities
 from quped_jax.experiment.comparison.plan import Run
 from quped_jax.experiment.comparison.shared_programs import SharedPrograms
@@ -15,17 +16,11 @@ from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display
 from quped_jax.files.checkpoint import Checkpoints
 
-_FRACTION = kinds.number(0, 1)
-_SPREAD = kinds.record({"mean": _FRACTION})
-# What is read of a summary. Like all that is not finite, a missing accuracy is
-# null in it.
+# What is read of a summary beside its scores. Like all that is not finite, a
+# missing score is null in it.
 _SUMMARY = kinds.record(
   {
     "primary_variant": kinds.text,
-    "accuracy": kinds.table(
-      kinds.record({"mean": _FRACTION, "worst": _FRACTION, "p10": _FRACTION})
-    ),
-    "held_out_clients": kinds.table(_SPREAD),
     "gradients": kinds.number(0),
     "clients": kinds.whole(1),
     "clients_per_round": kinds.number(0),
@@ -48,13 +43,13 @@ class Finished(NamedTuple):
 
   Attributes:
     summary: the content of `summary.json`.
-    accuracy: of the primary variant on test data, a fraction, float
-      `[clients]`; NaN for a client without test samples.
+    scores: of the primary variant on test data, float `[clients]`; NaN for a
+      client that has none, such as one without test samples.
     history: a record per evaluated round.
   """
 
   summary: dict[str, Any]
-  accuracy: np.ndarray
+  scores: np.ndarray
   history: list[dict[str, Any]]
 
 
@@ -223,14 +218,23 @@ def summary_of(run: Run) -> dict[str, Any]:
   with reading.naming(str(path), "the summary of a finished run"):
     content = kinds.table(kinds.anything)("", reading.read_json(path))
     content = former_names.renamed(content, former_names.SUMMARY)
-    summary = _SUMMARY("", content)
+    score = scores_lib.of_run(run.settings)
+    one = kinds.number(score.lowest, 1)
+    spread = kinds.record({"mean": one})
+    scored = {
+      score.name: kinds.table(
+        kinds.record({"mean": one, "worst": one, "p10": one})
+      ),
+      "held_out_clients": kinds.table(spread),
+    }
+    summary = _SUMMARY("", kinds.record(scored)("", content))
     variant = summary["primary_variant"]
-    kinds.choice(*summary["accuracy"])("primary_variant", variant)
+    kinds.choice(*summary[score.name])("primary_variant", variant)
     kinds.choice(run.settings.clients)("clients", summary["clients"])
     held_out = summary["held_out_clients"]
     if held_out and variant not in held_out:
       # Then they are compared by this one.
-      kinds.record({"personalized": _SPREAD})("held_out_clients", held_out)
+      kinds.record({"personalized": spread})("held_out_clients", held_out)
     return summary
 
 
@@ -267,14 +271,14 @@ def read(run: Run) -> Finished:
         raise ValueError(f"test/{variant}: must be given in each line")
   path = run.folder / "clients.csv"
   with reading.naming(str(path), "the clients of a finished run"):
-    accuracy = []
+    lowest, found = scores_lib.of_run(run.settings).lowest, []
     for i, (place, row) in enumerate(
       reading.read_csv(path, ("client", variant))
     ):
       kinds.whole_text(f"{place}: client", row["client"], i, i)
-      accuracy.append(
-        kinds.number_text(f"{place}: {variant}", row[variant], 0, 1)
+      found.append(
+        kinds.number_text(f"{place}: {variant}", row[variant], lowest, 1)
       )
-    if len(accuracy) != summary["clients"]:
-      raise ValueError(f"it has {len(accuracy)} of {summary['clients']} rows")
-  return Finished(summary, np.array(accuracy), history)
+    if len(found) != summary["clients"]:
+      raise ValueError(f"it has {len(found)} of {summary['clients']} rows")
+  return Finished(summary, np.array(found), history)

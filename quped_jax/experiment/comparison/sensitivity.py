@@ -1,7 +1,7 @@
-"""How much a method's accuracy depends on each of its settings.
+"""How much a method's score depends on each of its settings.
 
 Around the settings that the config gives the method, tuned ones say, each
-setting of its space is changed alone, to each value of the space. Accuracy is
+setting of its space is changed alone, to each value of the space. The score is
 that of the primary variant on test data, mean over clients. It describes a
 method; settings are chosen on validation data, see `tune`.
 """
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from quped_jax import paths
-from quped_jax.experiment import metrics, output, sweep
+from quped_jax.experiment import metrics, output, scores, sweep
 from quped_jax.experiment.comparison import draws, figures, plan, tune
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
@@ -131,10 +131,10 @@ def _run(
 def record(point: Point) -> dict[str, Any]:
   """What a point's runs came to, for `sensitivity.json`.
 
-  Its accuracies are fractions, one per seed, and NaN where a run diverged; so
-  are their mean and standard deviation then.
+  Its scores are under their own name, one per seed, and NaN where a run
+  diverged; so are their mean and standard deviation then.
   """
-  found = [_accuracy(run) for run in point.runs]
+  found = [_score(run) for run in point.runs]
   return {
     "method": point.row.method,
     "bits": point.row.bits_title,
@@ -142,17 +142,21 @@ def record(point: Point) -> dict[str, Any]:
     "value": point.value,
     "given": point.given,
     "seeds": [run.settings.seed for run in point.runs],
-    "accuracy": found,
+    _score_of([point]).name: found,
     "mean": float(np.mean(found)),
     "std": float(np.std(found, ddof=1)) if len(found) > 1 else 0.0,
   }
 
 
-def _accuracy(run: Run) -> float:
+def _score(run: Run) -> float:
   if not runs_lib.is_finished(run):
     return math.nan
-  summary = runs_lib.summary_of(run)
-  return summary["accuracy"][summary["primary_variant"]]["mean"]
+  return scores.of_run(run.settings).of_primary(runs_lib.summary_of(run))
+
+
+def _score_of(points: Sequence[Point]) -> scores.Score:
+  """The same of all: it follows from the data."""
+  return scores.of_run(points[0].runs[0].settings)
 
 
 def draw(points: Sequence[Point], records: Sequence[Mapping[str, Any]]):
@@ -162,6 +166,7 @@ def draw(points: Sequence[Point], records: Sequence[Mapping[str, Any]]):
     points: of one method.
     records: theirs, see `record`.
   """
+  score = _score_of(points)
   settings = list(dict.fromkeys(point.setting for point in points))
   rows = list(dict.fromkeys(point.row for point in points))
   figure = Figure(
@@ -177,10 +182,10 @@ def draw(points: Sequence[Point], records: Sequence[Mapping[str, Any]]):
         for point, found in zip(points, records, strict=True)
         if (point.row, point.setting) == (row, setting)
       ]
-      _draw_line(axes, row, own, style)
+      _draw_line(axes, row, own, style, score.scale)
     axes.set_xlabel(setting)
     axes.grid(alpha=0.3)
-  all_axes[0].set_ylabel("accuracy, mean over clients and seeds, %")
+  all_axes[0].set_ylabel(score.axis("mean over clients and seeds"))
   # Of the first axes, which have a line of each row.
   all_axes[0].legend(fontsize="small", handlelength=3)
   return figure
@@ -195,6 +200,7 @@ def _draw_line(
   row: Row,
   records: Sequence[Mapping[str, Any]],
   style: Mapping[str, Any],
+  scale: float,
 ) -> None:
   """Mean and standard deviation over seeds; a larger dot where it is given."""
   values = [found["value"] for found in records]
@@ -205,8 +211,8 @@ def _draw_line(
       axes.set_xscale("log")
   axes.set_xticks(places, [_shown(value) for value in values])
   axes.xaxis.set_minor_locator(NullLocator())
-  mean = 100 * np.array([found["mean"] for found in records])
-  std = 100 * np.array([found["std"] for found in records])
+  mean = scale * np.array([found["mean"] for found in records])
+  std = scale * np.array([found["std"] for found in records])
   axes.plot(places, mean, label=row.title, markersize=4, **style)
   colour = style["color"]
   axes.fill_between(places, mean - std, mean + std, color=colour, alpha=0.2)

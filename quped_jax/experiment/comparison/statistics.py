@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Difference(NamedTuple):
-  """A mean difference in accuracy and its interval, as fractions.
+  """A mean difference in score and its interval.
 
   Attributes:
     mean: the difference.
@@ -27,10 +27,10 @@ def paired_difference(
   samples: int = 2000,
   level: float = 0.95,
 ) -> Difference:
-  """Bootstraps the difference in accuracy of two methods on the same clients.
+  """Bootstraps the difference in score of two methods on the same clients.
 
-  The differences are paired: a client's accuracy under one method minus its
-  accuracy under the other, with the same seed and so on the same data. They are
+  The differences are paired: a client's score under one method minus its
+  score under the other, with the same seed and so on the same data. They are
   resampled in two stages, with replacement in both: seeds are drawn, and then
   clients within each seed drawn. The clients of a seed share a partition and a
   training run, so that to resample clients alone would make the interval too
@@ -38,7 +38,7 @@ def paired_difference(
   one.
 
   Args:
-    own: {seed: accuracy `[clients]`}, NaN where a client has no test samples.
+    own: {seed: score `[clients]`}, NaN where a client has none.
     other: the other method's, for the same seeds and clients.
     samples: number of bootstrap samples.
     level: share of the samples that lie within the interval.

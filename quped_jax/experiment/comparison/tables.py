@@ -10,9 +10,11 @@ import rich.table
 
 from quped_jax import paths
 from quped_jax.experiment import blocks, metrics
+from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.runs import Finished
 from quped_jax.experiment.comparison.statistics import paired_difference
+from quped_jax.experiment.scores import ACCURACY, Score
 
 Record = dict[str, Any]
 
@@ -41,12 +43,13 @@ def row_record(
     model_bytes: size of a client's model.
 
   Returns:
-    Means over seeds, of times the median. Accuracies are fractions; their
-    standard deviation is over seeds, and None with one seed.
+    Means over seeds, of times the median. Scores are under their own name, not
+    in percent; their standard deviation is over seeds, and None with one seed.
   """
   summaries = [run.summary for run in finished.values()]
   first = summaries[0]
-  primary_variant = [s["accuracy"][s["primary_variant"]] for s in summaries]
+  score = scores_lib.of_summary(first).name
+  primary_variant = [s[score][s["primary_variant"]] for s in summaries]
   means = [spread["mean"] for spread in primary_variant]
   held_out = primary_variant_of_held_out(first)
 
@@ -58,7 +61,7 @@ def row_record(
     "bits": row.bits_title,
     "variant": first["primary_variant"],
     "seeds": len(summaries),
-    "accuracy": mean(means),
+    score: mean(means),
     "std": float(np.std(means, ddof=1)) if len(means) > 1 else None,
     "worst": mean(spread["worst"] for spread in primary_variant),
     "p10": mean(spread["p10"] for spread in primary_variant),
@@ -82,8 +85,8 @@ def make_records(
     results: {row: {seed: its finished run}}, with the same seeds for all rows.
     sizes: {row: bytes of a client's model}.
   """
-  accuracy = {
-    row: {seed: run.accuracy for seed, run in finished.items()}
+  scores = {
+    row: {seed: run.scores for seed, run in finished.items()}
     for row, finished in results.items()
   }
   first = next(iter(results))
@@ -92,15 +95,11 @@ def make_records(
     record = row_record(row, finished, sizes[row])
     difference = None
     if row != first:
-      difference = paired_difference(accuracy[row], accuracy[first])
+      difference = paired_difference(scores[row], scores[first])
     for field in ("mean", "low", "high"):
       record[f"difference_{field}"] = difference and getattr(difference, field)
     records.append(record)
   return records
-
-
-def _percent(value: float) -> str:
-  return f"{100 * value:.1f}"
 
 
 def _number(value: float) -> str:
@@ -129,30 +128,32 @@ class Column(NamedTuple):
   more: Callable[[Record], str] = lambda record: ""
 
 
-def _std(record: Record) -> str:
-  return "" if record["std"] is None else f" ({_percent(record['std'])})"
+def columns(first: str, score: Score = ACCURACY) -> tuple[Column, ...]:
+  """All columns of numbers.
 
+  Args:
+    first: names the row that differences are to.
+    score: by which methods are compared.
+  """
 
-def _interval(record: Record) -> str:
-  low, high = record["difference_low"], record["difference_high"]
-  if low is None:
-    return ""
-  return f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+  def std(record: Record) -> str:
+    return "" if record["std"] is None else f" ({score.number(record['std'])})"
 
+  def difference(value: float) -> str:
+    return score.number(value, "+")
 
-def columns(first: str) -> tuple[Column, ...]:
-  """All columns of numbers; `first` names the row that differences are to."""
+  def interval(record: Record) -> str:
+    low, high = record["difference_low"], record["difference_high"]
+    if low is None:
+      return ""
+    return f" [{difference(low)}, {difference(high)}]"
+
   return (
-    Column("accuracy", "accuracy", _percent, max, _std),
-    Column(
-      f"minus {first}",
-      "difference_mean",
-      lambda value: f"{100 * value:+.1f}",
-      more=_interval,
-    ),
-    Column("worst", "worst", _percent, max),
-    Column("p10", "p10", _percent, max),
-    Column("held-out", "held_out_clients", _percent, max),
+    Column(score.title, score.name, score.number, max, std),
+    Column(f"minus {first}", "difference_mean", difference, more=interval),
+    Column("worst", "worst", score.number, max),
+    Column("p10", "p10", score.number, max),
+    Column("held-out", "held_out_clients", score.number, max),
     Column("grads", "gradients", _number, min),
     Column("KB sent", "bytes", _kilobytes, min),
     Column("s/round", "seconds", lambda value: f"{value:.2g}", min),
@@ -177,34 +178,44 @@ def cells(records: Sequence[Record], column: Column) -> list[tuple[str, bool]]:
   ]
 
 
+def _score(records: Sequence[Record]) -> Score:
+  """The score that records have, under its name."""
+  return next(x for x in scores_lib.SCORES.values() if x.name in records[0])
+
+
 def _shown(records: Sequence[Record]) -> list[tuple[str, list]]:
   """Titles and cells of the columns that are not empty."""
   first = f"{records[0]['method']} {records[0]['bits']}"
-  shown = [(c.title, cells(records, c)) for c in columns(first)]
+  shown = [
+    (c.title, cells(records, c)) for c in columns(first, _score(records))
+  ]
   return [
     (title, column) for title, column in shown if any(t for t, _ in column)
   ]
 
 
-NOTES = (
-  "accuracy: % of each client's own test samples, of the variant that the "
-  "method would deploy, mean over clients, then mean (standard deviation) over "
-  "seeds",
-  "minus: difference over the same clients and seeds, in points; from several "
-  "seeds with its 95 % bootstrap interval over seeds and clients; where that "
-  "contains 0, the two are not distinguishable at this sample size",
-  "worst, p10: the worst client and the 10th percentile over clients, means "
-  "over seeds; held-out: clients that took no part in training",
-  "grads: gradient evaluations per client and round; KB sent: down and up, per "
-  "client and round; model KB: what a client would store",
-)
+def notes(score: Score) -> tuple[str, ...]:
+  """What the columns are, a line each."""
+  return (
+    f"{score.title}: {score.of}, of the variant that the "
+    "method would deploy, mean over clients, then mean (standard deviation) "
+    "over seeds",
+    "minus: difference over the same clients and seeds"
+    f"{', in points' if score.percent else ''}; from several "
+    "seeds with its 95 % bootstrap interval over seeds and clients; where that "
+    "contains 0, the two are not distinguishable at this sample size",
+    "worst, p10: the worst client and the 10th percentile over clients, means "
+    "over seeds; held-out: clients that took no part in training",
+    "grads: gradient evaluations per client and round; KB sent: down and up, "
+    "per client and round; model KB: what a client would store",
+  )
 
 
 def terminal_table(records: Sequence[Record]) -> rich.table.Table:
   """The table for a terminal, the best of each column in bold."""
   seeds = records[0]["seeds"]
   table = blocks.make_table(f"Mean over {seeds} seed{'s' * (seeds > 1)}")
-  table.caption = "\n".join(NOTES)
+  table.caption = "\n".join(notes(_score(records)))
   table.add_column("method")
   table.add_column("bits")
   shown = _shown(records)
@@ -232,7 +243,8 @@ def markdown_table(records: Sequence[Record]) -> str:
       marked.append(f"**{text}**" if best else text)
     lines.append([record["method"], record["bits"], *marked])
   text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-  return text + "\n\n" + "\n".join(f"- {note}" for note in NOTES) + "\n"
+  below = "\n".join(f"- {note}" for note in notes(_score(records)))
+  return f"{text}\n\n{below}\n"
 
 
 def write(records: Sequence[Record], folder: pathlib.Path) -> None:

@@ -3,8 +3,8 @@
 For each row, a method at a precision, the same number of settings is tried,
 drawn without replacement from the grid that the config gives for the method. A
 row has a draw of its own, and it is balanced: each value of a setting is tried
-as often as its other values, or once more or less. A trial's score is the
-accuracy of the method's primary variant after the last round, on the validation
+as often as its other values, or once more or less. A trial's score is that
+of the method's primary variant after the last round, on the validation
 part of the clients' training data: its mean over clients, then over seeds. Test
 data is never looked at. With successive halving, see `halving`, more settings
 are tried in as many rounds.
@@ -200,7 +200,7 @@ def _go_on(
 
 
 def score(run: Run) -> float:
-  """A run's accuracy on validation data; NaN if it diverged."""
+  """A run's score on validation data; NaN if it diverged."""
   if not runs_lib.is_finished(run):
     return math.nan
   primary_variant = runs_lib.summary_of(run)["primary_variant"]
@@ -325,7 +325,7 @@ def tune(
       going = [_go_on(config, workdir, trial, rounds) for trial in going]
     if halved:
       say(f"{len(going)} of {len(trials)} trials, up to round {rounds}")
-    # Quiet: a run's own display shows accuracy on test data.
+    # Quiet: a run's own display shows scores on test data.
     runs_lib.run_missing(
       [run for trial in going for run in trial.runs],
       start,

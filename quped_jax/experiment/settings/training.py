@@ -14,6 +14,7 @@ from quped_jax.experiment.settings.fields import (
   setting,
 )
 from quped_jax.experiment.settings.named_options import NamedOptions
+from quped_jax.methods.blocks import losses
 
 BUDGETS = ("steps", "gradients")
 
@@ -66,6 +67,25 @@ class TrainingSettings(NamedOptions):
     one_of(BUDGETS),
   )
   batch_size: int = setting(16, "samples per step.", at_least(1))
+  loss: str = setting(
+    "cross_entropy",
+    "what training minimises: of classes, 'cross_entropy' or 'focal'; of real "
+    "numbers, 'squared_error'; of several labels at once, 'binary'.",
+    one_of(losses.TARGETS),
+  )
+  label_smoothing: float = setting(
+    0.0,
+    "of 'cross_entropy', the share of a label that all classes have in common.",
+    checks.unit_interval,
+    traced=True,
+    off_at_zero=True,
+  )
+  focal_gamma: float = setting(
+    2.0,
+    "of 'focal': the larger, the less samples count that are classified well.",
+    checks.not_negative,
+    traced=True,
+  )
   eval_every: int = setting(
     1,
     "rounds between evaluations; the last is always evaluated.",
@@ -122,6 +142,11 @@ class TrainingSettings(NamedOptions):
     for field in ("steps", "recalibration_batches"):
       count = getattr(self, field)
       check_batches(f"{field}={count}", count, self.batch_size)
+    if self.label_smoothing and self.loss != "cross_entropy":
+      raise ValueError(
+        f"label_smoothing={self.label_smoothing}: must be 0 with loss="
+        f"{self.loss!r}, as it is for 'cross_entropy' alone"
+      )
     if self.finetune_at >= self.rounds:
       raise ValueError(
         f"finetune_at={self.finetune_at}: must be less than rounds="

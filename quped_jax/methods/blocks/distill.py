@@ -1,7 +1,8 @@
-"""Losses on logits: cross entropy, and the divergences of distillation.
+"""Divergences of distillation: how far a student is from its teacher.
 
-All take logits `[batch, classes]` and return a scalar, the mean over the
-batch. They depend on their arguments alone, so any method can use them.
+All take outputs `[batch, classes]` and return a scalar, the mean over the
+batch. They depend on their arguments alone, so any method can use them. Which
+one goes with the loss on labels is `Training.divergence`.
 
 References:
   Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015.
@@ -15,23 +16,6 @@ import jax.numpy as jnp
 from quped_jax import checks
 
 TEMPERATURE_ON = ("both", "teacher")
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Mean cross entropy to labels.
-
-  Args:
-    logits: `[batch, classes]`.
-    labels: int `[batch]`; one that is no class makes the loss NaN.
-  """
-  # A lookup of each sample's logit would be a gather and, for the gradient, a
-  # scatter: two kernels more on an accelerator, where comparisons are fused.
-  chosen = labels[:, None] == jnp.arange(logits.shape[-1])[None]
-  largest = jnp.max(logits, axis=-1, keepdims=True)
-  logits = logits - jax.lax.stop_gradient(largest)
-  own = jnp.sum(logits, axis=-1, where=chosen)
-  own = jnp.where(jnp.any(chosen, axis=-1), own, jnp.nan)
-  return jnp.mean(jnp.log(jnp.sum(jnp.exp(logits), axis=-1)) - own)
 
 
 def kl_divergence(
@@ -65,6 +49,30 @@ def kl_divergence(
   log_q = jax.nn.log_softmax(softened)
   divergence = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
   return temperature**2 * jnp.mean(divergence)
+
+
+def squared_difference(
+  first: jax.Array,
+  second: jax.Array,
+  temperature: float = 1.0,
+  *,
+  temperature_on: str = "both",
+) -> jax.Array:
+  r"""Divergence of outputs that are no logits of classes, from each other.
+
+  .. math:: \frac{1}{B W} \sum_{b, k} (u_{bk} - v_{bk})^2
+
+  What `kl_divergence` is to cross entropy, this is to the squared error, and to
+  losses on several labels at once. Differentiable in both arguments.
+
+  Args:
+    first: u, outputs `[batch, width]`; the teacher, in distillation.
+    second: v, outputs `[batch, width]`.
+    temperature: has no meaning here, and is not used.
+    temperature_on: likewise.
+  """
+  del temperature, temperature_on
+  return jnp.mean(jnp.square(first - second))
 
 
 def not_true_divergence(

@@ -25,6 +25,7 @@ from quped_jax.methods.blocks import (
   predictions,
   quantized_labels,
   reports,
+  requirements,
 )
 from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks import server as server_lib
@@ -105,8 +106,12 @@ def soft_label_method(
     bits_down: bits per entry of the soft labels that they receive.
 
   Raises:
-    ValueError: no public set, or one smaller than `public_samples`.
+    ValueError: labels are no classes; no public set, or one smaller than
+      `public_samples`.
   """
+  requirements.check_classes(
+    options.method, training, "clients exchange probabilities of classes"
+  )
   size, samples = public_lib.sizes(options, federation, labelled=False)
   shape = (samples or size, federation.num_classes)
 

@@ -9,7 +9,7 @@ import optax
 
 from quped_jax.data.federation import Batch, ClientData
 from quped_jax.methods.api import Context, Predictor
-from quped_jax.methods.blocks import distill
+from quped_jax.methods.blocks import distill, losses
 from quped_jax.models import Model, pass_keys, training_pass
 from quped_jax.quantization import alternating, codebook_tree
 from quped_jax.quantization.alternating import Alternating, Learner, Objective
@@ -31,9 +31,9 @@ class Training(NamedTuple):
       model's batch-norm statistics are re-estimated before it is evaluated.
     loss: `(logits, labels) -> scalar`, the mean over a batch; methods call it,
       whatever it is.
-    divergence: `(teacher, student, temperature) -> scalar`, of outputs `[batch,
-      classes]`: what distillation minimises where this is the loss. It is
-      differentiable in both.
+    divergence: `(teacher, student, temperature, temperature_on=...) -> scalar`,
+      of outputs `[batch, classes]`: what distillation minimises where this is
+      the loss. It is differentiable in both. See `distill`.
     classes: whether labels are classes, of which the outputs are logits.
     momentum: beta of the clients' optimizer, if a client goes as far as a sum
       of its gradients says: SGD has 0; None for Adam or clipped weights.
@@ -47,7 +47,7 @@ class Training(NamedTuple):
   granularity: str = "tensor"
   outer_level: float | None = None
   recalibration_batches: int = 10
-  loss: Callable[[jax.Array, jax.Array], jax.Array] = distill.cross_entropy
+  loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.cross_entropy
   divergence: Callable[..., jax.Array] = distill.kl_divergence
   classes: bool = True
   momentum: float | None = None

@@ -337,13 +337,13 @@ def test_accuracies_that_are_not_known_are_nan(tmp_path):
   run = one_run(tmp_path)
   path = run.folder / "clients.csv"
   path.write_text(path.read_text().replace("0,0.6", "0,nan", 1))
-  assert np.isnan(runs.read(run).accuracy[0])
+  assert np.isnan(runs.read(run).scores[0])
   text = (
     '{"round": 1, "test/quantized": null}\n{"round": 2, "test/quantized": 1}'
   )
   (run.folder / "metrics.jsonl").write_text(text)
   curve = figures.curve({0: runs.read(run)})
-  np.testing.assert_array_equal(curve.accuracy, [np.nan, 100.0])
+  np.testing.assert_array_equal(curve.scores, [np.nan, 100.0])
 
 
 @pytest.mark.slow
@@ -406,6 +406,6 @@ def test_hostile_results_are_right_or_refused(name, finished_run, data):
   assert all(np.isfinite(x) and x is not True for x in numbers)
   curve = figures.curve({0: found})
   assert curve.rounds[-1] == 2 and curve.rounds.dtype.kind == "i"
-  assert found.accuracy.shape == (6,)
-  known = found.accuracy[~np.isnan(found.accuracy)]
+  assert found.scores.shape == (6,)
+  known = found.scores[~np.isnan(found.scores)]
   assert ((known >= 0) & (known <= 1)).all()

@@ -129,6 +129,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "epochs": (1, 2),
   "budget": ("steps", "gradients"),
   "batch_size": (1, 16, 64),
+  "loss": ("focal", "squared_error"),
+  "label_smoothing": (0.1, 1.0),
+  "focal_gamma": (0.0, 1e30),
   "clients_per_round": (1, 2, 3, 4),
   "participation": ((0.5,), (1.0, 0.1), (1e-30,)),
   "participation_trace": ("/dev/null", "/", "/nowhere"),
@@ -279,7 +282,7 @@ def test_random_settings_are_found_valid_or_refused_by_name(monkeypatch):
   @given(changes(), st.booleans())
   @settings(
     deadline=None,
-    max_examples=4000 if LONG else 120,
+    max_examples=4000 if LONG else 150,
     derandomize=not LONG,
     **QUIET,
   )

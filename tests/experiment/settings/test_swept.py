@@ -28,6 +28,7 @@ def test_values_are_the_numbers_of_the_method_that_is_run():
     "clip_norm": 1.0,
     "attack_scale": 10.0,
     "dp_noise": 0.0,
+    "focal_gamma": 2.0,
     "ditto.lambda_p": 0.25,
   }
 
@@ -40,6 +41,9 @@ def test_zero_is_part_of_the_program_where_it_turns_something_off():
   assert swept.program_of(off)[name] == 0
   assert swept.values_of(on)[name] == 0.1
   assert name not in swept.program_of(on)
+  smooth = [qj.Settings(label_smoothing=x) for x in (0.1, 0.2)]
+  assert swept.values_of(smooth[0])["label_smoothing"] == 0.1
+  assert swept.program_of(smooth[0]) == swept.program_of(smooth[1])
   # Elsewhere it is a number like others.
   assert (
     swept.values_of(qj.Settings(quped={"lambda_p": 0}))["quped.lambda_p"] == 0
@@ -73,6 +77,7 @@ def test_values_come_to_the_places_that_they_are_from():
     {"alpha": 0.1, "validation_fraction": 0.5},
     {"rounds": 3, "eval_every": 2, "checkpoint_every": 1},
     {"attack_scale": 2.0, "clip_norm": 2.0},
+    {"focal_gamma": 1.0},
     # Of as many levels.
     {"bits": (2, 1)},
     {"bits": (1, 2, 2)},
@@ -96,6 +101,8 @@ def test_runs_that_differ_in_data_or_values_have_the_same_program(values):
     {"quped": {"temperature_on": "teacher"}},
     {"sharpness": 3.0},
     {"norm": "l2"},
+    {"loss": "focal"},
+    {"label_smoothing": 0.1},
     {"clients_per_round": 3},
     {"learning_rate_drops": (3,)},
     {"max_message_norm": 3.0},

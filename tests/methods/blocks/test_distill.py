@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quped_jax.methods.blocks.distill import (
-  cross_entropy,
   kl_divergence,
   not_true_divergence,
+  squared_difference,
 )
 
 BATCH, CLASSES = 3, 4
@@ -136,22 +136,6 @@ def test_distant_logits_stay_finite():
     assert np.all(np.isfinite(gradient))
 
 
-def test_cross_entropy_is_the_mean_negative_log_likelihood():
-  rng = np.random.default_rng(0)
-  x = rng.normal(size=(5, CLASSES)).astype(np.float32)
-  labels = np.array([0, 3, 1, 1, 2])
-  want = -np.mean(np.log(softmax(x))[np.arange(5), labels])
-  np.testing.assert_allclose(
-    cross_entropy(jnp.asarray(x), jnp.asarray(labels)), want, rtol=1e-5
-  )
-
-
-@pytest.mark.parametrize("wrong", [-1, CLASSES])
-def test_cross_entropy_to_what_is_no_class_is_not_hidden(wrong):
-  labels = jnp.array([0, wrong, 1])
-  assert np.isnan(cross_entropy(jnp.zeros((3, CLASSES)), labels))
-
-
 def test_unknown_temperature_on_is_named():
   x = jnp.zeros((1, 2))
   with pytest.raises(
@@ -206,3 +190,14 @@ def test_of_two_classes_one_is_left_and_nothing_to_learn():
   assert not_true(u, v, labels) == 0
   for gradient in not_true_gradients(u, v, labels, 1.0):
     np.testing.assert_array_equal(gradient, np.zeros((1, 2)))
+
+
+def test_the_divergence_of_values_is_their_mean_squared_difference():
+  u, v = np.random.default_rng(0).normal(size=(2, BATCH, 2)).astype(np.float32)
+  for temperature in (1.0, 3.0):
+    got, (du, dv) = jax.value_and_grad(squared_difference, argnums=(0, 1))(
+      u, v, temperature, temperature_on="teacher"
+    )
+    np.testing.assert_allclose(got, np.mean((u - v) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(du, 2 * (u - v) / u.size, rtol=1e-5)
+    np.testing.assert_array_equal(dv, -du)
