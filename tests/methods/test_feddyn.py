@@ -169,8 +169,16 @@ def test_quantized_clients_pull_their_weights_alone():
   model = qj.create_model("mlp", tiny.CLASSES, features=(4, 4))
   federation = tiny.make_federation((23,))
   made = tiny.make_method(settings, model, federation)
-  server, (client,) = toy.begin(made, federation)
   context = toy.make_context(spec=api.ClientSpec(jnp.int32(2)))
+  server, _ = toy.begin(made, federation)
+  client = made.init_client(
+    jax.random.key(0),
+    federation.example(),
+    server,
+    context.client_id,
+    context.spec,
+    COHORT,
+  )
   context = context._replace(
     rates=context.rates._replace(strength=jnp.float32(0))
   )
