@@ -24,7 +24,7 @@ FAMILIES = (
 # tested for these.
 BLOCKS = (
   "fedavg", "ditto", "fedrep", "fml", "fedgkd", "fd", "ds_fl", "feddf",
-  "fedgkt", "fedgen", "quped",
+  "fedgkt", "fedgen", "fedaux", "cronus", "fedftg", "quped",
 )  # fmt: skip
 
 
