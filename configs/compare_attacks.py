@@ -41,7 +41,16 @@ _ROBUST = (
 )
 # Besides local, which sends nothing, and fedbn, which needs a network with
 # normalisation.
-_OTHERS = ("fd", "fedgen", "fedgkt")
+_OTHERS = (
+  "fd",
+  "cronus",
+  "fedbe",
+  "fedaux",
+  "fedgkt",
+  "fedgen",
+  "fedftg",
+  "fedzkt",
+)
 
 _ATTACK = {"byzantine_clients": 2, "attack": "sign_flip", "attack_scale": 10.0}
 

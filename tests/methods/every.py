@@ -24,7 +24,8 @@ FAMILIES = (
 # tested for these.
 BLOCKS = (
   "fedavg", "ditto", "fedrep", "fml", "fedgkd", "fd", "ds_fl", "feddf",
-  "fedgkt", "fedgen", "fedcad", "fedproto", "fedrod", "quped",
+  "fedgkt", "fedgen", "fedcad", "fedproto", "fedrod", "fedaux", "cronus",
+  "fedftg", "quped",
 )  # fmt: skip
 
 

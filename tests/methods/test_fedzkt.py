@@ -141,6 +141,7 @@ def test_a_round_of_the_server_is_that_written_out_by_hand():
     assert tiny.largest_difference(before, later) == 0
 
 
+@pytest.mark.slow
 def test_without_steps_at_the_server_it_keeps_what_it_received():
   made, server, context = make(iterations=0, transfer_steps=0)
   new = after(made, server, context)
@@ -156,38 +157,44 @@ def test_without_steps_at_the_server_it_keeps_what_it_received():
   assert tiny.largest_difference(nobody, server) == 0
 
 
-@pytest.mark.slow
-def test_without_server_and_proximal_term_clients_train_alone():
+def play_client(name, change=lambda download: download, **options):
+  """A client's round: its download, its ClientResult, and its batches."""
   federation = tiny.make_federation(publics.COUNTS)
-  nothing = {"iterations": 0, "transfer_steps": 0, "mu": 0.0}
-  ends = [
-    publics.play(publics.simulate(name, federation, **options), 2)[0]
-    for name, options in (("fedzkt", nothing), ("local", {}))
-  ]
-  params = [end.clients[COHORT].params for end in ends]
-  assert tiny.largest_difference(*params) < 1e-5
+  model = publics.make_model((5,))
+  made = publics.make_method(name, federation, model=model, **options)
+  context = publics.make_context(federation)
+  data = federation.client(context.client_id)
+
+  @jax.jit
+  def play():
+    key, example = jax.random.key(0), federation.example()
+    server = made.init_server(key, example)
+    client = made.init_client(
+      key, example, server, context.client_id, context.spec, COHORT
+    )
+    download = change(made.broadcast(server, context, COHORT))
+    result = made.client_update(download, client, data, context, COHORT)
+    return download, result
+
+  steps = tiny.make_settings(name, 1).steps
+  draw_key, _ = jax.random.split(context.key)
+  positions = data.draw(draw_key, steps, tiny.BATCH)
+  return *play(), [data.batch(p) for p in positions]
+
+
+@pytest.mark.slow
+def test_without_the_proximal_term_a_client_trains_alone():
+  """As long as the server does not change its model, see above."""
+  _, own, _ = play_client("fedzkt", mu=0.0)
+  _, local, _ = play_client("local")
+  assert tiny.largest_difference(own.client, local.client) < 1e-6
 
 
 @pytest.mark.slow
 def test_a_client_starts_from_what_it_receives_and_stays_close_to_it():
-  federation = tiny.make_federation(publics.COUNTS)
-  model = publics.make_model((5,))
-  made = publics.make_method("fedzkt", federation, model=model, mu=0.8)
-  context = publics.make_context(federation)
-  server = made.init_server(jax.random.key(0), federation.example())
-  client = made.init_client(
-    jax.random.key(0), federation.example(), server, context.client_id,
-    context.spec, COHORT,
-  )  # fmt: skip
-  download = made.broadcast(server, context, COHORT)
-  download = jax.tree.map(lambda x: 0.5 * x + 0.1, download)
-  data = federation.client(context.client_id)
-  result = jax.jit(
-    lambda: made.client_update(download, client, data, context, COHORT)
-  )()
-  steps = tiny.make_settings("fedzkt", 1).steps
-  draw_key, _ = jax.random.split(context.key)
-  batches = [data.batch(p) for p in data.draw(draw_key, steps, tiny.BATCH)]
+  download, result, batches = play_client(
+    "fedzkt", lambda x: jax.tree.map(lambda w: 0.5 * w + 0.1, x), mu=0.8
+  )
 
   def loss(params, batch):
     apart = jax.tree.map(

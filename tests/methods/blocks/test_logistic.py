@@ -29,7 +29,8 @@ def test_it_is_that_of_scikit_learn(apart, penalty):
   """Also where the classes can be told apart without an error."""
   features, first, counts = samples(1, apart)
   found = FIT(features, first, counts, penalty)
-  n = counts.sum()
+  features, first, counts = map(np.asarray, (features, first, counts))
+  n = int(counts.sum())
   known = LogisticRegression(C=1 / (n * penalty), tol=1e-8, max_iter=10000)
   known.fit(features[counts], first[counts])
   np.testing.assert_allclose(
