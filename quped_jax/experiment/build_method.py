@@ -271,4 +271,6 @@ def _wrapped(
     settings.aggregation,
     trim=settings.trim,
     clip_norm=given.clip_norm,
+    byzantine=settings.assumed_byzantine,
+    kept=settings.krum_clients,
   )

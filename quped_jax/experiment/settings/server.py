@@ -1,7 +1,13 @@
 """Settings of what the server makes of messages: robustness and privacy."""
 
 from quped_jax import checks
-from quped_jax.experiment.settings.fields import Group, group, one_of, setting
+from quped_jax.experiment.settings.fields import (
+  Group,
+  at_least,
+  group,
+  one_of,
+  setting,
+)
 from quped_jax.methods.wrappers import byzantine
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
@@ -19,10 +25,11 @@ class RobustnessSettings(Group):
   aggregation: str = setting(
     "mean",
     "what the server takes of the messages: the 'mean', with the method's "
-    "weights; the 'median' or 'trimmed_mean' of every coordinate, of clients "
-    "that weigh the same; or 'norm_clipped_mean'. All but 'mean' are for "
-    "methods whose server takes the mean of models; median and trimmed mean "
-    "also for scaffold, feddf, fedmd, ds_fl and cfd.",
+    "weights; of clients that weigh the same, the 'median' or 'trimmed_mean' "
+    "of every coordinate, 'krum', 'multi_krum', 'bulyan' or "
+    "'geometric_median'; or 'norm_clipped_mean'. All but 'mean' are for "
+    "methods whose server takes the mean of models; those of clients that "
+    "weigh the same also for scaffold, feddf, fedmd, ds_fl and cfd.",
     one_of(robust_lib.AGGREGATIONS),
   )
   trim: float = setting(
@@ -30,6 +37,19 @@ class RobustnessSettings(Group):
     "share of the clients that 'trimmed_mean' leaves out at either end of "
     "every coordinate.",
     _trim,
+  )
+  assumed_byzantine: int = setting(
+    1,
+    "how many clients of a round may send false messages to 'krum', "
+    "'multi_krum' and 'bulyan'. They need twice as many and 3 more in a round, "
+    "bulyan four times as many and 3 more; of fewer they take the median.",
+    at_least(0),
+  )
+  krum_clients: int = setting(
+    0,
+    "of how many clients' messages 'multi_krum' takes the mean; 0 for all that "
+    "take part but `assumed_byzantine` + 2.",
+    at_least(0),
   )
   clip_norm: float = setting(
     1.0,
