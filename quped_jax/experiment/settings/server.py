@@ -1,4 +1,7 @@
-"""Settings of what the server makes of messages: robustness and privacy."""
+"""Settings of messages, and what the server makes of them.
+
+Compression, robustness and privacy.
+"""
 
 from quped_jax import checks
 from quped_jax.experiment.settings.fields import (
@@ -8,7 +11,7 @@ from quped_jax.experiment.settings.fields import (
   one_of,
   setting,
 )
-from quped_jax.methods.wrappers import byzantine
+from quped_jax.methods.wrappers import byzantine, compress, compressors
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
 
@@ -16,6 +19,56 @@ from quped_jax.methods.wrappers import robust as robust_lib
 def _trim(field: str, value: float) -> None:
   if not 0 <= value < 0.5:
     raise ValueError(f"{field}={value}: must be at least 0 and less than 0.5")
+
+
+def _compression_bits(field: str, value: int) -> None:
+  if not 2 <= value <= 8:
+    raise ValueError(f"{field}={value}: must be from 2 to 8")
+
+
+def _compression_share(field: str, value: float) -> None:
+  if not 0 < value <= 1:
+    raise ValueError(f"{field}={value}: must be above 0, and at most 1")
+
+
+@group
+class CompressionSettings(Group):
+  """How few bytes clients send."""
+
+  compression: str = setting(
+    "none",
+    "how clients compress what they send: 'qsgd', integers times a size, or "
+    "'uniform', integers between the least and the largest number, both of "
+    "`compression_bits`; 'topk', the largest numbers; 'sign', signs times a "
+    "size; or 'none'. For methods whose server takes the mean of models, and "
+    "for scaffold, feddyn, feddf and fedbe; see "
+    "`quped_jax.methods.wrappers.compress`.",
+    one_of(compress.COMPRESSIONS),
+  )
+  compression_bits: int = setting(
+    4, "bits of each number of 'qsgd' and 'uniform', 2 to 8.", _compression_bits
+  )
+  compression_norm: str = setting(
+    "max",
+    "the size of 'qsgd': 'max', the largest number's; or 'l2', the array's "
+    "length.",
+    one_of(compressors.NORMS),
+  )
+  compression_share: float = setting(
+    0.1,
+    "share of the numbers of each array that 'topk' sends.",
+    _compression_share,
+  )
+  error_feedback: str = setting(
+    "auto",
+    "whether clients keep what compression lost, and add it to what they send "
+    "next: 'on', 'off', or 'auto', on with 'topk' and 'sign', which are wrong "
+    "on average.",
+    one_of(compress.ERROR_FEEDBACK),
+  )
+
+  def _check(self) -> None:
+    compress.check_error_feedback(self.compression, self.error_feedback)
 
 
 @group

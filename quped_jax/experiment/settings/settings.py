@@ -25,6 +25,7 @@ from quped_jax.experiment.settings.optimization import (
   WeightSettings,
 )
 from quped_jax.experiment.settings.server import (
+  CompressionSettings,
   PrivacySettings,
   RobustnessSettings,
 )
@@ -46,6 +47,7 @@ class Settings(
   QuantizationSettings,
   PrivacySettings,
   RobustnessSettings,
+  CompressionSettings,
   ParticipationSettings,
   NetworkSettings,
   ClientSettings,

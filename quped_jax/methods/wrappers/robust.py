@@ -13,7 +13,7 @@ wrap a method that says how it uses them in place of its sums
   geometric median   the point that is nearest to all messages
   norm-clipped mean  of messages that are scaled down to at most a given norm
 
-The first two are in `blocks/ranks.py`, the next four in `distances.py`. All of them
+The first two are in `blocks/ranks.py`, the next four in `distances.py`. All six
 give all clients equal weight, since a client that lies about its model may also
 lie about its number of samples; clients with weight 0 are left out. They hold
 all messages in memory at once. The norm-clipped mean uses the method's own
