@@ -206,9 +206,12 @@ class Robust(Protocol):
 
 
 class Variants(Protocol):
-  """The models on which a client is evaluated.
+  """The models on which a client is evaluated, by name.
 
-  Those of "personalized", "quantized" and "global" that the method has.
+  By custom "personalized", "quantized" and "global", of which a method has some
+  or all. Other names are free, but for those of other columns of `clients.csv`;
+  their models are of full precision, as all but "quantized" are. A client whose
+  primary variant is "global" has no model file of its own.
   """
 
   def __call__(
