@@ -6,6 +6,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import models
+from quped_jax.models.base import Stacked
 
 
 def test_a_stack_is_features_and_then_the_network():
@@ -27,7 +28,7 @@ def test_a_stack_is_features_and_then_the_network():
   assert whole.is_quantized("client/hidden_1/kernel")
   assert not whole.is_quantized("server/hidden_1/kernel")
   assert whole.name == "mlp+mlp" and whole.activations == ("relu",)
-  assert whole.stacked == models.base.Stacked(front, back)
+  assert whole.stacked == Stacked(front, back)
   hash(whole)  # As jit takes it.
 
 

@@ -71,13 +71,21 @@ def begin(method: api.FederatedMethod) -> Any:
   )
 
 
+def update(method, client, message, weight=1.0, context=None, download=None):
+  """A client's round, in which it sends this message."""
+  data: Any = message, weight
+  return method.client_update(
+    download or model(), client, data, context or toy.make_context(), COHORT
+  )
+
+
 def rounds(method, count: int, weight=1.0):
   """Messages as they are read, what they were before, and the last client."""
   client, read, meant = begin(method), [], []
   for round_ in range(count):
     message = model(seed=round_)
-    result = method.client_update(
-      model(), client, (message, weight), toy.make_context(0, round_), COHORT
+    result = update(
+      method, client, message, weight, toy.make_context(0, round_)
     )
     client = result.client
     read.append(method.decode(result.message))
@@ -123,9 +131,7 @@ def test_all_of_the_numbers_are_the_plain_message():
 
 def test_small_arrays_and_integers_travel_whole():
   method = make("sign", False)
-  result = method.client_update(
-    model(), begin(method), (model(), 1.0), toy.make_context(), COHORT
-  )
+  result = update(method, begin(method), model())
   sent = result.message
   assert isinstance(sent.params["kernel"], compress.Packed)
   assert isinstance(sent.stats["var"], compress.Packed)
@@ -147,13 +153,8 @@ def test_clients_and_rounds_have_rounding_of_their_own():
   method = make("qsgd", False, bits=2)
 
   def read(client_id, round_):
-    sent = method.client_update(
-      model(),
-      begin(method),
-      (model(), 1.0),
-      toy.make_context(client_id, round_),
-      COHORT,
-    ).message
+    context = toy.make_context(client_id, round_)
+    sent = update(method, begin(method), model(), context=context).message
     return floats_of(method.decode(sent))
 
   first = read(0, 0)
@@ -164,9 +165,7 @@ def test_clients_and_rounds_have_rounding_of_their_own():
   same = jnp.full(80, 0.3)
   both = {"a": same.at[0].set(1.0), "b": same.at[0].set(1.0)}
   message = api.GlobalModel(both, {})
-  sent = method.client_update(
-    message, begin(method), (message, 1.0), toy.make_context(), COHORT
-  ).message
+  sent = update(method, begin(method), message, download=message).message
   found = method.decode(sent).params
   assert np.any(found["a"] != found["b"])
 
@@ -175,9 +174,7 @@ def test_parts_by_precision_stay_what_they_are():
   own = by_precision.OfPrecision({"var": jnp.ones(80)}, 3)
   message = api.GlobalModel({}, {}, own)
   method = make("uniform", False)
-  result = method.client_update(
-    message, begin(method), (message, 1.0), toy.make_context(), COHORT
-  )
+  result = update(method, begin(method), message, download=message)
   part = result.message.quantized_stats
   assert by_precision.is_of_precision(part) and part.precisions == 3
   read = method.decode(result.message)
@@ -222,9 +219,8 @@ def test_privacy_clips_what_was_read(compression):
     lambda x: 100.0 * x, model()._replace(stats={"var": model().stats["var"]})
   )
   for round_ in range(3):
-    result = method.client_update(
-      message, client, (message, 1.0), toy.make_context(0, round_), COHORT
-    )
+    context = toy.make_context(0, round_)
+    result = update(method, client, message, context=context, download=message)
     client = result.client
     heard = method.receive(
       None, method.decode(result.message), 1.0, None, COHORT
@@ -280,9 +276,7 @@ def test_messages_that_are_something_else_are_an_error():
   method = make("sign", False)
   other = model()._replace(stats={})
   with pytest.raises(ValueError, match=r"compression: must be 'none' .* array"):
-    method.client_update(
-      other, begin(method), (model(), 1.0), toy.make_context(), COHORT
-    )
+    update(method, begin(method), model(), download=other)
 
 
 def test_bytes_are_counted_as_they_travel():

@@ -149,7 +149,7 @@ def test_distances_do_not_cancel_far_from_zero():
 
 
 def test_more_steps_come_closer_to_the_geometric_median():
-  given, sent = messages(SLOTS), np.ones(SLOTS, bool)
+  given, sent = messages(SLOTS), jnp.ones(SLOTS, bool)
 
   def total(steps):
     middle = row_of(distances.geometric_median(given, sent, steps))

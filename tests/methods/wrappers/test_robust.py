@@ -112,7 +112,7 @@ def test_a_round_adds_the_median_of_those_who_were_there():
 def test_a_round_adds_the_messages_that_krum_chooses():
   made, start, end = played({"aggregation": "krum"})
   given, _, _ = sent_in_first_round(made, start)
-  expected = distances.multi_krum(given, np.ones(5, bool), 1, 1)
+  expected = distances.multi_krum(given, jnp.ones(5, bool), 1, 1)
   assert tiny.largest_difference(moved(start, end), expected) < 1e-6
 
 
