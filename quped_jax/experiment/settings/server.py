@@ -82,7 +82,7 @@ class RobustnessSettings(Group):
     "of every coordinate, 'krum', 'multi_krum', 'bulyan' or "
     "'geometric_median'; or 'norm_clipped_mean'. All but 'mean' are for "
     "methods whose server takes the mean of models; those of clients that "
-    "weigh the same also for scaffold, feddf, fedmd, ds_fl and cfd.",
+    "weigh the same also for scaffold, feddyn, feddf, fedmd, ds_fl and cfd.",
     one_of(robust_lib.AGGREGATIONS),
   )
   trim: float = setting(
