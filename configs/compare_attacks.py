@@ -2,7 +2,8 @@
 
 Each method as it is (`fedavg`), with 2 of 20 clients that flip signs
 (`fedavg_attacked`), and, if it can take one, with a trimmed mean against them
-(`fedavg_trimmed`).
+(`fedavg_trimmed`); FedAvg and QuPeD with every other average too
+(`fedavg_krum`).
 """
 
 from typing import Any
@@ -52,6 +53,10 @@ _OTHERS = (
   "fedzkt",
 )
 
+# Those that show every average.
+_SHOWN = ("fedavg", "quped")
+_AVERAGES = ("median", "krum", "multi_krum", "bulyan", "geometric_median")
+
 _ATTACK = {"byzantine_clients": 2, "attack": "sign_flip", "attack_scale": 10.0}
 
 
@@ -87,6 +92,13 @@ def get_config():
       trimmed = {**attacked, "aggregation": "trimmed_mean", "trim": 0.1}
       overrides[f"{name}_trimmed"] = trimmed
       methods.append(f"{name}_trimmed")
+    for average in _AVERAGES if name in _SHOWN else ():
+      overrides[f"{name}_{average}"] = {
+        **attacked,
+        "aggregation": average,
+        "assumed_byzantine": 2,
+      }
+      methods.append(f"{name}_{average}")
   config.methods = tuple(methods)
   config.bits = "32"
   config.seeds = (0, 1, 2)

@@ -13,7 +13,7 @@ from quped_jax.experiment.run import (
 )
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.sweep import SweptRun, sweep
-from quped_jax.files.info import ModelInfo
+from quped_jax.files.info import BackInfo, ModelInfo
 from quped_jax.files.packed import (
   PackedModel,
   load_packed,
@@ -64,6 +64,7 @@ from quped_jax.version import __version__
 __all__ = [
   "__version__",
   "Alternating",
+  "BackInfo",
   "Codebook",
   "Display",
   "DivergenceError",

@@ -25,6 +25,7 @@ QUESTIONS = (
   "uneven-clients",
   "interruptions",
   "robustness-and-privacy",
+  "compression",
   "model-files",
   "comparison",
   "data",

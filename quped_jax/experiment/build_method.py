@@ -16,7 +16,7 @@ from quped_jax.experiment.settings import Settings, swept
 from quped_jax.experiment.training import make_schedule, make_training
 from quped_jax.methods import api
 from quped_jax.methods.blocks.training import Training
-from quped_jax.methods.wrappers import byzantine
+from quped_jax.methods.wrappers import byzantine, compress
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
 from quped_jax.quantization import codebook_tree
@@ -237,7 +237,7 @@ def _wrapped(
   method: api.FederatedMethod,
   expected: Mapping[int, float],
 ) -> api.FederatedMethod:
-  """The method with Byzantine clients, a robust average, or privacy.
+  """The method with Byzantine clients, an average or privacy, and compression.
 
   With none of them it is the method itself.
 
@@ -248,6 +248,7 @@ def _wrapped(
     expected: see `with_privacy`.
   """
   robust_lib.check_robust(method, settings.method, settings.aggregation)
+  compress.check_compressible(method, settings.method, settings.compression)
   if settings.dp_clip:
     robust_lib.check_averages(
       method, settings.method, f"dp_clip={settings.dp_clip!r}", "0"
@@ -260,15 +261,32 @@ def _wrapped(
       given.attack_scale,
     )
   if settings.dp_clip:
-    return privacy_lib.with_privacy(
+    method = privacy_lib.with_privacy(
       method,
       bound=given.dp_clip,
       noise=given.dp_noise,
       expected=expected,
     )
-  return robust_lib.with_aggregation(
+  method = robust_lib.with_aggregation(
     method,
     settings.aggregation,
     trim=settings.trim,
     clip_norm=given.clip_norm,
+    byzantine=settings.assumed_byzantine,
+    kept=settings.krum_clients,
+  )
+  if settings.compression == "none":
+    return method
+  compression = compress.make_compressor(
+    settings.compression,
+    bits=settings.compression_bits,
+    norm=settings.compression_norm,
+    share=settings.compression_share,
+  )
+  return compress.with_compression(
+    method,
+    compression,
+    error_feedback=compress.feeds_back(
+      settings.compression, settings.error_feedback
+    ),
   )

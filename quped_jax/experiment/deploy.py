@@ -18,7 +18,7 @@ import numpy as np
 from quped_jax.data.federation import Pool
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.build_clients import describe
-from quped_jax.files.info import ModelInfo
+from quped_jax.files.info import BackInfo, ModelInfo
 from quped_jax.files.packed import save_packed
 from quped_jax.models import Model
 from quped_jax.simulation import processes
@@ -79,9 +79,13 @@ def _describe(
 ) -> ModelInfo:
   """How a file describes a variant of the model of a cohort's clients."""
   network, _ = made.cohorts()[cohort]
-  if model is made.models.shared:
+  front, back = model, None
+  if model.stacked is not None:
+    front, named = model.stacked
+    back = BackInfo(named.name, dict(named.options))
+  if front is made.models.shared:
     network = made.settings.shared_network()
-  elif model is not made.models.clients[cohort]:
+  elif front is not made.models.clients[cohort]:
     raise ValueError(
       f"save_models={made.settings.save_models!r}: must be 'none' with "
       f"method={made.settings.method!r}, whose {variant} model {model.name!r} "
@@ -89,7 +93,7 @@ def _describe(
       "name it"
     )
   info = describe(made.settings, made.federation, network)
-  return dataclasses.replace(info, variant=variant)
+  return dataclasses.replace(info, variant=variant, back=back)
 
 
 def _client_infos(made: Assembly) -> dict[str, ModelInfo]:

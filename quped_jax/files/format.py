@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import models as models_lib
+from quped_jax import reading
 from quped_jax.files import tensors as tensors_lib
 from quped_jax.files import weights as weights_lib
-from quped_jax.files.info import LAYERS, ModelInfo
+from quped_jax.files.info import LAYERS, ModelInfo, layers_of
 from quped_jax.models import Model
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import codebook_tree
@@ -90,20 +92,24 @@ def plan_of_file(info: ModelInfo, size: int, names: Collection[str]) -> Plan:
   """
   most = 8 * size  # Each unit of a width has a weight, of at least one bit.
   entries = [info.num_classes]
-  for value in info.options.values():
+  networks = [info, info.back] if info.back else [info]
+  for value in itertools.chain(*(x.options.values() for x in networks)):
     entries += value if isinstance(value, tuple) else (value,)
   for entry in entries:
     if isinstance(entry, int) and abs(entry) > most:
       raise ValueError(f"{entry}: must be at most {most} in a file of its size")
-  models_lib.get_factory(info.model)
+  for network in networks:
+    models_lib.get_factory(network.model)
   try:
     check_layers(info, names)
     plan = make_plan(info)
   except Exception as error:
     # Nonsensical options can fail anywhere in a network.
+    back = f", back={reading.shown(info.back)}" if info.back else ""
     raise ValueError(
       f"model={info.model!r}: must be made of options={dict(info.options)}, "
-      f"num_classes={info.num_classes}, input_shape={info.input_shape}: {error}"
+      f"num_classes={info.num_classes}, input_shape={info.input_shape}{back}: "
+      f"{error}"
     ) from error
   shapes = plan.named().values()
   tensors_lib.check_memory(
@@ -119,8 +125,9 @@ def check_layers(info: ModelInfo, names: Collection[str]) -> None:
     info: the description.
     names: of the tensors in the file.
   """
-  layers, built_in = info.layers(), models_lib.is_built_in(info.model)
-  if layers <= (_FEW_LAYERS if built_in else _FEW_SHARED):
+  layers, built_in = layers_of(info.options), models_lib.is_built_in(info.model)
+  further = layers_of(info.back.options) if info.back else 0
+  if layers + further <= (_FEW_LAYERS if built_in else _FEW_SHARED):
     return
   have = sum(not name.endswith(_LEVELS) for name in names if name != MEAN)
   have -= STD in names
@@ -128,13 +135,17 @@ def check_layers(info: ModelInfo, names: Collection[str]) -> None:
   if built_in and info.options.get(LAYERS) == layers:
     # The layers of these are all alike.
     one, two = (
-      len(make_plan(dataclasses.replace(info, options=options)).named())
+      len(
+        make_plan(dataclasses.replace(info, options=options, back=None)).named()
+      )
       for options in ({**info.options, LAYERS: n} for n in (1, 2))
     )
     least = one + (layers - 1) * (two - one)
+  least += further
   if have < least:
     raise ValueError(
-      f"{layers} layers must have {least} tensors at least; there are {have}"
+      f"{layers + further} layers must have {least} tensors at least; "
+      f"there are {have}"
     )
 
 

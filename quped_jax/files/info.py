@@ -35,6 +35,27 @@ def _is_whole(value: Any, smallest: int) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
+class BackInfo:
+  """The network that takes a model's features, in place of its last layer.
+
+  Attributes:
+    model: name of its architecture, see `quped_jax.models.create_model`.
+    options: of the architecture, see `ModelInfo`.
+
+  Raises:
+    ValueError: a field is out of range; the message names it.
+  """
+
+  model: str
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if not isinstance(self.model, str):
+      raise ValueError(f"back.model={self.model!r}: must be text")
+    _check_options(self.options, "back.options")
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelInfo:
   """The description of the model in a packed file.
 
@@ -54,7 +75,10 @@ class ModelInfo:
     dataset: the one it was trained on.
     method: the one that trained it.
     client: the client whose model it is; None for the model of all.
-    variant: "personalized", "quantized" or "global".
+    variant: "personalized", "quantized", "global", or whatever its method calls
+      it.
+    back: the network that follows its features, as of FedGKT, whose server has
+      the last layers; None for none.
 
   Raises:
     ValueError: a field is out of range; the message names it.
@@ -72,6 +96,7 @@ class ModelInfo:
   method: str = ""
   client: int | None = None
   variant: str = ""
+  back: BackInfo | None = None
 
   def __post_init__(self):
     for field in (
@@ -103,7 +128,9 @@ class ModelInfo:
       raise ValueError(
         f"input_shape={shape!r}: must be of at most {_MAX_INPUT} numbers"
       )
-    _check_options(self.options)
+    _check_options(self.options, "options")
+    if not isinstance(self.back, BackInfo | None):
+      raise ValueError(f"back={self.back!r}: must be a BackInfo, or None")
 
   def bits_of(self, path: str) -> int:
     """The precision of a tensor that the network quantizes.
@@ -116,16 +143,6 @@ class ModelInfo:
     """
     return codebook_tree.bits_of(self.bits, path)
 
-  def layers(self) -> int:
-    """How many layers the options ask for; 0 if they do not say."""
-    numbers = [0]
-    for name, value in self.options.items():
-      if isinstance(value, tuple):
-        numbers.append(len(value))
-      elif name == LAYERS and _is_whole(value, 0):
-        numbers.append(value)
-    return max(numbers)
-
   def create(self) -> Model:
     """The network, without weights; the same object for the same fields.
 
@@ -133,14 +150,35 @@ class ModelInfo:
       ValueError: an unknown name, options that it does not take, or a
         registered network that does not fit samples or classes.
     """
-    # As text, in which 8 and 8.0 differ.
-    options = json.dumps(dict(self.options), sort_keys=True)
-    return _create(
+    model = _create(
       # A name may be registered again.
       models_lib.get_factory(self.model),
       *(self.model, self.num_classes, self.input_shape),
-      *(options, self.conv, self.compute_dtype),
+      *(_as_text(self.options), self.conv, self.compute_dtype),
     )
+    if self.back is None:
+      return model
+    return _stack(
+      model,
+      models_lib.get_factory(self.back.model),
+      *(self.back.model, self.num_classes, _as_text(self.back.options)),
+    )
+
+
+def layers_of(options: Mapping[str, Any]) -> int:
+  """How many layers a network's options ask for; 0 if they do not say."""
+  numbers = [0]
+  for name, value in options.items():
+    if isinstance(value, tuple):
+      numbers.append(len(value))
+    elif name == LAYERS and _is_whole(value, 0):
+      numbers.append(value)
+  return max(numbers)
+
+
+def _as_text(options: Mapping[str, Any]) -> str:
+  """The options as text, in which 8 and 8.0 differ."""
+  return json.dumps(dict(options), sort_keys=True)
 
 
 def _check_bits(bits: Any) -> None:
@@ -161,28 +199,28 @@ def _check_bits(bits: Any) -> None:
     codebook_lib.check_bits(value, field)
 
 
-def _check_options(options: Any) -> None:
+def _check_options(options: Any, field: str) -> None:
   """Raises a ValueError unless options are plain values by name."""
   if not isinstance(options, Mapping):
-    raise ValueError(f"options={options!r}: must be a mapping")
+    raise ValueError(f"{field}={options!r}: must be a mapping")
   for name, value in options.items():
     entries = value if isinstance(value, tuple) else (value,)
     if not isinstance(name, str) or not all(
       isinstance(entry, (bool, int, float, str)) for entry in entries
     ):
       raise ValueError(
-        f"options={{{name!r}: {value!r}}}: must be numbers, text, or tuples of "
+        f"{field}={{{name!r}: {value!r}}}: must be numbers, text, or tuples of "
         "them, by name"
       )
     if name in _NO_OPTIONS:
       raise ValueError(
-        f"options={{{name!r}: {value!r}}}: must be without {name!r}, which "
+        f"{field}={{{name!r}: {value!r}}}: must be without {name!r}, which "
         "follows from other fields"
       )
     layers = value if name == LAYERS else len(entries)
     if _is_whole(layers, _MAX_LAYERS + 1):
       raise ValueError(
-        f"options[{name!r}]: must be of at most {_MAX_LAYERS} layers; got "
+        f"{field}[{name!r}]: must be of at most {_MAX_LAYERS} layers; got "
         f"{layers}"
       )
 
@@ -211,6 +249,15 @@ def _create(
     return model
   inputs = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
   return models_lib.settle(model, num_classes, inputs)
+
+
+@functools.lru_cache(maxsize=16)
+def _stack(front, factory, name, num_classes, options) -> Model:
+  del factory  # As above.
+  named = tuple(sorted(with_tuples(json.loads(options)).items()))
+  return models_lib.stack(
+    front, models_lib.NamedNetwork(name, num_classes, named)
+  )
 
 
 def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

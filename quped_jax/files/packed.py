@@ -20,8 +20,9 @@ not trusted either: its architecture must be one that is known by name, which
 determines what tensors there must be, and nothing in the file is ever
 evaluated. Tensors are read once all that is said of them fits.
 
-Files of format 1, which do not say bits and shapes of single tensors nor
-activations, are read too.
+Files of earlier formats are read too: those of format 1 do not say bits and
+shapes of single tensors nor activations, and no model of format 1 or 2 is
+followed by another network (`ModelInfo.back`).
 """
 
 import dataclasses
@@ -41,17 +42,20 @@ from quped_jax.files import codec, container
 from quped_jax.files import format as format_lib
 from quped_jax.files import tensors as tensors_lib
 from quped_jax.files import weights as weights_lib
-from quped_jax.files.info import ModelInfo, with_tuples
+from quped_jax.files.info import BackInfo, ModelInfo, with_tuples
 from quped_jax.models import Model
 from quped_jax.short_repr import short_repr
 
-FORMAT = 2
-_FORMATS = (1, 2)  # Those that are read.
+FORMAT = 3
+_FORMATS = (1, 2, 3)  # Those that are read.
 
 # What a file says besides the fields of `ModelInfo`.
 _ALWAYS = {"sha256", "format", "library"}
 _QUANTIZED, _ACTIVATIONS = "quantized", "activations"
 _ADDED = {1: set[str](), 2: {_QUANTIZED, _ACTIVATIONS}}
+_ADDED[3] = _ADDED[2]
+# Of its fields, those that earlier formats do not have.
+_LATER = {1: {"back"}, 2: {"back"}, 3: set[str]()}
 
 
 class PackedModel(NamedTuple):
@@ -245,7 +249,7 @@ def _same(first: Any, second: Any) -> bool:
 
 def _read_info(about: Any) -> ModelInfo:
   """The model's description in a file's metadata."""
-  known = " or ".join(map(str, _FORMATS))
+  known = f"{', '.join(map(str, _FORMATS[:-1]))} or {FORMAT}"
   if not isinstance(about, dict) or "format" not in about:
     raise ValueError(f"its format is not {known}, those that are known here")
   number = about["format"]
@@ -255,11 +259,26 @@ def _read_info(about: Any) -> ModelInfo:
       "known here"
     )
   fields = {field.name for field in dataclasses.fields(ModelInfo)}
+  fields -= _LATER[number]
   if set(about) != fields | _ALWAYS | _ADDED[number]:
     raise ValueError(f"its metadata is not of {', '.join(sorted(fields))}")
   values = with_tuples({name: about[name] for name in fields})
   if isinstance(values["options"], dict):
     values["options"] = with_tuples(values["options"])
+  if values.get("back") is not None:
+    values["back"] = _read_back(values["back"])
   if number == 1 and isinstance(values["bits"], dict):
     raise ValueError("bits: must be one number in format 1")
   return ModelInfo(**values)
+
+
+def _read_back(value: Any) -> BackInfo:
+  """The network that follows, in a file's metadata."""
+  names = sorted(field.name for field in dataclasses.fields(BackInfo))
+  if not isinstance(value, dict) or sorted(value) != names:
+    raise ValueError(
+      f"back={reading.shown(value)}: must be of {', '.join(names)}, or null"
+    )
+  if isinstance(value["options"], dict):
+    value = {**value, "options": with_tuples(value["options"])}
+  return BackInfo(**value)

@@ -110,6 +110,22 @@ class ClientUpdate(Protocol):
     ...
 
 
+class Decode(Protocol):
+  """What the server reads in what a client sent."""
+
+  def __call__(self, message: Any, /) -> Any:
+    """Returns the message, as all functions of the server take it."""
+    ...
+
+
+class Differences(Protocol):
+  """What a message is the difference from, array by array."""
+
+  def __call__(self, download: Any, /) -> Any:
+    """Returns a part of the download, a tree like a message."""
+    ...
+
+
 class Receive(Protocol):
   """What one message adds to the server's running sum over clients."""
 
@@ -190,9 +206,12 @@ class Robust(Protocol):
 
 
 class Variants(Protocol):
-  """The models on which a client is evaluated.
+  """The models on which a client is evaluated, by name.
 
-  Those of "personalized", "quantized" and "global" that the method has.
+  By custom "personalized", "quantized" and "global", of which a method has some
+  or all. Other names are free, but for those of other columns of `clients.csv`;
+  their models are of full precision, as all but "quantized" are. A client whose
+  primary variant is "global" has no model file of its own.
   """
 
   def __call__(
@@ -257,6 +276,11 @@ def weighted_sum(
   return Aggregate(total, weight)
 
 
+def as_sent(message: Any) -> Any:
+  """The default `decode`: a message says what was sent."""
+  return message
+
+
 def anything(message: Any, samples: Any) -> bool:
   """The default `plausible`: any message that is finite may be true."""
   del message, samples
@@ -274,10 +298,12 @@ class Changes(TypedDict, total=False):
   variants: Variants
   primary_variant: str
   gradients: float | None
+  decode: Decode
   receive: Receive
   collect: Collect | None
   plausible: Plausible
   averages: bool
+  differences: Differences | None
   robust: Robust | None
   server_moves: ServerMoves | None
   global_model: GlobalModelOf | None
@@ -302,6 +328,8 @@ class FederatedMethod(NamedTuple):
       must add the same number; a constant on top is allowed (for digesting,
       say): `budget="gradients"` extrapolates from two numbers of steps. None
       if the number is unknown; the method then cannot run with that budget.
+    decode: `message -> message`, what the server reads in what was sent, before
+      anything else; bytes are those of what was sent.
     receive: `(server, message, weight, context, cohort) -> Aggregate`.
     collect: `(message, context) -> part`, which `server_update` finds in
       `Aggregate.collected`; None to collect nothing.
@@ -309,7 +337,11 @@ class FederatedMethod(NamedTuple):
       plausible in all of its parts is left out, as one that diverges is.
     averages: whether messages are differences of one model (a GlobalModel or
       a part of one) of which the server uses only the `mean_message` over all
-      cohorts, so that another average can replace the mean.
+      cohorts, so that another average can replace the mean. The download, or
+      its field `model`, has the same arrays.
+    differences: `download -> tree`, from which messages are differences, array
+      by array, so that they can be compressed, for a method that does not just
+      average; None if messages are anything else.
     robust: `(server, {cohort: aggregate}, center, context) -> {cohort:
       aggregate}`, by which a median or a trimmed mean can replace what the
       server computes from sums, for a method that does not just average.
@@ -332,10 +364,12 @@ class FederatedMethod(NamedTuple):
   variants: Variants
   primary_variant: str
   gradients: float | None = None
+  decode: Decode = as_sent
   receive: Receive = weighted_sum
   collect: Collect | None = None
   plausible: Plausible = anything
   averages: bool = False
+  differences: Differences | None = None
   robust: Robust | None = None
   server_moves: ServerMoves | None = None
   global_model: GlobalModelOf | None = None

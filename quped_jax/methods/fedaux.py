@@ -258,5 +258,6 @@ def make_fedaux(
     init_client=init_client,
     client_update=client_update,
     plausible=plausible,
+    differences=None,
     variants=variants,
   )

@@ -154,6 +154,7 @@ def make_feddyn(
     client_update=client_update,
     receive=receive,
     averages=False,
+    differences=lambda download: download,
     robust=centers.in_place_of_sum,
     server_update=server_update,
     server_moves=lambda server: server.model.params,

@@ -52,7 +52,12 @@ from quped_jax.methods.blocks import (
 )
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.methods.blocks.training import Training
-from quped_jax.models import MLP, from_linen, training_pass
+from quped_jax.models import (
+  NamedNetwork,
+  create_named,
+  stack,
+  training_pass,
+)
 from quped_jax.quantization import alternating, optimizers
 
 
@@ -140,11 +145,11 @@ def make_fedgkt(
   )
   num_clients, most = federation.num_clients, federation.train.max_count
   width, classes = divided.check_alike("fedgkt", models.clients, federation)
-  network = from_linen(MLP(classes, tuple(options.hidden)), "server")
+  named = NamedNetwork("mlp", classes, (("features", tuple(options.hidden)),))
+  network = create_named(named)
   optimizer = optimizers.base_optimizer(options.server_optimizer)
   wholes = {
-    cohort: divided.stack(model, network)
-    for cohort, model in models.clients.items()
+    cohort: stack(model, named) for cohort, model in models.clients.items()
   }
 
   def teach(loss, teacher, logits):

@@ -3,6 +3,7 @@
 from quped_jax.models.base import (
   Block,
   Model,
+  NamedNetwork,
   example_pass,
   hidden_kernels,
   is_head,
@@ -36,6 +37,7 @@ from quped_jax.models.registry import (
   takes_images,
 )
 from quped_jax.models.resnet import ResNet
+from quped_jax.models.stacked import create_named, stack
 from quped_jax.models.transformer import Transformer
 
 __all__ = [
@@ -46,11 +48,13 @@ __all__ = [
   "CNN",
   "MLP",
   "Model",
+  "NamedNetwork",
   "ResNet",
   "Transformer",
   "check_trainable",
   "check_type",
   "create_model",
+  "create_named",
   "example_pass",
   "from_linen",
   "get_factory",
@@ -65,6 +69,7 @@ __all__ = [
   "resolve_conv",
   "settle",
   "shift_conv",
+  "stack",
   "takes_dtype",
   "takes_images",
   "training_pass",

@@ -65,6 +65,8 @@ class Model(NamedTuple):
       `apply` and `features` take a fifth argument, a random key, which they are
       given if `train` is true: `apply(params, stats, inputs, train, key=None)`.
       A run finds it out for what `from_linen` makes.
+    stacked: what `stack` made it of, for files that describe it; None for any
+      other network.
   """
 
   name: str
@@ -76,8 +78,35 @@ class Model(NamedTuple):
   activations: tuple[str, ...] = ()
   random: bool = False
   blocks: tuple[Block, ...] | None = None
+  stacked: "Stacked | None" = None
 
   __repr__ = short_repr
+
+
+class NamedNetwork(NamedTuple):
+  """What `create_model` makes a network of.
+
+  Attributes:
+    name: see there.
+    num_classes: likewise.
+    options: names and values; the values are hashable.
+  """
+
+  name: str
+  num_classes: int
+  options: tuple[tuple[str, Any], ...] = ()
+
+
+class Stacked(NamedTuple):
+  """Two networks that are one.
+
+  Attributes:
+    front: whose features are taken.
+    back: the network that takes them.
+  """
+
+  front: Model
+  back: NamedNetwork
 
 
 class Drawn(Protocol):

@@ -130,7 +130,7 @@ class Engine:
     client,
     part: sub_cohorts_lib.Part | None = None,
   ):
-    """A client's round: what it downloads, and its ClientResult."""
+    """A client's round: what it downloads, and its ClientResult as sent."""
     kind = cohort, part and part.clients
     if kind not in self.updates:
       self.updates[kind] = jax.jit(
@@ -163,6 +163,15 @@ class Engine:
       cohort,
     )
 
+  def result(
+    self, state, federation, population, cohort, client_id, client, part=None
+  ) -> api.ClientResult:
+    """A client's result, with its message as the server reads it."""
+    _, result = self.update(
+      state, federation, population, cohort, client_id, client, part
+    )
+    return result._replace(message=self.method.decode(result.message))
+
   def _collect(self, result, context, sent):
     """What the method collects of a single message: mostly nothing."""
     if self.method.collect is None:
@@ -183,7 +192,7 @@ class Engine:
     def step(client_id, slot):
       client, _, record = slot
       about = contexts.about_client(state, federation, population, client_id)
-      _, result = self.update(
+      result = self.result(
         state, federation, population, cohort, client_id, client, run_by
       )
       samples = federation.train.of_client(client_id).count
@@ -217,7 +226,7 @@ class Engine:
       return clients, (), records
 
     def part(client):
-      _, result = self.update(
+      result = self.result(
         state, federation, population, cohort, members[0], client
       )
       about = contexts.about_client(state, federation, population, members[0])

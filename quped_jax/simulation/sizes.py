@@ -71,6 +71,11 @@ def measure(
     for cohort, size in sizes.items()
     if step_bytes
   ]
+  # Sums are of messages as they are read.
+  read = [
+    jax.eval_shape(engine.method.decode, message)
+    for _, _, message in shapes.values()
+  ]
   estimate = memory_lib.Estimate(
     data=memory_lib.nbytes((federation, population)),
     # What is collected of single messages is there twice: on the devices that
@@ -78,7 +83,7 @@ def measure(
     server=memory_lib.nbytes(abstract.server) + 2 * collected,
     own=int(most[0]),
     download=int(most[1]),
-    message=int(most[2]),
+    message=max(memory_lib.nbytes(message) for message in read),
     step=max(steps, default=0),
     kept=0,
   )

@@ -207,7 +207,6 @@ def test_a_model_that_is_not_finite_has_no_file(tmp_path):
   [
     ("quped", False, False, "must be 'none' without a workdir"),
     ("quped", True, True, "must be 'none' with a given model, .*register_mode"),
-    ("fedgkt", True, False, "must be 'none' with method='fedgkt', whose"),
   ],
 )
 def test_models_that_cannot_be_files_are_errors_at_once(
@@ -239,3 +238,32 @@ def test_methods_whose_models_are_made_for_use_have_files_too(method):
   settings = tiny.make_settings(method, CLIENTS, save_models="clients")
   made = assemble(settings, federation=tiny.make_federation())
   deploy.check(made, "somewhere", model_given=False)
+
+
+@pytest.mark.slow
+def test_a_model_whose_last_layers_are_at_the_server_has_a_file(tmp_path):
+  """It predicts what the client and the server would, together."""
+  settings = tiny.make_settings(
+    "fedgkt", 2, bits=(2,), save_models="clients", rounds=1, steps=2,
+    method_options={"fedgkt": {"hidden": (9,), "server_steps": 2}},
+  )  # fmt: skip
+  federation = tiny.make_federation(tiny.COUNTS[:2])
+  done = qj.run(settings, tmp_path, federation=federation, display=QUIET)
+  assert files_in(tmp_path) == [
+    "client_00000.safetensors",
+    "client_00001.safetensors",
+  ]
+  packed = qj.load_packed(tmp_path / "models" / "client_00001.safetensors")
+  assert packed.info.back == qj.BackInfo("mlp", {"features": (9,)})
+  assert (packed.info.client, packed.info.variant) == (1, "quantized")
+  assert len(np.unique(packed.params["client"]["hidden_1"]["kernel"])) <= 4
+  network = packed.params["server"]
+  jax.tree.map(
+    np.testing.assert_array_equal, network, done.state.server.network
+  )
+  data = federation.client(jnp.int32(1))
+  batch = data.batch(jnp.arange(int(data.test.count)), "test")
+  raw = np.asarray(batch.inputs) * packed.std + packed.mean
+  hits = packed.predict(raw).argmax(axis=1) == np.asarray(batch.labels)
+  table = done.simulation.evaluate(done.state)["test"]["quantized"]
+  np.testing.assert_allclose(np.mean(hits), table[1], atol=1e-6)

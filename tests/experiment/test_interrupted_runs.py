@@ -97,6 +97,15 @@ def settings(method="quped", **changes):
         (3, {"finetune_at": 3, "method": "local"}),
         (4, {"strategy": "dispatch", "dropout": 0.3}),
         (3, {"model": "with_dropout", "hidden": ()}),
+        (
+          4,
+          {
+            "compression": "sign",
+            "client_state": "host",
+            "clients_per_block": 2,
+            "finetune_at": 2,
+          },
+        ),
       ]
     ),
   ],

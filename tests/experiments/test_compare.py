@@ -12,7 +12,12 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import compare_attacks, compare_digits, compare_images
+from configs import (
+  compare_attacks,
+  compare_compression,
+  compare_digits,
+  compare_images,
+)
 from quped_jax import methods
 from quped_jax.experiment.comparison import plan, tune
 from quped_jax.methods.wrappers import robust
@@ -47,6 +52,14 @@ def test_the_config_of_attacks_has_all_methods_that_can_be_attacked(tmp_path):
   for name in refused:
     with pytest.raises(ValueError, match="aggregation="):
       robust.check_robust(tiny.method_of(name), name, "trimmed_mean")
+
+
+def test_the_config_of_compression_has_each_method_as_it_is(tmp_path):
+  config = compare_compression.get_config().to_dict()
+  runs = [run.settings for run in plan.make_runs(config, tmp_path)]
+  for method in ("fedavg", "quped"):
+    kinds = {s.compression for s in runs if s.method == method}
+    assert kinds == {"none", "qsgd", "topk", "sign"}
 
 
 @pytest.mark.slow
@@ -144,7 +157,9 @@ def test_command_tunes_then_compares_then_has_nothing_to_do(tmp_path):
     ("1,2,32;32", [(1, 2, 32), (32,)]),
   ],
 )
-@pytest.mark.parametrize("module", [compare_digits, compare_attacks])
+@pytest.mark.parametrize(
+  "module", [compare_digits, compare_attacks, compare_compression]
+)
 def test_commas_are_clients_in_turn_and_semicolons_rows(
   module, given, rows, monkeypatch
 ):

@@ -72,6 +72,11 @@ def bare(classes, *, image_channels, conv, rows, columns):
 qj.register_model("bare", bare)
 
 
+# A network whose features go through another.
+FOLLOWED = info_of(
+  back=qj.BackInfo("mlp", {"features": (7,)}), variant="quantized"
+)
+
 INFOS = [
   *(info_of(bits=bits) for bits in (1, 2, 3, 8, 32)),
   info_of(bits=3, granularity="channel"),
@@ -81,6 +86,7 @@ INFOS = [
     bits={"hidden_1/*": 3, "*_3/*": 32, "*": 1}, options={"features": (8,) * 4}
   ),
   info_of("transformer", bits=4, options={"width": 8, "blocks": 1, "heads": 2}),
+  FOLLOWED,
 ]
 
 

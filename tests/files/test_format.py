@@ -8,10 +8,12 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.files import format as format_lib
+from quped_jax.files.info import layers_of
 from quped_jax.models import hidden_kernels
 from quped_jax.quantization import codebook
 from tests import tiny
 from tests.files.packed_files import (
+  FOLLOWED,
   build,
   info_of,
   parts,
@@ -20,13 +22,18 @@ from tests.files.packed_files import (
   variables_of,
 )
 
+# By the versions that had these formats.
+EARLIER = pathlib.Path(__file__)
+
 
 def test_another_format_is_named(files, tmp_path):
   path = tmp_path / "model.safetensors"
   header, about, tensors = parts(files[0][0][0])
-  for number in (3, 0, 1.0, True, "2", None):
+  for number in (4, 0, 1.0, True, "2", None):
     path.write_bytes(build(header, {**about, "format": number}, tensors))
-    refused(path, f"its format is {number!r}, and not 1 or 2, those that are")
+    refused(
+      path, f"its format is {number!r}, and not 1, 2 or 3, those that are"
+    )
   # The library's version is only for human readers.
   path.write_bytes(build(header, {**about, "library": "9.9"}, tensors))
   qj.load_packed(path)
@@ -52,7 +59,7 @@ def test_another_format_is_named(files, tmp_path):
     ({"input_shape": [7]}, "'params/first/kernel': must be F32 .7, 8."),
     ({"input_shape": [10**6, 10**6]}, "must be of at most"),
     ({"conv": "x"}, "model='mlp': must be made of"),
-    ({"more": 1}, "its metadata is not of bits, client"),
+    ({"more": 1}, "its metadata is not of back, bits, cli"),
   ],
 )
 def test_what_metadata_claims_is_checked(changes, message, files, tmp_path):
@@ -116,7 +123,7 @@ def test_layers_without_tensors_are_not_traced(
   monkeypatch.setattr(
     format_lib,
     "make_plan",
-    lambda info: traced.append(info.layers()) or make(info),
+    lambda info: traced.append(layers_of(info.options)) or make(info),
   )
   content = next(x for x, good in files[0] if good.info.model == "transformer")
   header, about, tensors = parts(content)
@@ -265,10 +272,11 @@ def test_a_file_says_its_networks_activations(tmp_path):
       qj.load_packed(path)
 
 
-def test_a_file_of_format_1_is_read():
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_file_of_an_earlier_format_is_read(number):
   """As it was written by the version that had this format."""
-  path = pathlib.Path(__file__).with_name("format_1.safetensors")
-  assert parts(path.read_bytes())[1]["format"] == 1
+  path = EARLIER.with_name(f"format_{number}.safetensors")
+  assert parts(path.read_bytes())[1]["format"] == number
 
   def ramp(*shape):
     return (np.arange(np.prod(shape), dtype=np.float32) - 7).reshape(shape) / 8
@@ -277,11 +285,11 @@ def test_a_file_of_format_1_is_read():
   packed = qj.load_packed(path)
   assert packed.info == qj.ModelInfo(
     *("mlp", 3, (3,), {"features": (5, 4)}),
-    bits=2,
+    bits=2 if number == 1 else {"hidden_1/*": 2},
     dataset="digits",
     method="quped",
     client=7,
-    variant="personalized",
+    variant="personalized" if number == 1 else "quantized",
   )
   expected = {
     "first": {"kernel": ramp(3, 5), "bias": ramp(5)},
@@ -296,14 +304,80 @@ def test_a_file_of_format_1_is_read():
   np.testing.assert_array_equal(packed.std, [1, 2, 4])
 
 
-def test_format_1_says_only_what_it_said(tmp_path):
+def test_an_earlier_format_says_only_what_it_said(tmp_path):
   path = tmp_path / "model.safetensors"
-  source = pathlib.Path(__file__).with_name("format_1.safetensors")
-  header, about, tensors = parts(source.read_bytes())
-  for changes, message in (
-    ({"quantized": {}}, "its metadata is not of"),
-    ({"bits": {"*": 2}}, "bits: must be one number in format 1"),
-    ({"format": 2}, "its metadata is not of"),
+  for number, changes, message in (
+    (1, {"quantized": {}}, "its metadata is not of"),
+    (1, {"bits": {"*": 2}}, "bits: must be one number in format 1"),
+    (1, {"format": 2}, "its metadata is not of"),
+    (2, {"back": None}, "its metadata is not of"),
+    (2, {"format": 3}, "its metadata is not of"),
   ):
+    source = EARLIER.with_name(f"format_{number}.safetensors")
+    header, about, tensors = parts(source.read_bytes())
     path.write_bytes(build(header, {**about, **changes}, tensors))
     refused(path, message)
+
+
+def test_a_network_that_is_followed_by_another_comes_back(tmp_path):
+  path, info = tmp_path / "model.safetensors", FOLLOWED
+  params, stats = variables_of(info)
+  qj.save_packed(path, params, stats, info)
+  packed = qj.load_packed(path)
+  assert packed.info == info
+  assert same_bits((packed.params, packed.stats), (params, stats))
+  about = parts(path.read_bytes())[1]
+  assert list(about["quantized"]) == ["params/client/hidden_1/kernel"]
+  assert about["back"] == {"model": "mlp", "options": {"features": [7]}}
+  # As its layers say, from the features of the one through the other.
+  x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+  found, expected = packed.predict(x), x
+  for part, names in (
+    ("client", ("first", "hidden_1")),
+    ("server", ("first", "last")),
+  ):
+    for name in names:
+      layer = params[part][name]
+      expected = expected @ layer["kernel"] + layer["bias"]
+      expected = expected if name == "last" else np.maximum(expected, 0)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("back", "message"),
+  [
+    ("mlp", "back='mlp': must be of model, options, or null"),
+    ({"model": "mlp"}, "back=.*: must be of model, options, or null"),
+    ({"model": "mlp", "options": {}, "bits": 1}, "must be of model, options"),
+    ({"model": 3, "options": {}}, "back.model=3: must be text"),
+    ({"model": "mlp", "options": []}, r"back.options=\[\]: must be a mapping"),
+    ({"model": "lenet", "options": {}}, "model='lenet': must be one of"),
+    (None, "'params/client/.*': must be absent for this architecture"),
+    (
+      {"model": "mlp", "options": {"features": [8]}},
+      "'params/server/first/bias': must be F32 .8.",
+    ),
+    (
+      {"model": "mlp", "options": {"features": [10**9]}},
+      "1000000000: must be at most",
+    ),
+    (
+      {"model": "mlp", "options": {"features": [2] * 257}},
+      "back.options.'features'.: must be of at most 256 layers",
+    ),
+    (
+      {"model": "mlp", "options": {"features": [2] * 100}},
+      "102 layers must have 102 tensors at least",
+    ),
+    ({"model": "mlp", "options": {"x": 1}}, "must be made of .*x"),
+    ({"model": "bare", "options": {"rows": 8}}, "must be made of"),
+  ],
+)
+def test_what_a_file_says_of_the_network_that_follows_is_so(
+  back, message, tmp_path
+):
+  path, info = tmp_path / "model.safetensors", FOLLOWED
+  qj.save_packed(path, *variables_of(info), info)
+  header, about, tensors = parts(path.read_bytes())
+  path.write_bytes(build(header, {**about, "back": back}, tensors))
+  refused(path, message)

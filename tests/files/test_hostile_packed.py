@@ -42,6 +42,13 @@ HOSTILE = {
   "conv": st.sampled_from(["auto", "native", "shift", "x"]),
   "granularity": st.sampled_from(["tensor", "channel"]),
   "compute_dtype": st.sampled_from(["float32", "bfloat16"]),
+  "back": st.none()
+  | st.fixed_dictionaries(
+    {
+      "model": st.sampled_from(["mlp", "transformer", "bare", "x"]),
+      "options": OPTIONS,
+    }
+  ),
 }
 
 

@@ -1,8 +1,17 @@
-"""Settings of what the server makes of messages: robustness and privacy."""
+"""Settings of messages, and what the server makes of them.
+
+Compression, robustness and privacy.
+"""
 
 from quped_jax import checks
-from quped_jax.experiment.settings.fields import Group, group, one_of, setting
-from quped_jax.methods.wrappers import byzantine
+from quped_jax.experiment.settings.fields import (
+  Group,
+  at_least,
+  group,
+  one_of,
+  setting,
+)
+from quped_jax.methods.wrappers import byzantine, compress, compressors
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
 
@@ -12,6 +21,56 @@ def _trim(field: str, value: float) -> None:
     raise ValueError(f"{field}={value}: must be at least 0 and less than 0.5")
 
 
+def _compression_bits(field: str, value: int) -> None:
+  if not 2 <= value <= 8:
+    raise ValueError(f"{field}={value}: must be from 2 to 8")
+
+
+def _compression_share(field: str, value: float) -> None:
+  if not 0 < value <= 1:
+    raise ValueError(f"{field}={value}: must be above 0, and at most 1")
+
+
+@group
+class CompressionSettings(Group):
+  """How few bytes clients send."""
+
+  compression: str = setting(
+    "none",
+    "how clients compress what they send: 'qsgd', integers times a size, or "
+    "'uniform', integers between the least and the largest number, both of "
+    "`compression_bits`; 'topk', the largest numbers; 'sign', signs times a "
+    "size; or 'none'. For methods whose server takes the mean of models, and "
+    "for scaffold, feddyn, feddf and fedbe; see "
+    "`quped_jax.methods.wrappers.compress`.",
+    one_of(compress.COMPRESSIONS),
+  )
+  compression_bits: int = setting(
+    4, "bits of each number of 'qsgd' and 'uniform', 2 to 8.", _compression_bits
+  )
+  compression_norm: str = setting(
+    "max",
+    "the size of 'qsgd': 'max', the largest number's; or 'l2', the array's "
+    "length.",
+    one_of(compressors.NORMS),
+  )
+  compression_share: float = setting(
+    0.1,
+    "share of the numbers of each array that 'topk' sends.",
+    _compression_share,
+  )
+  error_feedback: str = setting(
+    "auto",
+    "whether clients keep what compression lost, and add it to what they send "
+    "next: 'on', 'off', or 'auto', on with 'topk' and 'sign', which are wrong "
+    "on average.",
+    one_of(compress.ERROR_FEEDBACK),
+  )
+
+  def _check(self) -> None:
+    compress.check_error_feedback(self.compression, self.error_feedback)
+
+
 @group
 class RobustnessSettings(Group):
   """How messages are averaged, and clients that send false ones."""
@@ -19,10 +78,11 @@ class RobustnessSettings(Group):
   aggregation: str = setting(
     "mean",
     "what the server takes of the messages: the 'mean', with the method's "
-    "weights; the 'median' or 'trimmed_mean' of every coordinate, of clients "
-    "that weigh the same; or 'norm_clipped_mean'. All but 'mean' are for "
-    "methods whose server takes the mean of models; median and trimmed mean "
-    "also for scaffold, feddf, fedmd, ds_fl and cfd.",
+    "weights; of clients that weigh the same, the 'median' or 'trimmed_mean' "
+    "of every coordinate, 'krum', 'multi_krum', 'bulyan' or "
+    "'geometric_median'; or 'norm_clipped_mean'. All but 'mean' are for "
+    "methods whose server takes the mean of models; those of clients that "
+    "weigh the same also for scaffold, feddyn, feddf, fedmd, ds_fl and cfd.",
     one_of(robust_lib.AGGREGATIONS),
   )
   trim: float = setting(
@@ -30,6 +90,19 @@ class RobustnessSettings(Group):
     "share of the clients that 'trimmed_mean' leaves out at either end of "
     "every coordinate.",
     _trim,
+  )
+  assumed_byzantine: int = setting(
+    1,
+    "how many clients of a round may send false messages to 'krum', "
+    "'multi_krum' and 'bulyan'. They need twice as many and 3 more in a round, "
+    "bulyan four times as many and 3 more; of fewer they take the median.",
+    at_least(0),
+  )
+  krum_clients: int = setting(
+    0,
+    "of how many clients' messages 'multi_krum' takes the mean; 0 for all that "
+    "take part but `assumed_byzantine` + 2.",
+    at_least(0),
   )
   clip_norm: float = setting(
     1.0,

@@ -25,6 +25,7 @@ from quped_jax.experiment.settings.optimization import (
   WeightSettings,
 )
 from quped_jax.experiment.settings.server import (
+  CompressionSettings,
   PrivacySettings,
   RobustnessSettings,
 )
@@ -46,6 +47,7 @@ class Settings(
   QuantizationSettings,
   PrivacySettings,
   RobustnessSettings,
+  CompressionSettings,
   ParticipationSettings,
   NetworkSettings,
   ClientSettings,
@@ -139,7 +141,14 @@ class Settings(
     )
     for field in ("learning_rate", "centers_learning_rate"):
       self._check_rates(field, getattr(self, field))
-    robust_lib.check_aggregation(self.aggregation, self.client_state)
+    robust_lib.check_aggregation(
+      self.aggregation,
+      client_state=self.client_state,
+      clients=self.clients,
+      clients_per_round=self.clients_per_round,
+      byzantine=self.assumed_byzantine,
+      kept=self.krum_clients,
+    )
     byzantine.check_attack(self.byzantine_clients, self.clients)
     privacy_lib.check_privacy(
       dp_clip=self.dp_clip,

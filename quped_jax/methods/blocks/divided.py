@@ -195,33 +195,3 @@ def check_alike(
         f"{other[0]}"
       )
   return size
-
-
-def stack(model: Model, network: Model) -> Model:
-  """A model's features, followed by another network in place of its head.
-
-  Args:
-    model: a split model; all of its parameters are kept.
-    network: maps features to logits; it has no statistics.
-
-  Returns:
-    A model with the parameters {"client": the model's, "server": the
-    network's} and the model's statistics.
-  """
-  divide: Any = model.features
-  own = "client/"
-
-  def init(key, inputs):
-    params, stats = model.init(key, inputs)
-    features, _ = divide(params, stats, inputs, False)
-    return {"client": params, "server": network.init(key, features)[0]}, stats
-
-  def apply(params, stats, inputs, train, *key):
-    features, stats = divide(params["client"], stats, inputs, train, *key)
-    return network.apply(params["server"], {}, features, train)[0], stats
-
-  def is_quantized(path):
-    return path.startswith(own) and model.is_quantized(path[len(own) :])
-
-  name = f"{model.name}+{network.name}"
-  return Model(name, init, apply, is_quantized, random=model.random)

@@ -248,6 +248,7 @@ def ensemble_method(
     variants=variants,
     receive=receive,
     averages=False,
+    differences=lambda download: download,
     global_model=global_model,
     start=start,
     server_moves=lambda server: {k: x.params for k, x in server.models.items()},

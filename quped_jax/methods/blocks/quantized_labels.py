@@ -8,6 +8,7 @@ At 1 bit a soft label is the one-hot label of its largest entry.
 import jax
 import jax.numpy as jnp
 
+from quped_jax.methods.blocks.packing import from_bits, to_bits
 from quped_jax.quantization import codebook as codebook_lib
 
 FULL = codebook_lib.FULL_PRECISION
@@ -38,34 +39,6 @@ def apportion(probabilities: jax.Array, total: int) -> jax.Array:
   order = jnp.argsort(floors - exact, axis=-1, stable=True)
   rank = jnp.argsort(order, axis=-1)
   return (floors + (rank < missing)).astype(jnp.int32)
-
-
-def to_bits(integers: jax.Array, bits: int) -> jax.Array:
-  """Packs integers of b bits, one after the other, into bytes.
-
-  Args:
-    integers: of any shape, in `[0, 2^b - 1]`.
-    bits: b, 1 to 8.
-
-  Returns:
-    uint8 `[ceil(count * b / 8)]`.
-  """
-  places = jnp.arange(bits, dtype=jnp.int32)
-  stream = (integers.astype(jnp.int32).reshape(-1, 1) >> places[None]) & 1
-  return jnp.packbits(stream.reshape(-1).astype(jnp.uint8))
-
-
-def from_bits(
-  stream: jax.Array, bits: int, shape: tuple[int, ...]
-) -> jax.Array:
-  """The integers that `to_bits` wrote, int32 of the given shape."""
-  count = 1
-  for size in shape:
-    count *= size
-  each = jnp.unpackbits(stream, count=count * bits).astype(jnp.int32)
-  places = jnp.arange(bits, dtype=jnp.int32)
-  places = jnp.broadcast_to(places, (*shape, bits))
-  return jnp.sum(each.reshape(*shape, bits) << places, axis=-1)
 
 
 def encode(probabilities: jax.Array, bits: int) -> jax.Array:

@@ -1,1 +1,1 @@
-"""Wrappers of methods: robust averages, privacy, and Byzantine clients."""
+"""Wrappers: robust averages, privacy, Byzantine clients, compression."""

@@ -20,9 +20,10 @@ all other clients, the presence of a client is (epsilon, delta)-private.
 Neighbours differ by one client, added or removed with all its samples. The
 expected number of clients, of each precision too, counts as known.
 
-Stragglers and drop-outs are covered: how a client arrives at its message does
-not matter, and one that drops out takes part less often than q_i, for which
-epsilon takes no credit.
+Stragglers and drop-outs are covered, and so is compression, which ends before
+messages are clipped: how a client arrives at its message does not matter, and
+one that drops out takes part less often than q_i, for which epsilon takes no
+credit.
 
 Not covered:
 

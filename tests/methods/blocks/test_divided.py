@@ -98,25 +98,3 @@ def test_the_head_alone_gives_the_logits(federation):
   features, _ = model.features(params, stats, inputs, False)
   logits, _ = model.apply(params, stats, inputs, False)
   np.testing.assert_allclose(model.head(head, features), logits, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_a_stack_is_features_and_then_the_network(federation):
-  model = mlp()
-  network = qj.create_model("mlp", 3, features=(7,))
-  whole = divided.stack(model, network)
-  params, stats = whole.init(jax.random.key(0), federation.example())
-  inputs = federation.client(jnp.int32(0)).batch(jnp.arange(9)).inputs
-  x = np.asarray(inputs)
-  for part, layers in (
-    ("client", ("first", "hidden_1")),
-    ("server", ("first", "last")),
-  ):
-    for name in layers:
-      layer = params[part][name]
-      x = x @ layer["kernel"] + layer["bias"]
-      x = x if name == "last" else np.maximum(x, 0)
-  logits, _ = whole.apply(params, stats, inputs, False)
-  np.testing.assert_allclose(logits, x, atol=1e-5)
-  assert whole.is_quantized("client/hidden_1/kernel")
-  assert not whole.is_quantized("server/hidden_1/kernel")

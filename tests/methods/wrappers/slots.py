@@ -1,5 +1,7 @@
 """Messages in slots, and their averages by hand."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -7,6 +9,24 @@ from quped_jax.methods import api
 from tests import tiny
 
 COHORT = tiny.COHORT
+SLOTS = 10
+
+
+def messages(slots: int, seed: int = 0) -> Any:
+  """Models of two arrays and one statistic, in slots."""
+  rng = np.random.default_rng(seed)
+
+  def draw(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  params = {"kernel": draw(slots, 3, 2), "bias": draw(slots, 2)}
+  return api.GlobalModel(params, {"mean": draw(slots, 2)})
+
+
+def absent(slots: int, count: int, seed: int = 0) -> np.ndarray:
+  """A mask with this many clients present."""
+  order = np.random.default_rng(seed + 100).permutation(slots)
+  return np.isin(np.arange(slots), order[:count])
 
 
 def by_hand(values: np.ndarray, trim: float | None) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import quped_jax as qj
 from quped_jax.methods import api
 from quped_jax.methods.blocks import label_outputs, quantized_labels
-from quped_jax.methods.fedgen import FedgenMessage
+from quped_jax.methods.blocks.counted import Counted
 from quped_jax.methods.fedgkt import FedgktMessage
 from quped_jax.methods.wrappers import byzantine
 from tests import tiny
@@ -91,7 +91,7 @@ def test_no_lie_is_one_that_the_server_sees_through(attack):
   np.testing.assert_array_equal(sent, jnp.roll(soft, 1, axis=1))
   # The model is false in any case, the counts are those of other labels.
   counts = jnp.array([20.0, 3.0, 0.0, 0.0])
-  message = FedgenMessage(api.GlobalModel(jnp.ones(2), {}), counts)
+  message = Counted(api.GlobalModel(jnp.ones(2), {}), counts)
   sent = lie("fedgen", message, attack=attack)
   np.testing.assert_array_equal(sent.counts, jnp.array([0.0, 20.0, 3.0, 0.0]))
   assert not np.any(np.asarray(sent.model.params) == 1)

@@ -1,6 +1,5 @@
 """Averages other than the mean, also of clients that send something false."""
 
-import functools
 import os
 from typing import Any
 
@@ -11,101 +10,11 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
-from quped_jax.methods import api, by_precision
-from quped_jax.methods.blocks import ranks
-from quped_jax.methods.wrappers import robust
+from quped_jax.methods import api
+from quped_jax.methods.wrappers import distances, robust
 from tests import tiny
 from tests.methods import toy
-from tests.methods.wrappers.slots import COHORT, by_hand, hear
-
-SLOTS = 10
-
-
-def messages(slots: int, seed: int = 0) -> Any:
-  """Models of two arrays and one statistic, in slots."""
-  rng = np.random.default_rng(seed)
-
-  def draw(*shape):
-    return rng.normal(size=shape).astype(np.float32)
-
-  params = {"kernel": draw(slots, 3, 2), "bias": draw(slots, 2)}
-  return api.GlobalModel(params, {"mean": draw(slots, 2)})
-
-
-def absent(slots: int, count: int, seed: int = 0) -> np.ndarray:
-  """A mask with this many clients present."""
-  order = np.random.default_rng(seed + 100).permutation(slots)
-  return np.isin(np.arange(slots), order[:count])
-
-
-@functools.partial(jax.jit, static_argnames="trim")
-def center(given, sent, trim):
-  """The trimmed mean, or with None the median."""
-  if trim is None:
-    return ranks.median(given, sent)
-  return ranks.trimmed_mean(given, sent, trim)
-
-
-@pytest.mark.parametrize("trim", [None, 0.0, 0.1, 0.29, 0.3, 0.49])
-def test_it_is_what_a_loop_over_coordinates_gives(trim):
-  for count in range(1, SLOTS + 1):
-    sent, given = absent(SLOTS, count), messages(SLOTS)
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-      center(given, sent, trim),
-      jax.tree.map(lambda x, sent=sent: by_hand(x[sent], trim), given),
-    )
-
-
-def test_a_share_is_rounded_down_but_not_by_how_floats_are_written():
-  """0.29 times 100 is 28.999999999999996."""
-  values = {"x": np.arange(100, dtype=np.float32)[:, None] ** 2}
-  got = ranks.trimmed_mean(values, jnp.ones(100, bool), 0.29)
-  expected = np.mean(np.arange(29, 71) ** 2)
-  np.testing.assert_allclose(got["x"], [expected], rtol=1e-6)
-
-
-@pytest.mark.parametrize("count", [1, 2, 4, 10, 50])
-def test_a_share_close_to_a_half_leaves_someone(count):
-  messages = jnp.arange(50.0)
-  sent = jnp.arange(50) < count
-  found = ranks.trimmed_mean(messages, sent, np.nextafter(0.5, 0))
-  assert float(found) == (count - 1) / 2
-
-
-def test_the_median_of_identical_messages_is_that_message():
-  one = jax.tree.map(lambda x: x[0], messages(1))
-  many = jax.tree.map(lambda x: np.stack([x] * SLOTS), one)
-  for count in range(1, SLOTS + 1):
-    got = center(many, absent(SLOTS, count), None)
-    assert tiny.largest_difference(got, one) == 0
-
-
-@pytest.mark.parametrize("trim", [None, 0.2])
-def test_the_order_of_clients_changes_no_bit(trim):
-  sent, given = absent(SLOTS, 7), messages(SLOTS)
-  first = center(given, sent, trim)
-  for seed in range(5):
-    order = np.random.default_rng(seed).permutation(SLOTS)
-    shuffled = jax.tree.map(lambda x, order=order: x[order], given)
-    other = center(shuffled, sent[order], trim)
-    assert tiny.largest_difference(first, other) == 0
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, -1e38])
-@pytest.mark.parametrize("trim", [None, 0.3])
-def test_a_few_may_send_anything_at_all(value, trim):
-  given = messages(SLOTS)
-  attacked = jax.tree.map(np.copy, given)
-  for leaf in jax.tree.leaves(attacked):
-    leaf[[2, 5, 9]] = value
-  got = center(attacked, np.ones(SLOTS, bool), trim)
-  honest = np.delete(np.arange(SLOTS), [2, 5, 9])
-  for new, old in zip(
-    jax.tree.leaves(got), jax.tree.leaves(given), strict=True
-  ):
-    assert np.all(new >= old[honest].min(axis=0))
-    assert np.all(new <= old[honest].max(axis=0))
+from tests.methods.wrappers.slots import COHORT, by_hand, hear, messages
 
 
 @pytest.mark.slow
@@ -200,6 +109,14 @@ def test_a_round_adds_the_median_of_those_who_were_there():
 
 
 @pytest.mark.slow
+def test_a_round_adds_the_messages_that_krum_chooses():
+  made, start, end = played({"aggregation": "krum"})
+  given, _, _ = sent_in_first_round(made, start)
+  expected = distances.multi_krum(given, jnp.ones(5, bool), 1, 1)
+  assert tiny.largest_difference(moved(start, end), expected) < 1e-6
+
+
+@pytest.mark.slow
 def test_a_round_adds_the_trimmed_mean_over_two_devices():
   changes = {"aggregation": "trimmed_mean", "trim": 0.2, "dropout": 0.1}
   made, start, end = played(changes, devices=2, chunk_size=2)
@@ -250,7 +167,7 @@ def test_messages_of_all_cohorts_are_ranked_together(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
+@pytest.mark.parametrize("name", ["median", "multi_krum", "bulyan"])
 @pytest.mark.parametrize("method", ["fedavg", "quped", "fedgkd"])
 def test_a_server_that_nobody_sends_to_stays_as_it_is(name, method):
   made = robust.with_aggregation(tiny.method_of(method), name)
@@ -279,7 +196,28 @@ def test_clients_of_weight_zero_are_left_out():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"aggregation": "krum"}, "aggregation='krum': must be one of mean, med"),
+    ({"aggregation": "max"}, "aggregation='max': must be one of mean, med"),
+    ({"assumed_byzantine": -1}, "assumed_byzantine=-1: must be at least 0"),
+    (
+      {"aggregation": "krum", "clients": 4},
+      "assumed_byzantine=1: must be less with clients=4 and aggregation='krum'",
+    ),
+    (
+      {
+        "aggregation": "multi_krum",
+        "clients_per_round": 8,
+        "assumed_byzantine": 3,
+      },
+      "assumed_byzantine=3: must be less with clients_per_round=8 .* needs 9",
+    ),
+    (
+      {"aggregation": "bulyan", "clients": 14, "assumed_byzantine": 3},
+      "assumed_byzantine=3: .* with clients=14 .* needs 15 clients",
+    ),
+    (
+      {"aggregation": "multi_krum", "krum_clients": 41},
+      "krum_clients=41: must be at most clients=40, or 0",
+    ),
     ({"trim": 0.5}, r"trim=0.5: must be at least 0 and less than 0.5"),
     ({"trim": -0.1}, r"trim=-0.1: must be at least 0"),
     ({"trim": float("nan")}, r"trim=nan: must be at least 0"),
@@ -362,24 +300,3 @@ def test_5_of_50_clients_spoil_the_mean_alone(method, attack):
     for name in ("median", "trimmed_mean"):
       accuracy = digits_run(**size, **lie, aggregation=name, seed=seed)
       assert accuracy > clean - 0.03, (name, seed)
-
-
-@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
-def test_parts_by_precision_are_averaged_among_their_senders(name):
-  """All who lie may have one precision: there, as many are left out."""
-  bits = np.array([1, 1, 1, 2, 2, 2, 2, 2, 32, 32])
-  values = np.array([1.0, 2.0, 9.0, 3.0, -50.0, 4.0, 50.0, 5.0, 7.0, 8.0])
-  messages = jax.vmap(
-    lambda v, b: by_precision.split(
-      {"s": by_precision.OfPrecision(jnp.full(2, v), 3)}, b
-    )
-  )(jnp.asarray(values), jnp.asarray(bits))
-  sent = jnp.ones(10, bool)
-  if name == "median":
-    found = ranks.median(messages, sent)["s"]
-  else:
-    # One of ten at either end, so one of five and one of three.
-    found = ranks.trimmed_mean(messages, sent, 0.1)["s"]
-  np.testing.assert_allclose(found.totals[0], [2.0, 2.0])
-  np.testing.assert_allclose(found.totals[1], [4.0, 4.0])
-  np.testing.assert_array_equal(found.weights, [1.0, 1.0, 0.0])
