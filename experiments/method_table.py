@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from absl import flags
 
 from experiments import common
-from quped_jax import methods, paths
+from quped_jax import paths
 from quped_jax.experiment.method_facts import Facts, facts
+from quped_jax.methods.registry import BUILT_IN
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "methods.md"
 BEGIN = "<!-- Made by `python -m experiments.method_table --write`. -->"
@@ -22,7 +23,7 @@ END = "<!-- The end of what is made. -->"
 
 _COLUMNS = (
   "`method`", "idea", "down", "up", "models", "networks", "public set",
-  "1 bit", "median", "clipped", "private",
+  "quantized", "robust", "clipped", "private", "compressed",
 )  # fmt: skip
 
 _WRITE = flags.DEFINE_bool("write", False, "Put the table into the page.")
@@ -39,18 +40,24 @@ def _row(found: Facts) -> tuple[str, ...]:
   return (
     f"`{found.name}`",
     found.idea,
-    _size(found.down),
-    _size(found.up),
+    _travels(found.down, found.size_down),
+    _travels(found.up, found.size_up),
     ", ".join(models),
     "any" if found.networks else "one",
     found.public,
-    *map(_yes, (found.quantized, found.median, found.clipped, found.private)),
+    _yes(found.quantized),
+    _yes(found.median),
+    _yes(found.clipped),
+    _yes(found.private),
+    _yes(found.compressed),
   )
 
 
-def _size(models: float) -> str:
-  """A number of bytes, in sizes of a model."""
-  return f"{models:.2g}" if models else ""
+def _travels(names: tuple[str, ...], models: float) -> str:
+  """What travels, and how large it is if it is not as large as a model."""
+  said = ", ".join(names)
+  size = f"{models:.2g}"
+  return f"{said} ({size})" if names and size != "1" else said
 
 
 def _yes(value: bool) -> str:
@@ -75,7 +82,7 @@ def main(argv: list[str]) -> None:
   del argv  # The command's name alone.
 
   def run():
-    made = table(facts(name) for name in sorted(methods.BUILT_IN))
+    made = table(facts(name) for name in sorted(BUILT_IN))
     if not _WRITE.value:
       print(made, end="")
       return

@@ -72,9 +72,34 @@ class Assembly(NamedTuple):
     self, cohort: str, client_id: int
   ) -> dict[str, tuple[Any, Any, models_lib.Model]]:
     """Shapes of a client's models: {variant: (params, stats, model)}."""
-    method, networks = self.method, {}
+    networks = {}
 
-    def variants(key, federation, population):
+    def variants(server, client, data, context):
+      found = self.method.variants(server, client, data, context, cohort)
+      networks.update({name: model for name, (_, _, model) in found.items()})
+      return {name: variant[:2] for name, variant in found.items()}
+
+    shapes = self._of_client(variants, cohort, client_id)
+    return {name: (*shapes[name], model) for name, model in networks.items()}
+
+  def traffic(self, cohort: str, client_id: int) -> tuple[Any, Any]:
+    """Shapes of what a client receives and sends in a round."""
+    method = self.method
+
+    def traffic(server, client, data, context):
+      download = method.broadcast(server, context, cohort)
+      result = method.client_update(download, client, data, context, cohort)
+      return download, result.message
+
+    return self._of_client(traffic, cohort, client_id)
+
+  def _of_client(
+    self, fn: Callable[..., Any], cohort: str, client_id: int
+  ) -> Any:
+    """The shapes of `fn(server, client, data, context)` at the start."""
+    method = self.method
+
+    def call(key, federation, population):
       inputs = federation.example()
       spec, rates = population.of_client(client_id)
       server = method.init_server(key, inputs)
@@ -88,16 +113,11 @@ class Assembly(NamedTuple):
         shared_learning_rate=population.shared_learning_rate,
         public=federation.public,
       )
-      found = method.variants(
-        server, client, federation.client(client_id), context, cohort
-      )
-      networks.update({name: model for name, (_, _, model) in found.items()})
-      return {name: variant[:2] for name, variant in found.items()}
+      return fn(server, client, federation.client(client_id), context)
 
-    shapes = jax.eval_shape(
-      variants, jax.random.key(0), self.federation, self.population
+    return jax.eval_shape(
+      call, jax.random.key(0), self.federation, self.population
     )
-    return {name: (*shapes[name], model) for name, model in networks.items()}
 
   def primary_model(self, cohort: str, client_id: int):
     """Shapes of the model that comparisons report: (params, stats, model)."""

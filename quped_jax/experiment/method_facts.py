@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import optax
 
 from quped_jax import methods
 from quped_jax.experiment import assemble as assemble_lib
 from quped_jax.experiment import parts
 from quped_jax.experiment.settings import Settings
+from quped_jax.methods import api
 from quped_jax.simulation import memory
 
 # The federation for which methods are built.
@@ -43,23 +45,29 @@ class Facts(NamedTuple):
   Attributes:
     name: of the method.
     idea: the first line of its docstring, after its title.
-    down: bytes that a client receives in a round, in sizes of its model.
-    up: bytes that it sends, likewise.
+    down: what a client receives in a round, by name.
+    up: what it sends, likewise.
+    size_down: bytes that it receives, in sizes of its model.
+    size_up: bytes that it sends, likewise.
     variants: the models on which a client is evaluated.
     primary: the one that comparisons report.
     networks: whether clients may have networks of different kinds.
     public: "" for a method without a public set, "samples" or "labels" for
       what it needs of it.
     quantized: whether clients may be quantized.
-    median: whether the median of messages may take their mean's place.
+    median: whether the median of messages, or another robust average, may
+      take their mean's place.
     clipped: whether messages may be clipped to a norm.
     private: whether the model may be differentially private.
+    compressed: whether what clients send may be compressed.
   """
 
   name: str
   idea: str
-  down: float
-  up: float
+  down: tuple[str, ...]
+  up: tuple[str, ...]
+  size_down: float
+  size_up: float
   variants: tuple[str, ...]
   primary: str
   networks: bool
@@ -68,6 +76,7 @@ class Facts(NamedTuple):
   median: bool
   clipped: bool
   private: bool
+  compressed: bool
 
 
 def facts(name: str) -> Facts:
@@ -98,6 +107,7 @@ def facts(name: str) -> Facts:
       return False
     return True
 
+  down, up = made.traffic(cohort, 0)
   public = ""
   if not works(public_size=0):
     public = "samples" if works(public_labelled=False) else "labels"
@@ -107,8 +117,10 @@ def facts(name: str) -> Facts:
   return Facts(
     name=name,
     idea=_idea(entry.make),
-    down=made.simulation.bytes_down / size,
-    up=made.simulation.bytes_up / size,
+    down=_named(down),
+    up=_named(up),
+    size_down=made.simulation.bytes_down / size,
+    size_up=made.simulation.bytes_up / size,
     variants=tuple(made.variants(cohort, 0)),
     primary=made.method.primary_variant,
     networks=works(client_types="2*mlp(16)@32, 2*mlp(8,16)@32"),
@@ -117,6 +129,7 @@ def facts(name: str) -> Facts:
     median=works(aggregation="median"),
     clipped=works(aggregation="norm_clipped_mean"),
     private=works(dp_clip=1.0, dp_noise=1.0, participation=(0.5,), **options),
+    compressed=works(compression="qsgd"),
   )
 
 
@@ -134,6 +147,26 @@ def _quiet() -> Iterator[None]:
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     yield
+
+
+def _named(tree: Any) -> tuple[str, ...]:
+  """Names of what travels: of the parts, or what it is as a whole."""
+  if not jax.tree.leaves(tree):
+    return ()
+  if isinstance(tree, api.GlobalModel):
+    paths, _ = jax.tree_util.tree_flatten_with_path(
+      tree.params, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+    )
+    whole = not any(isinstance(x, optax.MaskedNode) for _, x in paths)
+    return ("model" if whole else "shared part",)
+  fields = getattr(tree, "_fields", ())
+  if not fields:
+    return ("outputs",)
+  return tuple(
+    name.replace("_", " ")
+    for name in fields
+    if jax.tree.leaves(getattr(tree, name))
+  )
 
 
 def _idea(make: Any) -> str:

@@ -1,4 +1,4 @@
-"""FedAvg with fine-tuning: the global model, adapted before it is used.
+"""FedAvg with fine-tuning: FedAvg, then adaptation before use.
 
 Training is FedAvg's, with all of its settings. Only the models on which a
 client is evaluated differ: its personalized model is the global one after some

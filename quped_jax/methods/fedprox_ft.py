@@ -1,4 +1,4 @@
-"""FedProx with fine-tuning: its global model, adapted before it is used.
+"""FedProx with fine-tuning: FedProx, then adaptation before use.
 
 Training is FedProx's, with all of its settings. Each client's personalized
 model is the global one after some steps on its own training data, on the labels

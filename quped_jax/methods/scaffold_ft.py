@@ -1,4 +1,4 @@
-"""SCAFFOLD with fine-tuning: its global model, adapted before it is used.
+"""SCAFFOLD with fine-tuning: SCAFFOLD, then adaptation before use.
 
 Training is SCAFFOLD's, with all of its settings. Each client's personalized
 model is the global one after some steps on its own training data, without the

@@ -3,6 +3,8 @@
 import pytest
 
 from experiments import method_table
+from quped_jax.experiment.method_facts import facts
+from quped_jax.methods.registry import BUILT_IN
 
 
 def test_a_page_keeps_all_but_its_table():
@@ -14,3 +16,20 @@ def test_a_page_keeps_all_but_its_table():
   assert method_table.put_into(made, "| new |\n") == made
   with pytest.raises(ValueError, match="page: must have the lines"):
     method_table.put_into("nothing", "")
+
+
+def rows():
+  _, _, after = method_table.PAGE.read_text().partition(method_table.BEGIN)
+  made, _, _ = after.partition(method_table.END)
+  return made.strip() + "\n"
+
+
+def test_every_method_has_a_row():
+  named = [line.split("`")[1] for line in rows().splitlines()[2:]]
+  assert named == sorted(BUILT_IN)
+
+
+@pytest.mark.slow
+def test_the_page_says_what_the_code_does():
+  made = method_table.table(facts(name) for name in sorted(BUILT_IN))
+  assert made == rows(), "run python -m experiments.method_table --write"
