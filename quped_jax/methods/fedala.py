@@ -186,7 +186,7 @@ def make_fedala(
     start = mixed_model(download, client._replace(weights=weights))
     learner, metrics = local_steps.train(
       training,
-      averaging.resume(training, start, client.levels),
+      averaging.resume(training, start, client),
       lambda batch: training.label_objective(model, batch),
       data,
       context,
@@ -208,7 +208,7 @@ def make_fedala(
     del cohort
     shared = averaging.copy_for(server, context.spec)
     mixed = mixed_model(shared, client)
-    learner = averaging.resume(training, mixed, client.levels)
+    learner = averaging.resume(training, mixed, client)
     result = {
       "personalized": (*alternating.current(learner), model),
       "global": (shared.params, shared.stats, model),

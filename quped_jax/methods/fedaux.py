@@ -223,9 +223,7 @@ def make_fedaux(
     return FedauxClient(levels, jnp.zeros(rows.shape[0]), jnp.bool_(False))
 
   def client_update(download, client, data, context, cohort):
-    levels, difference, weight, metrics = method.client_update(
-      download, client.levels, data, context, cohort
-    )
+    result = method.client_update(download, client, data, context, cohort)
 
     def compute(_, scores):
       return scores_of(
@@ -242,22 +240,21 @@ def make_fedaux(
     scores = jax.lax.fori_loop(
       0, jnp.where(client.started, 0, 1), compute, client.scores
     )
-    client = FedauxClient(levels, scores, jnp.ones_like(client.started))
-    message = FedauxMessage(difference, scores)
-    return api.ClientResult(client, message, weight, metrics)
+    new = result.client._replace(
+      scores=scores, started=jnp.ones_like(client.started)
+    )
+    return result._replace(
+      client=new, message=FedauxMessage(result.message, scores)
+    )
 
   def plausible(message, samples):
     del samples
     fine = (message.scores >= 0) & (message.scores <= 1 + 2 * _LEAST)
     return message._replace(model=True, scores=jnp.all(fine))
 
-  def variants(server, client, data, context, cohort):
-    return method.variants(server, client.levels, data, context, cohort)
-
   return method.replace(
     init_client=init_client,
     client_update=client_update,
     plausible=plausible,
     differences=None,
-    variants=variants,
   )

@@ -24,6 +24,8 @@ know what it adds to their sums. Local steps are those of any optimizer; the
 gradient of the regularizer, alpha (theta - w + h_k), is added to theirs.
 Quantized clients add it to the gradient of their weights x; their levels follow
 the loss and stay with them. Batch-norm statistics are averaged as in FedAvg.
+Where messages are compressed, clients add what they meant to send, so that H is
+their mean but for what was lost.
 
 Left out: alpha divided by a client's share of the samples, by which the
 authors' code weighs clients by samples. Some implementations penalise the

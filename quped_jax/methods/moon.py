@@ -141,16 +141,12 @@ def make_moon(
   """
   model = models.shared
   divided.check_divided("moon", model, federation)
-  divide: Any = model.features
+  body = divided.body(model)
   head: Any = model.head
-  body = model._replace(apply=divide)
 
   def local_loss(known, batch, context):
     del context
-    like, unlike = (
-      divide(teacher.params, teacher.stats, batch.inputs, False)[0]
-      for teacher in known
-    )
+    like, unlike = (averaging.predict(body, x, batch) for x in known)
 
     def objective(params, stats):
       features, stats = training_pass(body, params, stats, batch)

@@ -163,12 +163,11 @@ def with_adaptation(
     if options.adapt_learning_rate:
       rates = context.rates._replace(learning_rate=options.adapt_learning_rate)
       context = context._replace(rates=rates)
-    levels = averaging.levels_of(client)
     shared = averaging.copy_for(model_of(server), context.spec)
     learner = adapted(
       training,
       model,
-      averaging.resume(training, shared, levels),
+      averaging.resume(training, shared, client),
       data,
       context,
       steps=steps,

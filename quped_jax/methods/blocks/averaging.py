@@ -158,7 +158,7 @@ def with_term(
 
 
 def predict(model: Model, teacher: api.GlobalModel, batch: Batch) -> jax.Array:
-  """Logits of a teacher, with its running batch-norm statistics."""
+  """Outputs of a teacher, with its running batch-norm statistics."""
   return model.apply(teacher.params, teacher.stats, batch.inputs, False)[0]
 
 
