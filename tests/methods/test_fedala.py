@@ -74,9 +74,10 @@ def test_with_weights_of_zero_a_client_keeps_its_last_layer():
     params = jax.tree.map(lambda x: x + 0.3, client.own.params)
     return client._replace(own=client.own._replace(params=params))
 
-  own = toy.play_one_client(
+  played = toy.play_one_client(
     "fedala", prepare_client=with_own(3, 0.0), weight_learning_rate=0.0
-  ).result
+  )
+  own = played.result
   plain = toy.play_one_client("fedper", prepare_client=own_head).result
   apart = tiny.largest_difference(
     own.client.own["last"], plain.client.own.params["last"]
@@ -86,6 +87,9 @@ def test_with_weights_of_zero_a_client_keeps_its_last_layer():
     own.message.params["first"], plain.message.params["first"]
   )
   assert apart < 1e-6
+  # It sends how far it is from the global model, not from where it began.
+  sent = jax.tree.map(jnp.add, played.download.params, own.message.params)
+  assert tiny.largest_difference(sent["last"], own.client.own["last"]) < 1e-6
 
 
 @pytest.mark.slow

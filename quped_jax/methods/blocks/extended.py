@@ -7,7 +7,7 @@ client's own model is a network of the shared architecture.
 Down: the model. Up: the difference after the local steps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ OWN = "client_own"
 Fold = Callable[[Any, Any], Any]
 
 
-def without(tree: Any, names: Any = (OWN,)) -> dict[str, Any]:
+def without(tree: Any, names: Container[str] = (OWN,)) -> dict[str, Any]:
   """Parameters or statistics without the entries of some names."""
   return {name: tree[name] for name in tree if name not in names}
 
