@@ -12,7 +12,11 @@ from tests import tiny
 from tests.methods.every import BLOCKS, over
 
 # Methods that exchange classes, or what is said of them.
-OF_CLASSES = ("cfd", "ds_fl", "fd", "fedgen", "fedgkt", "fedmd", "fedntd")
+OF_CLASSES = (
+  "cfd", "cronus", "ds_fl", "fd", "fedbe", "fedcad", "fedftg", "fedgen",
+  "fedgkt", "fedmd", "fedntd", "fedproto", "fedrod", "fedssd", "fedtgp",
+  "fedzkt",
+)  # fmt: skip
 OTHERS = tuple(name for name in tiny.METHODS if name not in OF_CLASSES)
 # Those that distil; the others have no use for a divergence.
 DISTILLING = (
