@@ -123,7 +123,7 @@ def check_robust(
   field = f"aggregation={aggregation!r}"
   if method.robust is not None:
     raise ValueError(
-      f"{field}: must be one of mean, {', '.join(_OF_SINGLE)} with "
+      f"{field}: must be 'mean' or one of {', '.join(_OF_SINGLE)} with "
       f"method={name!r}, whose messages are not just a model"
     )
   check_averages(method, name, field, "'mean'")

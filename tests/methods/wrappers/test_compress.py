@@ -21,7 +21,7 @@ from tests.methods import toy
 COHORT = tiny.COHORT
 LOSSY = compress.COMPRESSIONS[1:]
 # Besides those that average.
-OTHERS = ("fedbe", "feddf", "feddyn", "scaffold")
+OTHERS = ("fedbe", "feddf", "feddyn", "scaffold", "scaffold_ft")
 # Of every kind: parts of a model, an own model, one more network, downloads of
 # more than one model, and messages of more than one.
 KINDS = ("fedbn", "fedrep", "apfl", "fedkd", "fedgkd", "feddf", "scaffold")
