@@ -11,7 +11,7 @@ import pytest
 import quped_jax as qj
 from quped_jax.data import augment
 from quped_jax.models import pool
-from quped_jax.quantization import alternating
+from quped_jax.quantization import alternating, training_steps
 
 
 def images(*shape):
@@ -20,7 +20,7 @@ def images(*shape):
 
 def quantized_step(granularity, norm, bits=2):
   """An alternating step of a matrix with two levels, or two per channel."""
-  step = alternating.make_alternating(
+  step = training_steps.make_alternating(
     optax.sgd(0.1), optax.sgd(0.01), norm=norm
   )
   params = {"kernel": images(5, 3)}

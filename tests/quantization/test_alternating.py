@@ -13,7 +13,6 @@ from quped_jax.quantization.alternating import (
   current,
   deployed,
   freeze,
-  make_alternating,
 )
 from quped_jax.quantization.codebook import Codebook
 from quped_jax.quantization.codebook_tree import (
@@ -24,6 +23,7 @@ from quped_jax.quantization.codebook_tree import (
 )
 from quped_jax.quantization.optimizers import base_optimizer
 from quped_jax.quantization.soft_quantizer import soft_quantize_tree
+from quped_jax.quantization.training_steps import make_alternating
 from quped_jax.quantization.views import add_loss
 from tests.quantization.learners import (
   INPUTS,
