@@ -438,7 +438,10 @@ def test_unsorted_levels_are_sorted_after_a_step_of_the_first_phase():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"estimator": "st"}, "estimator='st': must be one of soft, hard"),
+    (
+      {"estimator": "st"},
+      "estimator='st': must be one of soft, hard, ste, lsq",
+    ),
     ({"sharpness": 0.0}, r"sharpness=0\.0: must be positive"),
     (
       {"sharpness_unit": "mean"},

@@ -34,9 +34,11 @@ HALF = RATES._replace(progress=0.375)
 @functools.cache
 def stepping(name, extra=None):
   """An estimator, and its step as one compiled program."""
-  made = make(estimator=name, **{"levels": "uniform"} if name != "lsq" else {})
+  made = make(estimator=name)
   step = jax.jit(
-    lambda *args: made.step(args[0], fn, args[1], extra, *args[2:])
+    lambda learner, rates, *more: made.step(
+      learner, objective, rates, extra, *more
+    )
   )
   return made, step
 
