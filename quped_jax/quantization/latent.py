@@ -183,10 +183,11 @@ def make_latent(
 
   def settled(codebooks, params):
     """The codebooks in order, and where they follow weights, at these."""
-    if estimator.follow is None:
+    follow = estimator.follow
+    if follow is None:
       return codebook_tree.map_codebooks(levels.settle, codebooks)
     return codebook_tree.map_codebooks(
-      lambda codebook, u: estimator.follow(u, codebook), codebooks, params
+      lambda codebook, u: follow(u, codebook), codebooks, params
     )
 
   return Alternating(init, step, views, current, gradients=1)

@@ -101,8 +101,13 @@ def lsbq(x: jax.Array, levels: jax.Array, room: int) -> jax.Array:
 
 
 def lsq_grid(levels: jax.Array, room: int) -> jax.Array:
-  """Levels in units of their distance: -m/2 to m/2 - 1; -1 and 1 with two."""
-  number = jnp.arange(room)
+  """Levels in units of their distance: -m/2 to m/2 - 1; -1 and 1 with two.
+
+  Args:
+    levels: m, int32 `[]`, or `[channels, 1]`.
+    room: how many there is room for.
+  """
+  number = jnp.arange(room).reshape((1,) * (levels.ndim - 1) + (room,))
   return jnp.where(levels == 2, 2 * number - 1, number - levels // 2)
 
 
@@ -154,8 +159,9 @@ def kmeans(x: jax.Array, levels: jax.Array, start: jax.Array) -> jax.Array:
     borders = jnp.where(valid[1:], borders, jnp.inf)
     index = jnp.searchsorted(borders, x)
     apart = x - centers[index]
+    # Levels begin the same in every run, for little more time, once.
     total, count = level_sums.sum_by_level(
-      [apart, jnp.ones_like(x)], index, room
+      [apart, jnp.ones_like(x)], index, room, deterministic=True
     )
     means = centers + total / jnp.maximum(count, 1)
     error = jnp.abs(x - means[index])

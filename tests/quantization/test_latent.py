@@ -197,7 +197,8 @@ def test_proxquant_without_strength_trains_as_without_levels():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lsq", "binaryrelax"])
 def test_one_program_for_all_precisions_and_all_of_the_annealing(name):
-  made, step = stepping(name)
+  made, counted = stepping(name)
+  step: Any = counted
   compiled = step._cache_size()
   bits = jnp.array([1, 2, 32])
   rates = qj.Rates(

@@ -9,7 +9,7 @@ import quped_jax as qj
 from quped_jax.quantization import level_rules
 from quped_jax.quantization.codebook import init_codebook, refit
 
-X = np.float32(np.random.default_rng(0).normal(0.03, 0.1, (10, 6)))
+X = jnp.float32(np.random.default_rng(0).normal(0.03, 0.1, (10, 6)))
 init = jax.jit(
   init_codebook,
   static_argnames=("max_levels", "granularity", "initial_levels"),
