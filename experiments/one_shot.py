@@ -10,6 +10,7 @@ import quped_jax as qj
 from quped_jax import random_keys
 from quped_jax.experiment.training import make_training
 from quped_jax.methods import api
+from quped_jax.quantization import codebook
 from quped_jax.simulation import evaluate
 
 BITS = (1, 2, 3, 4)
@@ -50,7 +51,7 @@ def accuracies(
     def accuracy(params, stats, data, bits):
       learner = training.learner(built.model, params, stats, bits)
       variant = training.quantized_variant(built.model, learner, data, context)
-      found = evaluate.accuracies({"quantized": variant}, data, ("test",))
+      found = evaluate.scores({"quantized": variant}, data, ("test",))
       return found["test"]["quantized"]
 
     return {
@@ -63,8 +64,9 @@ def accuracies(
 
 def table(found: dict[str, dict[str, float]]) -> str:
   """The accuracies as lines of text."""
+  titles = "".join(f"{codebook.describe_bits((b,)):>8}" for b in BITS)
   lines = ["quantized once, without training, test accuracy in %:"]
-  lines.append(" " * 8 + "".join(f"{b + ' bits':>8}" for b in map(str, BITS)))
+  lines.append(" " * 8 + titles)
   for rule, by_bits in found.items():
     cells = "".join(f"{100 * by_bits[str(b)]:8.1f}" for b in BITS)
     lines.append(f"{rule:8}{cells}")
