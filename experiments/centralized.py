@@ -4,15 +4,18 @@ python -m experiments.centralized --config=configs/centralized.py:mnist \
   --workdir=/tmp/run --config.bits=2
 
 The whole dataset belongs to a single client, which trains locally; a round is
-an epoch. --config.bits=32 trains at full precision, and
---config.warm_start=FILE starts a quantized run from the model.safetensors that
-such a run leaves.
+an epoch. --config.bits=32 trains at full precision, and then says, and leaves
+in one_shot.json, how well its model does when it is quantized once, without
+training. --config.warm_start=FILE starts a quantized run from the
+model.safetensors that such a run leaves.
 """
+
+import json
 
 from absl import flags
 
 import quped_jax as qj
-from experiments import command_line, common
+from experiments import command_line, common, one_shot
 from quped_jax import paths
 
 _CONFIG = command_line.define_config("configs/centralized.py:digits")
@@ -48,8 +51,14 @@ def main(argv: list[str]) -> None:
       raise
     old.unlink(missing_ok=True)
     learner = qj.client_state(result.state, 0)
-    qj.save_weights(path, *qj.current(learner))
+    trained = qj.current(learner)
+    qj.save_weights(path, *trained)
     common.print_summary(result.summary)
+    if not settings.quantized:
+      found = one_shot.accuracies(settings, *trained)
+      text = json.dumps(found, indent=2) + "\n"
+      paths.replace_text(path.with_name("one_shot.json"), text)
+      print(one_shot.table(found))
     print(f"Results are in {_WORKDIR.value}")
 
   common.run_main(run)

@@ -29,8 +29,8 @@ from quped_jax.quantization.alternating import (
   current,
   deployed,
   freeze,
-  make_alternating,
 )
+from quped_jax.quantization.annealing import Annealing
 from quped_jax.quantization.codebook import (
   Codebook,
   hard_quantize,
@@ -41,6 +41,7 @@ from quped_jax.quantization.codebook_tree import (
   get_centers,
   hard_quantize_tree,
   init_codebooks,
+  quantize_once,
   set_centers_tree,
   with_centers,
 )
@@ -49,6 +50,7 @@ from quped_jax.quantization.soft_quantizer import (
   soft_quantize,
   soft_quantize_tree,
 )
+from quped_jax.quantization.training_steps import make_alternating
 from quped_jax.quantization.transforms import (
   keep_params_in_box,
   mask_codebooks,
@@ -64,6 +66,7 @@ from quped_jax.version import __version__
 __all__ = [
   "__version__",
   "Alternating",
+  "Annealing",
   "BackInfo",
   "Codebook",
   "Display",
@@ -108,6 +111,7 @@ __all__ = [
   "partition",
   "prox_centers",
   "prox_quantize",
+  "quantize_once",
   "register_method",
   "register_model",
   "run",

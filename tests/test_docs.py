@@ -13,6 +13,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.methods import METHODS
+from quped_jax.quantization import level_rules, training_steps
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -22,6 +23,7 @@ TEXT = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 QUESTIONS = (
   "guide",
   "methods",
+  "quantizers",
   "uneven-clients",
   "interruptions",
   "robustness-and-privacy",
@@ -161,6 +163,16 @@ def test_the_settings_in_tables_exist():
     for row in tables[0].strip().splitlines()[2:]:
       for name in re.findall(r"`(\w+)`", row.split("|")[1]):
         assert name in fields, name
+
+
+def test_the_page_on_quantizers_has_every_estimator_and_rule():
+  rows = re.findall(r"^\| `(\w+)` \|", TEXT["docs/quantizers.md"], re.M)
+  assert rows == [
+    "estimator",
+    *training_steps.ESTIMATORS,
+    "initial_levels",
+    *level_rules.RULES,
+  ]
 
 
 def test_the_methods_page_has_every_method():

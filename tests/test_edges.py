@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import quped_jax as qj
 from quped_jax.data.federation import ClientData, Split
-from quped_jax.quantization import alternating, optimizers
+from quped_jax.quantization import alternating, optimizers, training_steps
 from quped_jax.quantization.codebook import (
   Codebook,
   hard_quantize,
@@ -246,7 +246,7 @@ def test_levels_move_towards_their_weights_and_others_stay(norm, method):
 @jax.jit
 def train(x, bits, rate):
   """Two alternating steps of a quantized tensor; everything that they leave."""
-  steps = alternating.make_alternating(
+  steps = training_steps.make_alternating(
     optimizers.base_optimizer("adam"), optimizers.base_optimizer("sgd")
   )
   params = {"kernel": x}

@@ -11,17 +11,17 @@ import pytest
 import quped_jax as qj
 from quped_jax.data import augment
 from quped_jax.models import pool
-from quped_jax.quantization import alternating
+from quped_jax.quantization import alternating, training_steps
 
 
 def images(*shape):
   return jax.random.normal(jax.random.key(1), shape)
 
 
-def quantized_step(granularity, norm, bits=2):
+def quantized_step(granularity, norm, bits=2, estimator="soft"):
   """An alternating step of a matrix with two levels, or two per channel."""
-  step = alternating.make_alternating(
-    optax.sgd(0.1), optax.sgd(0.01), norm=norm
+  step = training_steps.make_alternating(
+    optax.sgd(0.1), optax.sgd(0.01), norm=norm, estimator=estimator
   )
   params = {"kernel": images(5, 3)}
   codebooks = qj.init_codebooks(
@@ -31,7 +31,7 @@ def quantized_step(granularity, norm, bits=2):
   def objective(params, stats):
     return jnp.sum(params["kernel"] ** 2), stats
 
-  rates = alternating.Rates(0.1, 0.01, 0.1)
+  rates = alternating.Rates(0.1, 0.01, 0.1, progress=0.5)
   learner = step.init(params, {}, codebooks)
   learner, _ = step.step(learner, objective, rates)
   return alternating.deployed(alternating.freeze(learner))
@@ -51,6 +51,9 @@ def logits(name, inputs, **options):
     lambda: quantized_step("tensor", "l1"),
     lambda: quantized_step("channel", "l2"),
     lambda: quantized_step("tensor", "l1", bits=4),
+    lambda: quantized_step("channel", "l1", estimator="lsq"),
+    lambda: quantized_step("channel", "l1", estimator="parq"),
+    lambda: quantized_step("channel", "l1", estimator="binaryrelax"),
     lambda: augment.crop_flip(jax.random.key(0), images(4, 6, 6, 1)),
     lambda: jax.grad(lambda x: jnp.sum(pool.max_pool_2x2(x)))(
       images(2, 4, 4, 3)

@@ -21,8 +21,8 @@ from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.short_repr import short_repr
+from quped_jax.simulation import contexts, sizes
 from quped_jax.simulation import memory as memory_lib
-from quped_jax.simulation import sizes
 from quped_jax.simulation.held_out_clients import (
   NOBODY,
   HeldOutEvaluation,
@@ -101,17 +101,17 @@ class Assembly(NamedTuple):
 
     def call(key, federation, population):
       inputs = federation.example()
-      spec, rates = population.of_client(client_id)
+      context = contexts.of_client(
+        make_schedule(self.settings),
+        jnp.int32(0),
+        key,
+        federation,
+        population,
+        jnp.int32(client_id),
+      )
       server = method.init_server(key, inputs)
-      client = method.init_client(key, inputs, server, client_id, spec, cohort)
-      context = api.Context(
-        round=jnp.int32(0),
-        key=key,
-        client_id=jnp.int32(client_id),
-        spec=spec,
-        rates=rates,
-        shared_learning_rate=population.shared_learning_rate,
-        public=federation.public,
+      client = method.init_client(
+        key, inputs, server, client_id, context.spec, cohort
       )
       return fn(server, client, federation.client(client_id), context)
 

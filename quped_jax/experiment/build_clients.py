@@ -17,8 +17,8 @@ from quped_jax.experiment.settings import Settings, swept
 from quped_jax.files.info import ModelInfo
 from quped_jax.files.weights import load_weights
 from quped_jax.methods import api
+from quped_jax.quantization import annealing, codebook_tree
 from quped_jax.quantization import codebook as codebook_lib
-from quped_jax.quantization import codebook_tree
 from quped_jax.quantization.alternating import Rates
 from quped_jax.simulation.participation import Participation, load_trace
 from quped_jax.simulation.state import Population
@@ -305,7 +305,15 @@ def build_population(
     shared_learning_rate=jnp.float32(settings.shared_learning_rate),
     participation=_build_participation(settings),
     values=swept.values_of(settings),
+    rounds=_rounds(settings),
   )
+
+
+def _rounds(settings: Settings) -> jax.Array | None:
+  """How many rounds the training has, if an estimator goes by it."""
+  if settings.estimator not in annealing.ANNEALED:
+    return None
+  return jnp.float32(settings.anneal_rounds or settings.rounds)
 
 
 def _build_participation(settings: Settings) -> Participation:

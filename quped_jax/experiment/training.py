@@ -8,13 +8,14 @@ import optax
 from quped_jax.experiment.settings import Settings
 from quped_jax.methods.blocks import losses
 from quped_jax.methods.blocks.training import Training
+from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import (
-  alternating,
   levels_in_use,
   optimizers,
+  training_steps,
   transforms,
 )
-from quped_jax.quantization import codebook as codebook_lib
+from quped_jax.quantization.alternating import Alternating
 from quped_jax.simulation.schedule import Schedule
 
 
@@ -56,6 +57,7 @@ def make_training(
     max_levels=codebook_lib.max_levels_for(bits) if quantized else None,
     granularity=settings.granularity,
     outer_level=settings.outer_level or None,
+    initial_levels=settings.rule_of_levels,
     recalibration_batches=settings.recalibration_batches,
     loss=chosen.loss,
     divergence=chosen.divergence,
@@ -73,7 +75,7 @@ def _momentum(settings: Settings) -> float | None:
 
 def _alternating(
   settings: Settings, most: int | None, mixed: bool
-) -> alternating.Alternating:
+) -> Alternating:
   """The step for weights and levels."""
   weights = [_optimizer(settings, settings.optimizer)]
   if settings.weight_clip:
@@ -84,10 +86,12 @@ def _alternating(
       settings.centers_optimizer, momentum=settings.momentum
     ),
   )
-  return alternating.make_alternating(
+  return training_steps.make_alternating(
     optax.chain(*weights),
     centers,
     estimator=settings.estimator,
+    levels=settings.rule_of_levels,
+    annealing=settings.annealing,
     sharpness=settings.sharpness,
     sharpness_unit=settings.sharpness_unit,
     norm=settings.norm,

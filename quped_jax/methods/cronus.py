@@ -55,7 +55,6 @@ from quped_jax.methods.blocks import public as public_lib
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import training_pass
-from quped_jax.quantization import alternating
 
 AVERAGES = ("median", "trimmed_mean", "mean")
 
@@ -144,7 +143,7 @@ def make_cronus(
       step, (client, jnp.int32(0)), data, context, training
     )
     asked = context.public.data(rows=download.next_rows)
-    params, stats = alternating.current(learner)
+    params, stats = training.alternating.current(learner, context.rates)
     logits = predictions.predict(model, params, stats, asked)
     weight = messages.client_weight(options.weighting, data)
     return api.ClientResult(learner, jax.nn.softmax(logits), weight, metrics)

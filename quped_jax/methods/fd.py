@@ -46,7 +46,6 @@ from quped_jax.methods.blocks import (
 from quped_jax.methods.blocks.label_outputs import Outputs
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import training_pass
-from quped_jax.quantization import alternating
 from quped_jax.quantization.alternating import Learner
 
 
@@ -134,7 +133,8 @@ def make_fd(
         taught = label_outputs.taught_loss(logits, batch.labels, teacher)
         return loss + options.gamma * taught, stats
 
-      logits, _ = training_pass(model, *alternating.current(learner), batch)
+      trained = training.alternating.current(learner, context.rates)
+      logits, _ = training_pass(model, *trained, batch)
       sums = jax.tree.map(
         jnp.add, sums, label_outputs.collect(logits, batch.labels)
       )

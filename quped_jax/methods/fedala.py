@@ -51,7 +51,6 @@ from quped_jax.methods.blocks import (
   partial,
 )
 from quped_jax.methods.blocks.training import Training
-from quped_jax.quantization import alternating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +208,9 @@ def make_fedala(
     shared = averaging.copy_for(server, context.spec)
     mixed = mixed_model(shared, client)
     learner = averaging.resume(training, mixed, client)
+    trained = training.alternating.current(learner, context.rates)
     result = {
-      "personalized": (*alternating.current(learner), model),
+      "personalized": (*trained, model),
       "global": (shared.params, shared.stats, model),
     }
     if quantized:

@@ -58,7 +58,7 @@ from quped_jax.models import (
   stack,
   training_pass,
 )
-from quped_jax.quantization import alternating, optimizers
+from quped_jax.quantization import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def make_fedgkt(
     learner, metrics = local_steps.run(
       step, client, data, context, training, beside=download
     )
-    params, stats = alternating.current(learner)
+    params, stats = training.alternating.current(learner, context.rates)
 
     def say(batch):
       features, _ = divide(params, stats, batch.inputs, False)
@@ -250,8 +250,9 @@ def make_fedgkt(
       return {"client": params, "server": server.network}, stats, whole
 
     quantized = training.quantized_variant(model, client, data, context)
+    trained = training.alternating.current(client, context.rates)
     return {
-      "personalized": then_server(*alternating.current(client)),
+      "personalized": then_server(*trained),
       "quantized": then_server(*quantized[:2]),
     }
 

@@ -119,7 +119,7 @@ def make_quped(
       )
 
       # c: w_i, by distillation from the new personalized models.
-      views = training.alternating.views(learner)
+      views = training.alternating.views(learner, context.rates)
 
       def logits_of(view):
         return training_pass(model, view.params, view.stats, batch)[0]

@@ -93,7 +93,8 @@ def make_qupel(
         penalty,
       )
       # The gradient of the penalty in w_i, at the new x and c.
-      quantized = training.alternating.views(learner)[-1].params
+      views = training.alternating.views(learner, context.rates)
+      quantized = views[-1].params
       grads = jax.tree.map(lambda w, q: lambda_p * (w - q), shared, quantized)
       updates, opt_state = training.shared_optimizer.update(
         grads,
@@ -110,7 +111,7 @@ def make_qupel(
       step, carry, data, context, training
     )
     # w_i never sees data, so it takes the statistics of the quantized model.
-    stats = training.alternating.views(client)[-1].stats
+    stats = training.alternating.views(client, context.rates)[-1].stats
     message = trees.difference(api.GlobalModel(shared, stats), download)
     weight = messages.client_weight(options.weighting, data)
     return api.ClientResult(client, message, weight, metrics)

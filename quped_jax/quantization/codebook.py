@@ -21,7 +21,7 @@ import numpy as np
 from jax.core import Tracer
 
 from quped_jax import checks
-from quped_jax.quantization import level_sums
+from quped_jax.quantization import level_rules, level_sums
 
 FULL_PRECISION = 32
 MAX_BITS = 8
@@ -203,13 +203,15 @@ def init_codebook(
   *,
   granularity: str = "tensor",
   outer_level: float | None = None,
+  initial_levels: str = "range",
 ) -> Codebook:
   r"""Chooses the initial levels of a tensor of weights.
 
-  With one bit: the mean of the negative and the mean of the non-negative
-  weights; if all have the same sign, they are split at their mean instead. With
-  more: :math:`2^{bits}` points evenly spaced from the smallest to the largest
-  weight. A constant tensor gets levels around its value.
+  By the rule "range", with one bit: the mean of the negative and the mean of
+  the non-negative weights; if all have the same sign, they are split at their
+  mean instead. With more: :math:`2^{bits}` points evenly spaced from the
+  smallest to the largest weight. A constant tensor gets levels around its
+  value. The other rules are described in `level_rules`.
 
   Args:
     x: weights, any shape.
@@ -219,16 +221,18 @@ def init_codebook(
     granularity: "tensor" for one codebook, "channel" for one per entry of
       the last axis.
     outer_level: if given, levels are evenly spaced from minus to plus this
-      value, whatever the weights are.
+      value, whatever the weights are; with the rule "range" alone.
+    initial_levels: the rule: "range", "uniform", "lsbq", "lsq" or "kmeans".
 
   Returns:
     A Codebook; with channel granularity its arrays have a leading axis
     `[channels]`.
 
   Raises:
-    ValueError: bits, max_levels or granularity out of range.
+    ValueError: bits, max_levels, granularity or rule out of range.
   """
   checks.choice("granularity", granularity, GRANULARITIES)
+  level_rules.check(initial_levels, outer_level)
   if not is_traced(bits):
     check_bits(bits)
     needed = max_levels_for(bits)
@@ -241,7 +245,11 @@ def init_codebook(
     raise ValueError("max_levels=None: must be given when bits is traced")
   if granularity == "channel":
     init = functools.partial(
-      init_codebook, bits=bits, max_levels=max_levels, outer_level=outer_level
+      init_codebook,
+      bits=bits,
+      max_levels=max_levels,
+      outer_level=outer_level,
+      initial_levels=initial_levels,
     )
     return jax.vmap(init, in_axes=-1)(x)
 
@@ -249,6 +257,9 @@ def init_codebook(
   bits = jnp.asarray(bits, jnp.int32)
   full = bits >= FULL_PRECISION
   levels = jnp.where(full, 0, 2 ** jnp.where(full, 0, bits))
+  if initial_levels in level_rules.FITTED:
+    room = jnp.zeros(max_levels, x.dtype)
+    return refit(x, Codebook(room, levels.astype(jnp.int32)), initial_levels)
   if outer_level is None:
     low, high = _spread(x)
   else:
@@ -257,12 +268,30 @@ def init_codebook(
   fraction = jnp.minimum(jnp.arange(max_levels), top) / top
   # Written as a mixture: high - low may overflow.
   centers = low * (1 - fraction) + high * fraction
+  if initial_levels == "kmeans":
+    made = Codebook(jnp.zeros_like(centers), levels.astype(jnp.int32))
+    return set_centers(made, level_rules.kmeans(x, levels, centers))
   if outer_level is None:
     two = _two_means(x, low, high)
     second = jnp.arange(max_levels) > 0
     centers = jnp.where(levels == 2, jnp.where(second, two[1], two[0]), centers)
   centers = jnp.where(full, 0.0, centers).astype(x.dtype)
   return Codebook(centers, levels.astype(jnp.int32))
+
+
+def refit(x: jax.Array, codebook: Codebook, rule: str) -> Codebook:
+  """The codebook with levels that are fitted to the weights.
+
+  Args:
+    x: weights, any shape.
+    codebook: says how many levels there are, and whether for each channel.
+    rule: one of `level_rules.FITTED`.
+  """
+  fit = functools.partial(level_rules.FITTED[rule], room=codebook.max_levels)
+  if codebook.centers.ndim > 1:
+    fit = jax.vmap(fit, in_axes=(-1, 0))
+  centers = fit(x, codebook.levels).astype(codebook.centers.dtype)
+  return set_centers(codebook, centers)
 
 
 def _midpoints(codebook: Codebook) -> jax.Array:

@@ -102,6 +102,7 @@ def init_codebooks(
   *,
   granularity: str = "tensor",
   outer_level: float | None = None,
+  initial_levels: str = "range",
 ) -> Any:
   """Codebooks for all parameters whose path the predicate accepts.
 
@@ -114,6 +115,7 @@ def init_codebooks(
       as the largest of `bits` needs.
     granularity: as in `init_codebook`.
     outer_level: as in `init_codebook`.
+    initial_levels: as in `init_codebook`.
 
   Returns:
     A tree of codebooks, `optax.MaskedNode()` where the predicate says no.
@@ -139,6 +141,7 @@ def init_codebooks(
       max_levels,
       granularity=granularity,
       outer_level=outer_level,
+      initial_levels=initial_levels,
     )
 
   codebooks = jax.tree_util.tree_map_with_path(init, params)
@@ -150,14 +153,50 @@ def init_codebooks(
   return codebooks
 
 
+def quantize_once(
+  params: Any,
+  predicate: Callable[[str], bool],
+  bits: int | Mapping[str, int],
+  *,
+  granularity: str = "tensor",
+  initial_levels: str = "kmeans",
+) -> Any:
+  """The parameters of a trained model, quantized without any training.
+
+  Every weight goes to its nearest level. By k-means, the error is much smaller
+  than with levels that are evenly spaced over the range of the weights
+  (`initial_levels="range"`).
+
+  Args:
+    params: a tree of parameters.
+    predicate: as in `init_codebooks`, as are all that follow.
+    bits: likewise.
+    granularity: likewise.
+    initial_levels: likewise.
+
+  Raises:
+    ValueError: as in `init_codebooks`.
+  """
+  codebooks = init_codebooks(
+    params,
+    predicate,
+    bits,
+    granularity=granularity,
+    initial_levels=initial_levels,
+  )
+  return hard_quantize_tree(params, codebooks)
+
+
 def in_program(codebooks: Any, *, most: int | None, mixed: bool) -> Any:
   """The same codebooks, as those of a program's learners.
 
   Args:
-    codebooks: a tree of codebooks.
+    codebooks: a tree of codebooks, which stays as it is if nothing is known.
     most: see `Codebook`; None if nothing is known.
     mixed: see `Codebook`.
   """
+  if most is None and not mixed:
+    return codebooks
   return map_codebooks(
     lambda codebook: dataclasses.replace(codebook, most=most, mixed=mixed),
     codebooks,

@@ -36,7 +36,7 @@ def of_client(
   """
   spec, base = population.of_client(client_id)
   rates, shared_rate = schedule.rates(
-    base, population.shared_learning_rate, round_
+    base, population.shared_learning_rate, round_, population.rounds
   )
   return api.Context(
     round=round_,

@@ -68,8 +68,9 @@ class _Adaptation:
     else:
       # The shared model itself, with the server's statistics.
       quantized = (*alternating.deployed(learner), model)
+    trained = training.alternating.current(learner, context.rates)
     return {
-      "personalized": (*alternating.current(learner), model),
+      "personalized": (*trained, model),
       "quantized": quantized,
     }
 

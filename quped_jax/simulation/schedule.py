@@ -39,7 +39,11 @@ class Schedule:
   finetune_centers_learning_rate: float = 1e-5
 
   def rates(
-    self, base: Rates, shared_learning_rate: jax.Array, round_: jax.Array
+    self,
+    base: Rates,
+    shared_learning_rate: jax.Array,
+    round_: jax.Array,
+    rounds: jax.Array | None = None,
   ) -> tuple[Rates, jax.Array]:
     """The rates of a round.
 
@@ -47,6 +51,8 @@ class Schedule:
       base: a client's own rates, at round 0.
       shared_learning_rate: step size of downloaded models, at round 0.
       round_: int32 `[]`, may be traced.
+      rounds: float32 `[]`, how many rounds the training has, for
+        `Rates.progress`; None if that is not asked for.
 
     Returns:
       The client's rates, and the step size of downloaded models.
@@ -76,5 +82,6 @@ class Schedule:
       learning_rate=base.learning_rate * weights,
       centers_learning_rate=centers,
       strength=base.strength * strength,
+      progress=None if rounds is None else round_ / rounds,
     )
     return rates, shared_learning_rate * weights

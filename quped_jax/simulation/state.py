@@ -22,6 +22,8 @@ class Population(NamedTuple):
     participation: who takes part in which round.
     values: tree of numbers from which method and schedule follow, if programs
       are made so, see `make_simulation`.
+    rounds: float32 `[]`, how many rounds the training has; None if the clients'
+      rates do not depend on it.
   """
 
   spec: api.ClientSpec
@@ -29,6 +31,7 @@ class Population(NamedTuple):
   shared_learning_rate: Any
   participation: Participation = Participation()
   values: Any = ()
+  rounds: Any = None
 
   __repr__ = short_repr
 

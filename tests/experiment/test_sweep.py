@@ -131,6 +131,22 @@ def test_it_is_so_however_runs_go(changes, tmp_path):
   assert compiling[0] > 0 and not any(compiling[1:])
 
 
+@pytest.mark.slow
+def test_runs_of_different_length_anneal_in_one_program(compiled, tmp_path):
+  base = dataclasses.replace(
+    BASE, method="local", bits=(1, 32), hidden=(8, 8), estimator="parq"
+  )
+  over = {"rounds": (2, 4), "seed": (0, 1)}
+  compiled.clear()
+  runs = check_runs_are_those_of_settings_alone(base, over, tmp_path, step=3)
+  losses = [run.history[1]["loss"] for run in runs]
+  # After a round, shorter runs have come further.
+  assert losses[0] != losses[2]
+  compiled.clear()
+  assert len(quietly(base, over)) == 4
+  assert len(compiled) == 3
+
+
 def test_runs_of_one_program_compile_it_once(compiled):
   over = {"seed": (0, 1), "learning_rate": (0.1, 0.2, 0.3)}
   assert len(quietly(BASE, over)) == 6

@@ -37,12 +37,39 @@ def test_codebooks_hold_the_precisions_that_there_are(
   assert training.gradients_per_step == (1 if max_levels is None else 3)
 
 
-@pytest.mark.parametrize(("bits", "gradients"), [(1, 2), (32, 1)])
-def test_with_the_hard_estimator_a_step_takes_one_gradient_less(
-  bits, gradients
-):
-  settings = qj.Settings(estimator="hard", bits=(bits,))
+@pytest.mark.parametrize(
+  ("estimator", "bits", "gradients"),
+  [("hard", 1, 2), ("hard", 32, 1), ("parq", 1, 1), ("lsq", 2, 1)],
+)
+def test_other_estimators_take_fewer_gradients(estimator, bits, gradients):
+  settings = qj.Settings(estimator=estimator, bits=(bits,))
   assert make_training(settings).gradients_per_step == gradients
+
+
+@pytest.mark.parametrize(
+  ("changes", "rule"),
+  [
+    ({}, "range"),
+    ({"estimator": "ste"}, "uniform"),
+    ({"estimator": "lsq"}, "lsq"),
+    ({"estimator": "parq", "initial_levels": "lsbq"}, "lsbq"),
+    ({"estimator": "proxquant", "outer_level": 1.0}, "range"),
+    ({"estimator": "ste", "outer_level": 1.0}, "range"),
+    ({"initial_levels": "kmeans"}, "kmeans"),
+  ],
+)
+def test_levels_begin_by_the_rule_of_the_settings_or_the_estimator(
+  changes, rule
+):
+  settings = qj.Settings(**changes)
+  assert make_training(settings).initial_levels == rule
+  assert settings.rule_of_levels == rule
+
+
+def test_the_annealing_has_the_settings_own_fields():
+  assert qj.Settings().annealing == qj.Annealing()
+  settings = qj.Settings(anneal_start=0.1, relax_growth=2.0)
+  assert settings.annealing == qj.Annealing(anneal_start=0.1, relax_growth=2.0)
 
 
 def test_the_training_is_what_the_settings_say():

@@ -152,6 +152,10 @@ def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
     "--config.finetune_at=0",
   )
   assert done.returncode == 0, done.stderr
+  once = json.loads((full / "one_shot.json").read_text())
+  assert 0.9 < once["kmeans"]["4"] <= 1
+  assert once["kmeans"]["2"] >= once["range"]["2"] - 0.02
+  assert "\nkmeans " in done.stdout
   done = command(
     "centralized",
     *shared,

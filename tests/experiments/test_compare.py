@@ -17,10 +17,12 @@ from configs import (
   compare_compression,
   compare_digits,
   compare_images,
+  compare_quantizers,
 )
 from quped_jax import methods
 from quped_jax.experiment.comparison import plan, tune
 from quped_jax.methods.wrappers import robust
+from quped_jax.quantization import training_steps
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,6 +62,19 @@ def test_the_config_of_compression_has_each_method_as_it_is(tmp_path):
   for method in ("fedavg", "quped"):
     kinds = {s.compression for s in runs if s.method == method}
     assert kinds == {"none", "qsgd", "topk", "sign"}
+
+
+@pytest.mark.parametrize("name", ["digits", "quped", "mnist"])
+def test_the_configs_of_quantizers_have_every_estimator(tmp_path, name):
+  config = compare_quantizers.get_config(name).to_dict()
+  runs = [run.settings for run in plan.make_runs(config, tmp_path)]
+  quantized = {s.estimator for s in runs if s.quantized}
+  assert quantized == set(training_steps.ESTIMATORS)
+  assert {s.bits for s in runs} == {(1,), (2,), (32,)}
+  assert {s.method for s in runs} == {"quped" if name == "quped" else "local"}
+  assert len(tune.make_trials(config, tmp_path)) >= 8
+  with pytest.raises(ValueError, match="name='nope': must be one of digits"):
+    compare_quantizers.get_config("nope")
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_the_cifar10_recipe_is_that_of_the_released_code(variant):
     )
     schedule = make_schedule(settings)
     got, _ = schedule.rates(base, jnp.ones(()), jnp.int32(epoch))
-    return np.asarray(got) / [1, 1, epoch + 1]
+    return np.asarray(got[:3]) / [1, 1, epoch + 1]
 
   by_epoch = {
     (0, 79): (0.1, 1e-4, 1e-4),

@@ -8,12 +8,12 @@ from quped_jax.methods.blocks.distill import kl_divergence
 from quped_jax.methods.blocks.losses import cross_entropy
 from quped_jax.quantization.alternating import (
   Rates,
-  make_alternating,
 )
 from quped_jax.quantization.codebook_tree import (
   init_codebooks,
 )
 from quped_jax.quantization.optimizers import base_optimizer
+from quped_jax.quantization.training_steps import make_alternating
 
 RATES = Rates(learning_rate=0.1, centers_learning_rate=0.05, strength=0.3)
 INPUTS = jax.random.normal(jax.random.key(1), (16, 6))

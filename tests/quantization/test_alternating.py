@@ -13,7 +13,6 @@ from quped_jax.quantization.alternating import (
   current,
   deployed,
   freeze,
-  make_alternating,
 )
 from quped_jax.quantization.codebook import Codebook
 from quped_jax.quantization.codebook_tree import (
@@ -24,6 +23,7 @@ from quped_jax.quantization.codebook_tree import (
 )
 from quped_jax.quantization.optimizers import base_optimizer
 from quped_jax.quantization.soft_quantizer import soft_quantize_tree
+from quped_jax.quantization.training_steps import make_alternating
 from quped_jax.quantization.views import add_loss
 from tests.quantization.learners import (
   INPUTS,
@@ -438,7 +438,10 @@ def test_unsorted_levels_are_sorted_after_a_step_of_the_first_phase():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"estimator": "st"}, "estimator='st': must be one of soft, hard"),
+    (
+      {"estimator": "st"},
+      "estimator='st': must be one of soft, hard, ste, lsq",
+    ),
     ({"sharpness": 0.0}, r"sharpness=0\.0: must be positive"),
     (
       {"sharpness_unit": "mean"},

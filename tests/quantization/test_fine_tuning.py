@@ -9,7 +9,6 @@ import pytest
 from quped_jax.quantization.alternating import (
   deployed,
   freeze,
-  make_alternating,
 )
 from quped_jax.quantization.codebook import nearest
 from quped_jax.quantization.codebook_tree import (
@@ -17,6 +16,7 @@ from quped_jax.quantization.codebook_tree import (
   hard_quantize_tree,
 )
 from quped_jax.quantization.optimizers import base_optimizer
+from quped_jax.quantization.training_steps import make_alternating
 from tests.quantization.learners import (
   QUANTIZED,
   RATES,

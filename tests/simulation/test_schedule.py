@@ -90,3 +90,10 @@ def test_the_round_may_be_traced():
       strict=True,
     ):
       np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+def test_progress_is_the_share_of_the_rounds():
+  rates, _ = Schedule().rates(BASE, SHARED, jnp.int32(3), jnp.float32(12))
+  assert rates.progress == 0.25
+  rates, _ = Schedule().rates(BASE, SHARED, jnp.int32(3))
+  assert rates.progress is None

@@ -30,6 +30,7 @@ from quped_jax.experiment.comparison import draws, halving, plan
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
 from quped_jax.experiment.sweep import describe
+from quped_jax.quantization import annealing
 
 # Fields of the config's section `tune`.
 _FIELDS = ("trials", "seeds", "rounds", "validation_fraction", "spaces")
@@ -166,6 +167,10 @@ def _make_run(
     name, title = f"{name}_round{rounds}", f"{title}, {rounds} rounds"
   made = plan.row_settings(config, row, seed, changes)
   if rounds < section["rounds"]:
+    if made.estimator in annealing.ANNEALED:
+      # Later rungs go on from where this one has come.
+      whole = made.anneal_rounds or made.rounds
+      made = dataclasses.replace(made, anneal_rounds=whole)
     made = dataclasses.replace(
       made,
       rounds=rounds,

@@ -37,6 +37,7 @@ def setting(
   data: bool = False,
   traced: bool = False,
   off_at_zero: bool = False,
+  later: bool = False,
   converter: Callable[[Any], T] | None = None,
 ) -> T:
   """A field of a group.
@@ -53,6 +54,8 @@ def setting(
       settings are part of the programs.
     off_at_zero: whether zero turns something off, where it is traced: zero is
       part of the programs.
+    later: whether there are records of runs from before the setting: its
+      default, which is what they did, is not part of a run's identity.
     converter: makes its value of what is given; None for that of its type.
 
   Returns:
@@ -68,6 +71,7 @@ def setting(
     "data": data,
     "traced": traced,
     "off_at_zero": off_at_zero,
+    "later": later,
     "converter": converter,
   }
   return dataclasses.field(**given)

@@ -1,8 +1,11 @@
 """Settings of the optimization: of weights, of levels, and their quantizer."""
 
+import dataclasses
+
 from quped_jax import checks
 from quped_jax.experiment.settings.fields import (
   Group,
+  at_least,
   converted,
   each,
   group,
@@ -12,12 +15,14 @@ from quped_jax.experiment.settings.fields import (
 )
 from quped_jax.experiment.settings.values import numbers, whole_numbers
 from quped_jax.quantization import (
-  alternating,
   codebook,
+  level_rules,
   optimizers,
   proximal,
   soft_quantizer,
+  training_steps,
 )
+from quped_jax.quantization.annealing import Annealing
 
 
 @group
@@ -34,11 +39,59 @@ class QuantizationSettings(Group):
     "if positive, levels start evenly spaced from minus to plus this.",
     checks.not_negative,
   )
+  initial_levels: str = setting(
+    "",
+    "rule by which levels are fitted when training begins, see "
+    "`quped_jax.quantization.level_rules`: 'range', 'uniform', 'lsbq', 'lsq' "
+    "or 'kmeans'. With the estimators 'ste', 'binaryrelax' and 'parq', levels "
+    "by 'uniform' and 'lsbq' follow the weights from then on. '' for the "
+    "estimator's own.",
+    one_of(("", *level_rules.RULES)),
+    later=True,
+  )
   estimator: str = setting(
     "soft",
-    "what the quantized model's loss trains: 'soft', weights and levels, "
-    "through the soft quantizer; or 'hard', the levels alone.",
-    one_of(alternating.ESTIMATORS),
+    "how a quantized model is trained. With two losses, of QuPeD: 'soft', "
+    "where that of the quantized model trains weights and levels, through the "
+    "soft quantizer, or 'hard', where it trains the levels alone. With one, of "
+    "others: 'ste', 'lsq', 'binaryrelax', 'parq' or 'proxquant'.",
+    one_of(training_steps.ESTIMATORS),
+  )
+  anneal_start: float = setting(
+    0.0,
+    "share of the training with which 'binaryrelax' and 'parq' begin to "
+    "quantize.",
+    checks.unit_interval,
+    later=True,
+  )
+  anneal_end: float = setting(
+    0.75,
+    "share from which on their network runs at its levels.",
+    checks.unit_interval,
+    later=True,
+  )
+  anneal_rounds: int = setting(
+    0,
+    "how many rounds the whole training is to have, for these shares; 0 for "
+    "`rounds`.",
+    at_least(0),
+    data=True,
+    later=True,
+  )
+  parq_steepness: float = setting(
+    Annealing.parq_steepness,
+    "of the sigmoid by which 'parq' goes from one to the other.",
+    later=True,
+  )
+  relax_start: float = setting(
+    Annealing.relax_start,
+    "weight of the levels with which 'binaryrelax' begins.",
+    later=True,
+  )
+  relax_growth: float = setting(
+    Annealing.relax_growth,
+    "factor by which it grows until `anneal_end`.",
+    later=True,
   )
   sharpness: float = setting(10.0, "of the soft quantizer.", checks.positive)
   sharpness_unit: str = setting(
@@ -71,6 +124,25 @@ class QuantizationSettings(Group):
     checks.not_negative,
     traced=True,
   )
+
+  @property
+  def rule_of_levels(self) -> str:
+    """The rule by which levels are fitted, see `level_rules`."""
+    if self.outer_level:
+      return "range"
+    return self.initial_levels or training_steps.ESTIMATORS[self.estimator]
+
+  @property
+  def annealing(self) -> Annealing:
+    """How quantization goes on, for the estimators that anneal."""
+    names = [field.name for field in dataclasses.fields(Annealing)]
+    return Annealing(**{name: getattr(self, name) for name in names})
+
+  def _check(self) -> None:
+    if self.initial_levels:
+      level_rules.check(self.initial_levels, self.outer_level)
+    # Which checks itself.
+    _ = self.annealing
 
 
 @group

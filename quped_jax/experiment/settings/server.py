@@ -44,20 +44,26 @@ class CompressionSettings(Group):
     "for scaffold, feddyn, feddf and fedbe; see "
     "`quped_jax.methods.wrappers.compress`.",
     one_of(compress.COMPRESSIONS),
+    later=True,
   )
   compression_bits: int = setting(
-    4, "bits of each number of 'qsgd' and 'uniform', 2 to 8.", _compression_bits
+    4,
+    "bits of each number of 'qsgd' and 'uniform', 2 to 8.",
+    _compression_bits,
+    later=True,
   )
   compression_norm: str = setting(
     "max",
     "the size of 'qsgd': 'max', the largest number's; or 'l2', the array's "
     "length.",
     one_of(compressors.NORMS),
+    later=True,
   )
   compression_share: float = setting(
     0.1,
     "share of the numbers of each array that 'topk' sends.",
     _compression_share,
+    later=True,
   )
   error_feedback: str = setting(
     "auto",
@@ -65,6 +71,7 @@ class CompressionSettings(Group):
     "next: 'on', 'off', or 'auto', on with 'topk' and 'sign', which are wrong "
     "on average.",
     one_of(compress.ERROR_FEEDBACK),
+    later=True,
   )
 
   def _check(self) -> None:
@@ -97,12 +104,14 @@ class RobustnessSettings(Group):
     "'multi_krum' and 'bulyan'. They need twice as many and 3 more in a round, "
     "bulyan four times as many and 3 more; of fewer they take the median.",
     at_least(0),
+    later=True,
   )
   krum_clients: int = setting(
     0,
     "of how many clients' messages 'multi_krum' takes the mean; 0 for all that "
     "take part but `assumed_byzantine` + 2.",
     at_least(0),
+    later=True,
   )
   clip_norm: float = setting(
     1.0,

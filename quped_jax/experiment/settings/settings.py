@@ -87,10 +87,15 @@ class Settings(
   def identity(self) -> dict[str, Any]:
     """What results follow from: a run goes on only if it stays the same.
 
-    `to_dict` without settings that change no result, and without the options
-    of methods that are not run.
+    `to_dict` without settings that change no result, without the options of
+    methods that are not run, and without later settings at their defaults.
     """
-    free = {f.name for f in dataclasses.fields(self) if f.metadata["free"]}
+    free = {
+      f.name
+      for f in dataclasses.fields(self)
+      if f.metadata["free"]
+      or (f.metadata["later"] and getattr(self, f.name) == f.default)
+    }
     return {
       name: value
       for name, value in self.to_dict().items()

@@ -72,6 +72,7 @@ class TrainingSettings(NamedOptions):
     "what training minimises: of classes, 'cross_entropy' or 'focal'; of real "
     "numbers, 'squared_error'; of several labels at once, 'binary'.",
     one_of(losses.TARGETS),
+    later=True,
   )
   label_smoothing: float = setting(
     0.0,
@@ -79,12 +80,14 @@ class TrainingSettings(NamedOptions):
     checks.unit_interval,
     traced=True,
     off_at_zero=True,
+    later=True,
   )
   focal_gamma: float = setting(
     2.0,
     "of 'focal': the larger, the less samples count that are classified well.",
     checks.not_negative,
     traced=True,
+    later=True,
   )
   eval_every: int = setting(
     1,

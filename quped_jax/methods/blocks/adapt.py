@@ -173,8 +173,9 @@ def with_adaptation(
       steps=steps,
       part=options.part,
     )
+    trained = training.alternating.current(learner, context.rates)
     result = {
-      "personalized": (*alternating.current(learner), model),
+      "personalized": (*trained, model),
       "global": (shared.params, shared.stats, model),
     }
     if quantized and steps:

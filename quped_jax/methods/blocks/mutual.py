@@ -55,7 +55,7 @@ def mutual_method(
 
     def step(carry, batch):
       learner, shared, opt_state = carry
-      view = training.alternating.views(learner)[-1]
+      view = training.alternating.views(learner, context.rates)[-1]
       own, _ = training_pass(model, view.params, view.stats, batch)
       copied, _ = training_pass(
         models.shared, shared.params, shared.stats, batch

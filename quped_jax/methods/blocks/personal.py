@@ -167,8 +167,9 @@ def personal_method(
 
   def variants(server, client, data, context, cohort):
     model, learner = models.clients[cohort], learner_of(client)
+    trained = training.alternating.current(learner, context.rates)
     result = {
-      "personalized": (*alternating.current(learner), model),
+      "personalized": (*trained, model),
       "quantized": training.quantized_variant(model, learner, data, context),
     }
     if shares_model:

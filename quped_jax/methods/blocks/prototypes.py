@@ -34,7 +34,6 @@ from quped_jax.methods.blocks import (
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model, training_pass
 from quped_jax.models.base import HEAD
-from quped_jax.quantization import alternating
 
 
 class Prototypes(NamedTuple):
@@ -182,7 +181,8 @@ def prototype_method(
     learner, metrics = local_steps.train(
       training, client, objective, data, context
     )
-    message = class_means(model, *alternating.current(learner), data, classes)
+    trained = training.alternating.current(learner, context.rates)
+    message = class_means(model, *trained, data, classes)
     return api.ClientResult(learner, message, 1.0, metrics)
 
   base = personal.personal_method(

@@ -23,7 +23,7 @@ from quped_jax.methods.blocks import (
 )
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model, pass_keys, training_pass
-from quped_jax.quantization import alternating, optimizers
+from quped_jax.quantization import optimizers
 from quped_jax.quantization.alternating import Learner
 
 # `(logits, targets) -> scalar`, both `[batch, ...]`
@@ -253,7 +253,7 @@ def client_round(
     context,
   )
   asked = context.public.data(rows=download.next_rows)
-  params, stats = alternating.current(learner)
+  params, stats = training.alternating.current(learner, context.rates)
   logits = predictions.predict(model, params, stats, asked)
   return learner, logits, metrics
 

@@ -27,6 +27,7 @@ class Training(NamedTuple):
     max_levels: length of codebooks; None if no client is quantized.
     granularity: granularity of codebooks, "tensor" or "channel".
     outer_level: as in `init_codebook`.
+    initial_levels: as in `init_codebook`.
     recalibration_batches: number of training batches on which the quantized
       model's batch-norm statistics are re-estimated before it is evaluated.
     loss: `(logits, labels) -> scalar`, the mean over a batch; methods call it,
@@ -46,6 +47,7 @@ class Training(NamedTuple):
   max_levels: int | None
   granularity: str = "tensor"
   outer_level: float | None = None
+  initial_levels: str = "range"
   recalibration_batches: int = 10
   loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.cross_entropy
   divergence: Callable[..., jax.Array] = distill.kl_divergence
@@ -87,6 +89,7 @@ class Training(NamedTuple):
       self.max_levels,
       granularity=self.granularity,
       outer_level=self.outer_level,
+      initial_levels=self.initial_levels,
     )
 
   def label_objective(self, model: Model, batch: Batch) -> Objective:

@@ -233,6 +233,8 @@ def test_halving_lets_the_better_trials_go_on(tmp_path):
     # Fine-tuning begins when the first rung has ended.
     {"method": "quped", "bits": "1", "base": {"finetune_at": 2}},
     {"method": "quped", "bits": "1", "base": {"finetune_at": 3}},
+    # Quantization is complete when it ends.
+    {"method": "local", "bits": "1", "base": {"estimator": "binaryrelax"}},
   ],
 )
 def test_a_trial_that_goes_on_is_the_one_that_was_never_stopped(how, tmp_path):

@@ -55,7 +55,15 @@ def nothing_compiles(monkeypatch):
     ("rounds_per_dispatch", -1, "at least 0"),
     ("compute_dtype", "float16", "float32, bfloat16"),
     ("granularity", "row", "tensor, channel"),
-    ("estimator", "ste", "soft, hard"),
+    ("estimator", "st", "soft, hard, ste, lsq, binaryrelax, parq, proxquant"),
+    ("initial_levels", "mean", "range, uniform, lsbq, lsq, kmeans"),
+    ("anneal_start", -0.1, "from 0 to 1"),
+    ("anneal_start", 0.75, "less than anneal_end=0.75"),
+    ("anneal_end", 1.5, "from 0 to 1"),
+    ("anneal_rounds", -1, "at least 0"),
+    ("parq_steepness", 0.0, "from 0.1 to 1000"),
+    ("relax_start", 0.0, "positive"),
+    ("relax_growth", 0.5, "at least 1"),
     ("norm", "l0", "l1"),
     ("center_prox", "no", "exact"),
     ("sharpness_unit", "no", "gap, absolute"),
@@ -347,6 +355,23 @@ def test_a_dictionary_holds_every_default_and_every_methods_options():
   assert flat["quped"]["temperature"] == 3.0
   assert flat["fedavg"]["weighting"] == "samples"
   assert flat["local"] == {}
+
+
+def test_later_settings_are_part_of_an_identity_where_they_change_something():
+  plain = qj.Settings().identity()
+  assert "estimator" in plain
+  assert "initial_levels" not in plain and "anneal_end" not in plain
+  changed = qj.Settings(initial_levels="kmeans", anneal_end=0.5).identity()
+  assert changed == {**plain, "initial_levels": "kmeans", "anneal_end": 0.5}
+
+
+def test_only_estimators_that_anneal_go_by_the_number_of_rounds():
+  def rounds(**changes):
+    return build_population(qj.Settings(rounds=7, **changes)).rounds
+
+  assert rounds() is None and rounds(estimator="lsq") is None
+  assert rounds(estimator="parq") == 7
+  assert rounds(estimator="parq", anneal_rounds=9) == 9
 
 
 def test_precisions_and_their_rates_go_to_clients_in_turn():

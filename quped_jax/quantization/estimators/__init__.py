@@ -1,0 +1,1 @@
+"""Estimators with latent weights, one file each."""
