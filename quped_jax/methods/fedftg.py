@@ -153,7 +153,7 @@ def make_fedftg(
   def generator_loss(params, student, teacher, share, drawn, clients):
     """For one client, of whose label counts `share [classes]` are shares."""
     noise, labels = drawn
-    inputs = made.apply(params, noise, labels)
+    inputs = made.inputs(params, noise, labels)
     ours = inputs_lib.logits_of(model, student, inputs)
     theirs = inputs_lib.logits_of(model, teacher, inputs)
     apart = jnp.mean(jnp.abs(ours - jax.lax.stop_gradient(theirs)), axis=-1)
@@ -243,7 +243,7 @@ def make_fedftg(
       generator, state = train_generator(
         generator, state, student, teachers, (noise, labels)
       )
-      inputs = made.apply(generator, noise, labels)
+      inputs = made.inputs(generator, noise, labels)
       student, model_state = train_model(
         student, model_state, teachers, inputs, labels, model_key
       )

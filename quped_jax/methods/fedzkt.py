@@ -207,7 +207,7 @@ def make_fedzkt(
     noise = made.noise(noise_key, training.batch_size)
 
     def loss(params, stats, _):
-      inputs = made.apply(params, noise)
+      inputs = made.inputs(params, noise)
       logits = inputs_lib.logits_of(models.shared, student, inputs)
       return -distance(logits, ensemble(inputs)), stats
 
@@ -219,7 +219,7 @@ def make_fedzkt(
       state,
       jnp.arange(options.generator_steps),
     )
-    inputs = made.apply(own.params, noise)
+    inputs = made.inputs(own.params, noise)
     xs = jax.tree.map(
       lambda x: jnp.broadcast_to(x, (options.distill_steps, *x.shape)),
       (inputs, ensemble(inputs)),
@@ -283,7 +283,7 @@ def make_fedzkt(
     )
 
     def lesson(key):
-      inputs = made.apply(generator, made.noise(key, training.batch_size))
+      inputs = made.inputs(generator, made.noise(key, training.batch_size))
       logits = inputs_lib.logits_of(models.shared, model, inputs)
       return inputs, jax.nn.softmax(logits)
 

@@ -91,8 +91,10 @@ def test_local_steps_are_drawn_to_the_known_prototypes():
 @pytest.mark.slow
 def test_without_weight_or_prototypes_it_is_local_training():
   plain = toy.play_one_client("local").result.client.params
-  for prepare, options in ((some, {"weight": 0.0}), (None, {})):
-    own = toy.play_one_client("fedproto", prepare, **options)
+  for own in (
+    toy.play_one_client("fedproto", some, weight=0.0),
+    toy.play_one_client("fedproto"),
+  ):
     assert tiny.largest_difference(own.result.client.params, plain) < 1e-6
 
 

@@ -68,7 +68,8 @@ def test_a_network_is_the_composition_of_its_blocks(name):
   model = qj.models.create_model(name, 3, **NETWORKS[name])
   inputs = jnp.asarray(samples(name))
   params, stats = model.init(jax.random.key(0), inputs)
-  assert model.blocks and model.features and model.head
+  blocks, head = model.blocks, model.head
+  assert blocks and head
   for train in (False, True):
     expected, moved = jax.jit(model.apply, static_argnums=3)(
       params, stats, inputs, train
@@ -76,7 +77,7 @@ def test_a_network_is_the_composition_of_its_blocks(name):
 
     def through(params, stats, inputs, train):
       outputs, new, features = inputs, stats, inputs
-      for block in model.blocks:
+      for block in blocks:
         features = outputs
         outputs, after = block.apply(params, stats, outputs, train)
         # Of the statistics a block moves its own alone.
@@ -88,7 +89,7 @@ def test_a_network_is_the_composition_of_its_blocks(name):
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(new, moved, rtol=1e-5)
-    logits = model.head(params, features)
+    logits = head(params, features)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 

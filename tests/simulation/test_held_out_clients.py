@@ -7,7 +7,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
-from quped_jax.simulation.evaluate import accuracy
+from quped_jax.simulation.evaluate import score
 from tests import tiny
 
 QUIET = qj.Display(quiet=True)
@@ -34,7 +34,7 @@ def test_without_steps_they_get_the_global_model_itself():
   for i, value in enumerate(table["personalized"]):
     model = state.server.model
     data = assembly.federation.client(jnp.int32(3 + i))
-    expected = accuracy(assembly.model, model.params, model.stats, data, "test")
+    expected = score(assembly.model, model.params, model.stats, data, "test")
     np.testing.assert_allclose(value, expected)
 
 

@@ -69,13 +69,13 @@ class InputGenerator(NamedTuple):
   Attributes:
     init: `key -> params`.
     noise: `(key, batch_size) -> [batch, noise_size]`, standard Gaussian.
-    apply: `(params, noise, labels=None) -> inputs [batch, ...]`; a generator of
+    inputs: `(params, noise, labels=None) -> inputs [batch, ...]`; a generator of
       inputs by label is given one-hot labels `[batch, classes]`.
   """
 
   init: Callable[[jax.Array], Any]
   noise: Callable[[jax.Array, int], jax.Array]
-  apply: Callable[..., jax.Array]
+  inputs: Callable[..., jax.Array]
 
 
 def standardise(inputs: jax.Array) -> jax.Array:
@@ -110,14 +110,14 @@ def make_input_generator(
   def noise(key, batch_size):
     return jax.random.normal(key, (batch_size, size))
 
-  def apply(params, noise, labels=None):
+  def inputs(params, noise, labels=None):
     given = noise
     if labels is not None:
       given = jnp.concatenate([noise, labels], axis=1)
     outputs = jnp.tanh(network.apply(params, {}, given, False)[0])
     return standardise(outputs.reshape(-1, *shape))
 
-  return InputGenerator(init, noise, apply)
+  return InputGenerator(init, noise, inputs)
 
 
 def sum_over_teachers(

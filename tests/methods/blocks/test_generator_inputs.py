@@ -32,12 +32,12 @@ def test_inputs_have_the_shape_of_samples_and_their_mean_and_variance(
   assert params["first"]["kernel"].shape == (5 + classes, 7)
   noise = made.noise(jax.random.key(1), 50)
   labels = jax.nn.one_hot(jnp.arange(50) % max(classes, 1), classes)
-  inputs = made.apply(params, noise, labels if classes else None)
+  inputs = made.inputs(params, noise, labels if classes else None)
   assert inputs.shape == (50, *shape)
   axes = tuple(range(len(shape)))
   np.testing.assert_allclose(np.mean(inputs, axis=axes), 0, atol=1e-5)
   np.testing.assert_allclose(np.var(inputs, axis=axes), 1, atol=1e-2)
-  other = made.apply(params, noise, labels[::-1] if classes else None)
+  other = made.inputs(params, noise, labels[::-1] if classes else None)
   assert np.allclose(inputs, other) == (classes == 0)
 
 
