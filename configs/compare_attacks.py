@@ -38,6 +38,14 @@ _ROBUST = (
   "feddf",
   "fedmd",
   "ds_fl",
+  "fedala",
+  "fedbabu",
+  "feddbe",
+  "fedper",
+  "fedprox_ft",
+  "fedrod",
+  "lg_fedavg",
+  "scaffold_ft",
   "cfd",
 )
 # Besides local, which sends nothing, and fedbn, which needs a network with
@@ -51,6 +59,8 @@ _OTHERS = (
   "fedgen",
   "fedftg",
   "fedzkt",
+  "fedproto",
+  "fedtgp",
 )
 
 # Those that show every average.
