@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import checks, paths
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
+from quped_jax.experiment import client_shapes
 from quped_jax.experiment import client_types as client_types_lib
 from quped_jax.experiment.parts import Parts, make_parts
 from quped_jax.experiment.settings import Settings
@@ -21,8 +21,8 @@ from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.short_repr import short_repr
-from quped_jax.simulation import contexts, sizes
 from quped_jax.simulation import memory as memory_lib
+from quped_jax.simulation import sizes
 from quped_jax.simulation.held_out_clients import (
   NOBODY,
   HeldOutEvaluation,
@@ -96,27 +96,8 @@ class Assembly(NamedTuple):
   def _of_client(
     self, fn: Callable[..., Any], cohort: str, client_id: int
   ) -> Any:
-    """The shapes of `fn(server, client, data, context)` at the start."""
-    method = self.method
-
-    def call(key, federation, population):
-      inputs = federation.example()
-      context = contexts.of_client(
-        make_schedule(self.settings),
-        jnp.int32(0),
-        key,
-        federation,
-        population,
-        jnp.int32(client_id),
-      )
-      server = method.init_server(key, inputs)
-      client = method.init_client(
-        key, inputs, server, client_id, context.spec, cohort
-      )
-      return fn(server, client, federation.client(client_id), context)
-
-    return jax.eval_shape(
-      call, jax.random.key(0), self.federation, self.population
+    return client_shapes.of_client(
+      self.method, self.federation, self.population, fn, cohort, client_id
     )
 
   def primary_model(self, cohort: str, client_id: int):

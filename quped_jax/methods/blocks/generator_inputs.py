@@ -69,8 +69,8 @@ class InputGenerator(NamedTuple):
   Attributes:
     init: `key -> params`.
     noise: `(key, batch_size) -> [batch, noise_size]`, standard Gaussian.
-    inputs: `(params, noise, labels=None) -> inputs [batch, ...]`; a generator of
-      inputs by label is given one-hot labels `[batch, classes]`.
+    inputs: `(params, noise, labels=None) -> [batch, ...]`; one that makes inputs
+      by label is given one-hot labels `[batch, classes]`.
   """
 
   init: Callable[[jax.Array], Any]
