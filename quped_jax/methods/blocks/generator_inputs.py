@@ -69,7 +69,7 @@ class InputGenerator(NamedTuple):
   Attributes:
     init: `key -> params`.
     noise: `(key, batch_size) -> [batch, noise_size]`, standard Gaussian.
-    inputs: `(params, noise, labels=None) -> [batch, ...]`; one that makes inputs
+    inputs: `(params, noise, labels=None) -> [batch, ...]`; one that makes them
       by label is given one-hot labels `[batch, classes]`.
   """
 
