@@ -45,7 +45,7 @@ def nothing_compiles(monkeypatch):
     ("bits", [[1]], "whole numbers"),
     ("bits", {1: 2}, "whole numbers"),
     ("bits", 0, "from 1 to 8, or 32"),
-    ("method", "fedsgd", "local, per_fedavg, pfedme, quped, qupel, scaffold"),
+    ("method", "fedsgd", "local, moon, per_fedavg, pfedme, quped, qupel"),
     ("optimizer", "lion", "sgd, momentum, adam, adamw"),
     ("centers_optimizer", "lion", "sgd"),
     ("shared_optimizer", "lion", "sgd"),
