@@ -77,7 +77,11 @@ def fit(
     curvatures = share * jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
     hessian = dot(inputs.T * curvatures[None], inputs)
     hessian += jnp.diag(penalties + _RIDGE)
-    direction = -jnp.linalg.solve(hessian, gradient)
+    # Not `jnp.linalg.solve`: in a program over several devices of a CPU, LAPACK
+    # would wait for threads that wait for the other devices.
+    direction, _ = jax.scipy.sparse.linalg.cg(
+      lambda v: dot(hessian, v), -gradient, maxiter=2 * gradient.size
+    )
     moved = dot(inputs, direction)
     lengths = 0.5 ** jnp.arange(_HALVINGS, dtype=features.dtype)
     lengths = jnp.append(lengths, 0.0)
