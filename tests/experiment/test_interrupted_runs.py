@@ -43,7 +43,7 @@ class StopsAfter(qj.Display):
     super().__init__(quiet=True)
     self._round = round_
 
-  def show(self, method, rounds):
+  def show(self, method, rounds, *_):
     def update(round_, record=None, seconds=None):
       del record, seconds
       if round_ >= self._round:
@@ -193,7 +193,7 @@ def test_the_state_of_clients_that_all_diverged_is_saved(tmp_path):
 class StopsProcess(qj.Display):
   """Sends its own process a signal when a run reports its last round."""
 
-  def show(self, label, rounds):
+  def show(self, label, rounds, *_):
     del label
 
     def update(round_, record=None, seconds=None):
@@ -225,7 +225,7 @@ class Raises(qj.Display):
     super().__init__(quiet=True)
     self._action = action
 
-  def show(self, method, rounds):
+  def show(self, method, rounds, *_):
     return contextlib.nullcontext(lambda *_: self._action())
 
 

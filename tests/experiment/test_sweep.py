@@ -176,7 +176,7 @@ class Ends(qj.Display):
     del how
     super().__init__(quiet=True)
 
-  def show(self, method, rounds):
+  def show(self, method, rounds, *_):
     Ends.runs += 1
     run = Ends.runs
 

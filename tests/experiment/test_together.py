@@ -92,7 +92,7 @@ class Ends(qj.Display):
     del label
     return self
 
-  def show(self, method, rounds):
+  def show(self, method, rounds, *_):
     del method, rounds
 
     class Showing:

@@ -151,7 +151,7 @@ class Looks(qj.Display):
     super().__init__(quiet=True)
     self.folder, self.bytes, self.names = folder, 0, list[str]()
 
-  def show(self, method, rounds):
+  def show(self, method, rounds, *_):
     def update(*_):
       files = [p for p in self.folder.rglob("*") if p.is_file()]
       self.bytes = sum(p.stat().st_size for p in files)

@@ -57,42 +57,6 @@ class QuantizationSettings(Group):
     "others: 'ste', 'lsq', 'binaryrelax', 'parq' or 'proxquant'.",
     one_of(training_steps.ESTIMATORS),
   )
-  anneal_start: float = setting(
-    0.0,
-    "share of the training with which 'binaryrelax' and 'parq' begin to "
-    "quantize.",
-    checks.unit_interval,
-    later=True,
-  )
-  anneal_end: float = setting(
-    0.75,
-    "share from which on their network runs at its levels.",
-    checks.unit_interval,
-    later=True,
-  )
-  anneal_rounds: int = setting(
-    0,
-    "how many rounds the whole training is to have, for these shares; 0 for "
-    "`rounds`.",
-    at_least(0),
-    data=True,
-    later=True,
-  )
-  parq_steepness: float = setting(
-    Annealing.parq_steepness,
-    "of the sigmoid by which 'parq' goes from one to the other.",
-    later=True,
-  )
-  relax_start: float = setting(
-    Annealing.relax_start,
-    "weight of the levels with which 'binaryrelax' begins.",
-    later=True,
-  )
-  relax_growth: float = setting(
-    Annealing.relax_growth,
-    "factor by which it grows until `anneal_end`.",
-    later=True,
-  )
   sharpness: float = setting(10.0, "of the soft quantizer.", checks.positive)
   sharpness_unit: str = setting(
     "gap",
@@ -132,6 +96,52 @@ class QuantizationSettings(Group):
       return "range"
     return self.initial_levels or training_steps.ESTIMATORS[self.estimator]
 
+  def _check(self) -> None:
+    if self.initial_levels:
+      level_rules.check(self.initial_levels, self.outer_level)
+
+
+@group
+class AnnealingSettings(Group):
+  """How networks come to run at their levels, of estimators that anneal."""
+
+  anneal_start: float = setting(
+    0.0,
+    "share of the training with which 'binaryrelax' and 'parq' begin to "
+    "quantize.",
+    checks.unit_interval,
+    later=True,
+  )
+  anneal_end: float = setting(
+    0.75,
+    "share from which on their network runs at its levels.",
+    checks.unit_interval,
+    later=True,
+  )
+  anneal_rounds: int = setting(
+    0,
+    "how many rounds the whole training is to have, for these shares; 0 for "
+    "`rounds`.",
+    at_least(0),
+    data=True,
+    later=True,
+  )
+  parq_steepness: float = setting(
+    Annealing.parq_steepness,
+    "of the sigmoid by which 'parq' goes from one to the other.",
+    later=True,
+  )
+  relax_start: float = setting(
+    Annealing.relax_start,
+    "weight of the levels with which 'binaryrelax' begins.",
+    later=True,
+  )
+  relax_growth: float = setting(
+    Annealing.relax_growth,
+    "factor by which it grows until `anneal_end`.",
+    later=True,
+  )
+
   @property
   def annealing(self) -> Annealing:
     """How quantization goes on, for the estimators that anneal."""
@@ -139,8 +149,6 @@ class QuantizationSettings(Group):
     return Annealing(**{name: getattr(self, name) for name in names})
 
   def _check(self) -> None:
-    if self.initial_levels:
-      level_rules.check(self.initial_levels, self.outer_level)
     # Which checks itself.
     _ = self.annealing
 

@@ -20,6 +20,7 @@ from quped_jax.experiment.settings.execution import (
 )
 from quped_jax.experiment.settings.fields import check_names, group
 from quped_jax.experiment.settings.optimization import (
+  AnnealingSettings,
   LevelSettings,
   QuantizationSettings,
   WeightSettings,
@@ -44,6 +45,7 @@ class Settings(
   ExecutionSettings,
   LevelSettings,
   WeightSettings,
+  AnnealingSettings,
   QuantizationSettings,
   PrivacySettings,
   RobustnessSettings,

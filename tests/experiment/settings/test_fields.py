@@ -138,7 +138,7 @@ def test_a_rule_knows_what_a_registry_holds_by_then():
 
 def test_the_groups_are_small_and_make_up_the_settings():
   own = {cls.__name__: list(inspect.get_annotations(cls)) for cls in GROUPS}
-  assert len(own) == 14
+  assert len(own) == 16
   for name, names in own.items():
     assert 0 < len(names) <= 15, name
   counts = collections.Counter(name for names in own.values() for name in names)
@@ -174,8 +174,16 @@ def test_these_settings_and_no_others_change_no_result():
     "clients_per_block", "rounds_per_dispatch", "deterministic",
     "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "save_models",
   }  # fmt: skip
+  # They do once they are not at their defaults.
+  later = {
+    "anneal_end", "anneal_rounds", "anneal_start", "assumed_byzantine",
+    "compression", "compression_bits", "compression_norm", "compression_share",
+    "error_feedback", "focal_gamma", "initial_levels", "krum_clients",
+    "label_smoothing", "loss", "parq_steepness", "relax_growth", "relax_start",
+  }  # fmt: skip
   made = qj.Settings(method="fedavg")
   options = set(qj.methods.METHODS) - {"fedavg"}
-  assert set(made.to_dict()) - set(made.identity()) == free | options
+  assert set(made.to_dict()) - set(made.identity()) == free | later | options
   values = made.to_dict()
   assert all(values[name] == value for name, value in made.identity().items())
+  assert "loss" in qj.Settings(loss="focal").identity()

@@ -7,8 +7,8 @@ import pytest
 
 from quped_jax.methods import api
 from quped_jax.methods.blocks import quantized_labels, reports
+from quped_jax.methods.blocks.counted import Counted
 from quped_jax.methods.blocks.label_outputs import Outputs, collect
-from quped_jax.methods.fedgen import FedgenMessage
 from quped_jax.methods.fedgkt import FedgktMessage
 from tests import tiny
 
@@ -38,7 +38,7 @@ def test_counts_are_of_samples_that_there_are(counts, fine):
   assert bool(reports.are_counts(counts, SAMPLES)) == fine
   # Which is what the server of FedGen believes; models may be anything.
   assert (
-    believed("fedgen", FedgenMessage(api.GlobalModel(jnp.zeros(3), {}), counts))
+    believed("fedgen", Counted(api.GlobalModel(jnp.zeros(3), {}), counts))
     == fine
   )
 
