@@ -278,6 +278,50 @@ _TUNED = {
     "qupel": {"lambda_p": 0.5},
     "shared_learning_rate": 0.05,
   },
+  "feddyn_32": {"feddyn": {"alpha": 0.1}, "learning_rate": 0.1},
+  "moon_32": {"learning_rate": 0.2, "moon": {"mu": 0.1}},
+  "fedmlb_32": {
+    "fedmlb": {"lambda_1": 0.5, "lambda_2": 1.0},
+    "learning_rate": 0.2,
+  },
+  "scaffold_ft_32": {"learning_rate": 0.02, "scaffold_ft": {"adapt_steps": -1}},
+  "fedprox_ft_32": {
+    "fedprox_ft": {"adapt_steps": 10, "mu": 0.1},
+    "learning_rate": 0.1,
+  },
+  "fedper_32": {"fedper": {"own_layers": 1}, "learning_rate": 0.1},
+  "lg_fedavg_32": {"learning_rate": 0.05, "lg_fedavg": {"global_layers": 2}},
+  "fedbabu_32": {"fedbabu": {"adapt_steps": -1}, "learning_rate": 0.05},
+  "fedala_32": {"fedala": {"weight_learning_rate": 3.0}, "learning_rate": 0.2},
+  "fedrod_32": {"fedrod": {"gamma": 1.0}, "learning_rate": 0.05},
+  "feddbe_32": {
+    "feddbe": {"kappa": 10.0, "momentum": 1.0},
+    "learning_rate": 0.2,
+  },
+  "fedproto_32": {"fedproto": {"weight": 1.0}, "learning_rate": 0.4},
+  "fedtgp_32": {
+    "fedtgp": {"margin": 10.0, "weight": 10.0},
+    "learning_rate": 0.02,
+  },
+  "fedcad_32": {"fedcad": {"strength": 0.1}, "learning_rate": 0.4},
+  "fedssd_32": {"fedssd": {"strength": 0.3}, "learning_rate": 0.2},
+  "cronus_32": {"cronus": {"average": "trimmed_mean"}, "learning_rate": 0.02},
+  "fedaux_32": {
+    "fedaux": {"distill_steps": 100, "penalty": 0.1},
+    "learning_rate": 0.2,
+  },
+  "fedbe_32": {
+    "fedbe": {"distill_learning_rate": 0.001, "spread": 0.1},
+    "learning_rate": 0.4,
+  },
+  "fedftg_32": {
+    "fedftg": {"distill_learning_rate": 0.03, "iterations": 10},
+    "learning_rate": 0.2,
+  },
+  "fedzkt_32": {
+    "fedzkt": {"mu": 0.01, "transfer_steps": 50},
+    "learning_rate": 0.05,
+  },
 }
 
 
