@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax import methods
+from quped_jax.experiment.settings import swept
 from quped_jax.experiment.training import make_schedule, make_training
+from quped_jax.methods import api
 from quped_jax.simulation import held_out_clients
 from tests import tiny
 from tests.methods import toy
@@ -131,6 +134,34 @@ def test_the_step_size_of_the_adaptation_can_be_its_own(played):
   same = models_of(played, adapt_learning_rate=0.03)["personalized"]
   assert tiny.largest_difference(same, slow) < 1e-6
   assert tiny.largest_difference(same, plain) > 1e-3
+
+
+def test_programs_take_the_step_size_of_the_adaptation_as_data():
+  federation = toy.linear_federation()
+  settings = tiny.make_settings(
+    "fedavg_ft", 2, bits=(32,), steps=2, batch_size=2,
+    method_options={"fedavg_ft": {"adapt_learning_rate": 0.05}},
+  )  # fmt: skip
+
+  def adapted(values):
+    _, options = swept.with_values(settings, values)
+    made = methods.get_method("fedavg_ft").build(
+      api.Models(shared=toy.LINEAR, clients={COHORT: toy.LINEAR}),
+      make_training(settings)._replace(loss=toy.squared_loss),
+      options,
+      federation,
+    )
+    server, clients = toy.begin(made, federation)
+    data, context = federation.client(0), toy.make_context()
+    models = made.variants(server, clients[0], data, context, COHORT)
+    return models["personalized"][0]["w"]
+
+  given = swept.values_of(settings)
+  other = {**given, "fedavg_ft.adapt_learning_rate": 0.1}
+  traced = jax.jit(adapted)
+  for values in (given, other):
+    np.testing.assert_allclose(traced(values), adapted(values), rtol=1e-6)
+  assert tiny.largest_difference(traced(given), traced(other)) > 1e-3
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from quped_jax.methods.blocks.training import Training
 from quped_jax.models import Model, is_head
 from quped_jax.quantization import alternating
 from quped_jax.quantization.alternating import Learner
+from quped_jax.quantization.codebook import is_traced
 
 PARTS = ("all", "head", "body")
 
@@ -150,6 +151,7 @@ def with_adaptation(
   """
   quantized = training.max_levels is not None
   steps = training.steps if options.adapt_steps < 0 else options.adapt_steps
+  own_rate = options.adapt_learning_rate
 
   def init_server(key, inputs):
     server = method.init_server(key, inputs)
@@ -160,8 +162,8 @@ def with_adaptation(
 
   def variants(server, client, data, context, cohort):
     del cohort
-    if options.adapt_learning_rate:
-      rates = context.rates._replace(learning_rate=options.adapt_learning_rate)
+    if is_traced(own_rate) or own_rate:
+      rates = context.rates._replace(learning_rate=own_rate)
       context = context._replace(rates=rates)
     shared = averaging.copy_for(model_of(server), context.spec)
     learner = adapted(
