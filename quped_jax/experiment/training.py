@@ -62,6 +62,7 @@ def make_training(
     loss=chosen.loss,
     divergence=chosen.divergence,
     classes=chosen.classes,
+    smoothed=chosen.smoothed,
     momentum=_momentum(settings),
   )
 

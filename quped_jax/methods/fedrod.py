@@ -19,7 +19,8 @@ last layer. Quantized clients minimise this at x and at Q(x), with levels of
 their own that stay with them; the last layer must have full precision, since
 G + H has.
 
-A class that the client has no sample of gets the logit -1e9 in place of log 0.
+A class that the client has no sample of gets the logit -1e9 in place of log 0;
+labels that are smoothed would ask for some of it, and are refused.
 Left out: the hypernetwork that makes H from n. PFLlib, which is followed (the
 authors published no code), starts H as a copy of G, and steps f and G before
 it evaluates the second loss.
@@ -93,10 +94,16 @@ def make_fedrod(
 
   Raises:
     ValueError: a cohort with another architecture, a model whose head is not a
-      dense layer of full precision, or labels that are no classes.
+      dense layer of full precision, or labels that are no classes or are
+      smoothed.
   """
   reason = "it balances the classes"
   requirements.check_classes("fedrod", training, reason)
+  if training.smoothed:
+    raise ValueError(
+      "label_smoothing: must be 0 with method='fedrod', whose first loss rules "
+      "out classes that a client has no samples of"
+    )
   requirements.check_same_model("fedrod", models)
   width, classes = divided.check_linear(
     "fedrod", models.clients, federation, training, ("kernel", "bias")

@@ -98,6 +98,14 @@ def test_heads_that_cannot_be_added_are_errors():
     made_of(model._replace(features=None))
 
 
+def test_labels_must_not_be_smoothed():
+  # They would ask for some of the classes that a client has no samples of.
+  settings = tiny.make_settings("fedrod", 2, bits=(32,), label_smoothing=0.1)
+  model = qj.create_model("mlp", tiny.CLASSES, features=(4,))
+  with pytest.raises(ValueError, match="^label_smoothing: must be 0 with meth"):
+    tiny.make_method(settings, model, tiny.make_federation((9, 9)))
+
+
 @pytest.mark.parametrize(
   ("option", "value", "message"),
   [

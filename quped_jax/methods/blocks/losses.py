@@ -113,6 +113,7 @@ class Losses(NamedTuple):
   loss: Callable[[jax.Array, jax.Array], jax.Array]
   divergence: Callable[..., jax.Array]
   classes: bool
+  smoothed: bool
 
 
 def make_losses(
@@ -126,16 +127,17 @@ def make_losses(
     focal_gamma: of "focal", likewise.
   """
   checks.choice("loss", name, TARGETS)
+  smoothed = is_traced(label_smoothing) or bool(label_smoothing)
   if name == "focal":
     loss = functools.partial(focal_loss, gamma=focal_gamma)
   elif name == "squared_error":
     loss = squared_error
   elif name == "binary":
     loss = binary_cross_entropy
-  elif is_traced(label_smoothing) or label_smoothing:
+  elif smoothed:
     loss = functools.partial(smoothed_cross_entropy, smoothing=label_smoothing)
   else:
     loss = cross_entropy
   classes = TARGETS[name] == "classes"
   divergence = distill.kl_divergence if classes else distill.squared_difference
-  return Losses(loss, divergence, classes)
+  return Losses(loss, divergence, classes, smoothed)

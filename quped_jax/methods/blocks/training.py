@@ -36,6 +36,7 @@ class Training(NamedTuple):
       of outputs `[batch, classes]`: what distillation minimises where this is
       the loss. It is differentiable in both. See `distill`.
     classes: whether labels are classes, of which the outputs are logits.
+    smoothed: whether the loss asks for some of every class in each label.
     momentum: beta of the clients' optimizer, if a client goes as far as a sum
       of its gradients says: SGD has 0; None for Adam or clipped weights.
   """
@@ -52,6 +53,7 @@ class Training(NamedTuple):
   loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.cross_entropy
   divergence: Callable[..., jax.Array] = distill.kl_divergence
   classes: bool = True
+  smoothed: bool = False
   momentum: float | None = None
 
   @property
