@@ -40,11 +40,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from quped_jax import checks
 from quped_jax.data.federation import Batch, Federation
 from quped_jax.methods import api
-from quped_jax.methods.blocks import losses, messages
+from quped_jax.methods.blocks import messages
 from quped_jax.methods.blocks import prototypes as prototypes_lib
 from quped_jax.methods.blocks import server as server_lib
 from quped_jax.methods.blocks.prototypes import Prototypes
@@ -141,7 +142,7 @@ def margin_loss(
   """The server's loss on features `[batch, width]` and their classes."""
   own = jax.nn.one_hot(labels, prototypes.shape[0])
   logits = -distances(features, prototypes) - margin * own
-  return losses.cross_entropy(logits, labels)
+  return jnp.mean(optax.softmax_cross_entropy(logits, own))
 
 
 def make_fedtgp(
