@@ -67,7 +67,7 @@ def last_blocks(
 def check_divided(
   method: str, model: Model, federation: Any
 ) -> tuple[int, int]:
-  """Checks that a model consists of features and a head that classifies them.
+  """Checks that a model consists of features and a head that takes them.
 
   Args:
     method: name of the method that splits it, for errors.
@@ -75,11 +75,11 @@ def check_divided(
     federation: has the samples that are its inputs.
 
   Returns:
-    The number of features and the number of classes.
+    The number of features and the number of classes, or of outputs.
 
   Raises:
     ValueError: the model is not split, its features are not `[batch, width]`,
-      or its logits are not `[batch, classes]` with at least two classes.
+      or its logits are not `[batch, classes]`.
   """
 
   def error(what):
@@ -101,11 +101,8 @@ def check_divided(
   features, logits = jax.eval_shape(shapes)
   if features.ndim != 2:
     raise error(f"have features [batch, width], not {features.shape},")
-  if logits.ndim != 2 or logits.shape[1] < 2:
-    raise error(
-      f"give logits [batch, classes] of two classes or more, not "
-      f"{logits.shape},"
-    )
+  if logits.ndim != 2:
+    raise error(f"give logits [batch, classes], not {logits.shape},")
   return features.shape[1], logits.shape[1]
 
 

@@ -25,12 +25,17 @@ def test_features_and_classes_are_counted(federation):
   assert divided.check_alike("any", same, federation) == (5, tiny.CLASSES)
 
 
+def test_a_model_of_one_value_can_be_divided(federation):
+  assert divided.check_divided("any", mlp(classes=1), federation) == (5, 1)
+
+
 def test_models_that_cannot_be_divided_are_errors(federation):
   whole = mlp()._replace(features=None)
   with pytest.raises(ValueError, match="model='mlp': must have `features` and"):
     divided.check_divided("any", whole, federation)
-  with pytest.raises(ValueError, match=r"model='mlp': must give logits .*1\)"):
-    divided.check_divided("any", mlp(classes=1), federation)
+  squeezed = mlp()._replace(head=lambda params, features: features[:, 0])
+  with pytest.raises(ValueError, match=r"model='mlp': must give logits .*1,\)"):
+    divided.check_divided("any", squeezed, federation)
   deep = mlp()._replace(
     features=lambda p, s, x, train: (jnp.zeros((1, 2, 5)), s)
   )
