@@ -12,15 +12,16 @@ clients, m_g. A client minimises
 
 over the model and v, where j are features, b the samples of a batch, sg is what
 counts as constant, and m is zero at the start of a round. m_g is taken once: it
-is the mean over clients, by samples, of the m after a first round of plain
-FedAvg, without v and penalty. With mu < 1, m is too small by the factor
-1 - (1 - mu)^k after k steps, in m_g as in the penalty.
+is the mean over clients of the m after a first round of plain FedAvg, without v
+and penalty. With mu < 1, m is too small by the factor 1 - (1 - mu)^k after k
+steps, in m_g as in the penalty.
 
 Down: the model and m_g. Up: the differences after the local steps; that of m_g
 is zero after the first round. "global" is the shared model, "personalized" the
 one with v: since h is linear, v becomes a part of its bias. Quantized clients
 minimise this at x and at Q(x), where each has an m of its own, and m_g is that
-of x; their levels stay with them.
+of x; their levels stay with them. Of the two sets of statistics that they send
+and receive, the second has a vector in the place of m_g that nobody uses.
 
 The released code has all clients take the first round, whose models it
 discards; here those that take part in the first round that anyone is heard in
@@ -147,7 +148,7 @@ def make_feddbe(
     )
     return learner, metrics
 
-  return extended.extended_method(
+  method = extended.extended_method(
     "feddbe",
     models,
     training,
@@ -157,3 +158,12 @@ def make_feddbe(
     train=train,
     statistics={MEAN: jnp.zeros(width)},
   )
+
+  def server_update(server, aggregates, context):
+    new = method.server_update(server, aggregates, context)
+    # Later differences are none but noise, or false.
+    old = server.stats[MEAN]
+    mean = jnp.where(jnp.any(old != 0), old, new.stats[MEAN])
+    return new._replace(stats=with_mean(new.stats, mean))
+
+  return method.replace(server_update=server_update)

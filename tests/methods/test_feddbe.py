@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax.methods import api
 from quped_jax.methods.blocks.extended import OWN
 from quped_jax.methods.feddbe import MEAN
 from tests import tiny
@@ -98,6 +99,25 @@ def test_later_rounds_are_those_of_the_objective():
   assert toy.norm(shift) > 1e-3
   # The mean of all clients stays as it is.
   assert toy.norm(message.stats[MEAN]) == 0
+
+
+def test_the_server_takes_the_mean_of_the_features_once():
+  made = made_of(qj.create_model("mlp", tiny.CLASSES, features=(4,)))
+  server, _ = toy.begin(made, tiny.make_federation((9, 9)))
+
+  def hear(server, mean):
+    download = made.broadcast(server, tiny.about(0), COHORT)
+    moved = jax.tree.map(jnp.zeros_like, download)
+    moved = moved._replace(stats={**moved.stats, MEAN: mean})
+    heard = {COHORT: api.Aggregate(moved, jnp.float32(1))}
+    return made.server_update(server, heard, toy.at_server())
+
+  first = jnp.array([0.5, 0.0, 1.0, 0.0])
+  server = hear(server, first)
+  np.testing.assert_array_equal(server.stats[MEAN], first)
+  # Noise, or a false message.
+  server = hear(server, jnp.ones(4))
+  np.testing.assert_array_equal(server.stats[MEAN], first)
 
 
 def test_a_head_with_a_quantized_bias_is_an_error():
