@@ -33,7 +33,8 @@ Unlike the released code: the cross entropy is weighted sample by sample, not
 its mean; labels are drawn one by one; G is made of dense layers, and always
 standardises its outputs over the batch; w is not decayed. In the paper, w and
 the clients differ by a divergence where the code has absolute differences of
-logits. Inputs must be such that a network is differentiable in them.
+logits. Inputs must be such that a network is differentiable in them: not
+tokens, say.
 
 Optimizer states: that of the weights starts afresh each round, with the
 download; that of the levels stays with the client; those of the server's two

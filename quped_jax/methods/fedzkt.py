@@ -21,7 +21,9 @@ a client's model after its local steps, "global" is F.
 
 Quantized clients minimise this at x and at Q(x), with levels of their own that
 stay with them; the server sees x. In the fine-tuning phase, in which weights
-stay on their levels, clients no longer take what they receive.
+stay on their levels, clients no longer start from what they receive, though the
+proximal term still draws their levels to it. Inputs must be such that a network
+is differentiable in them: not tokens, say.
 
 From memory of the paper, which was not checked against its code; the optimizers
 and numbers of steps are ours. Left out: the paper's comparison of distances. A
