@@ -64,11 +64,15 @@ def make_fedper(
     ValueError: a cohort with another architecture; once the parameters' shapes
       are known, also a model without so many blocks, or without others.
   """
+  model, count = models.shared, options.own_layers
 
   def predicate_of(params):
-    return divided.last_blocks(
-      "fedper.own_layers", options.own_layers, models.shared, params
-    )
+    if model.blocks is not None and count >= len(model.blocks):
+      raise ValueError(
+        f"fedper.own_layers={count}: must be less than {len(model.blocks)}, "
+        f"the number of blocks of model={model.name!r}, so that some are shared"
+      )
+    return divided.last_blocks("fedper.own_layers", count, model, params)
 
   return partial.partial_method(
     "fedper", models, training, predicate_of, weighting=options.weighting

@@ -53,8 +53,8 @@ def test_all_layers_are_trained_jointly_as_in_fedavg():
   ("options", "message"),
   [
     ({"own_layers": 0}, "fedper.own_layers=0: must be at least 1"),
-    ({"own_layers": 4}, "fedper.own_layers=4: must be at most 3"),
-    ({"own_layers": 3}, "method='fedper': must share a part of the model"),
+    ({"own_layers": 4}, "fedper.own_layers=4: must be less than 3"),
+    ({"own_layers": 3}, "fedper.own_layers=3: must be less than 3"),
     ({"weighting": "x"}, "fedper.weighting='x': must be one of"),
   ],
 )
