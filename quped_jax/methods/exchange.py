@@ -1,6 +1,6 @@
 """What clients and server know, send and receive."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +38,12 @@ class GlobalModel(NamedTuple):
   quantized_stats: Any = None
 
   __repr__ = short_repr
+
+
+def is_statistic(path: Sequence[Any]) -> bool:
+  """Whether a leaf of a tree is a statistic of a model, by its path."""
+  fields = {getattr(key, "name", None) for key in path}
+  return bool(fields & {"stats", "quantized_stats"})
 
 
 class ClientSpec(NamedTuple):

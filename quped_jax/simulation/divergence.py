@@ -29,6 +29,7 @@ import optax
 
 from quped_jax.checks import LARGEST
 from quped_jax.methods import api
+from quped_jax.methods.exchange import is_statistic
 from quped_jax.quantization.codebook_tree import path_name
 
 LARGEST_LOSS = 1e6
@@ -255,9 +256,7 @@ def sound(tree: Any) -> jax.Array:
   """
 
   def is_variance(path):
-    fields = [key.name for key in path if hasattr(key, "name")]
-    of_stats = {"stats", "quantized_stats"}.intersection(fields)
-    return of_stats and path_name(path).split("/")[-1] == "var"
+    return is_statistic(path) and path_name(path).split("/")[-1] == "var"
 
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   fine = [jnp.all(x >= 0) for path, x in leaves if is_variance(path)]

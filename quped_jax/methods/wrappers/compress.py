@@ -11,7 +11,9 @@ All that was sent and e together are all that was to be sent, so that nothing is
 lost for good. The residual e is part of the client's state; it changes only in
 rounds in which the client's message counts.
 
-Integers, and arrays of fewer than `SMALLEST` numbers, travel whole. What the
+Integers, arrays of fewer than `SMALLEST` numbers, and batch-norm statistics
+travel whole. In what a client says of its statistics, what was not heard before
+is said again: with error feedback it would count twice and more. What the
 server sends is not compressed.
 
 The server decodes messages before it does anything else with them
@@ -27,7 +29,7 @@ take part again; one that never does keeps its residual.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +38,7 @@ import jax.numpy as jnp
 from quped_jax import random_keys
 from quped_jax.methods import api
 from quped_jax.methods.blocks import personal
+from quped_jax.methods.exchange import is_statistic
 from quped_jax.methods.wrappers import compressors
 
 COMPRESSIONS = ("none", "qsgd", "uniform", "topk", "sign")
@@ -69,8 +72,7 @@ class CompressingClient(NamedTuple):
   Attributes:
     own: its state in the method that is wrapped.
     residual: e, float32 `[n]` of each array that is compressed; () without
-      error feedback. Not a tree like the message, in which a variance would
-      have to be positive.
+      error feedback.
   """
 
   own: Any
@@ -137,10 +139,10 @@ def check_compressible(
     )
 
 
-def _is_compressed(leaf: Any) -> bool:
+def _is_compressed(path: Sequence[Any], leaf: Any) -> bool:
   leaf = jnp.asarray(leaf)
   floats = jnp.issubdtype(leaf.dtype, jnp.floating)
-  return floats and leaf.size >= SMALLEST
+  return floats and leaf.size >= SMALLEST and not is_statistic(path)
 
 
 def _is_packed(node: Any) -> bool:
@@ -176,13 +178,14 @@ def with_compression(
     return compressor.decode(packed.sent, size)
 
   def decode(message):
-    return jax.tree.map(
+    message = jax.tree.map(
       lambda x: (
         unpacked(x).reshape(x.shape).astype(x.dtype) if _is_packed(x) else x
       ),
-      method.decode(message),
+      message,
       is_leaf=_is_packed,
     )
+    return method.decode(message)
 
   def init_client(key, inputs, server, client_id, spec, cohort):
     own = method.init_client(key, inputs, server, client_id, spec, cohort)
@@ -201,8 +204,8 @@ def with_compression(
       own,
       tuple(
         jnp.zeros_like(_flat(x))
-        for x in jax.tree.leaves(like)
-        if _is_compressed(x)
+        for path, x in jax.tree.leaves_with_path(like)
+        if _is_compressed(path, x)
       ),
     )
 
@@ -211,10 +214,11 @@ def with_compression(
     _check_alike(result.message, differences(download))
     key = jax.random.fold_in(context.key, random_keys.COMPRESSION)
     counts = jnp.asarray(result.weight) > 0
-    leaves, structure = jax.tree.flatten(result.message)
+    named, structure = jax.tree.flatten_with_path(result.message)
+    leaves = [leaf for _, leaf in named]
     before, after = iter(client.residual), []
-    for index, leaf in enumerate(leaves):
-      if not _is_compressed(leaf):
+    for index, (path, leaf) in enumerate(named):
+      if not _is_compressed(path, leaf):
         continue
       values = _flat(leaf)
       own = jax.random.fold_in(key, index)

@@ -183,7 +183,7 @@ def top_k(share: float) -> Compressor:
   def forms(size):
     """How many are sent, the bits of a place, and whether to list places."""
     # The small term makes 0.07 times 100 come to 7.
-    count = min(math.ceil(share * size - 1e-9), size)
+    count = min(max(math.ceil(share * size - 1e-9), 1), size)
     bits = (size - 1).bit_length()
     listed = packing.bytes_of(count, bits) < packing.bytes_of(size, 1)
     return count, bits, listed

@@ -28,13 +28,13 @@ KINDS = ("fedbn", "fedrep", "apfl", "fedkd", "fedgkd", "feddf", "scaffold")
 
 
 def model(seed: int = 0) -> api.GlobalModel:
-  """Two arrays that are compressed and two that are not."""
+  """Two arrays that are compressed and three that are not."""
   rng = np.random.default_rng(seed)
 
   def draw(*shape):
     return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
-  params = {"kernel": draw(10, 8), "bias": draw(8)}
+  params = {"kernel": draw(10, 8), "bias": draw(8), "scale": draw(70)}
   return api.GlobalModel(params, {"count": jnp.arange(90), "var": draw(70)})
 
 
@@ -96,7 +96,7 @@ def rounds(method, count: int, weight=1.0):
 def floats_of(tree) -> np.ndarray:
   """All numbers of the arrays that are compressed."""
   return np.concatenate([
-    np.ravel(tree.params["kernel"]), np.ravel(tree.stats["var"])
+    np.ravel(tree.params["kernel"]), np.ravel(tree.params["scale"])
   ])  # fmt: skip
 
 
@@ -129,17 +129,17 @@ def test_all_of_the_numbers_are_the_plain_message():
     assert all(not np.any(x) for x in client.residual)
 
 
-def test_small_arrays_and_integers_travel_whole():
+def test_small_arrays_integers_and_statistics_travel_whole():
   method = make("sign", False)
   result = update(method, begin(method), model())
   sent = result.message
   assert isinstance(sent.params["kernel"], compress.Packed)
-  assert isinstance(sent.stats["var"], compress.Packed)
+  assert isinstance(sent.params["scale"], compress.Packed)
   np.testing.assert_array_equal(sent.params["bias"], model().params["bias"])
-  np.testing.assert_array_equal(sent.stats["count"], np.arange(90))
+  assert tiny.largest_difference(sent.stats, model().stats) == 0
   sizes = [
     [x.nbytes for x in jax.tree.leaves(part)]
-    for part in (sent.params["kernel"], sent.stats["var"])
+    for part in (sent.params["kernel"], sent.params["scale"])
   ]
   assert sizes == [[4, 10], [4, 9]]
 
@@ -177,8 +177,18 @@ def test_parts_by_precision_stay_what_they_are():
   result = update(method, begin(method), message, download=message)
   part = result.message.quantized_stats
   assert by_precision.is_of_precision(part) and part.precisions == 3
-  read = method.decode(result.message)
-  assert tiny.largest_difference(read, message) < 1e-6
+  assert tiny.largest_difference(result.message, message) == 0
+
+
+def test_what_a_method_packs_itself_is_unpacked_last():
+  twice = sends().replace(
+    decode=lambda message: jax.tree.map(lambda x: 2 * x, message)
+  )
+  method = make("topk", False, twice, share=1.0)
+  sent = update(method, begin(method), model()).message
+  read = method.decode(sent)
+  doubled = jax.tree.map(lambda x: 2 * x, model())
+  assert tiny.largest_difference(read, doubled) == 0
 
 
 def test_a_lie_is_compressed_like_any_message():

@@ -116,6 +116,13 @@ def test_equal_numbers_stay_as_they_are():
     np.testing.assert_allclose(found, values, rtol=1e-6)
 
 
+def test_the_largest_number_travels_however_small_the_share():
+  method = compressors.top_k(1e-12)
+  values = jnp.arange(100.0)
+  sent = method.encode(jax.random.key(0), values)
+  np.testing.assert_array_equal(sent.values, [99.0])
+
+
 @pytest.mark.parametrize("count", [1, 7, 50, 100])
 def test_the_largest_numbers_travel_to_the_bit(count):
   """As many as the share says, whatever floats make of 0.07 times 100."""
