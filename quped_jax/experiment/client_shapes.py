@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from quped_jax.data.federation import Federation
 from quped_jax.methods import api
+from quped_jax.simulation import contexts
+from quped_jax.simulation.schedule import Schedule
 from quped_jax.simulation.state import Population
 
 
@@ -32,17 +34,17 @@ def of_client(
 
   def call(key, federation, population):
     inputs = federation.example()
-    spec, rates = population.of_client(client_id)
+    context = contexts.of_client(
+      Schedule(),
+      jnp.int32(0),
+      key,
+      federation,
+      population,
+      jnp.int32(client_id),
+    )
     server = method.init_server(key, inputs)
-    client = method.init_client(key, inputs, server, client_id, spec, cohort)
-    context = api.Context(
-      round=jnp.int32(0),
-      key=key,
-      client_id=jnp.int32(client_id),
-      spec=spec,
-      rates=rates,
-      shared_learning_rate=population.shared_learning_rate,
-      public=federation.public,
+    client = method.init_client(
+      key, inputs, server, client_id, context.spec, cohort
     )
     return fn(server, client, federation.client(client_id), context)
 

@@ -146,6 +146,17 @@ def test_methods_that_average_weights_refuse_another_network(method):
   qj.build(same, federation=federation)
 
 
+@pytest.mark.parametrize("estimator", ["binaryrelax", "parq"])
+def test_models_that_anneal_have_sizes_before_and_after_a_run(estimator):
+  assembly = made("local", estimator=estimator, bits=(2, 32))
+  plain = made("local", bits=(2, 32))
+  assert assembly.model_bytes().tolist() == plain.model_bytes().tolist()
+  assert list(assembly.variants(tiny.COHORT, 0)) == [
+    "personalized",
+    "quantized",
+  ]
+
+
 def test_settings_and_federation_are_what_makes_them_makes():
   data = qj.from_arrays(np.eye(4), [0, 1, 0, 1])
   with pytest.raises(ValueError, match="^settings: must be a Settings, "):
