@@ -23,13 +23,12 @@ References:
 
 import dataclasses
 
-import jax
-
 from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import (
   personal,
   requirements,
+  trees,
 )
 from quped_jax.methods.blocks.training import Training
 
@@ -76,9 +75,7 @@ def make_ditto(
       labels = training.label_objective(models.shared, batch)
 
       # The gradient of (lambda / 2) ||v - w_t||^2.
-      pull = jax.tree.map(
-        lambda v, w: options.lambda_p * (v - w), learner.params, download.params
-      )
+      pull = trees.pull(learner.params, download.params, options.lambda_p)
       learner, loss = training.alternating.step(
         learner, labels, context.rates, correction=pull
       )

@@ -6,8 +6,9 @@ Down: the global model w_t. Up: the difference after the local steps. The
 server takes the weighted mean.
 
 Quantized clients minimise this at x and at Q(x), with levels of their own that
-stay with them. In place of the paper's inexact local solver, clients take the
-usual local steps.
+stay with them. By estimators with latent weights, these stay close, and not the
+levels at which the network runs. In place of the paper's inexact local solver,
+clients take the usual local steps.
 
 Optimizer states: that of the weights starts afresh each round, with the
 download; that of the levels stays with the client.
@@ -73,10 +74,15 @@ def make_fedprox(
 
     return objective
 
+  def pull(download, params):
+    return trees.pull(params, download.params, options.mu)
+
+  latent = training.alternating.latent
   return averaging.averaging_method(
     options.method,
     models,
     training,
     weighting=options.weighting,
-    local_loss=local_loss,
+    local_loss=None if latent else local_loss,
+    correction=pull if latent else None,
   )

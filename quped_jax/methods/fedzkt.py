@@ -20,10 +20,11 @@ the local steps. The server keeps the models of all clients. "personalized" is
 a client's model after its local steps, "global" is F.
 
 Quantized clients minimise this at x and at Q(x), with levels of their own that
-stay with them; the server sees x. In the fine-tuning phase, in which weights
-stay on their levels, clients no longer start from what they receive, though the
-proximal term still draws their levels to it. Inputs must be such that a network
-is differentiable in them: not tokens, say.
+stay with them; the server sees x. By estimators with latent weights, these stay
+close, and not the levels at which the network runs. In the fine-tuning phase,
+in which weights stay on their levels, clients no longer start from what they
+receive, though the proximal term still draws their levels to it. Inputs must be
+such that a network is differentiable in them: not tokens, say.
 
 From memory of the paper, which was not checked against its code; the optimizers
 and numbers of steps are ours. Left out: the paper's comparison of distances. A
@@ -155,9 +156,13 @@ def make_fedzkt(
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]
-    learner = client
+    learner, latent = client, False
     if client.assignments is None:
       learner = client._replace(params=download.params, stats=download.stats)
+      latent = training.alternating.latent
+
+    def pull(params):
+      return trees.pull(params, download.params, options.mu)
 
     def objective(batch):
       from_labels = training.label_objective(model, batch)
@@ -167,10 +172,15 @@ def make_fedzkt(
         apart = trees.squared_distance(params, download.params)
         return loss + options.mu / 2 * apart, stats
 
-      return loss
+      return from_labels if latent else loss
 
     learner, metrics = local_steps.train(
-      training, learner, objective, data, context
+      training,
+      learner,
+      objective,
+      data,
+      context,
+      correction=pull if latent else None,
     )
     reached = api.GlobalModel(*alternating.current(learner))
     message = trees.difference(reached, download)

@@ -134,7 +134,7 @@ def make_pfedme(
 
       def inner_step(theta, _):
         # The gradient of the penalty.
-        pull = jax.tree.map(lambda t, w: lambda_p * (t - w), theta.params, w)
+        pull = trees.pull(theta.params, w, lambda_p)
         return training.alternating.step(
           theta, labels, context.rates, correction=pull
         )

@@ -82,6 +82,9 @@ class Alternating(NamedTuple):
       the model in training.
     gradients: how many gradients of the objective a step of the first phase
       takes with codebooks.
+    latent: whether the network runs at a map of the weights and never at the
+      weights, so that an objective does not see them. What is to pull at the
+      weights themselves is then a `correction`.
   """
 
   init: Callable[[Any, Any, Any], Learner]
@@ -89,6 +92,7 @@ class Alternating(NamedTuple):
   views: Callable[..., list[View]]
   current: Callable[..., tuple[Any, Any]]
   gradients: int
+  latent: bool = False
 
 
 def has_codebooks(codebooks: Any) -> bool:

@@ -190,4 +190,4 @@ def make_latent(
       lambda codebook, u: follow(u, codebook), codebooks, params
     )
 
-  return Alternating(init, step, views, current, gradients=1)
+  return Alternating(init, step, views, current, gradients=1, latent=True)

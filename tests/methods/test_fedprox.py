@@ -46,6 +46,18 @@ def test_a_strong_term_keeps_clients_near():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["ste", "parq"])
+def test_a_strong_term_keeps_latent_weights_near(estimator):
+  moves = []
+  for mu in (0.0, 3.0):
+    changes = (("estimator", estimator), ("steps", 20))
+    played = toy.run("fedprox", 1, bits=(2,), mu=mu, changes=changes)
+    first, last = (state.server.params for state in played.states)
+    moves.append(tiny.largest_difference(first, last))
+  assert 0 < moves[1] < 0.6 * moves[0]
+
+
+@pytest.mark.slow
 def test_it_learns_with_quantized_clients():
   played = toy.check_learns("fedprox")
   simulation = played.made.simulation
