@@ -8,8 +8,8 @@ were the identity:
   u \leftarrow u - \eta \, \frac{\partial m}{\partial u} \nabla f(m(u))
 
 The model that is evaluated and kept is that of the nearest levels, Q_c(u), with
-statistics of its own. Learners in full precision have m(u) = u and train as
-without codebooks.
+the batch-norm statistics of m(u) until others are estimated. Learners in full
+precision have m(u) = u and train as without codebooks.
 
 Cost of a step in forward passes (a backward pass counts as two): 3.
 """

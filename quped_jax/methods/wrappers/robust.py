@@ -75,6 +75,10 @@ def check_aggregation(
   most = clients_per_round or clients
   who = f"{'clients_per_round' if clients_per_round else 'clients'}={most}"
   least = distances.least_messages(aggregation, byzantine)
+  if most < least and not byzantine:
+    raise ValueError(
+      f"{who}: must be at least {least} with aggregation={aggregation!r}"
+    )
   if most < least:
     raise ValueError(
       f"assumed_byzantine={byzantine}: must be less with {who} and "

@@ -203,6 +203,10 @@ def test_clients_of_weight_zero_are_left_out():
       "assumed_byzantine=1: must be less with clients=4 and aggregation='krum'",
     ),
     (
+      {"aggregation": "krum", "clients": 2, "assumed_byzantine": 0},
+      "clients=2: must be at least 3 with aggregation='krum'",
+    ),
+    (
       {
         "aggregation": "multi_krum",
         "clients_per_round": 8,
