@@ -156,9 +156,13 @@ def make_fedzkt(
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]
-    learner = client
+    learner, latent = client, False
     if client.assignments is None:
       learner = client._replace(params=download.params, stats=download.stats)
+      latent = training.alternating.latent
+
+    def pull(params):
+      return trees.pull(params, download.params, options.mu)
 
     latent = training.alternating.latent
 
