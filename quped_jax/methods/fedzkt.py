@@ -164,11 +164,6 @@ def make_fedzkt(
     def pull(params):
       return trees.pull(params, download.params, options.mu)
 
-    latent = training.alternating.latent
-
-    def pull(params):
-      return trees.pull(params, download.params, options.mu)
-
     def objective(batch):
       from_labels = training.label_objective(model, batch)
 

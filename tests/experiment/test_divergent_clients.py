@@ -227,6 +227,7 @@ def test_so_does_one_under_any_method_in_long_runs(method, partition, tmp_path):
       assert abs(found - wanted) <= 0.01, (seed, bad)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:round .* diverged")
 def test_one_of_fifty_that_diverges_changes_no_bit_of_the_others():
   size = {"rounds": 3, "steps": 5, "eval_every": 3, "hidden": (16,)}

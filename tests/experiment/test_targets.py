@@ -71,6 +71,7 @@ MIXED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("kind", "changes"),
   [

@@ -70,6 +70,7 @@ def played():
   return federation, model, server, first, second
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_a_logistic_regression_on_features():
   federation, model, server, first, _ = played()
   shared = server.models[COHORT]

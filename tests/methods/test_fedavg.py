@@ -16,6 +16,7 @@ from tests.methods import toy
 COHORT = tiny.COHORT
 
 
+@pytest.mark.slow
 def test_one_client_alone_is_centralized_gradient_descent():
   made = tiny.tiny("fedavg", num_clients=1, bits=(32,), batch_size=5)
   server = made.state().server.model.params

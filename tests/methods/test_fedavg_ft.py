@@ -136,6 +136,7 @@ def test_the_step_size_of_the_adaptation_can_be_its_own(played):
   assert tiny.largest_difference(same, plain) > 1e-3
 
 
+@pytest.mark.slow
 def test_programs_take_the_step_size_of_the_adaptation_as_data():
   federation = toy.linear_federation()
   settings = tiny.make_settings(

@@ -38,6 +38,7 @@ def test_directions_have_length_one_and_none_where_nothing_moved():
   np.testing.assert_allclose(said.outputs, 0.25)
 
 
+@pytest.mark.slow
 def test_samples_are_of_the_gaussian_of_the_directions():
   moves = [jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0])]
   w = {"a": jnp.array([1.0, -1.0])}

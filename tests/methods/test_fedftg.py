@@ -66,6 +66,7 @@ def test_shares_of_a_label_add_up_to_one_where_anybody_has_it():
   np.testing.assert_allclose(shares[0], [1, 0.5, 0, 0])
 
 
+@pytest.mark.slow
 def test_without_turns_it_is_fedavg():
   made, server, context = make(**OPTIONS | {"iterations": 0})
   new = after(made, server, context)

@@ -126,6 +126,7 @@ def test_a_client_of_no_weight_does_not_teach_the_generator(trained):
   assert tiny.largest_difference(alone, server) == 0
 
 
+@pytest.mark.slow
 def test_generated_features_reach_the_last_layer_alone(federation):
   """A step with a known generator, against one in a first round."""
   made, _, server = make(federation, alpha=2.0)

@@ -50,6 +50,7 @@ def test_without_weights_it_is_fedavg():
   assert tiny.largest_difference(off.result, plain.result) < 1e-6
 
 
+@pytest.mark.slow
 def test_at_first_branches_are_the_main_path():
   """So their divergence is zero, and has no gradient."""
   ends = [

@@ -26,6 +26,7 @@ def sure(server):
   return server._replace(model=model, credibility=KNOWN)
 
 
+@pytest.mark.slow
 def test_local_steps_weigh_classes_and_samples():
   played = toy.play_one_client(
     "fedssd",

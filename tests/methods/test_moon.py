@@ -42,6 +42,7 @@ def other(params):
   return jax.tree.map(lambda x: x[::-1], with_features(params))
 
 
+@pytest.mark.slow
 def test_local_steps_are_those_of_the_paper():
   played = toy.play_one_client(
     "moon",

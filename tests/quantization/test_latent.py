@@ -82,6 +82,7 @@ def uniform(u, bits):
   return min(bits * mean, np.abs(u).max()) * np.linspace(-1, 1, 2**bits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
   [

@@ -82,6 +82,7 @@ def test_the_server_judges_the_model_that_it_has_averaged(name):
   assert tiny.largest_difference(again, server) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_first_round_is_that_of_fedavg(name):
   """Nothing that clients have trained has been judged yet."""

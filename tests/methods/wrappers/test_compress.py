@@ -100,6 +100,7 @@ def floats_of(tree) -> np.ndarray:
   ])  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", LOSSY)
 def test_what_was_sent_and_what_is_kept_are_all_that_was_meant(compression):
   read, meant, client = rounds(make(compression, True), 5)
@@ -121,6 +122,7 @@ def test_without_feedback_each_message_is_compressed_by_itself():
   assert client.residual == ()
 
 
+@pytest.mark.slow
 def test_all_of_the_numbers_are_the_plain_message():
   for feedback in (False, True):
     read, meant, client = rounds(make("topk", feedback, share=1.0), 2)
