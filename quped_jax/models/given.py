@@ -242,7 +242,7 @@ def _check_blocks(model, params, stats, inputs, num_classes) -> None:
     if len(owners) != 1:
       raise ValueError(
         f"model={model.name!r}: must have every layer in exactly one of its "
-        f"blocks; {path!r} is in {owners or 'none'}"
+        f"blocks, or blocks=None; {path!r} is in {owners or 'none'}"
       )
 
   def composed(params, stats, inputs):

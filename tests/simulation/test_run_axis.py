@@ -208,7 +208,9 @@ class Recorded:
 @pytest.mark.slow
 def test_batches_are_the_same_bit_for_bit():
   recorded = Recorded()
-  model = recorded.model._replace(init=recorded.init, apply=recorded.apply)
+  model = recorded.model._replace(
+    init=recorded.init, apply=recorded.apply, blocks=None
+  )
   settings, federations, simulations = runs_of(
     "local", model=model, bits=(32,), steps=recorded.steps, strategy="vmap"
   )
