@@ -402,7 +402,12 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+  "number",
+  [
+    signal.SIGTERM,
+    pytest.param(signal.SIGINT, marks=pytest.mark.long),
+    pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+  ],
 )
 def test_a_signal_ends_a_run_with_a_checkpoint(tmp_path, uninterrupted, number):
   process = start(tmp_path)

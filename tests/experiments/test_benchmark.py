@@ -231,7 +231,15 @@ LONG_SUITES = ("clients", "conv", "methods", "precision", "step", "uneven")
 
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(name, marks=pytest.mark.slow) for name in LONG_SUITES],
+  [
+    pytest.param(
+      name,
+      marks=pytest.mark.slow
+      if name in ("methods", "precision")
+      else pytest.mark.long,
+    )
+    for name in LONG_SUITES
+  ],
 )
 def test_every_suite_writes_what_it_measured(name, bench):
   bench.suite = name

@@ -51,6 +51,7 @@ def over(names, fast=FAMILIES, slow=None):
 
 
 each = over(tiny.METHODS)
+of_blocks = over(tiny.METHODS, slow=BLOCKS)
 
 
 def floats(tree):

@@ -23,6 +23,7 @@ from tests.methods.every import (
   each,
   equal,
   floats,
+  of_blocks,
   over,
 )
 
@@ -150,7 +151,7 @@ def test_five_rounds_agree_in_double_precision(name):
     assert tiny.largest_difference(ends[0], other) < most
 
 
-@each
+@of_blocks
 def test_runs_depend_on_the_seed_alone(name):
   made = tiny.tiny(name)
   one, again, other = (
@@ -198,7 +199,7 @@ def test_a_round_in_which_nobody_sends_leaves_the_server_as_it_was(name):
     np.testing.assert_array_equal(old, new)
 
 
-@each
+@of_blocks
 def test_the_loss_that_is_reported_falls(name):
   made = tiny.tiny(name)
   state, losses = made.state(), []
@@ -442,7 +443,7 @@ def test_rates_of_zero_change_nothing(name):
     assert tiny.largest_difference(new.params, old.params) < 1e-6
 
 
-@each
+@of_blocks
 def test_a_clients_rates_are_its_own(name):
   made = tiny.tiny(name)
   rates = made.population.rates

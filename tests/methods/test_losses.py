@@ -62,7 +62,7 @@ def trace(made):
     )
 
 
-@over(OTHERS, fast=("fedavg", "quped"))
+@over(OTHERS, fast=("fedavg", "quped"), slow=BLOCKS)
 @pytest.mark.parametrize("loss", ["squared_error", "binary"])
 def test_a_method_trains_with_targets_that_are_no_classes(
   name, loss, monkeypatch
