@@ -46,7 +46,7 @@ def _row(found: Facts) -> tuple[str, ...]:
     "any" if found.networks else "one",
     found.public,
     _yes(found.quantized),
-    _yes(found.median),
+    _yes(found.robust),
     _yes(found.clipped),
     _yes(found.private),
     _yes(found.compressed),

@@ -55,7 +55,7 @@ class Facts(NamedTuple):
     public: "" for a method without a public set, "samples" or "labels" for
       what it needs of it.
     quantized: whether clients may be quantized.
-    median: whether the median of messages, or another robust average, may
+    robust: whether the median of messages, or another robust average, may
       take their mean's place.
     clipped: whether messages may be clipped to a norm.
     private: whether the model may be differentially private.
@@ -73,7 +73,7 @@ class Facts(NamedTuple):
   networks: bool
   public: str
   quantized: bool
-  median: bool
+  robust: bool
   clipped: bool
   private: bool
   compressed: bool
@@ -126,7 +126,7 @@ def facts(name: str) -> Facts:
     networks=works(client_types="2*mlp(16)@32, 2*mlp(8,16)@32"),
     public=public,
     quantized=works(bits=(1, 32)),
-    median=works(aggregation="median"),
+    robust=works(aggregation="median"),
     clipped=works(aggregation="norm_clipped_mean"),
     private=works(dp_clip=1.0, dp_noise=1.0, participation=(0.5,), **options),
     compressed=works(compression="qsgd"),

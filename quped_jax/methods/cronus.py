@@ -78,10 +78,7 @@ class CronusOptions(public_lib.AnswerOptions):
   def __post_init__(self):
     super().__post_init__()
     checks.choice("cronus.average", self.average, AVERAGES)
-    if not 0 <= self.trim < 0.5:
-      raise ValueError(
-        f"cronus.trim={self.trim}: must be at least 0 and less than 0.5"
-      )
+    ranks.check_trim("cronus.trim", self.trim)
 
 
 def make_cronus(
@@ -107,9 +104,8 @@ def make_cronus(
 
   def init_server(key, inputs):
     del inputs
-    rows = public_lib.draw_rows(key, size, samples)
     nothing = jnp.zeros((samples or size, federation.num_classes))
-    return public_lib.Download(nothing, rows, rows)
+    return public_lib.first_download(key, size, samples, nothing)
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]
@@ -159,9 +155,8 @@ def make_cronus(
     return soft_labels.normalised(found)
 
   def server_update(server, aggregates, context):
-    next_rows = public_lib.draw_rows(context.key, size, samples)
-    new = public_lib.Download(
-      average(server, aggregates), server.next_rows, next_rows
+    new = public_lib.next_download(
+      server, context.key, size, samples, average(server, aggregates)
     )
     return messages.if_heard(aggregates, new, server)
 

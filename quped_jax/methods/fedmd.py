@@ -108,9 +108,8 @@ def make_fedmd(
 
   def init_server(key, inputs):
     del inputs
-    rows = public_lib.draw_rows(key, size, samples)
-    scores = jnp.zeros((samples or size, federation.num_classes))
-    return public_lib.Download(scores, rows, rows)
+    nothing = jnp.zeros((samples or size, federation.num_classes))
+    return public_lib.first_download(key, size, samples, nothing)
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]
@@ -141,8 +140,7 @@ def make_fedmd(
 
   def server_update(server, aggregates, context):
     scores = messages.mean_message(aggregates, server.targets)
-    next_rows = public_lib.draw_rows(context.key, size, samples)
-    new = public_lib.Download(scores, server.next_rows, next_rows)
+    new = public_lib.next_download(server, context.key, size, samples, scores)
     return messages.if_heard(aggregates, new, server)
 
   method = personal.personal_method(

@@ -14,7 +14,7 @@ def test_what_fedavg_is():
   assert (found.size_down, found.size_up) == (1.0, 1.0)
   assert (found.variants, found.primary) == (("global",), "global")
   assert (found.networks, found.public) == (False, "")
-  assert found.quantized and found.median and found.clipped and found.private
+  assert found.quantized and found.robust and found.clipped and found.private
   assert found.compressed
 
 
@@ -22,7 +22,7 @@ def test_what_fedavg_is():
 def test_what_others_are():
   fedmd = facts("fedmd")
   assert (fedmd.public, fedmd.networks) == ("labels", True)
-  assert not fedmd.private and fedmd.median and not fedmd.clipped
+  assert not fedmd.private and fedmd.robust and not fedmd.clipped
   assert fedmd.variants == ("personalized", "quantized")
   assert (fedmd.down, fedmd.up) == (("targets",), ("outputs",))
   assert 0 < fedmd.size_up < 0.5

@@ -11,14 +11,10 @@ from quped_jax.experiment.settings.fields import (
   one_of,
   setting,
 )
+from quped_jax.methods.blocks import ranks
 from quped_jax.methods.wrappers import byzantine, compress, compressors
 from quped_jax.methods.wrappers import privacy as privacy_lib
 from quped_jax.methods.wrappers import robust as robust_lib
-
-
-def _trim(field: str, value: float) -> None:
-  if not 0 <= value < 0.5:
-    raise ValueError(f"{field}={value}: must be at least 0 and less than 0.5")
 
 
 def _compression_bits(field: str, value: int) -> None:
@@ -96,7 +92,7 @@ class RobustnessSettings(Group):
     0.1,
     "share of the clients that 'trimmed_mean' leaves out at either end of "
     "every coordinate.",
-    _trim,
+    ranks.check_trim,
   )
   assumed_byzantine: int = setting(
     1,

@@ -98,6 +98,36 @@ def draw_rows(key: jax.Array, size: int, samples: int) -> jax.Array | None:
   return jax.random.permutation(key, size)[:samples].astype(jnp.int32)
 
 
+def first_download(
+  key: jax.Array, size: int, samples: int, targets: Any
+) -> Download:
+  """What clients receive at the start: no targets, and what to answer.
+
+  Args:
+    key: see `draw_rows`.
+    size: likewise.
+    samples: likewise.
+    targets: those that say that there are none.
+  """
+  rows = draw_rows(key, size, samples)
+  return Download(targets, rows, rows)
+
+
+def next_download(
+  download: Download, key: jax.Array, size: int, samples: int, targets: Any
+) -> Download:
+  """What clients receive after a round in which they answered.
+
+  Args:
+    download: what they received before it.
+    key: see `draw_rows`.
+    size: likewise.
+    samples: likewise.
+    targets: of the samples that they answered.
+  """
+  return Download(targets, download.next_rows, draw_rows(key, size, samples))
+
+
 def check_samples(field: str, samples: int, public: PublicSet) -> None:
   """Raises a ValueError if a subset is larger than the public set."""
   if samples > public.size:

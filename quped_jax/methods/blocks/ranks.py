@@ -15,6 +15,12 @@ import numpy as np
 from quped_jax.methods import by_precision
 
 
+def check_trim(field: str, value: float) -> None:
+  """Raises a ValueError unless so large a share can be left out twice."""
+  if not 0 <= value < 0.5:
+    raise ValueError(f"{field}={value}: must be at least 0 and less than 0.5")
+
+
 def _mean_of_ranks(
   x: jax.Array, sent: jax.Array, low: Any, high: Any
 ) -> jax.Array:

@@ -117,9 +117,10 @@ def soft_label_method(
 
   def init_server(key, inputs):
     model = api.GlobalModel(*models.shared.init(key, inputs))
-    rows = public_lib.draw_rows(key, size, samples)
     nothing = quantized_labels.nothing(bits_down, shape)
-    return SoftLabelServer(model, public_lib.Download(nothing, rows, rows))
+    return SoftLabelServer(
+      model, public_lib.first_download(key, size, samples, nothing)
+    )
 
   def broadcast(server, context, cohort):
     del context, cohort
@@ -180,8 +181,9 @@ def soft_label_method(
       )
       labels = jax.nn.softmax(logits)
     labels = quantized_labels.encode(labels, bits_down)
-    next_rows = public_lib.draw_rows(context.key, size, samples)
-    download = public_lib.Download(labels, rows, next_rows)
+    download = public_lib.next_download(
+      server.download, context.key, size, samples, labels
+    )
     new = SoftLabelServer(model, download)
     return messages.if_heard(aggregates, new, server)
 
