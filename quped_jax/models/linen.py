@@ -218,8 +218,8 @@ def from_linen(
       _, stats = apply(params, stats, inputs, train, key)
     if not caught:
       raise ValueError(
-        f"model {name!r} has no layer {HEAD!r}; must have one, a dense layer "
-        "that gives the logits, for methods that divide the model there"
+        f"model={name!r}: must have a layer {HEAD!r}, a dense one that gives "
+        "the logits, for methods that divide the model there"
       )
     return caught[-1], stats
 

@@ -110,7 +110,9 @@ def test_a_model_without_a_last_layer_has_no_features():
   model = qj.from_linen(Flat(), "flat")
   params, stats = model.init(jax.random.key(0), jnp.ones((1, 2)))
   assert model.features is not None
-  with pytest.raises(ValueError, match="model 'flat' has no layer 'last'"):
+  with pytest.raises(
+    ValueError, match="model='flat': must have a layer 'last'"
+  ):
     model.features(params, stats, jnp.ones((1, 2)), True)
 
 
