@@ -11,6 +11,7 @@ from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.client_types import ClientType, Network
 from quped_jax.quantization.codebook_tree import codebook_leaves
 from tests import tiny
+from tests.methods import every
 
 MLP, CNN = Network("mlp", (8, 4)), Network("cnn1")
 
@@ -211,20 +212,10 @@ def bits_for(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "method",
-  [
-    *FAST,
-    *(
-      pytest.param(name, marks=pytest.mark.slow)
-      for name in TAKES_KINDS
-      if name not in FAST
-    ),
-  ],
-)
-def test_clients_of_several_networks_train_in_one_program(method):
+@every.over(TAKES_KINDS, fast=FAST, slow=every.EXCHANGES)
+def test_clients_of_several_networks_train_in_one_program(name):
   simulation, state, metrics, accuracy = play(
-    settings_of(method, client_types=bits_for(method))
+    settings_of(name, client_types=bits_for(name))
   )
   assert set(state.clients) == {"mlp(8,8)", "mlp(12,8)"}
   assert float(metrics["participants"]) == 5

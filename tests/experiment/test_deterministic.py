@@ -200,7 +200,7 @@ def test_no_round_with_many_levels_adds_floats_in_any_order(changes):
   assert may_differ(text(True)) == 0
 
 
-@every.over(tiny.METHODS, fast=(), slow=every.BLOCKS)
+@every.over(tiny.METHODS, fast=(), slow=every.EXCHANGES)
 def test_no_round_of_any_method_adds_floats_in_any_order(name):
   settings = tiny.make_settings(
     name, len(tiny.COUNTS), steps=2, deterministic=True

@@ -19,13 +19,18 @@ FAMILIES = (
 )  # fmt: skip
 
 
-# One of each file in `methods/blocks`, with which methods are built. What takes
-# a program of its own, and is a property of the engine and of these files, is
-# tested for these.
+# One of each file in `methods/blocks`, with which methods are built.
 BLOCKS = (
   "fedavg", "ditto", "fedrep", "fml", "fedgkd", "fd", "ds_fl", "feddf",
   "fedgkt", "fedgen", "fedcad", "fedproto", "fedrod", "fedaux", "cronus",
   "fedftg", "quped",
+)  # fmt: skip
+
+
+# One of each kind of exchange. What takes a program of its own, and is a
+# property of the engine, is tested for these; `make test-long` has all.
+EXCHANGES = (
+  "fedavg", "ditto", "fedrep", "fd", "feddf", "fedgkt", "fedgen", "quped",
 )  # fmt: skip
 
 
@@ -51,7 +56,7 @@ def over(names, fast=FAMILIES, slow=None):
 
 
 each = over(tiny.METHODS)
-of_blocks = over(tiny.METHODS, slow=BLOCKS)
+of_exchanges = over(tiny.METHODS, slow=EXCHANGES)
 
 
 def floats(tree):

@@ -17,13 +17,13 @@ from quped_jax.methods import api
 from tests import tiny
 from tests.methods import golden
 from tests.methods.every import (
-  BLOCKS,
   CLIENTS,
   COHORT,
+  EXCHANGES,
   each,
   equal,
   floats,
-  of_blocks,
+  of_exchanges,
   over,
 )
 
@@ -104,7 +104,7 @@ ON_HOST = {"strategy": "dispatch", "chunk_size": 3}
 DEVICES = {"devices": 2, "chunk_size": 2}
 
 
-@over(tiny.METHODS, fast=(), slow=BLOCKS)
+@over(tiny.METHODS, fast=(), slow=EXCHANGES)
 def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   further = [THREE, ON_HOST] if name in ("local", "fedgkt") else []
   ways = [VMAP, ONE, *further]
@@ -151,7 +151,7 @@ def test_five_rounds_agree_in_double_precision(name):
     assert tiny.largest_difference(ends[0], other) < most
 
 
-@of_blocks
+@of_exchanges
 def test_runs_depend_on_the_seed_alone(name):
   made = tiny.tiny(name)
   one, again, other = (
@@ -161,7 +161,7 @@ def test_runs_depend_on_the_seed_alone(name):
   assert tiny.largest_difference(one.clients, other.clients) > 1e-3
 
 
-@over(tiny.METHODS, fast=(), slow=BLOCKS)
+@over(tiny.METHODS, fast=(), slow=EXCHANGES)
 def test_who_is_absent_stays_as_it_was(name):
   made = tiny.tiny(name, clients_per_round=2)
   start = tiny.to_host(made.state())
@@ -176,7 +176,7 @@ def test_who_is_absent_stays_as_it_was(name):
   assert sum(same) == CLIENTS - 2
 
 
-@over(tiny.METHODS, fast=("fedavg", "feddf", "quped"))
+@over(tiny.METHODS, fast=("fedavg", "feddf", "quped"), slow=EXCHANGES)
 def test_a_round_in_which_nobody_sends_leaves_the_server_as_it_was(name):
   made = tiny.tiny(name)
   server = made.state().server
@@ -199,7 +199,7 @@ def test_a_round_in_which_nobody_sends_leaves_the_server_as_it_was(name):
     np.testing.assert_array_equal(old, new)
 
 
-@of_blocks
+@of_exchanges
 def test_the_loss_that_is_reported_falls(name):
   made = tiny.tiny(name)
   state, losses = made.state(), []
@@ -240,7 +240,7 @@ DIGITS = {
 }
 
 
-@over(tiny.METHODS, fast=("quped",), slow=BLOCKS)
+@over(tiny.METHODS, fast=("quped",), slow=EXCHANGES)
 def test_digits_are_learned(name):
   case = tiny.CASES[name]
   values = {**DIGITS, "method_options": {name: dict(case.options)}}
@@ -319,7 +319,7 @@ QUANTIZED = (
 )  # fmt: skip
 
 
-@over(QUANTIZED, fast=("quped",))
+@over(QUANTIZED, fast=("quped",), slow=EXCHANGES)
 def test_quantized_models_have_at_most_as_many_values_as_levels(name):
   made = tiny.tiny(name)
   check_levels(made, made.play(2))
@@ -352,7 +352,7 @@ PHASES = (
 )  # fmt: skip
 
 
-@over(PHASES, fast=("quped",), slow=BLOCKS)
+@over(PHASES, fast=("quped",), slow=EXCHANGES)
 def test_the_fine_tuning_phase_trains_levels_with_frozen_assignments(name):
   made = tiny.tiny(name)
   frozen = made.simulation.begin_finetune(made.play(2))
@@ -443,7 +443,7 @@ def test_rates_of_zero_change_nothing(name):
     assert tiny.largest_difference(new.params, old.params) < 1e-6
 
 
-@of_blocks
+@of_exchanges
 def test_a_clients_rates_are_its_own(name):
   made = tiny.tiny(name)
   rates = made.population.rates

@@ -166,7 +166,7 @@ LIMITS = {"quped": 1e-8, "qupel": 1e-8}
   [
     pytest.param(
       name,
-      marks=() if name in ("scaffold", "feddf", "quped") else pytest.mark.long,
+      marks=() if name in ("scaffold", "quped") else pytest.mark.long,
     )
     for name in IN_DOUBLE
   ],
@@ -261,7 +261,11 @@ def small(**how):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("method", "bits"), [("local", (32,)), ("quped", (1, 2, 32))]
+  ("method", "bits"),
+  [
+    pytest.param("local", (32,), marks=pytest.mark.long),
+    ("quped", (1, 2, 32)),
+  ],
 )
 def test_a_run_that_diverges_changes_no_bit_of_the_others(method, bits):
   settings, federations, simulations = runs_of(method, 2, bits=bits)

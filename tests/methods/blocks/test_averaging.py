@@ -12,31 +12,18 @@ from quped_jax.methods import by_precision
 from quped_jax.methods.blocks import averaging, personal
 from quped_jax.quantization import codebook_tree
 from tests import tiny
+from tests.methods import every
 
 COHORT = tiny.COHORT
 BITS = (1, 2, 1, 32)
 
-SLOW = pytest.mark.slow
 # Methods whose clients share a model with its statistics.
 SHARING = (
-  "fedavg",
-  pytest.param("fedprox", marks=SLOW),
-  pytest.param("scaffold", marks=SLOW),
-  pytest.param("feddyn", marks=SLOW),
-  pytest.param("fedcad", marks=SLOW),
-  pytest.param("fedgkd", marks=SLOW),
-  pytest.param("fedgkd_vote", marks=SLOW),
-  pytest.param("fedntd", marks=SLOW),
-  pytest.param("fedgen", marks=SLOW),
-  pytest.param("feddf", marks=SLOW),
-  pytest.param("fedbe", marks=SLOW),
-  pytest.param("fedaux", marks=SLOW),
-  "fedrep",
-)
+  "fedavg", "fedprox", "scaffold", "feddyn", "fedcad", "fedgkd", "fedgkd_vote",
+  "fedntd", "fedgen", "feddf", "fedbe", "fedaux", "fedrep",
+)  # fmt: skip
 # Those that adapt the shared model to a client before it is evaluated.
-ADAPTING = tuple(
-  pytest.param(x, marks=SLOW) for x in ("per_fedavg", "fedavg_ft")
-)
+ADAPTING = ("per_fedavg", "fedavg_ft")
 
 
 @functools.cache
@@ -80,8 +67,7 @@ def variants(made, state, client_id: int):
   return evaluated(state.server, client)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SHARING)
+@every.over(SHARING, fast=(), slow=("fedavg", "fedrep", "fedgen", "feddf"))
 def test_a_shared_quantized_model_has_the_servers_statistics(name):
   made, states = play(name)
   server = shared_of(states[-1].server)
@@ -105,7 +91,7 @@ def test_a_shared_quantized_model_has_the_servers_statistics(name):
     assert made.simulation.bytes_up == made.simulation.bytes_down == mean
 
 
-@pytest.mark.parametrize("name", ADAPTING)
+@every.over(ADAPTING, fast=())
 def test_an_adapted_model_has_statistics_of_its_clients_data(name):
   made, states = play(name)
   server = shared_of(states[-1].server)
