@@ -126,13 +126,14 @@ def make_fedftg(
 
   Raises:
     ValueError: a cohort with another architecture; a loss that is not over
-      classes.
+      classes; a network of tokens.
   """
   requirements.check_classes("fedftg", training, "it generates inputs by label")
   method = averaging.averaging_method(
     "fedftg", models, training, weighting=options.weighting
   )
   model, classes = models.shared, federation.num_classes
+  requirements.check_follows_inputs("fedftg", model, federation.example())
   made = inputs_lib.make_input_generator(options, federation, classes)
   optimizer = optimizers.base_optimizer(options.generator_optimizer)
   model_optimizer = optimizers.base_optimizer(options.distill_optimizer)

@@ -128,10 +128,13 @@ def make_fedzkt(
     federation: has the number of clients, and the shape of the inputs.
 
   Raises:
-    ValueError: a loss that is not over classes.
+    ValueError: a loss that is not over classes; a network of tokens.
   """
   requirements.check_classes(
     "fedzkt", training, "its server compares softmax outputs"
+  )
+  requirements.check_follows_inputs(
+    "fedzkt", models.shared, federation.example()
   )
   num_clients = federation.num_clients
   made = inputs_lib.make_input_generator(options, federation)

@@ -1,5 +1,7 @@
 """What a method may require of models, training and data."""
 
+import jax
+
 from quped_jax.data.federation import Federation, PublicSet
 from quped_jax.methods.api import Models
 from quped_jax.methods.blocks.training import Training
@@ -75,6 +77,32 @@ def check_blocks(method: str, model: Model) -> tuple[Block, ...]:
       f"method={method!r}, which runs them apart; it {found}"
     )
   return blocks
+
+
+def check_follows_inputs(method: str, model: Model, inputs: jax.Array) -> None:
+  """Raises a ValueError for a network of tokens, which has no gradient in them.
+
+  Args:
+    method: name of the method that learns inputs by gradients, for errors.
+    model: the network.
+    inputs: like those of some samples, `[batch, ...]`.
+  """
+
+  def along(direction):
+    params, stats = model.init(jax.random.key(0), inputs)
+
+    def logits(inputs):
+      return model.apply(params, stats, inputs, False)[0]
+
+    return jax.jvp(logits, (inputs,), (direction,))[1]
+
+  program = jax.make_jaxpr(along)(inputs).jaxpr
+  (direction,) = program.invars
+  if not any(x is direction for line in program.eqns for x in line.invars):
+    raise ValueError(
+      f"model={model.name!r}: must be a network of numbers, not of tokens, "
+      f"with method={method!r}, whose server learns inputs by their gradient"
+    )
 
 
 def check_same_model(method: str, models: Models) -> None:

@@ -27,3 +27,12 @@ def test_other_methods_take_cohorts_of_any_architecture():
     models = api.Models(shared, {"small": shared, "images": other})
     made = entry.build(models, training, entry.options(), None)
     assert made.primary_variant == "quantized"
+
+
+@pytest.mark.parametrize("name", ["fedftg", "fedzkt"])
+def test_inputs_are_generated_for_networks_that_follow_them(name):
+  settings = qj.Settings(
+    method=name, dataset="own_source", model="transformer", bits=(32,)
+  )
+  with pytest.raises(ValueError, match="model='transformer': .*not of tokens"):
+    qj.build(settings)
