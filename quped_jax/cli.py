@@ -31,6 +31,10 @@ class Parser(argparse.ArgumentParser):
       **kwargs,
     )
 
+  def options(self) -> list[str]:
+    """All options that the parser knows."""
+    return list(self._option_string_actions)
+
   def error(self, message: str) -> NoReturn:
     """Raises what is wrong with the arguments, without the usage."""
     said = message.removeprefix("argument ")
@@ -93,7 +97,7 @@ def _run(argv: list[str]) -> None:
     args.settings = left
   elif left:
     word = left[0].partition("=")[0]
-    near = checks.did_you_mean(word, parser._option_string_actions)
+    near = checks.did_you_mean(word, parser.options())
     parser.error(f"{word}: no such option{near}")
   module.run(args)
 

@@ -113,7 +113,7 @@ def of_group(name: str) -> str:
     entry = methods.METHODS[name]
     about, prefix = inspect.getmodule(entry.make), f"{name}."
     fields, docs = dataclasses.fields(entry.options), _attributes(entry.options)
-  lines = [f"{name}: {_first_line(about)}"]
+  lines = textwrap.wrap(f"{name}: {_first_line(about)}", _WIDTH)
   for field in fields:
     if field.name != "method_options":  # They are options of methods.
       lines += ["", *_entry(prefix, field, docs.get(field.name, ""))]

@@ -10,7 +10,7 @@ import pathlib
 import pprint
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from quped_jax import paths
@@ -92,10 +92,12 @@ def comparison_of(args: argparse.Namespace) -> dict[str, Any]:
   if not presets.compares(values):
     values = {"base": bases.base_of(values)}
   values = {**_DEFAULTS, **values}
-  for name in ("methods", "bits", "seeds"):
-    if (text := getattr(args, name)) is not None:
-      parse = _PARSERS.get(name, lambda text: text)
-      values[name] = parse(text)
+  if args.methods is not None:
+    values["methods"] = (args.methods,)
+  if args.bits is not None:
+    values["bits"] = args.bits
+  if args.seeds is not None:
+    values["seeds"] = named.parse("seeds", "tuple[int, ...]", args.seeds)
   if "methods" not in values:
     raise ValueError(
       "methods: must be given, as by --methods=quped,local, or by the "
@@ -103,24 +105,24 @@ def comparison_of(args: argparse.Namespace) -> dict[str, Any]:
     )
   pairs = list(named.pairs(args.settings))
   section = [pair for pair in pairs if pair[0].startswith("tune.")]
-  base = [pair for pair in pairs if pair not in section]
-  for name, _ in base:
-    if name in _OF_ROWS:
-      raise ValueError(f"--{name}: is called --{_OF_ROWS[name]} here")
-  options = [name for name in vars(args) if name != "settings"]
-  values["base"] = plan.merge(
-    values["base"], named.values_of(base, (*options, "tune.trials"))
-  )
   if section:
     values["tune"] = _with_section(values.get("tune", {}), section)
-  return values
+  base = [pair for pair in pairs if pair not in section]
+  options = [name for name in vars(args) if name != "settings"]
+  return {**values, "base": _with_base(values["base"], base, options)}
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-  return named.parse("seeds", "tuple[int, ...]", text)
+def _with_base(
+  base: Mapping[str, Any],
+  pairs: Sequence[tuple[str, str | None]],
+  options: Iterable[str],
+) -> dict[str, Any]:
+  """What all runs share, with what is given by name."""
+  for name, _ in pairs:
+    if name in _OF_ROWS:
+      raise ValueError(f"--{name}: is called --{_OF_ROWS[name]} here")
+  return plan.merge(base, named.values_of(pairs, options))
 
-
-_PARSERS = {"methods": lambda text: (text,), "seeds": _seeds}
 
 # Of the section `tune`, what can be given by name.
 _TUNE = {
@@ -133,11 +135,11 @@ _TUNE = {
 
 
 def _with_section(
-  section: Mapping[str, Any], given_pairs: Iterable[tuple[str, str | None]]
+  section: Mapping[str, Any], pairs: Iterable[tuple[str, str | None]]
 ) -> dict[str, Any]:
   """The section `tune`, with what is given by name."""
   found = dict(section)
-  for written, text in given_pairs:
+  for written, text in pairs:
     name = written.partition(".")[2]
     if name not in _TUNE:
       raise ValueError(f"--{written}: must be tune.{' or tune.'.join(_TUNE)}")

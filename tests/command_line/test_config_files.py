@@ -27,14 +27,14 @@ def test_a_file_gives_settings(name, text, tmp_path):
   (tmp_path / name).write_text(text)
   found = config_files.load(str(tmp_path / name))
   expected = qj.Settings(bits=(1, 2), quped={"lambda_p": 0.3})
-  assert qj.Settings.from_dict(found) == expected
+  assert qj.Settings.from_dict(found).to_dict() == expected.to_dict()
 
 
 def test_the_config_that_a_run_leaves_is_one(tmp_path):
   settings = qj.Settings(bits=(1, 2), quped={"lambda_p": 0.3}, clients=3)
   (tmp_path / "config.json").write_text(json.dumps(settings.to_dict()))
   found = config_files.load(str(tmp_path / "config.json"))
-  assert qj.Settings.from_dict(found) == settings
+  assert qj.Settings.from_dict(found).to_dict() == settings.to_dict()
 
 
 def test_a_variant_and_the_current_folder_are_given_to_python(

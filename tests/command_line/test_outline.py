@@ -85,6 +85,7 @@ def test_of_many_clients_only_the_first_are_shown():
   )["partition"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_clients_of_several_networks_say_which(made):
   settings = dataclasses.replace(
     SETTINGS, client_types="3*mlp(8,8)@2, 3*mlp(16,16)@32"

@@ -1,7 +1,4 @@
-"""Presets: settings that are allowed, the same as those of the configs."""
-
-import importlib
-import pathlib
+"""Presets: settings that are allowed, under names."""
 
 import pytest
 
@@ -10,40 +7,29 @@ from quped_jax.experiment import presets
 from quped_jax.experiment.comparison import plan, tune
 from quped_jax.experiment.presets import bases
 
-ROOT = pathlib.Path(__file__).parents[3]
 COMPARISONS = [x for x in presets.PRESETS if presets.compares(presets.get(x))]
 RUNS = [x for x in presets.PRESETS if x not in COMPARISONS]
+# These have runs of all methods.
+LARGE = ("compare_attacks", "compare_digits", "compare_images:")
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_is_allowed_and_is_that_of_its_config(name):
-  settings = qj.Settings.from_dict(presets.get(name))
-  assert settings == qj.Settings.from_dict(config_of(name).to_dict())
+def test_a_run_is_allowed(name):
+  assert qj.Settings.from_dict(presets.get(name)).rounds >= 1
 
 
-@pytest.mark.parametrize("name", COMPARISONS)
-def test_a_comparison_is_allowed_and_is_that_of_its_config(name, tmp_path):
-  given, config = presets.get(name), config_of(name).to_dict()
-  assert plan.make_runs(given, tmp_path) == plan.make_runs(config, tmp_path)
-  if "tune" in given:
-    assert len(tune.make_trials(given, tmp_path)) >= 8
-
-
-def config_of(name):
-  module, _, variant = name.partition(":")
-  get_config = importlib.import_module(f"configs.{module}").get_config
-  return get_config(variant) if variant else get_config()
-
-
-def test_every_config_is_a_preset_and_every_preset_a_config():
-  configs = {path.stem for path in (ROOT / "configs").glob("*.py")}
-  assert configs == {name.partition(":")[0] for name in presets.PRESETS}
-
-
-def test_configs_hold_no_settings_of_their_own():
-  for path in (ROOT / "configs").glob("*.py"):
-    code = path.read_text().rpartition('"""')[2]
-    assert "common.get_" in code and len(code.splitlines()) < 9, path
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(x, marks=[pytest.mark.slow] * x.startswith(LARGE))
+    for x in COMPARISONS
+  ],
+)
+def test_a_comparison_is_allowed(name, tmp_path):
+  config = presets.get(name)
+  assert len(plan.make_runs(config, tmp_path)) >= 24
+  if "tune" in config:
+    assert len(tune.make_trials(config, tmp_path)) >= 8
 
 
 def test_what_is_got_can_be_changed():
