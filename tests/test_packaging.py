@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import zipfile
 from typing import Any, NamedTuple
@@ -21,9 +20,10 @@ from tests import typed
 ROOT = pathlib.Path(__file__).parents[1]
 
 # What a checkout has beside its files.
-_LEFT_OUT = shutil.ignore_patterns(
-  ".*", "build", "dist", "results", "shared", "*.egg-info", "__pycache__"
+_BESIDE = shutil.ignore_patterns(
+  ".*", "build", "dist", "results", "shared", "*.egg-info"
 )
+_CACHES = shutil.ignore_patterns("__pycache__")
 
 needs_build = pytest.mark.skipif(
   importlib.util.find_spec("build") is None, reason="build is not installed"
@@ -61,10 +61,16 @@ class Built(NamedTuple):
     )
 
 
+def left_out(folder: str, names: list[str]) -> set[str]:
+  """What is not copied of a checkout."""
+  ignore = _BESIDE if pathlib.Path(folder) == ROOT else _CACHES
+  return ignore(folder, names)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Built:
   folder = tmp_path_factory.mktemp("package")
-  shutil.copytree(ROOT, folder / "source", ignore=_LEFT_OUT)
+  shutil.copytree(ROOT, folder / "source", ignore=left_out)
   subprocess.run(
     [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder]
     + [folder / "source"],
@@ -76,7 +82,9 @@ def built(tmp_path_factory) -> Built:
   subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
   python = folder / "env" / "bin" / "python"
   (found,) = (folder / "env").glob("lib/*/site-packages")
-  (found / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+  # The package itself is not in these folders, but in a checkout.
+  folders = [path for path in sys.path if path.endswith("site-packages")]
+  (found / "dependencies.pth").write_text("\n".join(folders))
   subprocess.run(
     [python, "-m", "pip", "install", "--no-deps", "--no-index"]
     + ["--ignore-installed", "--quiet", wheel],
