@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   given.add_restart(parser)
   parser.add_argument(
-    "--quiet", action="store_true", help="show errors and warnings alone"
+    "--quiet",
+    action="store_true",
+    help="show no progress; results and warnings are shown",
   )
   _add_processes(parser)
 
@@ -135,13 +137,13 @@ def train(
     settings: of the run.
     workdir: folder for the results; None to keep none.
     restart: whether results of other runs in the workdir are replaced.
-    quiet: whether nothing is printed.
+    quiet: whether no progress is shown.
   """
   display = qj.Display(quiet=quiet)
   if workdir is None:
     display.note("no results are kept; --workdir=DIR keeps them in a folder")
   result = qj.run(settings, workdir, display=display, resume=not restart)
-  if quiet or not processes.is_first():
+  if not processes.is_first():
     return
   results.print_summary(result.summary)
   if workdir is not None:
