@@ -44,12 +44,7 @@ def facts(made: Assembly) -> Iterator[tuple[str, str]]:
   yield "model file", f"{_spread(made.model_bytes(), _bytes)} for each client"
   yield "a round", _traffic(made)
   yield "memory", _memory(made)
-  layout = made.simulation.layout
-  yield (
-    "strategy",
-    f"{made.settings.strategy}: {_count(layout.chunk_size, 'client')} at once "
-    f"on each of {_count(layout.devices, 'device')} ({layout.why})",
-  )
+  yield "strategy", _strategy(made)
 
 
 def title(made: Assembly) -> str:
@@ -98,9 +93,22 @@ def _traffic(made: Assembly) -> str:
   simulation = made.simulation
   count = made.population.participation.mean(made.settings.clients)
   down, up = simulation.bytes_down, simulation.bytes_up
+  if not (down or up):
+    return "nothing is sent"
   return (
     f"{_bytes(down)} down and {_bytes(up)} up for a client, "
     f"{_bytes(count * down)} and {_bytes(count * up)} for all that take part"
+  )
+
+
+def _strategy(made: Assembly) -> str:
+  layout = made.simulation.layout
+  where = "one device"
+  if layout.devices > 1:
+    where = f"each of {layout.devices} devices"
+  return (
+    f"{made.settings.strategy}: {_count(layout.chunk_size, 'client')} at once "
+    f"on {where} ({layout.why})"
   )
 
 

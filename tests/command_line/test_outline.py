@@ -53,7 +53,7 @@ def test_it_says_what_the_run_is_made_of(made):
   assert f"{3 * up / 1000:.3g} KB for all" in said["a round"]
   estimate = made.simulation.memory
   assert f"an estimated {estimate / 1000:.3g} KB on each" in said["memory"]
-  assert said["strategy"].startswith("auto: 1 client at once on each of 1 dev")
+  assert said["strategy"].startswith("auto: 1 client at once on one device (")
 
 
 def test_the_table_has_a_row_for_each_client(made):
@@ -96,6 +96,11 @@ def test_clients_of_several_networks_say_which(made):
   ]
   assert list(column.cells) == ["mlp(8,8)"] * 3 + ["mlp(16,16)"] * 3
   assert [name for name, _ in outline.facts(several)].count("network") == 2
+
+
+def test_a_method_that_sends_nothing_says_so():
+  alone = qj.Settings(dataset="synthetic", clients=2, method="local", steps=1)
+  assert dict(outline.facts(assemble(alone)))["a round"] == "nothing is sent"
 
 
 def test_nothing_is_compiled(made):
