@@ -25,6 +25,7 @@ QUESTIONS = (
   "methods",
   "quantizers",
   "uneven-clients",
+  "callbacks",
   "interruptions",
   "robustness-and-privacy",
   "compression",

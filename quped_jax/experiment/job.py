@@ -8,6 +8,7 @@ from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.resume import Saver
 from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.telling import Telling
 from quped_jax.simulation import processes
 from quped_jax.simulation.state import SimulationState
 
@@ -22,7 +23,7 @@ class Job(NamedTuple):
     workdir: where results are written; None for nowhere.
     writer: writes them.
     saver: writes checkpoints.
-    display: shows progress.
+    telling: tells callbacks, of which one shows progress.
   """
 
   made: Assembly
@@ -31,17 +32,17 @@ class Job(NamedTuple):
   workdir: str | os.PathLike | None
   writer: metrics_lib.Writer
   saver: Saver
-  display: metrics_lib.Display
+  telling: Telling
 
   @classmethod
-  def of(cls, made, given, identity, workdir, display, *, anew: bool) -> "Job":
-    """Of several processes, only the first writes and shows anything."""
-    first = processes.is_first()
-    if display is None or not first:
-      display = metrics_lib.Display(quiet=not first)
-    writer = metrics_lib.Writer(workdir if first else None)
+  def of(
+    cls, made, given, identity, workdir, telling: Telling, *, anew: bool
+  ) -> "Job":
+    """Of several processes, only the first writes anything."""
+    writer = metrics_lib.Writer(workdir if processes.is_first() else None)
     saver = Saver(made, given, identity, workdir, anew=anew)
-    return cls(made, given, identity, workdir, writer, saver, display)
+    telling.saved = saver.note
+    return cls(made, given, identity, workdir, writer, saver, telling)
 
 
 def check_processes(

@@ -32,8 +32,8 @@ KILLS = int(os.environ.get("QUPED_KILLS", "3"))
 # Runs that are stopped midway, in this process.
 
 
-class StopError(Exception):
-  """Ends a run in these tests."""
+class StopError(BaseException):
+  """Ends a run in these tests as if it had been killed."""
 
 
 class StopsAfter(qj.Display):
@@ -43,13 +43,15 @@ class StopsAfter(qj.Display):
     super().__init__(quiet=True)
     self._round = round_
 
-  def show(self, method, rounds, *_):
-    def update(round_, record=None, seconds=None):
-      del record, seconds
-      if round_ >= self._round:
-        raise StopError
+  def _reported(self, round_):
+    if round_ >= self._round:
+      raise StopError
 
-    return contextlib.nullcontext(update)
+  def on_rounds(self, first, last):
+    self._reported(first - 1)
+
+  def on_evaluation(self, evaluation):
+    self._reported(evaluation.round)
 
 
 def results(workdir):
@@ -193,15 +195,12 @@ def test_the_state_of_clients_that_all_diverged_is_saved(tmp_path):
 class StopsProcess(qj.Display):
   """Sends its own process a signal when a run reports its last round."""
 
-  def show(self, label, rounds, *_):
-    del label
+  def on_begin(self, start):
+    self._last = start.settings.rounds
 
-    def update(round_, record=None, seconds=None):
-      del record, seconds
-      if round_ == rounds:
-        signal.raise_signal(signal.SIGTERM)
-
-    return contextlib.nullcontext(update)
+  def on_evaluation(self, evaluation):
+    if evaluation.round == self._last:
+      signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.slow
@@ -225,8 +224,8 @@ class Raises(qj.Display):
     super().__init__(quiet=True)
     self._action = action
 
-  def show(self, method, rounds, *_):
-    return contextlib.nullcontext(lambda *_: self._action())
+  def on_evaluation(self, evaluation):
+    self._action()
 
 
 def interrupt():
