@@ -48,6 +48,7 @@ _OVERRIDES = flags.DEFINE_string(
   "overrides", "", "JSON file of further overrides, such as best.json."
 )
 _RESTART = command_line.define_restart()
+_QUIET = command_line.define_quiet()
 
 
 def _config() -> dict[str, Any]:
@@ -60,11 +61,17 @@ def _config() -> dict[str, Any]:
 
 def _compare(config: Mapping[str, Any], folder: pathlib.Path) -> None:
   console = common.make_console()
-  report.compare(config, folder, console=console, restart=_RESTART.value)
+  report.compare(
+    config,
+    folder,
+    console=console,
+    restart=_RESTART.value,
+    quiet=_QUIET.value,
+  )
 
 
 def _tune(config: Mapping[str, Any], folder: pathlib.Path) -> None:
-  best = tune.tune(config, folder, restart=_RESTART.value)
+  best = tune.tune(config, folder, restart=_RESTART.value, quiet=_QUIET.value)
   print("config.overrides that did best on validation data:")
   pprint.pp(best)
   print(f"All that was tried: {folder / 'tune.csv'}")
@@ -73,7 +80,9 @@ def _tune(config: Mapping[str, Any], folder: pathlib.Path) -> None:
 
 def _vary(config: Mapping[str, Any], folder: pathlib.Path) -> None:
   method = _SENSITIVITY.value
-  sensitivity.sensitivity(config, method, folder, restart=_RESTART.value)
+  sensitivity.sensitivity(
+    config, method, folder, restart=_RESTART.value, quiet=_QUIET.value
+  )
   for kind in ("json", "png"):
     print(folder / f"sensitivity_{method}.{kind}")
 

@@ -22,6 +22,7 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
 _RESTART = command_line.define_restart()
+_QUIET = command_line.define_quiet()
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "HOST:PORT of process 0, if there are several processes."
 )
@@ -71,7 +72,12 @@ def main(argv: list[str]) -> None:
     # First: a process whose settings are refused tells the others.
     _join()
     settings = common.get_settings(_CONFIG.value)
-    result = qj.run(settings, _WORKDIR.value, resume=not _RESTART.value)
+    result = qj.run(
+      settings,
+      _WORKDIR.value,
+      display=qj.Display(quiet=_QUIET.value),
+      resume=not _RESTART.value,
+    )
     if processes.is_first():
       common.print_summary(result.summary)
       print(f"Results are in {_WORKDIR.value}")
