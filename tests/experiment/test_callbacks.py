@@ -156,6 +156,7 @@ def test_each_run_of_a_sweep_has_its_own_callbacks(tmp_path, strategy):
     assert notes.start.settings == swept.settings
     assert [x.metrics for x in notes.found] == list(swept.history)
     assert notes.end.summary == swept.summary
+    assert swept.folder is not None
     with (swept.folder / "metrics.csv").open(newline="") as file:
       rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == [

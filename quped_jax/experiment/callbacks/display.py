@@ -230,16 +230,21 @@ class _Live:
     self._progress = progress.Progress(label, start.settings.rounds)
     self._progress.done = start.round
     self._progress.said = ("compiling",)
-    self._shown = progress.show(console, self._progress)
-    self._dispatched = False
+    self._console, self._shown = console, None
+
+  def _show(self) -> None:
+    # Only now, so that what there is to say of the run comes before it.
+    if self._shown is None:
+      self._shown = progress.show(self._console, self._progress)
+    else:
+      self._shown.refresh()
 
   def rounds(self, done: int) -> None:
     self._progress.done = done
     # When further rounds are given to the devices, the first are compiled.
-    if self._dispatched and self._progress.said == ("compiling",):
+    if self._shown and self._progress.said == ("compiling",):
       self._progress.said = ("not evaluated yet",)
-    self._dispatched = True
-    self._shown.refresh()
+    self._show()
 
   def evaluated(self, evaluation: Evaluation) -> None:
     self._progress.done = evaluation.round
@@ -247,7 +252,8 @@ class _Live:
     found = found_in_words(evaluation.metrics, self._score)
     told = found, costs_in_words(evaluation)
     self._progress.said = tuple(filter(None, told))
-    self._shown.refresh()
+    self._show()
 
   def close(self) -> None:
-    self._shown.stop()
+    if self._shown:
+      self._shown.stop()

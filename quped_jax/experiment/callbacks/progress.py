@@ -71,8 +71,8 @@ class Progress(rich.jupyter.JupyterMixin):
 class Shown(Protocol):
   """Where progress is shown."""
 
-  def refresh(self, *, now: bool = False) -> None:
-    """Shows what has changed, at once or soon."""
+  def refresh(self) -> None:
+    """Shows what has changed, now or soon."""
     ...
 
   def stop(self) -> None:
@@ -89,10 +89,8 @@ class Terminal:
     )
     self._live.start(refresh=True)
 
-  def refresh(self, *, now: bool = False) -> None:
-    """A thread of rich's shows what has changed."""
-    if now:
-      self._live.refresh()
+  def refresh(self) -> None:
+    """Does nothing: a thread of rich's shows what has changed."""
 
   def stop(self) -> None:
     self._live.stop()
@@ -110,13 +108,13 @@ class Notebook:
     self._handle = display(progress, display_id=True)
     self._last = time.monotonic()
 
-  def refresh(self, *, now: bool = False) -> None:
-    if now or time.monotonic() - self._last >= _PAUSE:
+  def refresh(self) -> None:
+    if time.monotonic() - self._last >= _PAUSE:
       self._last = time.monotonic()
       self._handle.update(self._progress)
 
   def stop(self) -> None:
-    self.refresh(now=True)
+    self._handle.update(self._progress)
 
 
 def show(console: rich.console.Console, progress: Progress) -> Shown:

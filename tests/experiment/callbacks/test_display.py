@@ -144,9 +144,16 @@ def test_in_a_notebook_the_bar_is_updated_in_place(notebook, monkeypatch):
     "rich.jupyter.display", lambda _, text: printed.append(text)
   )
   display = qj.Display(rich.console.Console(force_jupyter=True))
-  told.play(display, None, range(1, 5), told.end())
-  # What is going to happen; the rest is one output.
-  assert len(printed) == 1 and "4 rounds" in printed[0]
+  display.on_begin(told.start())
+  display.on_note("quantized in mlp")
+  # What is going to happen; the rest is one output, below.
+  assert len(printed) == 2 and "4 rounds" in printed[0]
+  assert notebook.outputs == 0
+  for round_ in range(1, 5):
+    display.on_rounds(round_, round_)
+    display.on_evaluation(told.evaluation(round_))
+  display.on_end(told.end())
+  assert len(printed) == 2
   assert notebook.outputs == 1
   assert (
     "4/4" in notebook.shown[-1] and "quantized 50.0 %" in notebook.shown[-1]

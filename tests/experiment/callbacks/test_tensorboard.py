@@ -7,13 +7,13 @@ import pytest
 import quped_jax as qj
 from tests.experiment.callbacks import told
 
-pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+event_pb2 = pytest.importorskip(
+  "tensorboardX.proto.event_pb2", reason="tensorboardX is not installed"
+)
 
 
 def events(folder):
   """{tag: {step: value}} of scalars, tags of texts, and the steps to purge."""
-  from tensorboardX.proto import event_pb2
-
   scalars, texts, purged = {}, {}, []
   for path in sorted(folder.glob("events.*")):
     data = path.read_bytes()

@@ -8,15 +8,15 @@ import pytest
 import quped_jax as qj
 from tests.experiment.callbacks import told
 
-pytest.importorskip("wandb", reason="wandb is not installed")
+wandb_internal_pb2 = pytest.importorskip(
+  "wandb.proto.wandb_internal_pb2", reason="wandb is not installed"
+)
 
 _HEADER, _BLOCK = 7, 2**15
 
 
 def records(path):
   """The records of an offline run: a log in LevelDB's format."""
-  from wandb.proto import wandb_internal_pb2
-
   data, place, record = path.read_bytes(), _HEADER, b""
   while place < len(data):
     if _BLOCK - place % _BLOCK < _HEADER:
