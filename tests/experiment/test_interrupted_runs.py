@@ -218,7 +218,7 @@ def test_a_signal_in_the_last_rounds_ends_a_run_too(tmp_path):
 
 
 class Raises(qj.Display):
-  """Has something happen when a run reports its first round."""
+  """Has something happen when a run reports an evaluation."""
 
   def __init__(self, action):
     super().__init__(quiet=True)
@@ -249,7 +249,10 @@ def test_ctrl_c_is_said_in_a_line_and_shows_nothing_of_jax(
   assert len(caught.traceback) == 2
   assert caught.value.__suppress_context__
   at_once = action is interrupt
-  saved = "round 1 is saved in" if saves and not at_once else "no checkpoint is"
+  # What is raised comes before the checkpoint of the round.
+  saved = (
+    f"round {1 if at_once else 2} is saved in" if saves else "no check.* is"
+  )
   assert re.match(f"stopped by SIGINT: {saved} ", str(caught.value))
   assert isinstance(caught.value, qj.Interrupted) is not at_once
 
