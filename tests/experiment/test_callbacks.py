@@ -3,12 +3,16 @@
 import csv
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 import quped_jax as qj
 from tests.experiment.test_sweep import BASE, compiled
 from tests.experiment.test_telling import Notes
+from tests.simulation.test_processes import ROOT, finish, free_port
 
 __all__ = ["compiled"]  # A fixture.
 
@@ -222,3 +226,43 @@ def test_of_runs_at_once_a_callback_that_raises_ends_all_with_checkpoints(
   for swept, other in zip(runs, expected, strict=True):
     assert len(swept.history) == 2
     assert swept.history[1] == pytest.approx(other.history[1], rel=1e-4)
+
+
+_OF_TWO = """
+import dataclasses, sys
+import quped_jax as qj
+from quped_jax.simulation import processes
+from tests.experiment import test_callbacks as own
+
+port, number, workdir, name = sys.argv[1:]
+processes.join(f"localhost:{port}", 2, int(number))
+settings = dataclasses.replace(own.SETTINGS, clients=4, devices=0)
+result = own.run([getattr(own, name)()], workdir, settings)
+print(result.summary["rounds"], result.summary["stopped"]["why"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Stops", "Fails"])
+def test_several_processes_do_what_a_callback_of_the_first_asks(tmp_path, name):
+  port = str(free_port())
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", _OF_TWO, port, number, str(tmp_path), name],
+      cwd=ROOT,
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for number in ("0", "1")
+  ]
+  (code, out, err), (other_code, other_out, _) = map(finish, started)
+  # All save together, whatever ends the run.
+  assert (tmp_path / "checkpoints" / "round_00000002").is_dir()
+  if name == "Stops":
+    assert (code, other_code) == (0, 0), err
+    assert out == other_out == "2 enough\n"
+  else:
+    assert code and other_code
+    assert "RuntimeError: mine" in err and "round 2 is saved" in err
