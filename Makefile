@@ -7,7 +7,8 @@ DEMO_DIR ?= results/demo
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := data,plot,privacy,test
+TRACKERS := $(VENV)/.installed-trackers
+EXTRAS := data,plot,privacy,tensorboard,test
 # One worker per core, see tests/conftest.py.
 PYTEST_ARGS ?= -n auto --maxprocesses=8
 PYTEST := $(BIN)/python -m pytest --durations=15
@@ -40,13 +41,18 @@ $(INSTALLED): setup.cfg constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
+# The clients of wandb and MLflow, which few need and which bring 40 packages.
+$(TRACKERS): $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS),callbacks]'
+	@touch $@
+
 setup: $(INSTALLED)
 
 test: setup
 	$(PYTEST) -m 'not slow and not long' $(PYTEST_ARGS)
 
 # Not once more what `make test` runs.
-test-all: setup
+test-all: setup $(TRACKERS)
 	$(PYTEST) -m 'slow and not long' $(PYTEST_ARGS)
 
 # Every method and every combination, where `test-all` has one of each kind:

@@ -24,6 +24,7 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
 _RESTART = command_line.define_restart()
+_QUIET = command_line.define_quiet()
 
 
 def main(argv: list[str]) -> None:
@@ -45,7 +46,12 @@ def main(argv: list[str]) -> None:
     if _RESTART.value and path.exists():
       path.replace(old)
     try:
-      result = qj.run(settings, _WORKDIR.value, resume=not _RESTART.value)
+      result = qj.run(
+        settings,
+        _WORKDIR.value,
+        display=qj.Display(quiet=_QUIET.value),
+        resume=not _RESTART.value,
+      )
     except ValueError:  # It was refused, and nothing is replaced.
       if old.exists():
         old.replace(path)

@@ -208,6 +208,13 @@ def define_config(default: str) -> flags.FlagHolder:
     )
 
 
+def define_quiet() -> flags.FlagHolder:
+  """Defines the flag `--quiet`, whose value is a bool."""
+  return flags.DEFINE_bool(
+    "quiet", False, "Show no progress; results and warnings are shown."
+  )
+
+
 def define_restart() -> flags.FlagHolder:
   """Defines the flag `--restart`, whose value is a bool."""
   return flags.DEFINE_bool(

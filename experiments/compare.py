@@ -40,6 +40,7 @@ _OVERRIDES = flags.DEFINE_string(
   "overrides", "", "JSON file of further overrides, such as best.json."
 )
 _RESTART = command_line.define_restart()
+_QUIET = command_line.define_quiet()
 
 
 def main(argv: list[str]) -> None:
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
       tuned=_TUNE.value,
       varied=_SENSITIVITY.value,
       restart=_RESTART.value,
+      quiet=_QUIET.value,
     )
 
   common.run_main(run)

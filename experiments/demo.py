@@ -17,6 +17,7 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", "results/demo", "Folder for the results."
 )
 _RESTART = command_line.define_restart()
+_QUIET = command_line.define_quiet()
 _ROUNDS = flags.DEFINE_integer("rounds", 40, "Rounds of every method.")
 
 # name: (title, changes of the settings in configs/digits.py)
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> None:
     for name, (title, changes) in _RUNS.items():
       config = digits.get_config()
       config.update({**changes, "rounds": _ROUNDS.value})
-      display = qj.Display(label=title, lines=4)
+      display = qj.Display(label=title, lines=4, quiet=_QUIET.value)
       results[name] = qj.run(
         common.get_settings(config),
         folder / name,

@@ -22,6 +22,7 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results.", required=True
 )
 _RESTART = command_line.define_restart()
+_QUIET = command_line.define_quiet()
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "HOST:PORT of process 0, if there are several processes."
 )
@@ -51,7 +52,12 @@ def main(argv: list[str]) -> None:
       timeout=_TIMEOUT.value,
     )
     settings = common.get_settings(_CONFIG.value)
-    train(settings, _WORKDIR.value, restart=_RESTART.value)
+    train(
+      settings,
+      _WORKDIR.value,
+      restart=_RESTART.value,
+      quiet=_QUIET.value,
+    )
 
   common.run_main(run)
 

@@ -3,10 +3,11 @@
 from quped_jax import data, methods, models
 from quped_jax.data import from_arrays, load_dataset, partition
 from quped_jax.data.federation import Federation, make_federation
+from quped_jax.experiment import callbacks
 from quped_jax.experiment.assemble import build
+from quped_jax.experiment.callbacks import Callback, Display, StopRun
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.figures.run_figures import plot_run
-from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import (
   Interrupted,
   Result,
@@ -69,6 +70,7 @@ __all__ = [
   "Alternating",
   "Annealing",
   "BackInfo",
+  "Callback",
   "Codebook",
   "Display",
   "DivergenceError",
@@ -83,8 +85,10 @@ __all__ = [
   "Settings",
   "Simulation",
   "SimulationState",
+  "StopRun",
   "SweptRun",
   "build",
+  "callbacks",
   "centers_prox",
   "client_state",
   "create_model",

@@ -31,6 +31,7 @@ QUESTIONS = (
   "methods",
   "quantizers",
   "uneven-clients",
+  "callbacks",
   "interruptions",
   "robustness-and-privacy",
   "compression",

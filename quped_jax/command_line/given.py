@@ -39,6 +39,15 @@ def add_restart(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+  """Adds `--quiet`, whose value is a bool."""
+  parser.add_argument(
+    "--quiet",
+    action="store_true",
+    help="show no progress; results and warnings are shown",
+  )
+
+
 def read(args: argparse.Namespace) -> dict[str, Any]:
   """The values of the preset or the config file; {} if there is neither.
 

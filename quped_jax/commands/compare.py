@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--tune",
   )
   given.add_restart(parser)
+  given.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
     tuned=args.tune,
     varied=args.sensitivity,
     restart=args.restart,
+    quiet=args.quiet,
   )
 
 
@@ -157,6 +159,7 @@ def compare(
   tuned: bool = False,
   varied: str = "",
   restart: bool = False,
+  quiet: bool = False,
 ) -> None:
   """Compares, tunes, or varies the settings of one method.
 
@@ -167,6 +170,7 @@ def compare(
     tuned: whether settings are tried for every method, instead.
     varied: the method whose settings are varied, instead; "" for none.
     restart: whether results of other runs in the workdir are replaced.
+    quiet: whether no progress is shown.
 
   Raises:
     ValueError: anything that is not allowed, before a run starts.
@@ -181,21 +185,21 @@ def compare(
     config = plan.with_overrides_of(dict(config), overrides)
   try:
     if varied:
-      _vary(config, varied, folder, restart)
+      _vary(config, varied, folder, restart=restart, quiet=quiet)
     elif tuned:
-      _tune(config, folder, restart)
+      _tune(config, folder, restart=restart, quiet=quiet)
     else:
       console = results.make_console()
-      report.compare(config, folder, console=console, restart=restart)
+      report.compare(
+        config, folder, console=console, restart=restart, quiet=quiet
+      )
   except KeyboardInterrupt as error:
     print("interrupted; the same command goes on", file=sys.stderr)
     sys.exit(128 + getattr(error, "signal", signal.SIGINT))
 
 
-def _tune(
-  config: Mapping[str, Any], folder: pathlib.Path, restart: bool
-) -> None:
-  best = tune.tune(config, folder, restart=restart)
+def _tune(config: Mapping[str, Any], folder: pathlib.Path, **how: bool) -> None:
+  best = tune.tune(config, folder, **how)
   print("overrides that did best on validation data:")
   pprint.pp(best)
   print(f"All that was tried: {folder / 'tune.csv'}")
@@ -203,8 +207,8 @@ def _tune(
 
 
 def _vary(
-  config: Mapping[str, Any], method: str, folder: pathlib.Path, restart: bool
+  config: Mapping[str, Any], method: str, folder: pathlib.Path, **how: bool
 ) -> None:
-  sensitivity.sensitivity(config, method, folder, restart=restart)
+  sensitivity.sensitivity(config, method, folder, **how)
   for kind in ("json", "png"):
     print(folder / f"sensitivity_{method}.{kind}")

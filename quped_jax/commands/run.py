@@ -43,11 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="say what the run will be: clients, data, bytes, memory; then nothing",
   )
   given.add_restart(parser)
-  parser.add_argument(
-    "--quiet",
-    action="store_true",
-    help="show no progress; results and warnings are shown",
-  )
+  given.add_quiet(parser)
   _add_processes(parser)
 
 

@@ -16,12 +16,13 @@ import jax
 from quped_jax.experiment import dispatch, no_room, together
 from quped_jax.experiment import run as run_lib
 from quped_jax.experiment.assemble import Assembly
+from quped_jax.experiment.callbacks.as_one import AsOne
+from quped_jax.experiment.callbacks.display import Display
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
-from quped_jax.experiment.metrics import Display
-from quped_jax.experiment.resume import Interrupted
 from quped_jax.experiment.run import Result
 from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.telling import Telling
 from quped_jax.simulation import run_axis, sizes
 from quped_jax.simulation.run_axis import RunAxis
 
@@ -31,23 +32,19 @@ class Waiting(NamedTuple):
 
   Attributes:
     settings: all settings.
-    open: `(held, of_batch, display, resume) -> Job`, see `run.opened`; the job
-      is that of `of_batch(made)`.
-    alone: `(display, resume) -> Result`, runs it by itself.
+    open: `(held, of_batch, resume) -> Job`, see `run.opened`; the job is that
+      of `of_batch(made)`.
+    alone: `resume -> Result`, runs it by itself.
+    telling: tells its callbacks.
     resume: whether it goes on from checkpoints.
   """
 
   settings: Settings
   open: Callable[
-    [
-      contextlib.ExitStack,
-      Callable[[Assembly], Assembly],
-      Display,
-      bool,
-    ],
-    Job,
+    [contextlib.ExitStack, Callable[[Assembly], Assembly], bool], Job
   ]
-  alone: Callable[[Display | None, bool], Result]
+  alone: Callable[[bool], Result]
+  telling: Telling
   resume: bool = True
 
 
@@ -94,7 +91,7 @@ def run_all(
     try:
       if len(batch) > 1:
         axis = axis or make_axis(size)
-        results = _Batch(axis, memory, todo).run(batch, display or Display())
+        results = _Batch(axis, memory, todo, display or Display()).run(batch)
       else:
         results = _alone(todo, batch[0], display)
       for i, result in results:
@@ -119,10 +116,25 @@ def _first(todo: Mapping[int, Waiting], most: int) -> list[int]:
 def _alone(
   todo: Mapping[int, Waiting], i: int, display: Display | None
 ) -> Outcomes:
+  todo[i].telling.display = display or Display()
   try:
-    yield i, todo[i].alone(display, todo[i].resume)
+    yield i, todo[i].alone(todo[i].resume)
   except DivergenceError as error:
     yield i, error
+
+
+def _tell_end(
+  telling: Telling, result: Result | DivergenceError
+) -> Exception | None:
+  """Tells how a run ended; an error of a callback has others end before."""
+  if isinstance(result, DivergenceError):
+    telling.failed(result)
+    return None
+  try:
+    telling.done(result.summary)
+  except Exception as error:
+    return error
+  return None
 
 
 class _Batch:
@@ -132,61 +144,83 @@ class _Batch:
     axis: their programs.
     memory: what a round takes.
     todo: all runs that are to do. One that has begun goes on from there.
+    display: shows the progress of all.
   """
 
   def __init__(
-    self, axis: RunAxis, memory: run_axis.Memory, todo: dict[int, Waiting]
+    self,
+    axis: RunAxis,
+    memory: run_axis.Memory,
+    todo: dict[int, Waiting],
+    display: Display,
   ):
     self._axis, self._memory, self._todo = axis, memory, todo
+    self._display = display
     self._places: list[int] = []
     self._members: list[together.Member] = []
+    self._starts: list[run_lib.Start] = []
     self._compiled = axis.compile_seconds()
 
-  def run(self, batch: Sequence[int], display: Display) -> Outcomes:
+  def run(self, batch: Sequence[int]) -> Outcomes:
     """Runs those of a batch that begin after the same round."""
     began = time.perf_counter()
-    shown = display.together(f"{len(batch)} runs at once")
     with contextlib.ExitStack() as held:
-      state = self._axis.stack(self._opened(held, batch, shown))
+      state = self._axis.stack(self._opened(held, batch))
       if len(self._members) > 1:
-        yield from self._go(state, shown, began)
+        yield from self._go(state, began)
     if len(self._members) == 1:
       del state
-      yield from _alone(self._todo, batch[0], display)
+      yield from _alone(self._todo, batch[0], self._display)
 
-  def _opened(self, held, batch: Sequence[int], display: Display):
+  def _opened(self, held, batch: Sequence[int]):
     """Opens runs, and yields where they begin."""
     first = None
     for i in batch:
       run = self._todo[i]
-      job = run.open(held, self._made, display, run.resume)
-      state, progress = run_lib.restore(job, None, resume=run.resume)
+      job = run.open(held, self._made, run.resume)
+      state, progress, start = run_lib.restore(job, None, resume=run.resume)
       self._todo[i] = run._replace(resume=True)
       begins = together.begins_as(state, progress)
-      if first is None:
-        first = begins
-        run_lib.say_what_is_quantized(job)
+      first = begins if first is None else first
       if begins == first:
         self._places.append(i)
         self._members.append(together.Member(job, progress))
+        self._starts.append(start)
         yield state
 
-  def _go(self, state, display: Display, began: float) -> Outcomes:
+  def _go(self, state, began: float) -> Outcomes:
+    """Runs all, and tells the callbacks of each how it ended."""
+    shown = AsOne(self._display, len(self._members))
+    going = {i: self._todo[i].telling for i in self._places}
+    for telling, start in zip(going.values(), self._starts, strict=True):
+      telling.display = shown
+      telling.begin(*start)
+    late = None
+    try:
+      for i, result in self._results(state, shown, began):
+        late = _tell_end(going.pop(i), result) or late
+        yield i, result
+    except BaseException as error:
+      # If memory had no room, they go on in smaller batches.
+      if not no_room.is_meant(error):
+        for telling in going.values():
+          telling.failed(error)
+      raise
+    finally:
+      shown.close()
+    if late is not None:
+      raise late
+
+  def _results(self, state, shown: AsOne, began: float) -> Outcomes:
+    """Runs all, and writes the results of each."""
     job, runs = self._members[0].job, len(self._members)
     at_once = dispatch.rounds_at_once(job.made)
     if not job.made.settings.rounds_per_dispatch:
       at_once = max(at_once // runs, 1)
-    try:
-      for n, end in together.go(
-        self._members, state, self._axis, display, at_once
-      ):
-        if not isinstance(end, DivergenceError):
-          end = run_lib.finish(end.job, end.end, end.state(), began, runs)
-        yield self._places[n], end
-    except (OSError, KeyboardInterrupt) as error:
-      if not isinstance(error, Interrupted):
-        error.add_note(job.saver.note())
-      raise
+    for n, end in together.go(self._members, state, self._axis, shown, at_once):
+      if not isinstance(end, DivergenceError):
+        end = run_lib.finish(end.job, end.end, end.state(), began, runs)
+      yield self._places[n], end
 
   def _made(self, made: Assembly) -> Assembly:
     """A run with what it costs as one of several."""

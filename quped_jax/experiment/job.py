@@ -9,6 +9,7 @@ from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.figures.records import Recorder
 from quped_jax.experiment.resume import Saver
 from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.telling import Telling
 from quped_jax.simulation import processes
 from quped_jax.simulation.state import SimulationState
 
@@ -24,7 +25,7 @@ class Job(NamedTuple):
     writer: writes them.
     saver: writes checkpoints.
     recorder: records what figures need.
-    display: shows progress.
+    telling: tells callbacks, of which one shows progress.
   """
 
   made: Assembly
@@ -34,18 +35,18 @@ class Job(NamedTuple):
   writer: metrics_lib.Writer
   saver: Saver
   recorder: Recorder
-  display: metrics_lib.Display
+  telling: Telling
 
   @classmethod
-  def of(cls, made, given, identity, workdir, display, *, anew: bool) -> "Job":
-    """Of several processes, only the first writes and shows anything."""
-    first = processes.is_first()
-    if display is None or not first:
-      display = metrics_lib.Display(quiet=not first)
-    writer = metrics_lib.Writer(workdir if first else None)
+  def of(
+    cls, made, given, identity, workdir, telling: Telling, *, anew: bool
+  ) -> "Job":
+    """Of several processes, only the first writes anything."""
+    writer = metrics_lib.Writer(workdir if processes.is_first() else None)
     saver = Saver(made, given, identity, workdir, anew=anew)
+    telling.saved = saver.note
     recorder = Recorder(made, given.figures)
-    return cls(made, given, identity, workdir, writer, saver, recorder, display)
+    return cls(made, given, identity, workdir, writer, saver, recorder, telling)
 
 
 def check_processes(

@@ -6,13 +6,14 @@ runs at once, see `quped_jax.experiment.together`.
 """
 
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from quped_jax.experiment import dispatch, divergence_reports
+from quped_jax.experiment.callbacks.base import Evaluation
 from quped_jax.experiment.clock import Clock
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
@@ -87,11 +88,13 @@ class End(NamedTuple):
     progress: with all evaluations.
     scores: after the last round.
     diverged: a report on each client that ever diverged.
+    stopped: why it ended early, in words; None if it did not.
   """
 
   progress: Progress
   scores: Scores
   diverged: list[Any]
+  stopped: str | None = None
 
 
 def rounds(
@@ -99,7 +102,6 @@ def rounds(
   held: Held,
   progress: Progress,
   stop: Stop,
-  show: Callable[..., None],
   at_once: int,
 ) -> Generator[Ask, Any, End]:
   """Goes through the rounds that are left, with checkpoints between.
@@ -109,7 +111,6 @@ def rounds(
     held: its state.
     progress: how far it has come.
     stop: looked at before rounds are asked for.
-    show: see `Display.show`.
     at_once: the most rounds to ask for, see `dispatch.rounds_at_once`.
 
   Yields:
@@ -121,6 +122,7 @@ def rounds(
   Raises:
     Interrupted: a signal came; a checkpoint is saved if there is a workdir.
     DivergenceError: the run ends, see `divergence_reports`; likewise.
+    Exception: what a callback raised; likewise.
   """
   settings, saver = job.made.settings, job.saver
   diverged = divergence_reports.check_divergence(settings, held.records(), [])
@@ -129,18 +131,20 @@ def rounds(
   if not progress.history and not progress.figures:
     progress.figures = job.recorder.begun(held.state)
   scores = None
-  while round_ < settings.rounds:
+  stopped = _stopped(job, held, progress, round_)
+  while stopped is None and round_ < settings.rounds:
     _end_on_signal(job, held, progress, stop)
     until = dispatch.next_stop(settings, round_, at_once)
+    job.telling.rounds(round_ + 1, until)
     # Never within the rounds that are asked for, see `next_stop`.
     due = bool(settings.finetune_at) and settings.finetune_at <= round_
     yield Advance(until - round_, due and not progress.finetuning)
     progress.finetuning |= due
     round_ = until
     if round_ != settings.rounds and round_ % settings.eval_every:
-      show(round_)
       if saver.is_due(round_):
         saver.save(held.state(), progress)
+      _stopped(job, held, progress, round_)
       continue
     found: Evaluated = yield Evaluate()
     scores = found.scores
@@ -156,18 +160,37 @@ def rounds(
     except DivergenceError:
       saver.save(held.state(), progress)
       raise
-    show(round_, record, found.seconds)
+    job.telling.evaluated(_evaluation(job, found, record, diverged))
     if saver.is_due(round_):
       saver.save(held.state(), progress)
-  if saver.is_due(round_, last=True):
+    stopped = _stopped(job, held, progress, round_)
+  if saver.is_due(round_, last=True) or stopped is not None:
     saver.save(held.state(), progress)
   # A signal during the last rounds: the same command does what is left.
   _end_on_signal(job, held, progress, stop)
   if scores is None:
-    # The checkpoint was that of the last round.
+    # The checkpoint was that of the last round, or of one to stop after.
     found = yield Evaluate()
     scores = found.scores
-  return End(progress, scores, diverged)
+  return End(progress, scores, diverged, stopped)
+
+
+def _stopped(
+  job: Job, held: Held, progress: Progress, round_: int
+) -> str | None:
+  """Why a callback stops the run after this round; None if none does.
+
+  Raises:
+    Exception: what a callback raised; a checkpoint is saved.
+  """
+  history = progress.history
+  evaluated = bool(history) and history[-1]["round"] == round_
+  wish = job.telling.wish(evaluated)
+  if wish.failed:
+    job.saver.save(held.state(), progress)
+    job.telling.raise_error()
+  early = evaluated and round_ < job.made.settings.rounds
+  return wish.stop if early else None
 
 
 def _end_on_signal(job: Job, held: Held, progress: Progress, stop) -> None:
@@ -196,6 +219,23 @@ def _record(
   progress.look(record, found.scores, primary)
   job.writer.metrics(record)
   return record
+
+
+def _evaluation(
+  job: Job, found: Evaluated, record: dict[str, Any], diverged: Sequence[Any]
+) -> Evaluation:
+  """What callbacks are told of an evaluation."""
+  made, round_ = job.made, record["round"]
+  participation = made.population.participation
+  sending = participation.mean(made.settings.clients) * round_
+  return Evaluation(
+    round_,
+    dict(record),
+    found.seconds,
+    sending * made.simulation.bytes_up,
+    sending * made.simulation.bytes_down,
+    tuple(report.client for report in diverged),
+  )
 
 
 class Alone:

@@ -29,12 +29,14 @@ from quped_jax.experiment.assemble import (
 )
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation, load
+from quped_jax.experiment.callbacks.base import Callback
+from quped_jax.experiment.callbacks.display import Display
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
-from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.parts import Parts
 from quped_jax.experiment.run import Request, Result, opened, run_made
 from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.telling import Telling, telling_of
 from quped_jax.methods import api
 from quped_jax.simulation import memory, run_axis
 
@@ -214,7 +216,7 @@ class Group:
     run: Planned,
     folder: str | os.PathLike | None,
     *,
-    display: Display | None = None,
+    telling: Telling,
     resume: bool = True,
   ) -> Result:
     """Runs one; the first compiles.
@@ -222,19 +224,20 @@ class Group:
     Args:
       run: one of the group's.
       folder: where its results go; None for nowhere.
-      display: see `run`.
-      resume: likewise.
+      telling: tells its callbacks.
+      resume: see `run`.
 
     Raises:
       Exception: what `run` raises. The others may be run all the same.
     """
     make = functools.partial(self.assemble, run, folder)
-    return run_made(self._request(run, folder, make, display, resume))
+    return run_made(self._request(run, folder, make, telling, resume))
 
   def run_all(
     self,
     runs: Sequence[Planned],
     folders: Sequence[str | os.PathLike | None],
+    tellings: Sequence[Telling],
     display: Display | None = None,
     *,
     resume: Sequence[bool] | None = None,
@@ -244,6 +247,7 @@ class Group:
     Args:
       runs: of the group's; `at_once` says whether they can go so.
       folders: where the results of each go; None for nowhere.
+      tellings: what tells the callbacks of each.
       display: shows the progress of all.
       resume: of each, see `run`; by default True.
 
@@ -258,44 +262,46 @@ class Group:
     waiting = [
       batches.Waiting(
         run.settings,
-        functools.partial(self._open, run, folder),
-        functools.partial(self._run, run, folder),
+        functools.partial(self._open, run, folder, telling),
+        functools.partial(self._run, run, folder, telling),
+        telling,
         again,
       )
-      for run, folder, again in zip(
-        runs, folders, resume or [True] * len(runs), strict=True
+      for run, folder, telling, again in zip(
+        runs, folders, tellings, resume or [True] * len(runs), strict=True
       )
     ]
     return batches.run_all(
       waiting, lambda count: axis(count, common), self._memory, display
     )
 
-  def _open(self, run, folder, held, of_batch, display, resume) -> Job:
+  def _open(self, run, folder, telling, held, of_batch, resume) -> Job:
     def make():
       return of_batch(self.assemble(run, folder))
 
-    return opened(held, self._request(run, folder, make, display, resume))
+    return opened(held, self._request(run, folder, make, telling, resume))
 
-  def _request(self, run, folder, make, display, resume) -> Request:
+  def _request(self, run, folder, make, telling, resume) -> Request:
     return Request(
       # Runs that are many are drawn together, if at all.
       dataclasses.replace(run.settings, figures=False),
       folder,
       make,
+      telling,
       identity=run.identity,
-      display=display,
       resume=resume,
       model_given=self._model_given,
     )
 
-  def _run(self, run, folder, display, resume) -> Result:
-    return self.run(run, folder, display=display, resume=resume)
+  def _run(self, run, folder, telling, resume) -> Result:
+    return self.run(run, folder, telling=telling, resume=resume)
 
 
 def run_groups(
   runs: Sequence[Planned],
   folders: Sequence[pathlib.Path | None],
   displays: Sequence[Display | None],
+  callbacks: Sequence[Sequence[Callback]] | None = None,
   *,
   resume: bool = True,
   model_given: bool = False,
@@ -308,6 +314,7 @@ def run_groups(
     folders: where the results of each go; None for nowhere.
     displays: what shows the progress of each; that of the first shows the
       progress of all that go at once.
+    callbacks: those of each; by default none.
     resume: see `run`.
     model_given: whether their network was given as an object.
     run_strategy: "vmap" for all runs of a group at once, as far as there is
@@ -328,6 +335,12 @@ def run_groups(
     for own in by_group
   ]
   at_once = [group.at_once(run_strategy) for group in made]
+  tellings = [
+    telling_of(own, display)
+    for own, display in zip(
+      callbacks or [()] * len(runs), displays, strict=True
+    )
+  ]
   for members, vmapped in zip(by_group, at_once, strict=True):
     # Its programs are gone with it.
     group = made.pop(0)
@@ -335,6 +348,7 @@ def run_groups(
       for n, found in group.run_all(
         [runs[i] for i in members],
         [folders[i] for i in members],
+        [tellings[i] for i in members],
         displays[members[0]],
         resume=[resume] * len(members),
       ):
@@ -343,7 +357,7 @@ def run_groups(
     for i in members:
       try:
         found = group.run(
-          runs[i], folders[i], display=displays[i], resume=resume
+          runs[i], folders[i], telling=tellings[i], resume=resume
         )
       except DivergenceError as error:
         yield i, error

@@ -12,7 +12,7 @@ from quped_jax.simulation.state import SimulationState
 _NO_ROOM = "RESOURCE_EXHAUSTED"
 
 
-def is_meant(error: Exception) -> bool:
+def is_meant(error: BaseException) -> bool:
   """Whether an error says that memory has no room."""
   return _NO_ROOM in str(error)
 

@@ -83,6 +83,10 @@ def forgive(
   return console
 
 
+def nothing(text: str) -> None:
+  """Takes the place of `say` where nothing is to be shown."""
+
+
 def say(text: str) -> None:
   """Prints a line on the standard output, if that is possible."""
   forgiving: Any = Forgiving(lambda: sys.stdout)  # What print needs of a file.

@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import os
+import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,18 +21,19 @@ from quped_jax.experiment import (
   loop,
   no_room,
   quantized_tensors,
-  scores,
 )
 from quped_jax.experiment import identity as identity_lib
-from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.assemble import Assembly, assemble, client_store
+from quped_jax.experiment.callbacks.base import Callback, RunStart
+from quped_jax.experiment.callbacks.display import Display
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.figures import run_figures
 from quped_jax.experiment.job import Job, check_processes
 from quped_jax.experiment.loop import Alone, End
 from quped_jax.experiment.resume import Interrupted, Progress, Signals
 from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.telling import Telling, telling_of
 from quped_jax.files import checkpoint
 from quped_jax.simulation import processes
 from quped_jax.simulation.simulation import Simulation
@@ -69,7 +71,8 @@ def run(
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
   state: SimulationState | None = None,
-  display: metrics_lib.Display | None = None,
+  callbacks: Sequence[Callback] = (),
+  display: Display | None = None,
   resume: bool = True,
 ) -> Result:
   """Runs an experiment from its first round to its last.
@@ -88,8 +91,11 @@ def run(
     state: the state to go on from, instead of fresh weights, after fewer than
       `settings.rounds` rounds; its buffers are donated. A run from it is not
       the same as one from another state, and its checkpoints are its own.
-    display: shows progress; by default a live display on a terminal and log
-      lines elsewhere. `Display(quiet=True)` shows nothing.
+    callbacks: what else is done while the run goes on, see
+      `quped_jax.Callback`; with several processes, in the first alone.
+    display: shows progress; by default a live display on a terminal and in a
+      notebook, and lines elsewhere. `Display(quiet=True)` shows nothing. It may
+      be among the callbacks instead.
     resume: whether to go on from checkpoints in the workdir. If not, these are
       deleted, and finished results of any run in the workdir are replaced.
 
@@ -106,7 +112,9 @@ def run(
       participants diverged, in three rounds in a row or in all rounds.
     OSError: results cannot be written; a note says what is saved.
     ConnectionError: another process has ended; likewise.
+    Exception: what a callback raises; notes say which one, and what is saved.
   """
+  telling = telling_of(callbacks, display)
   make = functools.partial(
     assemble, settings, federation=federation, model=model, workdir=workdir
   )
@@ -116,8 +124,8 @@ def run(
         settings,
         workdir,
         make,
+        telling,
         state=state,
-        display=display,
         resume=resume,
         model_given=model is not None,
       )
@@ -141,9 +149,9 @@ class Request(NamedTuple):
     settings: of the run.
     workdir: see `run`.
     make: makes the run, as `assemble` does, once the workdir is locked.
+    telling: tells callbacks what happens to it.
     identity: of the run, if it is known; computed where it is needed if not.
     state: see `run`.
-    display: likewise.
     resume: likewise.
     model_given: whether its network was given as an object.
   """
@@ -151,9 +159,9 @@ class Request(NamedTuple):
   settings: Settings
   workdir: str | os.PathLike | None
   make: Callable[[], Assembly]
+  telling: Telling
   identity: identity_lib.Identity | None = None
   state: SimulationState | None = None
-  display: metrics_lib.Display | None = None
   resume: bool = True
   model_given: bool = False
 
@@ -167,14 +175,14 @@ def run_made(request: Request) -> Result:
   ):
     job = opened(held, request)
     set_note(job.saver.note)
-    say_what_is_quantized(job)
     try:
       job, end, state = _go_through(job, request.state, resume=request.resume)
-      return finish(job, end, state, began)
-    except (OSError, KeyboardInterrupt) as error:
-      if not isinstance(error, Interrupted):
-        error.add_note(job.saver.note())
+      result = finish(job, end, state, began)
+    except BaseException as error:
+      request.telling.failed(error)
       raise
+    request.telling.done(result.summary)
+    return result
 
 
 def opened(held: contextlib.ExitStack, request: Request) -> Job:
@@ -205,21 +213,24 @@ def opened(held: contextlib.ExitStack, request: Request) -> Job:
     settings, own, state, resume=request.resume, written=workdir is not None
   )
   return Job.of(
-    made, settings, own, workdir, request.display, anew=not request.resume
+    made, settings, own, workdir, request.telling, anew=not request.resume
   )
 
 
-def say_what_is_quantized(job: Job) -> None:
-  """Shows which tensors a run quantizes."""
-  for note in quantized_tensors.notes(job.made):
-    job.display.note(note)
+class Start(NamedTuple):
+  """What callbacks are told when a run begins, see `Telling.begin`."""
+
+  start: RunStart
+  notes: list[str]
+  goes_on: str
 
 
 class Begin(NamedTuple):
-  """Where a run begins, or goes on from."""
+  """Where a run begins, or goes on from, and what callbacks are told of it."""
 
   state: SimulationState
   progress: Progress
+  start: Start
 
 
 def restore(job: Job, state: SimulationState | None, *, resume: bool) -> Begin:
@@ -236,9 +247,6 @@ def restore(job: Job, state: SimulationState | None, *, resume: bool) -> Begin:
   if saved:
     state, progress = saved
     job.writer.go_on(job.given.to_dict(), job.identity, progress.history)
-    job.display.note(
-      f"goes on after round {int(state.round)}, from a checkpoint"
-    )
   else:
     progress = Progress()
     if state is None:
@@ -251,9 +259,29 @@ def restore(job: Job, state: SimulationState | None, *, resume: bool) -> Begin:
     if job.workdir is not None and processes.is_first() and not keeps:
       deploy.clear(job.workdir)
       run_figures.clear(job.workdir)
-  if settings.budget_bytes:
-    job.display.note(summary_lib.budget_note(job.made))
-  return Begin(state, progress)
+  start = _start(job, int(state.round), progress, saved=saved is not None)
+  return Begin(state, progress, start)
+
+
+def _start(job: Job, round_: int, progress: Progress, *, saved: bool) -> Start:
+  """What a run is, after so many rounds, which may be those of a checkpoint."""
+  made, layout = job.made, job.made.simulation.layout
+  notes = quantized_tensors.notes(made)
+  if made.settings.budget_bytes:
+    notes.append(summary_lib.budget_note(made))
+  start = RunStart(
+    settings=job.given,
+    workdir=None if job.workdir is None else pathlib.Path(job.workdir),
+    round=round_,
+    history=tuple(map(dict, progress.history)),
+    dataset=made.federation.name,
+    model=summary_lib.model_name(made),
+    primary_variant=made.simulation.primary_variant,
+    devices=layout.devices,
+    clients_at_once=min(layout.at_once, made.settings.clients),
+  )
+  goes_on = f"goes on after round {round_}, from a checkpoint" if saved else ""
+  return Start(start, notes, goes_on)
 
 
 def _go_through(
@@ -268,34 +296,29 @@ def _go_through(
   anew = not resume
   while True:
     begin = restore(job, state, resume=resume)
+    job.telling.begin(*begin.start)
     try:
-      return job, *_train(job, *begin)
+      return job, *_train(job, begin.state, begin.progress)
     except jax.errors.JaxRuntimeError as error:
       given = None if job.saver.has_saved else state
       halve = no_room.halve(error, job.made, given)
     # Not in the `except`, whose error refers to all arrays.
     del begin
-    _, given, own, workdir, *_, display = job
-    job = Job.of(halve(), given, own, workdir, display, anew=anew)
+    _, given, own, workdir, *_, telling = job
+    job = Job.of(halve(), given, own, workdir, telling, anew=anew)
     resume = True
-    display.note(no_room.note(job.made))
+    telling.note(no_room.note(job.made))
 
 
 def _train(
   job: Job, state: SimulationState, progress: Progress
 ) -> tuple[End, SimulationState]:
   """Runs the rounds that are left, with evaluations and checkpoints between."""
-  settings = job.made.settings
   at_once = dispatch.rounds_at_once(job.made)
-  with (
-    job.display.show(
-      settings.method, settings.rounds, scores.of_run(settings)
-    ) as show,
-    Signals(job.saver.saves) as signals,
-  ):
+  with Signals(job.saver.saves) as signals:
     jax.block_until_ready(state)
     alone = Alone(job.made.simulation, state)
-    asking = loop.rounds(job, alone, progress, signals, show, at_once)
+    asking = loop.rounds(job, alone, progress, signals, at_once)
     return alone.follow(asking), alone.state()
 
 
@@ -313,13 +336,15 @@ def finish(
   """
   made = job.made
   if end.diverged:
-    job.display.note(divergence_reports.note(end.diverged))
+    job.telling.note(divergence_reports.note(end.diverged))
   if made.settings.save_models != "none":
     assert job.workdir is not None  # As checked.
     deploy.save_models(made, state, job.workdir)
   summary = summary_lib.summarize(
     made, state, end.progress, end.scores["test"], end.diverged
   )
+  if end.stopped is not None:
+    summary |= summary_lib.stopped(end.progress, made.settings, end.stopped)
   summary["timing"]["total_seconds"] = (time.perf_counter() - began) / runs
   rows = summary_lib.client_rows(made, end.scores["test"])
   job.writer.clients(rows)
@@ -334,5 +359,5 @@ def finish(
     made.simulation,
   )
   if job.given.figures and job.workdir is not None and processes.is_first():
-    run_figures.leave(result, job.workdir, job.display.note)
+    run_figures.leave(result, job.workdir, job.telling.note)
   return result

@@ -1,6 +1,7 @@
 """What a run achieved, as tables: its summary, and a row for each client."""
 
 import json
+import pathlib
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from quped_jax import reading
 from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.assemble import Assembly
+from quped_jax.experiment.settings import Settings
 from quped_jax.quantization import codebook
 from quped_jax.simulation import divergence
 from quped_jax.simulation.state import SimulationState
@@ -216,3 +219,30 @@ def in_a_line(summary: Mapping[str, Any]) -> str:
     f"{codebook.describe_bits(summary['bits'])}, "
     f"{summary['clients']} clients, round {summary['rounds']}: {shown}"
   )
+
+
+def stopped(progress: Any, settings: Settings, why: str) -> dict[str, Any]:
+  """What the summary of a run says that a callback stopped early.
+
+  Args:
+    progress: see `quped_jax.experiment.resume.Progress`.
+    settings: of the run.
+    why: the reason, in words.
+  """
+  done = progress.history[-1]["round"]
+  left = settings.rounds - done
+  return {"rounds": done, "stopped": {"why": why, "rounds_left": left}}
+
+
+def is_whole(folder: pathlib.Path) -> bool:
+  """Whether a folder has the summary of a run that went through all rounds.
+
+  One that cannot be read counts: whoever reads it says what is wrong.
+  """
+  path = folder / "summary.json"
+  if not path.is_file():
+    return False
+  try:
+    return not reading.read_json(path).get("stopped")
+  except (OSError, ValueError, AttributeError):
+    return True

@@ -18,8 +18,10 @@ from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import many, metrics, output, scores
+from quped_jax.experiment import summary as summary_lib
+from quped_jax.experiment.callbacks.base import Callback, of_runs
+from quped_jax.experiment.callbacks.display import Display
 from quped_jax.experiment.divergence_reports import DivergenceError
-from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import Result, brief
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.settings.fields import check_names
@@ -79,6 +81,7 @@ def sweep(
   *,
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
+  callbacks: Callable[[SweptRun], Sequence[Callback]] | None = None,
   say: Callable[[str], None] = output.say,
   quiet: bool = False,
   resume: bool = True,
@@ -103,6 +106,8 @@ def sweep(
       of each; None for nowhere.
     federation: used instead of those that the settings describe, if given.
     model: likewise.
+    callbacks: `run -> callbacks` makes those of a run that is to do, see
+      `quped_jax.Callback`.
     say: prints a line.
     quiet: whether nothing is shown.
     resume: whether to keep what is finished, and to go on from checkpoints.
@@ -119,6 +124,7 @@ def sweep(
       a workdir with results of other runs. All of it before anything is
       compiled, but for memory.
     Interrupted: see `run`.
+    Exception: what a callback raises, likewise.
   """
   if jax.process_count() > 1:
     raise ValueError(
@@ -126,7 +132,7 @@ def sweep(
       "may have several"
     )
   checks.choice("run_strategy", run_strategy, many.STRATEGIES)
-  say = (lambda text: None) if quiet else say
+  say = output.nothing if quiet else say
   runs = plan(settings, over, workdir)
   sources = many.Sources(federation, model)
   planned = [_planned(sources, run) for run in runs]
@@ -136,6 +142,7 @@ def sweep(
       for run, other in zip(runs, planned, strict=True)
     ]
   todo = [i for i, run in enumerate(runs) if run.summary is None]
+  called = of_runs(callbacks, [runs[i] for i in todo])
   say(_outlook(runs, planned, todo))
   _record(workdir, runs)
   results = many.run_groups(
@@ -145,6 +152,7 @@ def sweep(
       Display(label=describe(runs[i].changes), lines=2, quiet=quiet)
       for i in todo
     ],
+    called,
     resume=resume,
     model_given=model is not None,
     run_strategy=run_strategy,
@@ -300,7 +308,7 @@ def _found(run: SweptRun, identity: identity_lib.Identity) -> SweptRun:
   """
   if run.folder is None:
     return run
-  finished = (run.folder / "summary.json").exists()
+  finished = summary_lib.is_whole(run.folder)
   saved = bool(Checkpoints(run.folder, identity))
   if not (finished or saved):
     return run

@@ -10,13 +10,12 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from quped_jax.experiment import loop, scores
+from quped_jax.experiment import loop
+from quped_jax.experiment.callbacks.as_one import AsOne
 from quped_jax.experiment.clock import Clock
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
-from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.resume import Interrupted, Progress, Signals
 from quped_jax.experiment.settings import Settings
 from quped_jax.simulation.run_axis import RunAxis
@@ -36,12 +35,13 @@ class Member(NamedTuple):
 
 
 class Ended(NamedTuple):
-  """A run that went through all its rounds.
+  """A run that went through all its rounds, or was stopped.
 
   Attributes:
     job: the run.
     end: what its rounds lead to.
-    state: `() -> state` after them, copied from that of all runs.
+    state: `() -> state` after them, copied from that of all runs; to be called
+      before the others go on.
   """
 
   job: Job
@@ -74,33 +74,6 @@ class _Turn:
 
   def seen(self) -> int:
     return self._seen
-
-
-class _Shown:
-  """What the runs report, as one: means over those that go on."""
-
-  def __init__(self, show: Callable[..., None]):
-    self._show = show
-    self._told: list[tuple[int, Any, Any]] = []
-
-  def told(self, round_: int, record: Any = None, seconds: Any = None) -> None:
-    """What one run reports, see `Display.show`."""
-    self._told.append((round_, record, seconds))
-
-  def show(self) -> None:
-    """Shows what was reported since."""
-    if not self._told:
-      return
-    rounds, records, seconds = zip(*self._told, strict=True)
-    self._told = []
-    if records[0] is None:
-      return self._show(rounds[0])
-    means = {
-      name: float(np.mean([record[name] for record in records]))
-      for name in records[0]
-    }
-    # Each tells its share.
-    return self._show(rounds[0], means, sum(seconds))
 
 
 class _Stack:
@@ -166,11 +139,90 @@ class _Place:
     return self._stack.records(self._run)
 
 
+class _Runs:
+  """The runs that go at once: how far each is, and how it ended.
+
+  Args:
+    members: the runs.
+    stack: their state.
+    turn: whether a signal ends them.
+    at_once: the most rounds in one dispatch.
+
+  Attributes:
+    going: those that go on, by their indices.
+    errors: of those that end all.
+  """
+
+  def __init__(
+    self, members: Sequence[Member], stack: _Stack, turn: _Turn, at_once: int
+  ):
+    self._members = members
+    self._places = [_Place(stack, run) for run in range(len(members))]
+    self.going = {
+      run: loop.rounds(x.job, self._places[run], x.progress, turn, at_once)
+      for run, x in enumerate(members)
+    }
+    self.errors: dict[int, Exception | Interrupted] = {}
+    # Of those that ended since it was last told.
+    self._ended: dict[int, loop.End | DivergenceError] = {}
+
+  def ask(self, given: Sequence[Any]) -> loop.Ask | None:
+    """What all ask for next; None if none goes on.
+
+    Args:
+      given: to each, what came of what it asked for.
+    """
+    asks = set()
+    for run, asking in list(self.going.items()):
+      try:
+        asks.add(asking.send(given[run]))
+        continue
+      except StopIteration as end:
+        self._ended[run] = end.value
+      except DivergenceError as error:
+        self._ended[run] = error
+      except Interrupted as error:
+        self.errors[run] = error
+      except Exception as error:
+        if error is not self._members[run].job.telling.error:
+          raise
+        self.errors[run] = error
+      del self.going[run]
+    (ask,) = asks or {None}
+    return ask
+
+  def told(self) -> Iterator[tuple[int, Ended | DivergenceError]]:
+    """How runs ended since it was last told."""
+    for run in list(self._ended):
+      end = self._ended.pop(run)
+      if not isinstance(end, DivergenceError):
+        end = Ended(self._members[run].job, end, self._places[run].state)
+      yield run, end
+
+  def save(self) -> None:
+    """Saves checkpoints of those that go on."""
+    for run in self.going:
+      job, progress = self._members[run]
+      job.saver.save(self._places[run].state(), progress)
+
+  def error(self) -> Exception | Interrupted:
+    """The error that ends all, when they are saved."""
+    run, error = next(iter(self.errors.items()))
+    others = len(self.errors) - 1 + len(self.going)
+    beside = f"so are the {others} runs beside it" if others else ""
+    if isinstance(error, Interrupted):
+      notes = self._members[run].job.saver.note(), beside
+      return Interrupted(error.signal, "; ".join(filter(None, notes)))
+    if beside:
+      error.add_note(beside)
+    return error
+
+
 def go(
   members: Sequence[Member],
   state: SimulationState,
   axis: RunAxis,
-  display: Display,
+  display: AsOne,
   at_once: int,
 ) -> Iterator[tuple[int, Ended | DivergenceError]]:
   """Runs all rounds of several runs.
@@ -184,59 +236,28 @@ def go(
     at_once: the most rounds in one dispatch.
 
   Yields:
-    The index of each run, and how its rounds ended: of one that diverges at
-    once, of the others at the end.
+    The index of each run, and how its rounds ended: of one that diverges or is
+    stopped at once, of the others at the end.
 
   Raises:
     Interrupted: a signal came; each run has saved a checkpoint if it has a
       workdir.
+    Exception: what a callback of one of them raised; likewise.
   """
-  settings = members[0].job.made.settings
   stack = _Stack(axis, members, state)
-  places = [_Place(stack, run) for run in range(len(members))]
-  ended: dict[int, loop.End] = {}
-  with (
-    display.show(
-      settings.method, settings.rounds, scores.of_run(settings)
-    ) as show,
-    Signals(all(x.job.saver.saves for x in members)) as signals,
-  ):
-    turn, shown = _Turn(signals), _Shown(show)
-    going = {
-      run: loop.rounds(
-        x.job, places[run], x.progress, turn, shown.told, at_once
-      )
-      for run, x in enumerate(members)
-    }
-    given: list[Any] = [None] * len(members)
-    while going:
+  with Signals(all(x.job.saver.saves for x in members)) as signals:
+    turn = _Turn(signals)
+    runs = _Runs(members, stack, turn, at_once)
+    given: Sequence[Any] = [None] * len(members)
+    while runs.going:
       turn.begin()
-      asks, stopped = set(), []
-      for run, asking in list(going.items()):
-        try:
-          asks.add(asking.send(given[run]))
-          continue
-        except StopIteration as end:
-          ended[run] = end.value
-        except DivergenceError as error:
-          yield run, error
-        except Interrupted as error:
-          stopped.append((members[run].job, error))
-        del going[run]
-      shown.show()
-      if stopped:
-        raise _together(stopped)
-      if going:
-        (ask,) = asks
+      ask = runs.ask(given)
+      display.show()
+      if runs.errors:
+        runs.save()
+        yield from runs.told()
+        raise runs.error()
+      if ask is not None:
+        yield from runs.told()
         given = stack.do(ask)
-  for run, end in ended.items():
-    yield run, Ended(members[run].job, end, places[run].state)
-
-
-def _together(stopped: Sequence[tuple[Job, Interrupted]]) -> Interrupted:
-  """One error for all runs that ended for a signal."""
-  (_, first), *others = stopped
-  note = stopped[0][0].saver.note()
-  if others:
-    note += f"; so are the {len(others)} runs beside it"
-  return Interrupted(first.signal, note)
+  yield from runs.told()

@@ -5,6 +5,7 @@ import pytest
 
 from quped_jax.simulation import run_axis, sizes
 from tests.experiment.test_sweep import BASE, close, compiled, quietly
+from tests.experiment.test_telling import Notes
 from tests.experiment.test_together import (
   at_once,
   check_as_one_after_the_other,
@@ -61,8 +62,19 @@ def test_fewer_go_at_once_when_memory_is_full_after_all(monkeypatch):
     return run(self, *args)
 
   monkeypatch.setattr(run_axis.RunAxis, "run_rounds", full)
-  found = at_once(BASE, {"seed": range(4)})
+  told = []
+
+  def callbacks(_):
+    told.append(Notes())
+    return told[-1:]
+
+  found = at_once(BASE, {"seed": range(4)}, callbacks=callbacks)
   assert failed == [4]
+  # Nothing of it is told, but that rounds are begun once more.
+  events = ["begin", "rounds", "rounds", "evaluation", "rounds", "evaluation"]
+  for notes in told:
+    found_events = [name for name, _ in notes.told if name != "note"]
+    assert found_events == [*events, "end"]
   for a, b in zip(found, expected, strict=True):
     assert close(a.history, b.history)
 

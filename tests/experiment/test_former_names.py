@@ -173,12 +173,12 @@ def test_a_run_goes_on_from_a_checkpoint_of_former_names(finished, tmp_path):
   assert [x[0] for x in found if x[0] not in LATER] == [x[0] for x in former]
   assert set(names) <= {x[0] for x in content["arrays"]}
 
-  class Notes(qj.Display):
-    def note(self, text):
+  class Notes(qj.Callback):
+    def on_note(self, text):
       notes.append(text)
 
   notes: list[str] = []
-  resumed = qj.run(settings(), again, display=Notes(quiet=True))
+  resumed = qj.run(settings(), again, display=QUIET, callbacks=[Notes()])
   assert notes[1:] == ["goes on after round 3, from a checkpoint"]
   assert resumed.clients == result.clients
   assert resumed.history == result.history

@@ -32,8 +32,8 @@ KILLS = int(os.environ.get("QUPED_KILLS", "3"))
 # Runs that are stopped midway, in this process.
 
 
-class StopError(Exception):
-  """Ends a run in these tests."""
+class StopError(BaseException):
+  """Ends a run in these tests as if it had been killed."""
 
 
 class StopsAfter(qj.Display):
@@ -43,13 +43,15 @@ class StopsAfter(qj.Display):
     super().__init__(quiet=True)
     self._round = round_
 
-  def show(self, method, rounds, *_):
-    def update(round_, record=None, seconds=None):
-      del record, seconds
-      if round_ >= self._round:
-        raise StopError
+  def _reported(self, round_):
+    if round_ >= self._round:
+      raise StopError
 
-    return contextlib.nullcontext(update)
+  def on_rounds(self, first, last):
+    self._reported(first - 1)
+
+  def on_evaluation(self, evaluation):
+    self._reported(evaluation.round)
 
 
 def results(workdir):
@@ -193,15 +195,12 @@ def test_the_state_of_clients_that_all_diverged_is_saved(tmp_path):
 class StopsProcess(qj.Display):
   """Sends its own process a signal when a run reports its last round."""
 
-  def show(self, label, rounds, *_):
-    del label
+  def on_begin(self, start):
+    self._last = start.settings.rounds
 
-    def update(round_, record=None, seconds=None):
-      del record, seconds
-      if round_ == rounds:
-        signal.raise_signal(signal.SIGTERM)
-
-    return contextlib.nullcontext(update)
+  def on_evaluation(self, evaluation):
+    if evaluation.round == self._last:
+      signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.slow
@@ -219,14 +218,14 @@ def test_a_signal_in_the_last_rounds_ends_a_run_too(tmp_path):
 
 
 class Raises(qj.Display):
-  """Has something happen when a run reports its first round."""
+  """Has something happen when a run reports an evaluation."""
 
   def __init__(self, action):
     super().__init__(quiet=True)
     self._action = action
 
-  def show(self, method, rounds, *_):
-    return contextlib.nullcontext(lambda *_: self._action())
+  def on_evaluation(self, evaluation):
+    self._action()
 
 
 def interrupt():
@@ -250,7 +249,10 @@ def test_ctrl_c_is_said_in_a_line_and_shows_nothing_of_jax(
   assert len(caught.traceback) == 2
   assert caught.value.__suppress_context__
   at_once = action is interrupt
-  saved = "round 1 is saved in" if saves and not at_once else "no checkpoint is"
+  # What is raised comes before the checkpoint of the round.
+  saved = (
+    f"round {1 if at_once else 2} is saved in" if saves else "no check.* is"
+  )
   assert re.match(f"stopped by SIGINT: {saved} ", str(caught.value))
   assert isinstance(caught.value, qj.Interrupted) is not at_once
 

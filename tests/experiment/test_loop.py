@@ -10,6 +10,18 @@ import quped_jax as qj
 from quped_jax.experiment import loop
 from quped_jax.experiment.loop import Advance, Evaluate, Evaluated
 from quped_jax.experiment.resume import Progress
+from quped_jax.experiment.telling import Wish
+
+
+class Recorder:
+  """Records the rounds alone."""
+
+  def begun(self, state):
+    return [{"round": state()}]
+
+  def evaluated(self, state, round_, scores):
+    assert state() == round_ and set(scores) == {"quantized"}
+    return [{"round": round_}]
 
 
 class Run:
@@ -19,14 +31,21 @@ class Run:
     self.settings = qj.Settings(method="quped", **changes)
     self.round, self.last_saved = round_, last_saved
     self.saved: list[int] = []
-    self.shown: list[tuple[int, bool]] = []
+    self.told: list[Any] = []
+    self.wishes: dict[int, Wish] = {}
     self.written: list[dict[str, Any]] = []
     self.diverged: list[int] = []
     self.ends_at: int | None = None
 
   # Of a Job, and of what it holds.
-  made = simulation = saver = writer = recorder = property(lambda self: self)
+  made = simulation = saver = writer = property(lambda self: self)
+  recorder = Recorder()
+  population = participation = telling = property(lambda self: self)
   primary_variant = "quantized"
+  bytes_up, bytes_down = 10, 20
+
+  def mean(self, clients):
+    return clients / 2
 
   def is_due(self, round_, *, last=False):
     every = self.settings.checkpoint_every
@@ -45,13 +64,6 @@ class Run:
   def metrics(self, record):
     self.written.append(record)
 
-  def begun(self, state):
-    return [{"round": state()}]
-
-  def evaluated(self, state, round_, scores):
-    assert state() == round_ and set(scores) == {"quantized"}
-    return [{"round": round_}]
-
   # Of Held.
   def state(self) -> Any:
     return self.round
@@ -63,9 +75,19 @@ class Run:
   def seen(self):
     return 15 if self.round == self.ends_at else 0
 
-  def show(self, round_, record=None, seconds=None):
-    del seconds
-    self.shown.append((round_, record is not None))
+  # Of a Telling.
+  def rounds(self, first, last):
+    self.told.append((first, last))
+
+  def evaluated(self, evaluation):
+    self.told.append(evaluation)
+
+  def wish(self, evaluated):
+    wish = self.wishes.get(self.round, Wish())
+    return wish if evaluated or wish.failed else Wish()
+
+  def raise_error(self):
+    raise RuntimeError("of a callback")
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +106,7 @@ def reports(monkeypatch):
 def follow(run, progress, at_once=100):
   """What a run asks for, and how its rounds end."""
   job: Any = run
-  asking = loop.rounds(job, run, progress, run, run.show, at_once)
+  asking = loop.rounds(job, run, progress, run, at_once)
   asked, given = [], None
   while True:
     try:
@@ -114,9 +136,6 @@ def test_rounds_are_asked_for_up_to_where_something_happens():
   ]  # fmt: skip
   # And after the last, since there are checkpoints.
   assert run.saved == [2, 4, 6, 7]
-  assert run.shown == [
-    (2, False), (3, True), (4, False), (6, True), (7, True),
-  ]  # fmt: skip
   assert run.written == progress.history == end.progress.history
   assert [record["round"] for record in run.written] == [3, 6, 7]
   assert run.written[1]["loss"] == 1 / 6
@@ -139,6 +158,47 @@ def test_what_figures_need_is_recorded_at_the_start_and_after_evaluations():
   progress = Progress(figures=[{"round": 0}])
   follow(Run(round_=2, rounds=3, eval_every=3), progress)
   assert [record["round"] for record in progress.figures] == [0, 3]
+
+
+def test_callbacks_are_told_of_rounds_in_one_dispatch_and_of_evaluations():
+  run = Run(rounds=5, eval_every=3, clients=4)
+  follow(run, Progress(), at_once=2)
+  first, second, found, third, last = run.told
+  assert [first, second, third] == [(1, 2), (3, 3), (4, 5)]
+  assert (found.round, last.round) == (3, 5)
+  assert found.metrics == run.written[0] and found.metrics is not run.written[0]
+  assert found.seconds_per_round == 0.5
+  # Two of four take part.
+  assert (found.bytes_up, found.bytes_down) == (3 * 2 * 10, 3 * 2 * 20)
+
+
+def test_a_callback_stops_a_run_after_an_evaluation_with_a_checkpoint():
+  run = Run(rounds=6, eval_every=2)
+  run.wishes = dict.fromkeys(range(1, 7), Wish(stop="enough"))
+  progress = Progress()
+  asked, end = follow(run, progress, at_once=1)
+  assert asked == [Advance(1, False), Advance(1, False), Evaluate()]
+  assert end.stopped == "enough" and run.saved == [2]
+  # Once more, it is not begun.
+  run.told.clear()
+  asked, end = follow(run, progress)
+  assert asked == [Evaluate()] and end.stopped == "enough" and not run.told
+
+
+def test_a_run_that_is_stopped_in_its_last_round_is_a_whole_one():
+  run = Run(rounds=2)
+  run.wishes = {2: Wish(stop="enough")}
+  assert follow(run, Progress())[1].stopped is None
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_callback_that_failed_ends_a_run_with_a_checkpoint(after):
+  """Also after rounds without an evaluation, and after the last."""
+  run = Run(rounds=4, eval_every=2)
+  run.wishes = {after: Wish(failed=True)}
+  with pytest.raises(RuntimeError, match="of a callback"):
+    follow(run, Progress(), at_once=1)
+  assert run.saved == [after]
 
 
 def test_a_dispatch_has_at_most_so_many_rounds():

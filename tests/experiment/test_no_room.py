@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.experiment import metrics
 from quped_jax.experiment import no_room as no_room_lib
 from quped_jax.simulation import program
 from quped_jax.simulation.layout import Layout
@@ -96,7 +95,7 @@ def test_a_run_goes_on_with_half_as_many_clients_at_once(
   want = qj.run(settings(strategy="chunks", chunk_size=last))
   seen = no_room(last, when)
   given = settings(client_state=where)
-  result = qj.run(given, tmp_path, display=metrics.Display())
+  result = qj.run(given, tmp_path)
   # Once for each time that there was no room.
   assert [size for _, size in seen] == sizes
   assert_same(result, want)
@@ -119,7 +118,7 @@ def test_it_goes_on_from_its_checkpoint(no_room, tmp_path, capsys):
   want = qj.run(settings(rounds=3, strategy="chunks", chunk_size=4))
   no_room(4, "running", after=2)
   # Even if it was asked to begin anew.
-  result = qj.run(given, tmp_path, display=metrics.Display(), resume=False)
+  result = qj.run(given, tmp_path, resume=False)
   assert "goes on after round 2" in capsys.readouterr().out
   assert len(result.history) == 3
   assert_same(result, want)

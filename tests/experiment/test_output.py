@@ -8,7 +8,9 @@ import threading
 import pytest
 import rich.console
 
+import quped_jax as qj
 from quped_jax.experiment import output
+from tests.experiment.callbacks import told
 
 
 class Failing(io.StringIO):
@@ -91,20 +93,19 @@ def test_a_console_follows_the_standard_output(monkeypatch, capsys):
 
 
 def test_a_live_display_outlives_its_terminal(monkeypatch):
-  from quped_jax.experiment import metrics
-
   died = []
   monkeypatch.setattr(threading, "excepthook", died.append)
   file = Failing(errno.EIO, good=2)
   console = rich.console.Console(file=file, force_terminal=True, width=100)
   before = sys.stdout
-  display = metrics.Display(console)
-  with display.show("local", 4) as update:
-    update(2, {"test/global": 0.5}, 0.1)
-    assert sys.stdout is not before
-    print("in the run")
-    console.print("more")
-    update(4)
-  display.note("text")
+  display = qj.Display(console)
+  display.on_begin(told.start(rounds=4))
+  display.on_evaluation(told.evaluation(2))
+  assert sys.stdout is not before
+  print("in the run")
+  console.print("more")
+  display.on_rounds(4, 4)
+  display.on_end(told.end())
+  display.on_note("text")
   assert sys.stdout is before and not died
   assert file.attempts == 3

@@ -42,5 +42,5 @@ def test_a_run_says_it_before_its_first_round():
     display=qj.Display(rich.console.Console(file=file)),
   )
   said = file.getvalue().splitlines()
-  assert said[0] == "quantized in mlp: nothing (32 bits)"
-  assert said[1].startswith("local: round 1/1: ")
+  assert said[1] == "quantized in mlp: nothing (32 bits)"
+  assert said[2].startswith("local: round 1/1: ")

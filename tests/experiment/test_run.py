@@ -1,4 +1,3 @@
-import contextlib
 import csv
 import dataclasses
 import json
@@ -188,8 +187,9 @@ def test_local_training_sends_nothing_and_has_a_fine_tuning_phase(capsys):
     assert record["test/personalized"] == record["test/quantized"]
   # Off a terminal the default display prints lines.
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == 5
-  assert lines[0].startswith("quantized in mlp: hidden_1/kernel; ")
+  assert len(lines) == 6
+  assert lines[0].startswith("local on digits: 3 clients (2, 32 bits), mlp, 4 ")
+  assert lines[1].startswith("quantized in mlp: hidden_1/kernel; ")
   assert lines[-1].startswith("local: round 4/4: personalized ")
 
 
@@ -307,8 +307,8 @@ def test_a_run_from_a_given_state_resumes_from_its_own_checkpoints(tmp_path):
   given = short(rounds=4, checkpoint_every=1, keep_checkpoints=9)
   results, notes = [], []
 
-  class Notes(qj.Display):
-    def note(self, text):
+  class Notes(qj.Callback):
+    def on_note(self, text):
       notes.append(text)
 
   for folder in ("whole", "whole", "ended"):
@@ -322,7 +322,8 @@ def test_a_run_from_a_given_state_resumes_from_its_own_checkpoints(tmp_path):
         given,
         tmp_path / folder,
         state=simulation.restore(start),
-        display=Notes(quiet=True),
+        callbacks=[Notes()],
+        display=QUIET,
       )
     )
   assert [note for note in notes if "quantized in" not in note] == [
@@ -344,17 +345,12 @@ def test_a_finished_run_that_is_begun_once_more_keeps_its_results(tmp_path):
 
   before = results()
 
-  class Stop(qj.Display):
-    def show(self, *_):
-      def update(round_, record=None, seconds=None):
-        del round_, seconds
-        if record:
-          raise KeyboardInterrupt
-
-      return contextlib.nullcontext(update)
+  class Stop(qj.Callback):
+    def on_evaluation(self, evaluation):
+      raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    qj.run(short(), tmp_path, display=Stop(quiet=True))
+    qj.run(short(), tmp_path, display=QUIET, callbacks=[Stop()])
   assert results() == before
   qj.run(short(), tmp_path, display=QUIET)
   assert not (tmp_path / "metrics.jsonl.new").exists()

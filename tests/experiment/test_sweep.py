@@ -1,6 +1,5 @@
 """Sweeps: each run is the one that its settings alone give."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -176,15 +175,12 @@ class Ends(qj.Display):
     del how
     super().__init__(quiet=True)
 
-  def show(self, method, rounds, *_):
+  def on_begin(self, start):
     Ends.runs += 1
-    run = Ends.runs
 
-    def update(*_):
-      if run == 2:
-        signal.raise_signal(signal.SIGINT)
-
-    return contextlib.nullcontext(update)
+  def on_evaluation(self, evaluation):
+    if Ends.runs == 2:
+      signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow

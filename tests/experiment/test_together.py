@@ -86,27 +86,9 @@ def test_all_runs_are_traced_and_compiled_once(compiled):
 class Ends(qj.Display):
   """Ends all runs when they have gone through some rounds."""
 
-  after = 1
-
-  def together(self, label):
-    del label
-    return self
-
-  def show(self, method, rounds, *_):
-    del method, rounds
-
-    class Showing:
-      def __enter__(self):
-        return self.update
-
-      def __exit__(self, *_):
-        pass
-
-      def update(self, round_, *_):
-        if round_ == Ends.after:
-          signal.raise_signal(signal.SIGINT)
-
-    return Showing()
+  def on_evaluation(self, evaluation):
+    if evaluation.round == 1:
+      signal.raise_signal(signal.SIGINT)
 
 
 def interrupted(base, over, folder, monkeypatch, strategy):

@@ -1,6 +1,5 @@
 """Clients' states off the devices, in blocks: the same results."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -151,13 +150,10 @@ class Looks(qj.Display):
     super().__init__(quiet=True)
     self.folder, self.bytes, self.names = folder, 0, list[str]()
 
-  def show(self, method, rounds, *_):
-    def update(*_):
-      files = [p for p in self.folder.rglob("*") if p.is_file()]
-      self.bytes = sum(p.stat().st_size for p in files)
-      self.names = os.listdir(self.folder)
-
-    return contextlib.nullcontext(update)
+  def on_evaluation(self, evaluation):
+    files = [p for p in self.folder.rglob("*") if p.is_file()]
+    self.bytes = sum(p.stat().st_size for p in files)
+    self.names = os.listdir(self.folder)
 
 
 @pytest.mark.slow

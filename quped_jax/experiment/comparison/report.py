@@ -11,6 +11,7 @@ from quped_jax.data.federation import Federation
 from quped_jax.experiment import blocks, output
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.build_data import build_federation
+from quped_jax.experiment.callbacks.base import Callback
 from quped_jax.experiment.comparison import figures, plan, runs, tables
 from quped_jax.experiment.comparison.plan import Row, Run
 from quped_jax.experiment.settings import Settings
@@ -59,6 +60,8 @@ def compare(
   console: rich.console.Console | None = None,
   *,
   restart: bool = False,
+  quiet: bool = False,
+  callbacks: Callable[[Run], Sequence[Callback]] | None = None,
 ) -> list[tables.Record]:
   """Runs what is missing of a comparison, and writes its table and figures.
 
@@ -69,6 +72,8 @@ def compare(
       default, by programs that it shares with others.
     console: where the table is printed; the standard output by default.
     restart: whether results of other runs in the workdir may be replaced.
+    quiet: whether only the table is shown, and no progress.
+    callbacks: see `runs.run_missing`.
 
   Returns:
     The rows of the table.
@@ -79,7 +84,14 @@ def compare(
   """
   console, folder = output.forgive(console), paths.given("workdir", workdir)
   planned = plan.make_runs(config, folder)
-  runs.run_missing(planned, start, restart=restart)
+  runs.run_missing(
+    planned,
+    start,
+    output.nothing if quiet else output.say,
+    quiet=quiet,
+    restart=restart,
+    callbacks=callbacks,
+  )
   gathered = gather(planned)
   records = tables.make_records(*gathered)
   tables.write(records, folder)

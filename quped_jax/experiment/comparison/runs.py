@@ -9,11 +9,13 @@ import numpy as np
 from quped_jax import kinds, reading
 from quped_jax.experiment import former_names, identity, many, output
 from quped_jax.experiment import scores as scores_lib
+from quped_jax.experiment import summary as summary_lib
+from quped_jax.experiment.callbacks.base import Callback
+from quped_jax.experiment.callbacks.display import Display
 from quped_jax.experiment.comparison.identities import identities
 from quped_jax.experiment.comparison.plan import Run
 from quped_jax.experiment.comparison.shared_programs import SharedPrograms
 from quped_jax.experiment.divergence_reports import DivergenceError
-from quped_jax.experiment.metrics import Display
 from quped_jax.files.checkpoint import Checkpoints
 
 # What is read of a summary beside its scores. Like all that is not finite, a
@@ -127,6 +129,7 @@ def run_missing(
   may_diverge: bool = False,
   sources: many.Sources | None = None,
   run_strategy: str = "auto",
+  callbacks: Callable[[Run], Sequence[Callback]] | None = None,
 ) -> int:
   """Runs those that are not done, and says after each how long is left.
 
@@ -141,6 +144,8 @@ def run_missing(
       and the next one begins.
     sources: where what the runs share is kept, for what else needs it.
     run_strategy: how runs of the same programs go, see `many.run_groups`.
+    callbacks: `run -> callbacks` makes those of a run, see
+      `quped_jax.Callback`, unless `start` is given.
 
   Returns:
     How many were run.
@@ -155,7 +160,11 @@ def run_missing(
   pending = [run for run, _ in found]
   anew = {run.folder for run, resume in found if not resume}
   shared = SharedPrograms(
-    pending, sources, anew=anew, run_strategy=run_strategy
+    pending,
+    sources,
+    anew=anew,
+    run_strategy=run_strategy,
+    callbacks=callbacks,
   )
   start = start or shared
   say(f"{len(pending)} of {len(runs)} runs to do")
@@ -204,8 +213,8 @@ def minutes(seconds: float) -> str:
 
 
 def is_finished(run: Run) -> bool:
-  """Whether a run's folder holds results."""
-  return (run.folder / "summary.json").is_file()
+  """Whether a run's folder holds results of all its rounds."""
+  return summary_lib.is_whole(run.folder)
 
 
 def summary_of(run: Run) -> dict[str, Any]:
@@ -218,6 +227,11 @@ def summary_of(run: Run) -> dict[str, Any]:
   with reading.naming(str(path), "the summary of a finished run"):
     content = kinds.table(kinds.anything)("", reading.read_json(path))
     content = former_names.renamed(content, former_names.SUMMARY)
+    if "stopped" in content:
+      raise ValueError(
+        f"stopped={content['stopped']}: must not be given; only runs that went "
+        "through all their rounds are compared"
+      )
     score = scores_lib.of_run(run.settings)
     one = kinds.number(score.lowest, 1)
     spread = kinds.record({"mean": one})

@@ -228,6 +228,7 @@ def sensitivity(
   say: Callable[[str], None] = output.say,
   *,
   restart: bool = False,
+  quiet: bool = False,
 ) -> list[dict[str, Any]]:
   """Runs a method with each of its settings changed, and draws what it does.
 
@@ -241,6 +242,7 @@ def sensitivity(
       default, by programs that it shares with others.
     say: prints a line.
     restart: whether results of other runs in the workdir may be replaced.
+    quiet: whether no progress is shown.
 
   Returns:
     A record per value of a setting, see `record`.
@@ -254,7 +256,14 @@ def sensitivity(
   by_folder = {run.folder: run for point in points for run in point.runs}
   # Seed by seed: what comes first tells most.
   planned = sorted(by_folder.values(), key=lambda run: run.settings.seed)
-  runs_lib.run_missing(planned, start, say, restart=restart, may_diverge=True)
+  runs_lib.run_missing(
+    planned,
+    start,
+    output.nothing if quiet else say,
+    quiet=quiet,
+    restart=restart,
+    may_diverge=True,
+  )
   records = [record(point) for point in points]
   text = json.dumps(metrics.plain(records), indent=2, allow_nan=False)
   paths.replace_text(folder / f"sensitivity_{method}.json", text + "\n")

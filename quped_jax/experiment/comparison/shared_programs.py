@@ -2,14 +2,17 @@
 
 import pathlib
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from quped_jax.experiment import many
+from quped_jax.experiment.callbacks.base import Callback, of_runs
+from quped_jax.experiment.callbacks.display import Display
 from quped_jax.experiment.comparison.plan import Run
 from quped_jax.experiment.divergence_reports import DivergenceError
-from quped_jax.experiment.metrics import Display, Writer
+from quped_jax.experiment.metrics import Writer
 from quped_jax.experiment.run import brief
 from quped_jax.experiment.settings import Settings
+from quped_jax.experiment.telling import telling_of
 from quped_jax.files.checkpoint import Checkpoints
 
 
@@ -30,6 +33,7 @@ class SharedPrograms:
     anew: folders of runs that do not go on from what is there, even if they run
       beside another that is asked for.
     run_strategy: see `many.run_groups`.
+    callbacks: `run -> callbacks` makes those of a run; by default none.
 
   Raises:
     ValueError: settings that do not fit each other, the data or the memory.
@@ -42,6 +46,7 @@ class SharedPrograms:
     *,
     anew: Collection[pathlib.Path] = (),
     run_strategy: str = "auto",
+    callbacks: Callable[[Run], Sequence[Callback]] | None = None,
   ):
     planned = [_plan(run, sources) for run in runs]
     folders = [run.folder for run in runs]
@@ -50,6 +55,8 @@ class SharedPrograms:
     # Those that ran beside others, and how the ones of them that diverged did.
     self._done: dict[pathlib.Path, DivergenceError | None] = {}
     self._after = {run.folder: run.after for run in runs}
+    called = of_runs(callbacks, runs)
+    self._callbacks = dict(zip(folders, called, strict=True))
     self._planned = dict(zip(folders, planned, strict=True))
     self._groups: dict[pathlib.Path, many.Group] = {}
     for members in many.groups(planned):
@@ -110,12 +117,15 @@ class SharedPrograms:
       if after is not None and goes_on:
         identity = self._sources.identity(after.settings)
         _go_on(group, run, own, Checkpoints(after.folder, identity))
+    tellings = [telling_of(self._callbacks[own], display) for own in folders]
     self._forget(folder)
     if len(runs) == 1:
-      group.run(runs[0], folder, display=display, resume=resume)
+      group.run(runs[0], folder, telling=tellings[0], resume=resume)
       self._done[folder] = None
       return
-    for n, found in group.run_all(runs, folders, display, resume=resumes):
+    for n, found in group.run_all(
+      runs, folders, tellings, display, resume=resumes
+    ):
       diverged = isinstance(found, DivergenceError)
       self._done[folders[n]] = found if diverged else None
       self._forget(folders[n])

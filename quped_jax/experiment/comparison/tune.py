@@ -298,6 +298,7 @@ def tune(
   say: Callable[[str], None] = output.say,
   *,
   restart: bool = False,
+  quiet: bool = False,
   run_strategy: str = "auto",
 ) -> dict[str, Any]:
   """Tries settings for every row, and chooses the best.
@@ -309,6 +310,7 @@ def tune(
       default, by programs that it shares with others.
     say: prints a line.
     restart: whether results of other runs in the workdir may be replaced.
+    quiet: whether no progress is shown.
     run_strategy: how runs of the same programs go, see `many.run_groups`.
 
   Returns:
@@ -319,6 +321,7 @@ def tune(
       results of other runs, before a run starts.
   """
   workdir = paths.given("workdir", workdir)
+  say = output.nothing if quiet else say
   section = config.get("tune", {})
   trials = make_trials(config, workdir)
   sources, halved = many.Sources(), bool(halving.halvings_of(section))
@@ -330,7 +333,7 @@ def tune(
       going = [_go_on(config, workdir, trial, rounds) for trial in going]
     if halved:
       say(f"{len(going)} of {len(trials)} trials, up to round {rounds}")
-    # Quiet: a run's own display shows scores on test data.
+    # Always: a run's own display shows scores on test data.
     runs_lib.run_missing(
       [run for trial in going for run in trial.runs],
       start,

@@ -83,6 +83,22 @@ def test_what_remains_is_estimated_by_row():
   assert runs.minutes(187.4) == "3:07"
 
 
+@pytest.mark.slow
+def test_a_run_that_was_stopped_is_not_compared(tmp_path):
+  config = small.make_config(methods=("local",), bits=("32",), seeds=(0, 1))
+  run_stub(config, tmp_path)
+  run, _ = plan.make_runs(config, tmp_path)
+  path = run.folder / "summary.json"
+  summary = json.loads(path.read_text())
+  summary |= {"rounds": 1, "stopped": {"why": "enough", "rounds_left": 1}}
+  path.write_text(json.dumps(summary))
+  with pytest.raises(ValueError, match="stopped=.*only runs that went through"):
+    runs.read(run)
+  # It goes on: its results are of the same run.
+  assert not runs.is_finished(run)
+  assert runs.to_do(plan.make_runs(config, tmp_path)) == [(run, True)]
+
+
 def refused(config, folder, message, restart=False):
   start = small.Stub()
   planned = plan.make_runs(config, folder)

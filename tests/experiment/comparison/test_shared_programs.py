@@ -31,8 +31,8 @@ class Group:
     self.settings = [run.settings for run in runs]
     self.alive.add(self)
 
-  def run(self, run, folder, *, display, resume):
-    del folder, display, resume
+  def run(self, run, folder, *, telling, resume):
+    del folder, telling, resume
     assert run.settings in self.settings
     gc.collect()
     self.seen.append(sorted(x.settings[0].method for x in self.alive))
