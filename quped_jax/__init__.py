@@ -1,7 +1,12 @@
 """quped_jax: personalized, quantized federated learning in JAX."""
 
 from quped_jax import data, methods, models
-from quped_jax.data import from_arrays, load_dataset, partition
+from quped_jax.data import (
+  from_arrays,
+  from_dataframe,
+  load_dataset,
+  partition,
+)
 from quped_jax.data.federation import Federation, make_federation
 from quped_jax.experiment.assemble import build
 from quped_jax.experiment.divergence_reports import DivergenceError
@@ -92,6 +97,7 @@ __all__ = [
   "deployed",
   "freeze",
   "from_arrays",
+  "from_dataframe",
   "from_linen",
   "get_centers",
   "hard_quantize",

@@ -15,8 +15,8 @@ from quped_jax.data.federation import (
   PublicSet,
   make_federation,
   make_public,
-  synthetic_federation,
 )
+from quped_jax.data.synthetic_federation import synthetic_federation
 from quped_jax.experiment.settings import Settings
 from quped_jax.methods.blocks import losses
 
@@ -49,11 +49,19 @@ def build_federation(
     classes_per_client=settings.classes_per_client,
     alpha=settings.alpha,
     min_size=settings.min_size,
+    self_balancing=settings.self_balancing,
     shards_per_client=settings.shards_per_client,
     groups_per_client=settings.groups_per_client,
     train_fraction=settings.train_fraction,
     validation_fraction=settings.validation_fraction,
     exclude=held_out,
+  )
+  dataset = data_lib.skew_features(
+    dataset,
+    parts,
+    settings.feature_skew,
+    noise=settings.feature_noise,
+    seed=settings.seed,
   )
   federation = make_federation(dataset, parts, augment=settings.augment)
   return dataclasses.replace(federation, public=public)
@@ -115,6 +123,11 @@ def _synthetic(settings: Settings) -> Federation:
     raise ValueError(
       f"public_size={settings.public_size}: must be 0 with "
       "dataset='synthetic', whose samples belong to clients"
+    )
+  if settings.feature_skew != "none":
+    raise ValueError(
+      f"feature_skew={settings.feature_skew!r}: must be 'none' with "
+      "dataset='synthetic', whose samples are not stored"
     )
   return synthetic_federation(
     source,
