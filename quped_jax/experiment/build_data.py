@@ -3,12 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import checks
 from quped_jax import data as data_lib
-from quped_jax.data import targets
 from quped_jax.data.augment import check_augment
 from quped_jax.data.federation import (
   Federation,
@@ -18,7 +16,6 @@ from quped_jax.data.federation import (
 )
 from quped_jax.data.synthetic_federation import synthetic_federation
 from quped_jax.experiment.settings import Settings
-from quped_jax.methods.blocks import losses
 
 
 def build_federation(
@@ -95,20 +92,6 @@ def check_clients(settings: Settings, federation: Federation) -> None:
       f"{federation.num_clients - settings.held_out_clients}, so that with "
       f"held_out_clients={settings.held_out_clients} they are as many as the "
       "given federation's"
-    )
-
-
-def check_loss(settings: Settings, federation: Federation) -> None:
-  """Raises a ValueError unless the loss is one for the samples' targets."""
-  labels = jax.eval_shape(
-    lambda x: x.client(0).batch(jnp.zeros(1, jnp.int32)).labels, federation
-  )
-  kind = targets.kind_of(labels)
-  if losses.TARGETS[settings.loss] != kind:
-    allowed = [name for name, its in losses.TARGETS.items() if its == kind]
-    raise ValueError(
-      f"loss={settings.loss!r}: must be {' or '.join(allowed)} for "
-      f"{federation.name!r}, whose targets are {kind!r}"
     )
 
 

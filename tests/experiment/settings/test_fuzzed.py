@@ -135,6 +135,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "budget": ("steps", "gradients"),
   "batch_size": (1, 16, 64),
   "loss": ("focal", "squared_error"),
+  "metrics": (("loss",), "mae", ("accuracy", "macro_f1"), ("loss", "loss")),
   "label_smoothing": (0.1, 1.0),
   "focal_gamma": (0.0, 1e30),
   "clients_per_round": (1, 2, 3, 4),
