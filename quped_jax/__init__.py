@@ -10,6 +10,7 @@ from quped_jax.data import (
 from quped_jax.data.federation import Federation, make_federation
 from quped_jax.experiment.assemble import build
 from quped_jax.experiment.divergence_reports import DivergenceError
+from quped_jax.experiment.figures.partition import plot_partition
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import (
   Interrupted,
@@ -115,6 +116,7 @@ __all__ = [
   "methods",
   "models",
   "partition",
+  "plot_partition",
   "prox_centers",
   "prox_quantize",
   "quantize_once",

@@ -47,6 +47,7 @@ INNER = {
     "client_types",
     "settings",
     "experiment",
+    "figures",
     "comparison",
   ),
 }
