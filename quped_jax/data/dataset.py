@@ -267,7 +267,7 @@ def from_arrays(
     dataset, given = dataclasses.replace(dataset, mean=mean, std=std), True
   oddities.warn_of_size(raw, dataset.mean, dataset.std, given=given)
   oddities.warn_of_constants(dataset.inputs, feature_names)
-  if client is not None and tests is None:
+  if client is not None and owners is not None and tests is None:
     oddities.warn_of_single_samples(owners, group_names)
   return dataset
 
@@ -281,11 +281,12 @@ def _scale(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   rows = max(1, _BLOCK // flat[:1].nbytes)
   blocks = range(0, len(flat), rows)
 
-  def total(fn):
-    return sum(fn(flat[i : i + rows].astype(np.float64)) for i in blocks)
+  def mean_of(fn) -> np.ndarray:
+    sums = [fn(flat[i : i + rows].astype(np.float64)) for i in blocks]
+    return np.sum(sums, axis=0) / len(flat)
 
-  mean = total(lambda x: x.sum(axis=0)) / len(flat)
-  std = np.sqrt(total(lambda x: ((x - mean) ** 2).sum(axis=0)) / len(flat))
+  mean = mean_of(lambda x: x.sum(axis=0))
+  std = np.sqrt(mean_of(lambda x: ((x - mean) ** 2).sum(axis=0)))
   return mean, np.where(std > 0, std, 1.0)
 
 

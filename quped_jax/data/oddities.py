@@ -92,7 +92,8 @@ def warn_of_constants(
   """
   if inputs.ndim != 2 or len(inputs) < 2:
     return
-  constant = np.flatnonzero(inputs.min(axis=0) == inputs.max(axis=0))
+  same = inputs.min(axis=0) == inputs.max(axis=0)
+  constant = np.flatnonzero(same).tolist()
   features = inputs.shape[1]
   # If all are, the samples stand for something else, such as random ones.
   if not 0 < len(constant) < features:
@@ -115,8 +116,8 @@ def warn_of_single_samples(
     names: what these stand for; None for nothing else.
   """
   numbers, counts = np.unique(clients, return_counts=True)
-  alone = numbers[counts == 1]
-  if not len(alone):
+  alone: list[int] = numbers[counts == 1].tolist()
+  if not alone:
     return
   found = [names[i] if names else str(i) for i in alone]
   warnings.warn(

@@ -137,11 +137,11 @@ def _explained(
     totals = [jnp.sum(jnp.where(counts[:, None], e**2, 0.0)) for e in errors]
     return totals, also(found, batch, counts)
 
-  (left, variation), sums = total(squares)
+  (left, variation), measured = total(squares)
   share = 1 - left / jnp.where(variation > 0, variation, 1.0)
   # A comparison with NaN is false.
   share = jnp.where(share > LOWEST, share, LOWEST)
-  return jnp.where(variation > 0, share, jnp.nan), sums
+  return jnp.where(variation > 0, share, jnp.nan), measured
 
 
 def _total(

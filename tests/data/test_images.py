@@ -40,7 +40,11 @@ def test_what_may_be_meant_otherwise_stays(shape):
 
 def test_a_scale_of_each_pixel_is_moved_too_and_one_of_channels_is_not():
   made = qj.from_arrays(
-    FIRST, LABELS, channels="first", mean=FIRST[0], std=[1.0, 2.0, 3.0]
+    FIRST,
+    LABELS,
+    channels="first",
+    mean=FIRST[0],
+    std=np.array([1.0, 2.0, 3.0]),
   )
   np.testing.assert_array_equal(made.mean, LAST[0])
   np.testing.assert_array_equal(made.std, [1.0, 2.0, 3.0])

@@ -1,5 +1,7 @@
 """Measures beside the score, against brute force."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ def named(kind, own=()) -> dict[str, Measure]:
   return make_measures(names, LOSSES[kind], dict(own), kind)
 
 
-def draw(kind, samples=40, seed=0):
+def draw(kind, samples=40, seed=0) -> tuple[Any, Any]:
   """Outputs and targets."""
   rng = np.random.default_rng(seed)
   outputs = rng.normal(size=(samples, WIDTH)).astype(np.float32)
@@ -87,7 +89,7 @@ def test_sums_add_up_whatever_the_batches_and_the_padding(kind):
     parts = []
     for begin in range(0, 40, 15):
       rows = np.minimum(np.arange(begin, begin + 15), 39)
-      broken = np.where(
+      broken: Any = np.where(
         (np.arange(begin, begin + 15) < 40)[:, None], outputs[rows], np.nan
       )
       counts = jnp.arange(begin, begin + 15) < 40
@@ -139,7 +141,7 @@ def test_clients_without_samples_have_none_and_do_not_count():
 
 def test_macro_f1_is_over_the_classes_that_occur_or_are_said():
   measure = named("classes")["macro_f1"]
-  outputs = np.eye(3, dtype=np.float32)[[0, 0, 1]]
+  outputs = jnp.eye(3)[jnp.array([0, 0, 1])]
   # Classes 0 and 1 have F1 of 4/5 and 0; nobody has or is said to be of 2.
   found = measure.value(
     measure.sums(outputs, jnp.array([0, 0, 0]), jnp.ones(3, bool))
@@ -148,7 +150,7 @@ def test_macro_f1_is_over_the_classes_that_occur_or_are_said():
 
 
 def test_a_model_of_nan_says_nothing():
-  outputs = np.full((4, 3), np.nan, np.float32)
+  outputs = jnp.full((4, 3), jnp.nan)
   for name in ("accuracy", "macro_f1"):
     measure = named("classes")[name]
     sums = measure.sums(outputs, jnp.array([0, 0, 1, 2]), jnp.ones(4, bool))
@@ -170,8 +172,8 @@ def test_models_are_measured_by_the_outputs_of_their_score(kind, batch_size):
   """And the score is, to the bit, what it is without measures."""
   _, targets = draw(kind, 90)
   inputs = np.random.default_rng(1).normal(size=(90, 4)).astype(np.float32)
-  options = {"num_classes": WIDTH} if kind == "classes" else {}
-  dataset = from_arrays(inputs, targets, targets=kind, **options)
+  classes = WIDTH if kind == "classes" else None
+  dataset = from_arrays(inputs, targets, targets=kind, num_classes=classes)
   parts = partition(dataset, "iid", CLIENTS)
   data = make_federation(dataset, parts).client(jnp.int32(1))
   model = create_model("mlp", WIDTH, features=(8,))

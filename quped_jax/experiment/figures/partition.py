@@ -248,7 +248,7 @@ def _name_classes(
 ) -> None:
   """Says which class is where, as far as there is room."""
   every = -(-classes // _MOST_NAMES)
-  places = np.arange(0, classes, every)
+  places = range(0, classes, every)
   shown = [names[i] if names is not None else str(i) for i in places]
   shown = [
     x if len(x) <= _LONGEST_NAME else x[: _LONGEST_NAME - 1] + "…"

@@ -1,6 +1,7 @@
 """Pictures of partitions."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,11 @@ def make_federation(clients=5, classes=4, samples=200, kind="classes"):
     labels = RNG.normal(size=samples)
   data = qj.from_arrays(RNG.normal(size=(samples, 2)), labels, targets=kind)
   return qj.make_federation(data, qj.partition(data, "iid", clients))
+
+
+def heights(axes: Any) -> list[float]:
+  """Of the bars."""
+  return [bar.get_height() for bar in axes.patches]
 
 
 def texts(figure):
@@ -55,10 +61,8 @@ def test_circles_have_areas_in_proportion_to_samples():
   federation = make_federation()
   figure = qj.plot_partition(federation)
   sizes, classes = figure.axes
-  assert [bar.get_height() for bar in sizes.patches] == (
-    class_counts(federation).sum(axis=1).tolist()
-  )
-  (circles,) = classes.collections
+  assert heights(sizes) == class_counts(federation).sum(axis=1).tolist()
+  circles: Any = classes.collections[0]
   counts = class_counts(federation)
   client, label = np.nonzero(counts)
   np.testing.assert_array_equal(circles.get_offsets()[:, 0], client)
@@ -87,7 +91,7 @@ def test_many_clients_have_a_histogram_and_fields():
   federation = make_federation(clients=100, samples=2000)
   figure = qj.plot_partition(federation, split="test")
   sizes, classes, bar = figure.axes
-  assert sum(x.get_height() for x in sizes.patches) == 100
+  assert sum(heights(sizes)) == 100
   (image,) = classes.images
   shares = np.asarray(image.get_array())
   assert shares.shape == (4, 100)
@@ -100,9 +104,8 @@ def test_many_clients_have_a_histogram_and_fields():
 def test_other_targets_have_sizes_alone(clients):
   federation = make_federation(clients, kind="values")
   (axes,) = qj.plot_partition(federation).axes
-  heights = [x.get_height() for x in axes.patches]
   expected = np.asarray(federation.train.count)
-  assert sum(heights) == (expected.sum() if clients == 4 else clients)
+  assert sum(heights(axes)) == (expected.sum() if clients == 4 else clients)
 
 
 def test_a_path_is_written_to_in_the_format_that_it_ends_in(tmp_path):
