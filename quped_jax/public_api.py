@@ -1,12 +1,13 @@
 """All that users of the package import: `import quped_jax as qj`, `qj.NAME`."""
 
 from quped_jax import data, methods, models
-from quped_jax.data import from_arrays, load_dataset, partition
+from quped_jax.data import from_arrays, from_dataframe, load_dataset, partition
 from quped_jax.data.federation import Federation, make_federation
 from quped_jax.experiment import callbacks
 from quped_jax.experiment.assemble import build
 from quped_jax.experiment.callbacks import Callback, Display, StopRun
 from quped_jax.experiment.divergence_reports import DivergenceError
+from quped_jax.experiment.figures.partition import plot_partition
 from quped_jax.experiment.figures.run_figures import plot_run
 from quped_jax.experiment.run import (
   Interrupted,
@@ -97,6 +98,7 @@ __all__ = [
   "deployed",
   "freeze",
   "from_arrays",
+  "from_dataframe",
   "from_linen",
   "get_centers",
   "hard_quantize",
@@ -114,6 +116,7 @@ __all__ = [
   "methods",
   "models",
   "partition",
+  "plot_partition",
   "plot_run",
   "prox_centers",
   "prox_quantize",

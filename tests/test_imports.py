@@ -52,6 +52,7 @@ INNER = {
     "client_types",
     "settings",
     "experiment",
+    "figures",
     "comparison",
   ),
 }

@@ -1,4 +1,6 @@
+from quped_jax.data.dataframe import from_dataframe
 from quped_jax.data.dataset import Dataset, from_arrays, from_npy
+from quped_jax.data.feature_skew import skew_features
 from quped_jax.data.partition import Partition, draw_public, partition
 from quped_jax.data.schemes import SCHEMES
 from quped_jax.data.sources import (
@@ -17,9 +19,11 @@ __all__ = [
   "dataset_names",
   "draw_public",
   "from_arrays",
+  "from_dataframe",
   "from_npy",
   "load_dataset",
   "next_characters",
   "partition",
   "register_dataset",
+  "skew_features",
 ]

@@ -192,7 +192,7 @@ def texts(field: str, array: np.ndarray) -> np.ndarray | None:
   other = [entry for entry in entries if not isinstance(entry, str)]
   if len(other) == len(entries) and entries:
     return None
-  if other and _missing(other[0]):
+  if other and is_missing(other[0]):
     raise ValueError(f"{field}={checks.shown(other[0])}: must not be missing")
   if other:
     raise ValueError(
@@ -203,7 +203,8 @@ def texts(field: str, array: np.ndarray) -> np.ndarray | None:
   return array.astype(object).astype(str)
 
 
-def _missing(entry: Any) -> bool:
+def is_missing(entry: Any) -> bool:
+  """Whether an entry stands for one that is not there."""
   # NaN, NaT and pandas' NA are not equal to themselves.
   return entry is None or not _same(entry, entry)
 
@@ -268,7 +269,7 @@ def _named(field: str, array: np.ndarray) -> np.ndarray:
   """The names of ids that are Python objects."""
   found, result = {}, []
   for entry in array.ravel().tolist():
-    if _missing(entry):
+    if is_missing(entry):
       raise ValueError(f"{field}={checks.shown(entry)}: must not be missing")
     name = _name(entry)
     _check_writable(field, name)

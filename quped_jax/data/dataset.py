@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
 from quped_jax import checks
-from quped_jax.data import arrays
+from quped_jax.data import arrays, images, oddities
 from quped_jax.data import targets as targets_lib
 from quped_jax.data.npy import load_npy
 from quped_jax.short_repr import short_repr
 
-# Networks train on numbers of about 1, and settings are chosen for them.
-_SMALL, _LARGE = 1e-3, 10.0
-# Of inputs whose scale is given; tokens are meant to be large.
-_LARGE_IF_GIVEN = 1e6
-# Inputs whose deviation is less than this part of their mean are hardly told
-# apart in float32.
-_FLAT = 1e-6
-# From how many samples their size is estimated.
-_SAMPLES = 1000
+# Bytes of inputs that are read at once.
+_BLOCK = 2**24
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,18 +182,26 @@ def from_arrays(
   num_classes: int | None = None,
   is_test=None,
   groups=None,
+  client=None,
+  channels: str | None = None,
   mean: np.ndarray | float | None = None,
   std: np.ndarray | float | None = None,
+  standardize: bool = False,
+  feature_names: Sequence[str] | None = None,
 ) -> Dataset:
   """Makes a dataset from any pair of arrays.
 
-  They may be arrays of NumPy, JAX or PyTorch, columns of pandas, or lists. A
-  warning says if classes have no samples, unless `num_classes` is given; and
-  if inputs are far from 1 in size, unless `std` is given.
+  They may be arrays of NumPy, JAX or PyTorch, columns of pandas, or lists. What
+  is odd about them is said in a warning, and the way to say that it is meant:
+  classes without samples, or floats for classes (`num_classes`); inputs far
+  from 1 in size, such as bytes, which are used as they are (`std`); images with
+  their channels first, which are moved (`channels`); features that are the same
+  in all samples; and clients with one sample alone.
 
   Args:
     inputs: `[samples, ...]` real numbers. uint8 stays uint8, anything else
-      becomes float32.
+      becomes float32. Tensors on another device or with gradients are copied
+      from there, without these.
     labels: `[samples]` or `[samples, 1]` whole numbers, which are the classes;
       or text, of which each is a class: which one is printed, and is in
       `class_names`. Or what `targets` says.
@@ -213,10 +213,18 @@ def from_arrays(
       targets, the number of columns.
     is_test: `[samples]` bool, or None: there is no test split.
     groups: `[samples]` ids of any type, the natural owner of each sample, or
-      None.
+      None. A client may get several, see "natural" of `partition`.
+    client: The same where the owners are the clients themselves, of which
+      `make_federation` makes one each.
+    channels: "last" or "first", where images have their channels. None: that is
+      found out.
     mean: Subtracted from the inputs when a batch is drawn, in raw units. None:
       nothing.
     std: What they are then divided by, in raw units. None: nothing.
+    standardize: Whether both are those of the training samples of all clients:
+      of each feature, `[samples, features]`; of each channel of images; or
+      else of all numbers together. What is constant is not divided.
+    feature_names: What warnings call features, `[samples, features]`.
 
   Returns:
     The dataset.
@@ -226,26 +234,60 @@ def from_arrays(
       field, its value and what is allowed.
   """
   raw = arrays.real_array("inputs", inputs)
+  raw, (mean, std) = images.with_channels_last(raw, channels, (mean, std))
   read, num_classes, class_names = targets_lib.read(
     labels, targets, num_classes
   )
+  if client is not None and groups is not None:
+    raise ValueError("client: must be left out beside groups, which are both")
+  field, owners = ("groups", groups) if client is None else ("client", client)
   group_names = None
-  if groups is not None:
-    groups, group_names = arrays.names("groups", groups)
+  if owners is not None:
+    owners, group_names = arrays.names(field, owners)
+  tests = None if is_test is None else arrays.bools("is_test", is_test)
   dataset = Dataset(
     name=name,
     inputs=raw if raw.dtype == np.uint8 else _as_float32(raw),
     labels=read,
     num_classes=num_classes,
-    is_test=None if is_test is None else arrays.bools("is_test", is_test),
-    groups=groups,
+    is_test=tests,
+    groups=owners,
     mean=0.0 if mean is None else mean,
     std=1.0 if std is None else std,
     group_names=group_names,
     class_names=class_names,
   )
-  _check_size(raw, dataset, given=std is not None)
+  given = std is not None
+  if standardize:
+    if given or mean is not None:
+      raise ValueError(
+        "standardize=True: must be False where mean or std are given"
+      )
+    mean, std = _scale(raw if tests is None else raw[~tests])
+    dataset, given = dataclasses.replace(dataset, mean=mean, std=std), True
+  oddities.warn_of_size(raw, dataset.mean, dataset.std, given=given)
+  oddities.warn_of_constants(dataset.inputs, feature_names)
+  if client is not None and owners is not None and tests is None:
+    oddities.warn_of_single_samples(owners, group_names)
   return dataset
+
+
+def _scale(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation, see `standardize` of `from_arrays`."""
+  if not len(inputs):
+    raise ValueError("standardize=True: must be False without training samples")
+  last = inputs.ndim in (2, 4)
+  flat = inputs.reshape(-1, inputs.shape[-1] if last else 1)
+  rows = max(1, _BLOCK // flat[:1].nbytes)
+  blocks = range(0, len(flat), rows)
+
+  def mean_of(fn) -> np.ndarray:
+    sums = [fn(flat[i : i + rows].astype(np.float64)) for i in blocks]
+    return np.sum(sums, axis=0) / len(flat)
+
+  mean = mean_of(lambda x: x.sum(axis=0))
+  std = np.sqrt(mean_of(lambda x: ((x - mean) ** 2).sum(axis=0)))
+  return mean, np.where(std > 0, std, 1.0)
 
 
 def _as_float32(inputs: np.ndarray) -> np.ndarray:
@@ -269,49 +311,16 @@ def _as_float32(inputs: np.ndarray) -> np.ndarray:
   return cast
 
 
-def _check_size(raw: np.ndarray, dataset: Dataset, *, given: bool) -> None:
-  """Warns of inputs on which networks diverge, or hardly train."""
-  raw = raw[:: max(1, len(raw) // _SAMPLES)].astype(np.float64)
-  some = (raw - dataset.mean) / dataset.std
-  most = np.abs(some).max()
-  if not most:
-    return
-  # Divided by the largest, as squares leave the range of numbers.
-  size = most * np.sqrt(np.mean((some / most) ** 2))
-  if _SMALL <= size <= (_LARGE_IF_GIVEN if given else _LARGE):
-    return
-  warnings.warn(
-    f"inputs: are of size {size:.3g} (root mean square of (inputs - mean) / "
-    f"std), where networks train best on inputs of size 1. {_cure(raw)}"
-    + ("" if given else "; if they are meant as they are, say so by std=1.0"),
-    stacklevel=3,
-  )
-
-
-def _cure(raw: np.ndarray) -> str:
-  """What makes inputs of size 1 of raw ones, float64, in words."""
-  mean, std = raw.mean(), raw.std()
-  if std <= _FLAT * abs(mean):
-    return (
-      "They differ by less than float32 tells apart at their size: subtract "
-      "their mean, in float64, before they become a dataset"
-    )
-  # As many digits as leave of the mean less than a hundredth of std.
-  digits = max(4, 3 + math.ceil(math.log10(abs(mean) / std + 1)))
-  return (
-    f"Normalise them by mean={mean:.{digits}g}, std={std:.4g}, or by the mean "
-    "and standard deviation of each feature"
-  )
-
-
 def from_npy(
   inputs_path: str | os.PathLike[str],
   labels_path: str | os.PathLike[str],
   *,
   targets: str = "classes",
   num_classes: int | None = None,
+  channels: str | None = None,
   mean: np.ndarray | float | None = None,
   std: np.ndarray | float | None = None,
+  standardize: bool = False,
 ) -> Dataset:
   """Reads a dataset from two `.npy` files, see `from_arrays`.
 
@@ -321,8 +330,10 @@ def from_npy(
       `targets` says.
     targets: See `from_arrays`.
     num_classes: Likewise.
+    channels: Likewise.
     mean: Likewise.
     std: Likewise.
+    standardize: Likewise.
 
   Returns:
     The dataset, named after the inputs file.
@@ -338,6 +349,8 @@ def from_npy(
     targets=targets,
     name=os.path.basename(inputs_path),
     num_classes=num_classes,
+    channels=channels,
     mean=mean,
     std=std,
+    standardize=standardize,
   )

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import checks
-from quped_jax.data import Dataset, Partition, SyntheticSource, targets
+from quped_jax.data import Dataset, Partition, targets
 from quped_jax.data import augment as augment_lib
+from quped_jax.data import partition as partition_fn
 from quped_jax.data.partition import checked_partition
 from quped_jax.short_repr import short_repr
 
@@ -321,20 +322,24 @@ def _table(parts: tuple[np.ndarray, ...]) -> Split:
 
 
 def make_federation(
-  dataset: Dataset, partition: Partition, *, augment: str = "none"
+  dataset: Dataset, partition: Partition | None = None, *, augment: str = "none"
 ) -> Federation:
   """Makes a federation from a dataset and its partition, in host memory.
 
   Args:
     dataset: the samples, which are not copied.
-    partition: who holds which of them.
+    partition: who holds which of them. None: each of the dataset's groups is a
+      client, as with `quped_jax.partition(dataset, "natural")`.
     augment: "none" or "crop_flip", for training batches.
 
   Raises:
     ValueError: unknown augmentation; a client without training or test
-      samples, or with rows that the dataset does not have.
+      samples, or with rows that the dataset does not have; no partition of a
+      dataset without groups.
   """
   checks.instance("dataset", dataset, Dataset, "from_arrays")
+  if partition is None:
+    partition = partition_fn(dataset, "natural")
   augment_lib.check_augment(augment, dataset.inputs.shape[1:])
   partition = checked_partition(partition, len(dataset.labels))
   pool = Pool(
@@ -353,48 +358,4 @@ def make_federation(
     name=dataset.name,
     augment=augment,
     groups=partition.groups,
-  )
-
-
-def synthetic_federation(
-  source: SyntheticSource, num_clients: int, *, validation_fraction: float = 0.0
-) -> Federation:
-  """A federation whose samples are made when they are drawn.
-
-  Args:
-    source: of the samples; it sets their number per client.
-    num_clients: any number; only two counters per split are stored for each.
-    validation_fraction: share of the training samples, the last ones, set
-      aside for validation; in [0, 1).
-
-  Raises:
-    ValueError: a fraction out of range.
-  """
-  num_clients = checks.whole("num_clients", num_clients, 1)
-  validation_fraction = checks.number(
-    "validation_fraction", validation_fraction
-  )
-  if not 0 <= validation_fraction < 1:
-    raise ValueError(
-      f"validation_fraction={validation_fraction}: must be in [0, 1)"
-    )
-  held_out = int(validation_fraction * source.train_samples)
-  trained = source.train_samples - held_out
-
-  def split(begin, count):
-    return Split(
-      rows=None,
-      offset=jnp.full(num_clients, begin, jnp.int32),
-      count=jnp.full(num_clients, count, jnp.int32),
-      max_count=count,
-    )
-
-  return Federation(
-    source=source,
-    train=split(0, trained),
-    validation=split(trained, held_out),
-    test=split(source.train_samples, source.test_samples),
-    num_clients=num_clients,
-    num_classes=source.num_classes,
-    name="synthetic",
   )

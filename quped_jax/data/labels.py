@@ -44,7 +44,7 @@ def class_numbers(
   labels = _whole(_one_per_sample(array, names))
   if num_classes is None:
     num_classes = int(labels.max()) + 1 if labels.size else 0
-    _check_classes(labels, num_classes)
+    _check_classes(labels, num_classes, floats=array.dtype.kind == "f")
   # Before the cast to int32, which would wrap large labels round.
   check_range(labels, num_classes)
   if names is not None:
@@ -128,7 +128,9 @@ def _whole(array: np.ndarray) -> np.ndarray:
   return arrays.whole_array("labels", array)
 
 
-def _check_classes(labels: np.ndarray, num_classes: int) -> None:
+def _check_classes(
+  labels: np.ndarray, num_classes: int, *, floats: bool
+) -> None:
   """Checks a number of classes that nobody has said."""
   used = np.unique(labels)
   if len(used) == 1 and num_classes < 2:
@@ -141,6 +143,13 @@ def _check_classes(labels: np.ndarray, num_classes: int) -> None:
       f"{num_classes} of them for {len(labels)} samples. If that is meant, say "
       f"so by num_classes={num_classes}; targets='values' is for regression, "
       "and np.digitize divides a range of numbers into classes"
+    )
+  if floats:
+    warnings.warn(
+      f"labels: are floats, and are taken as {num_classes} classes since all "
+      "are whole numbers. If that is meant, say so by num_classes="
+      f"{num_classes}; targets='values' is for regression",
+      stacklevel=5,
     )
   if len(used) == num_classes:
     return

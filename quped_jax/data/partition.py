@@ -8,14 +8,26 @@ data taken from the training data, and the checks.
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from typing import Any
 
 import numpy as np
 
 from quped_jax import checks
 from quped_jax.data import arrays, targets
 from quped_jax.data.dataset import Dataset
-from quped_jax.data.schemes import NOBODY, SCHEMES, WITHOUT_CLASSES, Pool
+from quped_jax.data.proportions import apportion, split_by_class
+from quped_jax.data.schemes import (
+  NOBODY,
+  SCHEMES,
+  WITHOUT_CLASSES,
+  Pool,
+  checked_groups,
+)
 from quped_jax.short_repr import short_repr
+
+# How many classes a message lists.
+_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,12 +53,13 @@ class Partition:
 def partition(
   dataset: Dataset,
   scheme: str,
-  num_clients: int,
+  num_clients: int | None = None,
   *,
   seed: int = 0,
   classes_per_client: int | None = None,
   alpha: float | None = None,
   min_size: int = 1,
+  self_balancing: bool = False,
   shards_per_client: int | None = None,
   groups_per_client: int | None = None,
   train_fraction: float = 0.5,
@@ -63,29 +76,38 @@ def partition(
     among its holders.
   - "dirichlet" (`alpha`): the samples of each class are divided in proportions
     drawn from Dirichlet(alpha); then clients with fewer than `min_size` samples
-    get some from the largest. Source: Hsu et al., 2019.
+    get some from the largest. Source: Hsu et al., 2019. With `self_balancing`,
+    a client that already has an equal part of all samples gets none of the
+    classes that follow, so that clients are of similar sizes. Source:
+    Yurochkin et al., 2019; Li et al., 2022 (NIID-Bench).
+  - "quantity" (`alpha`): clients differ in how many samples they have, in
+    proportions drawn from Dirichlet(alpha), and not in their classes; then
+    `min_size` likewise. Source: Li et al., 2022 (NIID-Bench).
   - "shards" (`shards_per_client`): samples sorted by label are cut into shards,
     and each client gets some at random. Source: McMahan et al., 2017.
   - "natural" (`groups_per_client`): each client gets that many of the dataset's
-    groups, such as writers; groups that are left over are not used.
+    groups, such as writers; groups that are left over are not used. Without
+    `num_clients`, there are as many clients as the groups suffice for.
 
   A dataset's own test samples (`is_test`) of a class are divided among the
   clients in proportion to their training samples of that class; under "natural"
   they go to the client that holds their group. Without a test split, each
   client's samples of a class are split by `train_fraction`. Samples whose
-  targets are no classes can be divided by "iid" and "natural", and count as of
-  one class.
+  targets are no classes can be divided by "iid", "quantity" and "natural", and
+  count as of one class.
 
   Args:
     dataset: What to divide.
     scheme: One of `SCHEMES`.
-    num_clients: Number of clients.
+    num_clients: Number of clients; may be left out for "natural".
     seed: Seed of every random choice.
     classes_per_client: Classes that each client holds.
     alpha: Concentration, positive; the smaller, the less alike clients are.
-    min_size: Fewest samples that a client gets, before they are split.
+    min_size: Fewest samples that a client gets, before they are split. If many
+      samples have to be moved for it, a warning says how many.
+    self_balancing: Whether "dirichlet" keeps clients of similar sizes.
     shards_per_client: Shards that each client gets.
-    groups_per_client: Groups that each client gets.
+    groups_per_client: Groups that each client gets; None for one.
     train_fraction: Fraction of each client's samples to train on, in (0, 1).
       Not used if the dataset has a test split.
     validation_fraction: Fraction of each client's training samples to set aside
@@ -107,18 +129,10 @@ def partition(
       f"{dataset.name!r}, whose targets are {dataset.targets} and no classes"
     )
   classes = targets.strata(dataset.labels)
-  num_clients = checks.whole("clients", num_clients)
   seed = checks.whole("seed", seed, 0)
-  train_fraction = checks.number("train_fraction", train_fraction)
-  validation_fraction = checks.number(
-    "validation_fraction", validation_fraction
+  train_fraction, validation_fraction = _fractions(
+    train_fraction, validation_fraction
   )
-  if not 0 < train_fraction < 1:
-    raise ValueError(f"train_fraction={train_fraction}: must be in (0, 1)")
-  if not 0 <= validation_fraction < 1:
-    raise ValueError(
-      f"validation_fraction={validation_fraction}: must be in [0, 1)"
-    )
   is_test = dataset.is_test
   if is_test is None:
     is_test = np.zeros(len(dataset.labels), bool)
@@ -126,6 +140,12 @@ def partition(
   if exclude is not None:
     free[_checked_rows("exclude", exclude, len(free))] = False
   pool_rows = np.flatnonzero(free)
+  groups = None if dataset.groups is None else dataset.groups[pool_rows]
+  if scheme == "natural":
+    groups_per_client = 1 if groups_per_client is None else groups_per_client
+    if num_clients is None:
+      num_clients = _most_clients(dataset.name, groups, groups_per_client)
+  num_clients = checks.whole("clients", num_clients)
   if not 1 <= num_clients <= len(pool_rows):
     raise ValueError(
       f"clients={num_clients}: must be between 1 and {len(pool_rows)}, the "
@@ -134,11 +154,12 @@ def partition(
   pool = Pool(
     name=dataset.name,
     labels=classes[pool_rows],
-    groups=None if dataset.groups is None else dataset.groups[pool_rows],
+    groups=groups,
     num_clients=num_clients,
     classes_per_client=_whole("classes_per_client", classes_per_client),
     alpha=None if alpha is None else checks.number("alpha", alpha),
     min_size=checks.whole("min_size", min_size),
+    self_balancing=bool(self_balancing),
     shards_per_client=_whole("shards_per_client", shards_per_client),
     groups_per_client=_whole("groups_per_client", groups_per_client),
   )
@@ -149,7 +170,7 @@ def partition(
 
   if dataset.is_test is None:
     parts = [
-      _split_by_class(rows, classes, train_fraction, 1, rng) for rows in train
+      split_by_class(rows, classes, train_fraction, 1, rng) for rows in train
     ]
     train, test = [part[0] for part in parts], [part[1] for part in parts]
   elif scheme == "natural":
@@ -158,18 +179,37 @@ def partition(
     shared = _share_test(classes, is_test, owner, pool, rng)
     test = _rows_by_client(shared, num_clients)
 
-  _check_nobody_empty("training", train, scheme)
-  _check_nobody_empty("test", test, scheme)
+  names = _group_names(dataset, train) if scheme == "natural" else None
+  _check_nobody_empty("training", train, scheme, names)
+  _check_nobody_empty("test", test, scheme, names)
+  _check_classes(dataset, classes, [*train, *test], scheme)
   parts = [
-    _split_by_class(rows, classes, 1 - validation_fraction, 0, rng)
+    split_by_class(rows, classes, 1 - validation_fraction, 0, rng)
     for rows in train
   ]
   return Partition(
     train=tuple(part[0] for part in parts),
     validation=tuple(part[1] for part in parts),
     test=tuple(test),
-    groups=_group_names(dataset, train) if scheme == "natural" else None,
+    groups=names,
   )
+
+
+def _fractions(train: Any, validation: Any) -> tuple[float, float]:
+  """Checks the shares of samples to train on, and to set aside of those."""
+  train = checks.number("train_fraction", train)
+  validation = checks.number("validation_fraction", validation)
+  if not 0 < train < 1:
+    raise ValueError(f"train_fraction={train}: must be in (0, 1)")
+  if not 0 <= validation < 1:
+    raise ValueError(f"validation_fraction={validation}: must be in [0, 1)")
+  return train, validation
+
+
+def _most_clients(name: str, groups: np.ndarray | None, each: Any) -> int:
+  """For how many clients the groups suffice."""
+  each = checks.whole("groups_per_client", each, 1)
+  return max(len(np.unique(checked_groups(name, groups))) // each, 1)
 
 
 def _whole(field, value) -> int | None:
@@ -196,7 +236,7 @@ def _share_test(labels, is_test, owner, pool, rng) -> np.ndarray:
     holders = holders[holders != NOBODY]
     weights = np.bincount(holders, minlength=pool.num_clients)
     rows = rng.permutation(np.flatnonzero(of_class & is_test))
-    counts = _apportion(len(rows), weights, rng)
+    counts = apportion(len(rows), weights, rng)
     test_owner[rows] = np.repeat(np.arange(pool.num_clients), counts)
   return test_owner
 
@@ -209,45 +249,6 @@ def _owners_of_groups(dataset, owner) -> np.ndarray:
   owned = owner != NOBODY
   client_of_group[groups[owned]] = owner[owned]
   return np.where(dataset.is_test, client_of_group[groups], NOBODY)
-
-
-def _split_by_class(rows, labels, fraction, at_least, rng):
-  """Splits rows in two, each class in the same proportion.
-
-  Args:
-    rows: `[rows]` row numbers.
-    labels: `[samples]` of the whole dataset.
-    fraction: Fraction of the rows that the first part gets, before rounding.
-    at_least: Fewest rows that the second part gets, if that leaves one for the
-      first.
-    rng: Chooses the rows.
-
-  Returns:
-    The two parts, sorted.
-  """
-  size = max(1, min(round(fraction * len(rows)), len(rows) - at_least))
-  if size >= len(rows):
-    return rows, rows[:0]
-  _, class_of_row, counts = np.unique(
-    labels[rows], return_inverse=True, return_counts=True
-  )
-  taken = _apportion(size, counts, rng)
-  by_class = np.lexsort((rng.random(len(rows)), class_of_row))
-  starts = np.cumsum(counts) - counts
-  place_in_class = np.arange(len(rows)) - np.repeat(starts, counts)
-  is_first = np.empty(len(rows), bool)
-  is_first[by_class] = place_in_class < np.repeat(taken, counts)
-  return rows[is_first], rows[~is_first]
-
-
-def _apportion(total, weights, rng) -> np.ndarray:
-  """Divides `total` in proportion to integer weights, by largest remainders."""
-  shares, remainders = np.divmod(
-    total * weights.astype(np.int64), weights.sum()
-  )
-  most_wanting = np.lexsort((rng.random(len(weights)), -remainders))
-  shares[most_wanting[: total - shares.sum()]] += 1
-  return shares
 
 
 def _rows_by_client(owner, num_clients) -> list[np.ndarray]:
@@ -283,7 +284,7 @@ def draw_public(dataset: Dataset, size: int, *, seed: int = 0) -> np.ndarray:
     )
   rng = np.random.default_rng((seed, size))
   classes = targets.strata(dataset.labels)
-  return _split_by_class(rows, classes, size / len(rows), 1, rng)[0]
+  return split_by_class(rows, classes, size / len(rows), 1, rng)[0]
 
 
 def checked_partition(parts: Partition, samples: int) -> Partition:
@@ -342,11 +343,40 @@ def _checked_rows(field, rows, samples) -> np.ndarray:
   return rows.astype(np.int32)
 
 
-def _check_nobody_empty(kind, rows_of_clients, scheme):
+def _check_nobody_empty(kind, rows_of_clients, scheme, names):
+  """Raises a ValueError if a client has no samples of a kind.
+
+  Args:
+    kind: what is missing, in words.
+    rows_of_clients: what each client has.
+    scheme: by which the samples were divided.
+    names: of the groups of each client; None if it has none.
+  """
   for client, rows in enumerate(rows_of_clients):
-    if not len(rows):
+    if len(rows):
+      continue
+    if names:
       raise ValueError(
-        f"partition={scheme!r}: client {client} has no {kind} data; must be at "
-        "least one sample. Fewer clients, a larger min_size or a larger alpha "
-        "help"
+        f"partition={scheme!r}: client {client} ({', '.join(names[client])}) "
+        f"has no {kind} data; must be at least one sample. Leave its samples "
+        "out, or give each client more groups by groups_per_client"
       )
+    raise ValueError(
+      f"partition={scheme!r}: client {client} has no {kind} data; must be at "
+      "least one sample. Fewer clients, a larger min_size or a larger alpha "
+      "help"
+    )
+
+
+def _check_classes(dataset, classes, rows_of_clients, scheme):
+  """Warns of classes of which no client has samples."""
+  held = np.unique(classes[np.concatenate(rows_of_clients)])
+  lost = np.setdiff1d(classes, held).tolist()
+  if lost:
+    listed = ", ".join(map(str, lost[:_LISTED]))
+    more = ", ..." if len(lost) > _LISTED else ""
+    warnings.warn(
+      f"partition={scheme!r}: no client has samples of {len(lost)} of the "
+      f"classes of {dataset.name!r}: {listed}{more}",
+      stacklevel=3,
+    )

@@ -16,8 +16,9 @@ import numpy as np
 NOBODY = -1
 
 _LARGEST_ALPHA = 1e300
-# A Dirichlet partition of which more than this share was moved is another.
-_MOST_MOVED = 0.1
+# A partition is another one than was asked for if more than this share of its
+# samples was moved, or more than this share of its clients got some.
+_MOST_MOVED, _MOST_TOPPED_UP = 0.01, 0.05
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,8 +31,9 @@ class Pool:
     groups: `[samples]`, the natural owners, or None.
     num_clients: Number of clients.
     classes_per_client: For "pathological".
-    alpha: For "dirichlet".
-    min_size: For "dirichlet".
+    alpha: For "dirichlet" and "quantity".
+    min_size: Likewise.
+    self_balancing: For "dirichlet".
     shards_per_client: For "shards".
     groups_per_client: For "natural".
   """
@@ -43,6 +45,7 @@ class Pool:
   classes_per_client: int | None
   alpha: float | None
   min_size: int
+  self_balancing: bool
   shards_per_client: int | None
   groups_per_client: int | None
 
@@ -89,30 +92,70 @@ def _pathological(pool: Pool, rng: np.random.Generator) -> np.ndarray:
 
 
 def _dirichlet(pool: Pool, rng: np.random.Generator) -> np.ndarray:
-  alpha = _required(pool, "dirichlet", "alpha")
+  alpha = _concentration(pool, "dirichlet")
+  held = [[] for _ in range(pool.num_clients)]
+  for label in np.unique(pool.labels):
+    rows = rng.permutation(np.flatnonzero(pool.labels == label))
+    shares = np.zeros(pool.num_clients)
+    getting = _getting(pool, held)
+    shares[getting] = rng.dirichlet(np.full(len(getting), alpha))
+    ends = np.cumsum(rng.multinomial(len(rows), shares))
+    for client, part in enumerate(np.split(rows, ends[:-1])):
+      held[client].extend(part)
+  return _topped_up(pool, "dirichlet", held, rng)
+
+
+def _getting(pool: Pool, held: list[list[int]]) -> np.ndarray:
+  """The clients that get samples of the next class.
+
+  To set the shares of the others to zero and to divide by the sum of the rest
+  is the same as to draw for these alone: a Dirichlet distribution given some of
+  its shares is one over the others.
+  """
+  everyone = np.arange(pool.num_clients)
+  if not pool.self_balancing:
+    return everyone
+  sizes = np.array([len(rows) for rows in held])
+  return everyone[sizes < len(pool.labels) / pool.num_clients]
+
+
+def _quantity(pool: Pool, rng: np.random.Generator) -> np.ndarray:
+  alpha = _concentration(pool, "quantity")
+  shares = rng.dirichlet(np.full(pool.num_clients, alpha))
+  rows = rng.permutation(len(pool.labels))
+  ends = np.cumsum(rng.multinomial(len(rows), shares))
+  held = [list(part) for part in np.split(rows, ends[:-1])]
+  return _topped_up(pool, "quantity", held, rng)
+
+
+def _concentration(pool: Pool, scheme: str) -> float:
+  """The alpha of a Dirichlet distribution; checks `min_size` too."""
+  alpha = _required(pool, scheme, "alpha")
   if not 0 < alpha < np.inf:
     raise ValueError(f"alpha={alpha}: must be positive and finite")
-  # All shares are equal there; the sum of larger numbers is infinite.
-  alpha = min(alpha, _LARGEST_ALPHA)
   most = len(pool.labels) // pool.num_clients
   if not 1 <= pool.min_size <= most:
     raise ValueError(
       f"min_size={pool.min_size}: must be between 1 and {most}, the samples in "
       f"{pool.name!r} divided by {pool.num_clients} clients"
     )
-  held = [[] for _ in range(pool.num_clients)]
-  for label in np.unique(pool.labels):
-    rows = rng.permutation(np.flatnonzero(pool.labels == label))
-    shares = rng.dirichlet(np.full(pool.num_clients, alpha))
-    ends = np.cumsum(rng.multinomial(len(rows), shares))
-    for client, part in enumerate(np.split(rows, ends[:-1])):
-      held[client].extend(part)
+  # All shares are equal there; the sum of larger numbers is infinite.
+  return min(alpha, _LARGEST_ALPHA)
+
+
+def _topped_up(
+  pool: Pool, scheme: str, held: list[list[int]], rng: np.random.Generator
+) -> np.ndarray:
+  """The owners once every client has `min_size` samples.
+
+  Whenever a client has too few, the largest has some to give.
+  """
   for rows in held:
     rng.shuffle(rows)
-  # Whenever a client has too few samples, the largest has some to give.
   sizes = np.array([len(rows) for rows in held])
   too_few = np.flatnonzero(sizes < pool.min_size)
-  _check_moved(pool, len(too_few), int((pool.min_size - sizes[too_few]).sum()))
+  moved = int((pool.min_size - sizes[too_few]).sum())
+  _check_moved(pool, scheme, len(too_few), moved)
   for client in too_few:
     while sizes[client] < pool.min_size:
       donor = sizes.argmax()
@@ -126,17 +169,17 @@ def _dirichlet(pool: Pool, rng: np.random.Generator) -> np.ndarray:
   return owner
 
 
-def _check_moved(pool: Pool, clients: int, moved: int) -> None:
+def _check_moved(pool: Pool, scheme: str, clients: int, moved: int) -> None:
   """Warns of a partition that is no longer what was asked for."""
   share = moved / len(pool.labels)
-  if share > _MOST_MOVED:
+  if share > _MOST_MOVED or clients > _MOST_TOPPED_UP * pool.num_clients:
     warnings.warn(
-      f"partition='dirichlet': {clients} of {pool.num_clients} clients had "
+      f"partition={scheme!r}: {clients} of {pool.num_clients} clients had "
       f"fewer than min_size={pool.min_size} samples and got {moved} of all "
-      f"{len(pool.labels)} ({100 * share:.0f} %) from others, so that this is "
+      f"{len(pool.labels)} ({100 * share:.2g} %) from others, so that this is "
       f"no longer the partition of alpha={pool.alpha}. Fewer clients, a "
       "smaller min_size or a larger alpha change less of it",
-      stacklevel=4,
+      stacklevel=5,
     )
 
 
@@ -156,14 +199,20 @@ def _shards(pool: Pool, rng: np.random.Generator) -> np.ndarray:
   return owner
 
 
-def _natural(pool: Pool, rng: np.random.Generator) -> np.ndarray:
-  per_client = _required(pool, "natural", "groups_per_client")
-  if pool.groups is None:
+def checked_groups(name: str, groups: np.ndarray | None) -> np.ndarray:
+  """The groups; raises a ValueError if the dataset has none."""
+  if groups is None:
     raise ValueError(
-      f"partition='natural': {pool.name!r} has no groups; must be one of "
+      f"partition='natural': {name!r} has no groups; must be one of "
       f"{sorted(set(SCHEMES) - {'natural'})}"
     )
-  groups, group_of_row = np.unique(pool.groups, return_inverse=True)
+  return groups
+
+
+def _natural(pool: Pool, rng: np.random.Generator) -> np.ndarray:
+  per_client = _required(pool, "natural", "groups_per_client")
+  owners = checked_groups(pool.name, pool.groups)
+  groups, group_of_row = np.unique(owners, return_inverse=True)
   if not 1 <= per_client <= len(groups) // pool.num_clients:
     raise ValueError(
       f"groups_per_client={per_client}: must be at least 1, and times "
@@ -181,12 +230,13 @@ SCHEMES: dict[str, Scheme] = {
   "iid": _iid,
   "pathological": _pathological,
   "dirichlet": _dirichlet,
+  "quantity": _quantity,
   "shards": _shards,
   "natural": _natural,
 }
 
 # Those that divide samples whose targets are no classes too.
-WITHOUT_CLASSES = ("iid", "natural")
+WITHOUT_CLASSES = ("iid", "quantity", "natural")
 
 
 def _required(pool, scheme, option):

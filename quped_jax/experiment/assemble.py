@@ -13,8 +13,9 @@ import numpy as np
 from quped_jax import checks, paths
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import client_shapes
+from quped_jax.experiment import client_shapes, own_functions
 from quped_jax.experiment import client_types as client_types_lib
+from quped_jax.experiment.build_measures import build_measures
 from quped_jax.experiment.parts import Parts, make_parts
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.training import make_schedule
@@ -46,8 +47,8 @@ class Assembly(NamedTuple):
     privacy: the guarantee for the shared model; None without one.
     simulation: the programs, for the clients that train.
     evaluate_held_out: `state -> {variant: score [held-out clients]}`.
-    halved: `() -> Assembly`, the same with half as many clients at once; None
-      if the simulation cannot be, see there.
+    own: a user's own loss and metrics.
+    halved: `() -> Assembly`, see that of the simulation; None without one.
   """
 
   settings: Settings
@@ -59,6 +60,7 @@ class Assembly(NamedTuple):
   privacy: dict[str, Any] | None
   simulation: Simulation
   evaluate_held_out: HeldOutEvaluation
+  own: own_functions.OwnFunctions
   halved: Callable[[], "Assembly"] | None
 
   __repr__ = short_repr
@@ -153,6 +155,8 @@ def build(
   *,
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
+  loss: str | own_functions.Loss | None = None,
+  metrics: own_functions.Metrics = (),
 ) -> Built:
   """Makes the simulation that the settings describe.
 
@@ -160,6 +164,8 @@ def build(
     settings: all settings.
     federation: used instead of the one that the settings describe, if given.
     model: likewise.
+    loss: what training minimises, see `run`.
+    metrics: what `Simulation.measure` finds beside the score, see `run`.
 
   Returns:
     The simulation, its data and its model. Nothing is compiled yet.
@@ -167,7 +173,8 @@ def build(
   Raises:
     ValueError: settings that do not fit each other or the data.
   """
-  made = assemble(settings, federation=federation, model=model)
+  settings, own = own_functions.read(settings, loss, metrics)
+  made = assemble(settings, federation=federation, model=model, own=own)
   return Built(made.simulation, made.federation, made.model)
 
 
@@ -176,6 +183,7 @@ def assemble(
   *,
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
+  own: own_functions.OwnFunctions = own_functions.NOTHING,
   workdir: str | os.PathLike | None = None,
   others: Sequence[Federation] = (),
 ) -> Assembly:
@@ -185,11 +193,12 @@ def assemble(
     settings: all settings.
     federation: used instead of the one that the settings describe, if given.
     model: likewise.
+    own: a user's own loss and metrics.
     workdir: where clients' states are kept with `client_state="disk"`.
     others: federations of further runs that the programs are to serve, see
       `make_simulation`.
   """
-  parts = make_parts(settings, federation=federation, model=model)
+  parts = make_parts(settings, federation=federation, model=model, own=own)
   return assemble_parts(parts, workdir, others)
 
 
@@ -260,6 +269,7 @@ def _join(
     privacy=parts.privacy,
     simulation=simulation,
     evaluate_held_out=evaluate_held_out,
+    own=parts.own,
     halved=None if simulation.halved is None else with_fewer,
   )
 
@@ -321,6 +331,7 @@ def _build_simulation(
     deterministic=settings.deterministic,
     for_levels=built.for_levels if settings.quantized else None,
     of_values=lambda values, most: built.of_values(values, most).engine,
+    measures=build_measures(settings, parts.own),
     rounds=settings.rounds,
     others=[other.first(settings.clients) for other in others],
   )

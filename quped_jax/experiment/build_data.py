@@ -3,22 +3,19 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import checks
 from quped_jax import data as data_lib
-from quped_jax.data import targets
 from quped_jax.data.augment import check_augment
 from quped_jax.data.federation import (
   Federation,
   PublicSet,
   make_federation,
   make_public,
-  synthetic_federation,
 )
+from quped_jax.data.synthetic_federation import synthetic_federation
 from quped_jax.experiment.settings import Settings
-from quped_jax.methods.blocks import losses
 
 
 def build_federation(
@@ -49,11 +46,19 @@ def build_federation(
     classes_per_client=settings.classes_per_client,
     alpha=settings.alpha,
     min_size=settings.min_size,
+    self_balancing=settings.self_balancing,
     shards_per_client=settings.shards_per_client,
     groups_per_client=settings.groups_per_client,
     train_fraction=settings.train_fraction,
     validation_fraction=settings.validation_fraction,
     exclude=held_out,
+  )
+  dataset = data_lib.skew_features(
+    dataset,
+    parts,
+    settings.feature_skew,
+    noise=settings.feature_noise,
+    seed=settings.seed,
   )
   federation = make_federation(dataset, parts, augment=settings.augment)
   return dataclasses.replace(federation, public=public)
@@ -90,20 +95,6 @@ def check_clients(settings: Settings, federation: Federation) -> None:
     )
 
 
-def check_loss(settings: Settings, federation: Federation) -> None:
-  """Raises a ValueError unless the loss is one for the samples' targets."""
-  labels = jax.eval_shape(
-    lambda x: x.client(0).batch(jnp.zeros(1, jnp.int32)).labels, federation
-  )
-  kind = targets.kind_of(labels)
-  if losses.TARGETS[settings.loss] != kind:
-    allowed = [name for name, its in losses.TARGETS.items() if its == kind]
-    raise ValueError(
-      f"loss={settings.loss!r}: must be {' or '.join(allowed)} for "
-      f"{federation.name!r}, whose targets are {kind!r}"
-    )
-
-
 def _synthetic(settings: Settings) -> Federation:
   source = data_lib.SyntheticSource(
     settings.seed,
@@ -115,6 +106,11 @@ def _synthetic(settings: Settings) -> Federation:
     raise ValueError(
       f"public_size={settings.public_size}: must be 0 with "
       "dataset='synthetic', whose samples belong to clients"
+    )
+  if settings.feature_skew != "none":
+    raise ValueError(
+      f"feature_skew={settings.feature_skew!r}: must be 'none' with "
+      "dataset='synthetic', whose samples are not stored"
     )
   return synthetic_federation(
     source,

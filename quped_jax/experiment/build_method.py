@@ -12,6 +12,7 @@ import numpy as np
 
 from quped_jax import methods
 from quped_jax.data.federation import Federation, check_batches
+from quped_jax.experiment.own_functions import Loss
 from quped_jax.experiment.settings import Settings, swept
 from quped_jax.experiment.training import make_schedule, make_training
 from quped_jax.methods import api
@@ -71,6 +72,7 @@ def build_method(
   bits: Sequence[int] | None = None,
   *,
   assigned: Sequence[int] | None = None,
+  loss: Loss | None = None,
 ) -> BuiltMethod:
   """Makes the method that the settings name, for clients that train.
 
@@ -81,6 +83,7 @@ def build_method(
     bits: precisions of all clients, if not those that the settings name.
     assigned: the precision of each client; those of the settings in turn, if
       not given.
+    loss: a user's own; None for the one that the settings name.
 
   Raises:
     ValueError: settings that do not fit the method or each other.
@@ -90,7 +93,7 @@ def build_method(
   entry = methods.get_method(settings.method)
 
   def make(settings: Settings, options: Any, most_levels: int | None = None):
-    training = make_training(settings, bits, most_levels)
+    training = make_training(settings, bits, most_levels, loss)
     return entry.build(models, training, options, federation), training
 
   steps = settings.steps

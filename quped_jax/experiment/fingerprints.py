@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax.data.federation import Federation, Pool
+from quped_jax.experiment import own_functions
 from quped_jax.files.differences import HASH
 from quped_jax.models import Model, example_pass
 from quped_jax.quantization import codebook_tree
@@ -81,6 +82,28 @@ def of_network(model: Model, federation: Federation) -> str:
     name = codebook_tree.path_name(path)
     digest.text((name, bool(model.is_quantized(name))))
   _divided(digest, model, params, stats, inputs)
+  return digest.hex()
+
+
+def of_function(
+  fn: Callable[[Any, Any], Any], federation: Federation, *, gradient: bool
+) -> str:
+  """A hash of what a function of outputs and targets computes.
+
+  It depends on the operations that JAX traces, and on all constants in them,
+  wherever the function is written.
+
+  Args:
+    fn: `(outputs [batch, width], targets [batch, ...]) -> array`.
+    federation: it gives the shapes of both.
+    gradient: whether the mean's derivative by the outputs counts too.
+  """
+  digest = _Digest()
+  args = own_functions.shapes(federation, _BATCH)
+  digest.function(fn, *args)
+  if gradient:
+    mean = own_functions.mean_loss(fn)
+    digest.function(jax.grad(mean), *args)
   return digest.hex()
 
 

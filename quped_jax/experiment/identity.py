@@ -22,6 +22,7 @@ from quped_jax.experiment import fingerprints, former_names, metrics
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation
+from quped_jax.experiment.own_functions import OwnFunctions
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.settings.clients import (
   ClientSettings,
@@ -44,6 +45,7 @@ __all__ = [
   "of",
   "of_another_run",
   "of_data",
+  "of_functions",
   "of_networks",
   "of_settings",
   "of_trace",
@@ -60,6 +62,7 @@ METHOD = "code of the method"
 DATA = "data"
 TRACE = "participation trace"
 SHARED_NETWORK = "global network"
+LOSS, METRIC = "loss function", "metric"
 STATE, FRESH = "initial state", "fresh weights"
 
 
@@ -102,6 +105,7 @@ def of(
     given,
     of_data(made.federation),
     of_networks(made.models, made.federation),
+    of_functions(made.own, made.federation),
     _trace(made.population.participation.trace),
     _state(state),
   )
@@ -146,6 +150,17 @@ def of_networks(models: api.Models, federation: Federation) -> Identity:
     **{f"network of {name}": look(x) for name, x in models.clients.items()},
     SHARED_NETWORK: look(models.shared),
   }
+
+
+def of_functions(own: OwnFunctions, federation: Federation) -> Identity:
+  """The part that follows from a user's own loss and metrics, if any."""
+  found = {
+    f"{METRIC} {name}": fingerprints.of_function(fn, federation, gradient=False)
+    for name, fn in own.metrics
+  }
+  if own.loss is not None:
+    found[LOSS] = fingerprints.of_function(own.loss, federation, gradient=True)
+  return found
 
 
 def of_trace(given: Settings) -> Identity:

@@ -12,17 +12,15 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from quped_jax.experiment import dispatch, divergence_reports
+from quped_jax.experiment import dispatch, divergence_reports, summary
 from quped_jax.experiment.callbacks.base import Evaluation
 from quped_jax.experiment.clock import Clock
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
 from quped_jax.experiment.resume import Interrupted, Progress
+from quped_jax.simulation.client_tables import Measures, Scores
 from quped_jax.simulation.simulation import Simulation
 from quped_jax.simulation.state import SimulationState
-
-# {split: {variant: `[clients]`}}.
-Scores = dict[str, dict[str, np.ndarray]]
 
 
 class Advance(NamedTuple):
@@ -51,11 +49,13 @@ class Evaluated(NamedTuple):
     metrics: of the last round that was asked for; {} if none was.
     scores: of all clients.
     seconds: per round since the last evaluation; NaN if none was asked for.
+    measures: beside the scores, if any are asked for.
   """
 
   metrics: dict[str, Any]
   scores: Scores
   seconds: float
+  measures: Measures = {}
 
 
 class Held(Protocol):
@@ -89,12 +89,14 @@ class End(NamedTuple):
     scores: after the last round.
     diverged: a report on each client that ever diverged.
     stopped: why it ended early, in words; None if it did not.
+    measures: after the last round, beside the scores.
   """
 
   progress: Progress
   scores: Scores
   diverged: list[Any]
   stopped: str | None = None
+  measures: Measures = {}
 
 
 def rounds(
@@ -130,7 +132,7 @@ def rounds(
   round_ = int(held.records().round)
   if not progress.history and not progress.figures:
     progress.figures = job.recorder.begun(held.state)
-  scores = None
+  scores, measures = None, {}
   stopped = _stopped(job, held, progress, round_)
   while stopped is None and round_ < settings.rounds:
     _end_on_signal(job, held, progress, stop)
@@ -147,7 +149,7 @@ def rounds(
       _stopped(job, held, progress, round_)
       continue
     found: Evaluated = yield Evaluate()
-    scores = found.scores
+    scores, measures = found.scores, found.measures
     progress.seconds.append(found.seconds)
     record = _record(job, found, progress, round_)
     progress.figures += job.recorder.evaluated(
@@ -171,8 +173,8 @@ def rounds(
   if scores is None:
     # The checkpoint was that of the last round, or of one to stop after.
     found = yield Evaluate()
-    scores = found.scores
-  return End(progress, scores, diverged, stopped)
+    scores, measures = found.scores, found.measures
+  return End(progress, scores, diverged, stopped, measures)
 
 
 def _stopped(
@@ -210,6 +212,12 @@ def _record(
       f"{split}/{name}": float(np.nanmean(values))
       for split, table in found.scores.items()
       for name, values in table.items()
+    },
+    **{
+      f"{measure}/{split}/{name}": summary.mean(values.clients)
+      for split, table in found.measures.items()
+      for measure, variants in table.items()
+      for name, values in variants.items()
     },
   }
   if not record["participants"] + record["diverged"]:
@@ -271,11 +279,9 @@ class Alone:
       return None
     with self._clock.running():
       jax.block_until_ready(self._state)
-    return Evaluated(
-      self._metrics,
-      self._simulation.evaluate(self._state),
-      self._clock.seconds_per_round(),
-    )
+    scores, measures = self._simulation.measure(self._state)
+    seconds = self._clock.seconds_per_round()
+    return Evaluated(self._metrics, scores, seconds, measures)
 
   def follow(self, asking: Generator[Ask, Any, End]) -> End:
     """Does all that `rounds` asks for."""

@@ -33,6 +33,7 @@ from quped_jax.experiment.callbacks.base import Callback
 from quped_jax.experiment.callbacks.display import Display
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
+from quped_jax.experiment.own_functions import NOTHING, OwnFunctions
 from quped_jax.experiment.parts import Parts
 from quped_jax.experiment.run import Request, Result, opened, run_made
 from quped_jax.experiment.settings import Settings
@@ -63,14 +64,16 @@ class Sources:
   Args:
     federation: that of all runs, instead of those that settings describe.
     model: the network of all clients of all runs, likewise.
+    own: a user's own loss and metrics, of all runs.
   """
 
   def __init__(
     self,
     federation: Federation | None = None,
     model: models_lib.Model | None = None,
+    own: OwnFunctions = NOTHING,
   ):
-    self._given, self._model = federation, model
+    self._given, self._model, self._own = federation, model, own
     self._datasets: dict[Any, Dataset | None] = {}
     self._federations: dict[Any, Federation] = {}
     self._of_data: dict[int, identity_lib.Identity] = {}
@@ -83,7 +86,10 @@ class Sources:
       ValueError: settings that do not fit each other or the data.
     """
     parts = parts_lib.make_parts(
-      settings, federation=self.federation(settings), model=self._model
+      settings,
+      federation=self.federation(settings),
+      model=self._model,
+      own=self._own,
     )
     own = self.identity(settings, parts.clients.models)
     return Planned(settings, parts, own)
@@ -121,7 +127,9 @@ class Sources:
     """
     federation = self.federation(settings)
     if id(federation) not in self._of_data:
-      self._of_data[id(federation)] = identity_lib.of_data(federation)
+      self._of_data[id(federation)] = identity_lib.of_data(
+        federation
+      ) | identity_lib.of_functions(self._own, federation)
     # Budgets are drawn, and with them networks chosen.
     seed = settings.seed if settings.budget_bytes else None
     names = identity_lib.NETWORK_FIELDS

@@ -10,23 +10,20 @@ from quped_jax import checks, methods
 from quped_jax import models as models_lib
 from quped_jax.data import padding
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import fingerprints
+from quped_jax.experiment import fingerprints, own_functions
 from quped_jax.experiment.build_clients import (
   Clients,
   build_clients,
   build_population,
   check_networks,
 )
-from quped_jax.experiment.build_data import (
-  build_federation,
-  check_clients,
-  check_loss,
-)
+from quped_jax.experiment.build_data import build_federation, check_clients
 from quped_jax.experiment.build_method import (
   BuiltMethod,
   build_guarantee,
   build_method,
 )
+from quped_jax.experiment.own_functions import NOTHING, OwnFunctions
 from quped_jax.experiment.settings import Settings, swept
 from quped_jax.simulation.state import Population
 
@@ -40,6 +37,7 @@ class Parts(NamedTuple):
     built: the method, for the clients that train.
     population: what each client brings, held-out clients last.
     privacy: the guarantee for the shared model; None without one.
+    own: a user's own loss and metrics.
   """
 
   federation: Federation
@@ -47,6 +45,7 @@ class Parts(NamedTuple):
   built: BuiltMethod
   population: Population
   privacy: dict[str, Any] | None
+  own: OwnFunctions
 
   @property
   def settings(self) -> Settings:
@@ -69,6 +68,7 @@ def make_parts(
   *,
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
+  own: OwnFunctions = NOTHING,
 ) -> Parts:
   """Makes the parts of a run.
 
@@ -76,6 +76,7 @@ def make_parts(
     settings: all settings.
     federation: used instead of the one that the settings describe, if given.
     model: the network of all clients, likewise.
+    own: a user's own loss and metrics.
 
   Raises:
     ValueError: settings that do not fit each other or the data.
@@ -89,7 +90,7 @@ def make_parts(
 
   federation = federation or build_federation(settings)
   check_clients(settings, federation)
-  check_loss(settings, federation)
+  settings = own_functions.settled(settings, own, federation)
   clients = build_clients(settings, federation, model)
   # A budget may have bought full precision only.
   bits = clients.assignment.bits.tolist() if settings.budget_bytes else None
@@ -99,9 +100,10 @@ def make_parts(
     clients.models,
     bits,
     assigned=clients.assignment.bits[: settings.clients].tolist(),
+    loss=own.loss,
   )
   population = build_population(built.settings, clients.assignment)
-  return Parts(federation, clients, built, population, privacy)
+  return Parts(federation, clients, built, population, privacy, own)
 
 
 def program_of(parts: Parts) -> Hashable:

@@ -20,6 +20,7 @@ from quped_jax.experiment import (
   given_state,
   loop,
   no_room,
+  own_functions,
   quantized_tensors,
 )
 from quped_jax.experiment import identity as identity_lib
@@ -70,6 +71,8 @@ def run(
   *,
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
+  loss: str | own_functions.Loss | None = None,
+  metrics: own_functions.Metrics = (),
   state: SimulationState | None = None,
   callbacks: Sequence[Callback] = (),
   display: Display | None = None,
@@ -88,6 +91,17 @@ def run(
       several; None for nowhere.
     federation: used instead of the one that the settings describe, if given.
     model: likewise.
+    loss: what training minimises on labels, instead of what the settings say:
+      the name of a loss, or a function `(outputs [batch, width], targets
+      [batch, ...]) -> scalar`, the mean over the batch, such as those of optax.
+      Of an array `[batch, ...]` the mean is taken. Targets are as the data has
+      them: int32 classes `[batch]`; float32 values `[batch, width]`; or bools
+      `[batch, labels]`. What the function computes is part of what results
+      follow from.
+    metrics: what is measured of every variant of the models, beside the score
+      and the `metrics` of the settings: names of these, and functions
+      `(outputs, targets) -> [batch]`, of which the mean over samples is taken,
+      by each one's own name; or {name: function}.
     state: the state to go on from, instead of fresh weights, after fewer than
       `settings.rounds` rounds; its buffers are donated. A run from it is not
       the same as one from another state, and its checkpoints are its own.
@@ -115,8 +129,14 @@ def run(
     Exception: what a callback raises; notes say which one, and what is saved.
   """
   telling = telling_of(callbacks, display)
+  settings, own = own_functions.read(settings, loss, metrics)
   make = functools.partial(
-    assemble, settings, federation=federation, model=model, workdir=workdir
+    assemble,
+    settings,
+    federation=federation,
+    model=model,
+    own=own,
+    workdir=workdir,
   )
   try:
     return run_made(
@@ -341,12 +361,19 @@ def finish(
     assert job.workdir is not None  # As checked.
     deploy.save_models(made, state, job.workdir)
   summary = summary_lib.summarize(
-    made, state, end.progress, end.scores["test"], end.diverged
+    made,
+    state,
+    end.progress,
+    end.scores["test"],
+    end.diverged,
+    end.measures.get("test", {}),
   )
   if end.stopped is not None:
     summary |= summary_lib.stopped(end.progress, made.settings, end.stopped)
   summary["timing"]["total_seconds"] = (time.perf_counter() - began) / runs
-  rows = summary_lib.client_rows(made, end.scores["test"])
+  rows = summary_lib.client_rows(
+    made, end.scores["test"], end.measures.get("test", {})
+  )
   job.writer.clients(rows)
   job.writer.figures(end.progress.figures)
   job.writer.summary(summary)

@@ -1,6 +1,7 @@
 """What a run achieved, as tables: its summary, and a row for each client."""
 
 import json
+import math
 import pathlib
 import resource
 import sys
@@ -16,6 +17,7 @@ from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.settings import Settings
 from quped_jax.quantization import codebook
 from quped_jax.simulation import divergence
+from quped_jax.simulation.measures import Measured
 from quped_jax.simulation.state import SimulationState
 
 
@@ -42,14 +44,39 @@ def table(scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
   return {name: _spread(values) for name, values in scores.items()}
 
 
+def mean(values: np.ndarray) -> float:
+  """The mean over clients that have a value; NaN if none has."""
+  present = values[~np.isnan(values)]
+  return float(np.mean(present)) if present.size else math.nan
+
+
+def _measure(found: Measured) -> dict[str, float]:
+  """How a measure is spread over clients, and of all samples together."""
+  present = found.clients[~np.isnan(found.clients)]
+  if not present.size:
+    return {}
+  return {
+    "pooled": found.pooled,
+    "mean": float(np.mean(present)),
+    "std": float(np.std(present)),
+    "min": float(np.min(present)),
+    "p10": float(np.percentile(present, 10)),
+    "p90": float(np.percentile(present, 90)),
+    "max": float(np.max(present)),
+  }
+
+
 def client_rows(
-  made: Assembly, scores: Mapping[str, np.ndarray]
+  made: Assembly,
+  scores: Mapping[str, np.ndarray],
+  measures: Mapping[str, Mapping[str, Measured]],
 ) -> list[dict[str, Any]]:
   """The rows of `clients.csv`: what each client has, and its scores.
 
   Args:
     made: the run.
     scores: {variant: float `[clients]`} on test data.
+    measures: {measure: {variant: Measured}} likewise.
   """
   train, test = (
     np.asarray(split.count)
@@ -74,6 +101,11 @@ def client_rows(
         else {"groups": json.dumps(groups[i], ensure_ascii=False)}
       ),
       **{name: float(values[i]) for name, values in scores.items()},
+      **{
+        f"{measure}/{name}": float(found.clients[i])
+        for measure, variants in measures.items()
+        for name, found in variants.items()
+      },
     }
 
   return [row(i) for i in range(made.settings.clients)]
@@ -151,6 +183,7 @@ def summarize(
   progress: Any,
   scores: Mapping[str, np.ndarray],
   diverged: Sequence[divergence.DivergenceReport],
+  measures: Mapping[str, Mapping[str, Measured]],
 ) -> dict[str, Any]:
   """The content of `summary.json`, without the run's total time.
 
@@ -160,6 +193,7 @@ def summarize(
     progress: see `quped_jax.experiment.resume.Progress`.
     scores: {variant: float `[clients]`} on test data after the last round.
     diverged: the clients that ever diverged.
+    measures: {measure: {variant: Measured}} likewise, beside the scores.
   """
   settings, simulation = made.settings, made.simulation
   score = scores_lib.of_run(settings)
@@ -177,6 +211,7 @@ def summarize(
     **scores_lib.says(score),
     score.name: table(scores),
     **progress.best_rounds(score.name),
+    **_measures(measures),
     "client_types": _client_types(made, scores),
     "held_out_clients": table(made.evaluate_held_out(state)),
     "diverged": [
@@ -203,6 +238,20 @@ def summarize(
       "client_state_bytes": simulation.state_bytes,
       "data_bytes": simulation.data_bytes,
     },
+  }
+
+
+def _measures(
+  measures: Mapping[str, Mapping[str, Measured]],
+) -> dict[str, Any]:
+  """What a summary says of measures: nothing, unless there are some."""
+  if not measures:
+    return {}
+  return {
+    "metrics": {
+      name: {variant: _measure(found) for variant, found in variants.items()}
+      for name, variants in measures.items()
+    }
   }
 
 

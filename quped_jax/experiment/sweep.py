@@ -17,7 +17,8 @@ from quped_jax import checks, methods, paths, reading, scalars
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import identity as identity_lib
-from quped_jax.experiment import many, metrics, output, scores
+from quped_jax.experiment import many, output, own_functions, scores
+from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.callbacks.base import Callback, of_runs
 from quped_jax.experiment.callbacks.display import Display
@@ -56,21 +57,28 @@ class SweptRun(NamedTuple):
     """Of the primary variant on test data, mean over clients, or NaN."""
     if self.summary is None:
       return math.nan
-    return scores.of_run(self.settings).of_primary(self.summary)
+    return scores.of_summary(self.summary).of_primary(self.summary)
 
   @property
   def accuracy(self) -> float:
     """The score, where that is accuracy."""
-    score = scores.of_run(self.settings)
+    score = self.kind
     if score != scores.ACCURACY:
       raise AttributeError(
-        f"accuracy: with loss={self.settings.loss!r} there is {score.title} "
-        "instead, see `score`"
+        f"accuracy: with these targets there is {score.title} instead, see "
+        "`score`"
       )
     return self.score
 
+  @property
+  def kind(self) -> scores.Score:
+    """What the score is; a run that is not finished goes by its settings."""
+    if self.summary is None:
+      return scores.of_run(self.settings)
+    return scores.of_summary(self.summary)
+
   def __repr__(self) -> str:
-    found = self.error or scores.of_run(self.settings).in_words(self.score)
+    found = self.error or self.kind.in_words(self.score)
     return f"SweptRun({describe(self.changes)}: {found})"
 
 
@@ -82,6 +90,8 @@ def sweep(
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
   callbacks: Callable[[SweptRun], Sequence[Callback]] | None = None,
+  loss: str | own_functions.Loss | None = None,
+  metrics: own_functions.Metrics = (),
   say: Callable[[str], None] = output.say,
   quiet: bool = False,
   resume: bool = True,
@@ -108,6 +118,8 @@ def sweep(
     model: likewise.
     callbacks: `run -> callbacks` makes those of a run that is to do, see
       `quped_jax.Callback`.
+    loss: of all runs, see `run`; one that is to vary is a setting in `over`.
+    metrics: of all runs, see `run`.
     say: prints a line.
     quiet: whether nothing is shown.
     resume: whether to keep what is finished, and to go on from checkpoints.
@@ -133,8 +145,9 @@ def sweep(
     )
   checks.choice("run_strategy", run_strategy, many.STRATEGIES)
   say = output.nothing if quiet else say
+  settings, own = own_functions.read(settings, loss, metrics)
   runs = plan(settings, over, workdir)
-  sources = many.Sources(federation, model)
+  sources = many.Sources(federation, model, own)
   planned = [_planned(sources, run) for run in runs]
   if resume:
     runs = [
@@ -365,10 +378,10 @@ def _record(
       "folder": run.folder.name if run.folder else None,
       "changes": run.changes,
       "finished": run.summary is not None,
-      scores.of_run(run.settings).name: run.score,
+      run.kind.name: run.score,
       "error": run.error,
     }
     for run in runs
   ]
-  text = json.dumps(metrics.plain(content), indent=2, allow_nan=False)
+  text = json.dumps(metrics_lib.plain(content), indent=2, allow_nan=False)
   paths.replace_text(folder / "sweep.json", text + "\n")

@@ -116,13 +116,16 @@ class _Stack:
       jax.block_until_ready(self._state)
     self._look()
     metrics = jax.device_get(self._metrics)
-    tables = self.axis.evaluate(self._state, self._data)[: self._runs]
+    tables = self.axis.measure(self._state, self._data)[: self._runs]
     seconds = self._clock.seconds_per_round() / self._runs
     return [
       loop.Evaluated(
-        jax.tree.map(lambda x, run=run: x[run], metrics), table, seconds
+        jax.tree.map(lambda x, run=run: x[run], metrics),
+        scores_of_run,
+        seconds,
+        measures,
       )
-      for run, table in enumerate(tables)
+      for run, (scores_of_run, measures) in enumerate(tables)
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import optax
 
+from quped_jax.experiment.own_functions import Loss, mean_loss
 from quped_jax.experiment.settings import Settings
 from quped_jax.methods.blocks import losses
 from quped_jax.methods.blocks.training import Training
@@ -29,6 +30,7 @@ def make_training(
   settings: Settings,
   bits: Sequence[int] | None = None,
   most_levels: int | None = None,
+  loss: Loss | None = None,
 ) -> Training:
   """How clients train.
 
@@ -37,14 +39,11 @@ def make_training(
     bits: precisions of all clients, if not those that the settings name.
     most_levels: how many levels the clients that train have at most, if not all
       of them do.
+    loss: a user's own; None for the one that the settings name.
   """
   bits = settings.turns if bits is None else bits
   quantized = min(bits) < codebook_lib.FULL_PRECISION
-  chosen = losses.make_losses(
-    settings.loss,
-    label_smoothing=settings.label_smoothing,
-    focal_gamma=settings.focal_gamma,
-  )
+  chosen = chosen_losses(settings, loss)
   return Training(
     steps=settings.steps,
     batch_size=settings.batch_size,
@@ -64,6 +63,21 @@ def make_training(
     classes=chosen.classes,
     smoothed=chosen.smoothed,
     momentum=_momentum(settings),
+  )
+
+
+def chosen_losses(settings: Settings, loss: Loss | None) -> losses.Losses:
+  """What clients minimise.
+
+  Args:
+    settings: all settings.
+    loss: a user's own; None for the one that the settings name.
+  """
+  return losses.make_losses(
+    settings.loss,
+    label_smoothing=settings.label_smoothing,
+    focal_gamma=settings.focal_gamma,
+    own=None if loss is None else mean_loss(loss),
   )
 
 

@@ -9,16 +9,21 @@ import jax.numpy as jnp
 
 from quped_jax import random_keys
 from quped_jax.data import targets
-from quped_jax.data.federation import Batch, ClientData, Split
+from quped_jax.data.federation import Batch, ClientData, Federation, Split
 from quped_jax.models import Model
 from quped_jax.simulation import client_axis as clients_lib
 from quped_jax.simulation import contexts
+from quped_jax.simulation import measures as measures_lib
 from quped_jax.simulation.layout import Layout
+from quped_jax.simulation.measures import Measure
 from quped_jax.simulation.round import Engine
 
 # The lowest coefficient of determination: of whatever is as bad or worse, such
 # as predictions that are not finite. Sums of it are still finite.
 LOWEST = -1e6
+
+# Samples of all clients together that are evaluated at once.
+_EVALUATED_AT_ONCE = 512
 
 
 def score(
@@ -52,6 +57,19 @@ def score(
     float32 `[]`: a share in [0, 1], or R^2 from `LOWEST` to 1. NaN for a split
     without samples, and for one whose values are all equal.
   """
+  return _evaluated(model, params, stats, data, split, batch_size, {})[0]
+
+
+def _evaluated(
+  model: Model,
+  params: Any,
+  stats: Any,
+  data: ClientData,
+  split: str,
+  batch_size: int,
+  measures: Mapping[str, Measure],
+) -> tuple[jax.Array, dict[str, Any]]:
+  """The score, and the sums of measures, which see the same outputs."""
   part: Split = getattr(data, split)
   # Of one sample, to know their kind and width.
   first = data.batch(jnp.zeros(1, jnp.int32), split).labels
@@ -64,41 +82,42 @@ def score(
   def total(fn):
     return _total(fn, data, split, batch_size)
 
+  def also(found, batch, counts):
+    return {
+      name: measure.sums(found, batch.labels, counts)
+      for name, measure in measures.items()
+    }
+
   if kind == "values":
-    return _explained(outputs, total, first, part.count)
-  correct = _correct if kind == "classes" else _correct_labels
+    return _explained(outputs, total, also, first, part.count)
+  correct = (
+    measures_lib.correct if kind == "classes" else measures_lib.correct_labels
+  )
 
   def hits(batch, counts):
-    return jnp.sum(correct(outputs(batch), batch.labels) & counts[:, None])
+    found = outputs(batch)
+    right = correct(found, batch.labels) & counts[:, None]
+    return jnp.sum(right), also(found, batch, counts)
 
-  share = total(hits).astype(jnp.float32)
+  share, sums = total(hits)
+  share = share.astype(jnp.float32)
   share /= jnp.maximum(part.count, 1) * first[0].size
-  return jnp.where(part.count > 0, share, jnp.nan)
-
-
-def _correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Whether each sample is classified correctly, bool `[batch, 1]`."""
-  hits = jnp.argmax(logits, axis=-1) == labels
-  # The largest of logits that are NaN is the first: no prediction at all.
-  return (hits & jnp.all(jnp.isfinite(logits), axis=-1))[:, None]
-
-
-def _correct_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Whether each label of each sample is right, bool `[batch, labels]`."""
-  return ((logits > 0) == labels) & jnp.isfinite(logits)
+  return jnp.where(part.count > 0, share, jnp.nan), sums
 
 
 def _explained(
   outputs: Callable[[Batch], jax.Array],
   total: Callable[[Callable[..., Any]], Any],
+  also: Callable[[jax.Array, Batch, jax.Array], dict[str, Any]],
   first: jax.Array,
   count: Any,
-) -> jax.Array:
-  """The coefficient of determination.
+) -> tuple[jax.Array, dict[str, Any]]:
+  """The coefficient of determination, and sums of measures.
 
   Args:
     outputs: `batch -> [batch, width]`, of the model.
     total: sums `fn(batch, counts)` over the split.
+    also: `(outputs, batch, counts) -> sums` of measures.
     first: `[1, width]`, the values of the first sample.
     count: the number of samples.
   """
@@ -113,14 +132,16 @@ def _explained(
   mean = total(sums) / jnp.maximum(count, 1)
 
   def squares(batch, counts):
-    errors = outputs(batch) - batch.labels, deviations(batch, counts) - mean
-    return [jnp.sum(jnp.where(counts[:, None], e**2, 0.0)) for e in errors]
+    found = outputs(batch)
+    errors = found - batch.labels, deviations(batch, counts) - mean
+    totals = [jnp.sum(jnp.where(counts[:, None], e**2, 0.0)) for e in errors]
+    return totals, also(found, batch, counts)
 
-  left, variation = total(squares)
+  (left, variation), measured = total(squares)
   share = 1 - left / jnp.where(variation > 0, variation, 1.0)
   # A comparison with NaN is false.
   share = jnp.where(share > LOWEST, share, LOWEST)
-  return jnp.where(variation > 0, share, jnp.nan)
+  return jnp.where(variation > 0, share, jnp.nan), measured
 
 
 def _total(
@@ -163,24 +184,52 @@ def scores(
   Returns:
     {split: {variant: score}}.
   """
+  found = with_measures(variants, data, splits, {}, batch_size)
   return {
-    split: _each_once(variants, data, split, batch_size) for split in splits
+    split: {name: value for name, (value, _) in table.items()}
+    for split, table in found.items()
   }
 
 
-def _each_once(variants, data, split, batch_size) -> dict[str, jax.Array]:
+def with_measures(
+  variants: Mapping[str, tuple[Any, Any, Model]],
+  data: ClientData,
+  splits: tuple[str, ...],
+  measures: Mapping[str, Measure],
+  batch_size: int = 500,
+) -> dict[str, dict[str, tuple[jax.Array, dict[str, Any]]]]:
+  """Score and measures of every variant of a client's model on every split.
+
+  Args:
+    variants: see `scores`.
+    data: likewise.
+    splits: likewise.
+    measures: by name.
+    batch_size: see `scores`.
+
+  Returns:
+    {split: {variant: (score, {measure: sums})}}.
+  """
+
+  def on(split):
+    def evaluated(params, stats, model):
+      return _evaluated(model, params, stats, data, split, batch_size, measures)
+
+    return _each_once(variants, evaluated)
+
+  return {split: on(split) for split in splits}
+
+
+def _each_once(variants, evaluated) -> dict[str, Any]:
   """Evaluates variants that are one model under two names only once."""
-  results: dict[str, jax.Array] = {}
+  results: dict[str, Any] = {}
   for name, variant in variants.items():
     same = [
       results[earlier]
       for earlier in results
       if all(a is b for a, b in zip(variants[earlier], variant, strict=True))
     ]
-    params, stats, model = variant
-    results[name] = (
-      same[0] if same else score(model, params, stats, data, split, batch_size)
-    )
+    results[name] = same[0] if same else evaluated(*variant)
   return results
 
 
@@ -199,10 +248,12 @@ class Evaluation:
   Attributes:
     splits: the splits that are evaluated.
     samples_at_once: samples of a client that are evaluated at once.
+    measures: of models, beside the score; None for none.
   """
 
   splits: tuple[str, ...]
   samples_at_once: int
+  measures: measures_lib.OfValues | None = None
 
   def _variants(
     self, engine, state, federation, population, cohort, client_id, client
@@ -226,12 +277,32 @@ class Evaluation:
   def evaluate(self, engine: Engine, state, federation, population):
     """{cohort: {split: {variant: score [slots]}}}."""
 
+    def of_client(variants, data):
+      return scores(variants, data, self.splits, self.samples_at_once)
+
+    return self._of_all(engine, state, federation, population, of_client)
+
+  def measure(self, engine: Engine, state, federation, population):
+    """{cohort: {split: {variant: (score, {measure: sums}) [slots, ...]}}}."""
+    assert self.measures is not None
+    measures = self.measures(population.values)
+
+    def of_client(variants, data):
+      return with_measures(
+        variants, data, self.splits, measures, self.samples_at_once
+      )
+
+    return self._of_all(engine, state, federation, population, of_client)
+
+  def _of_all(self, engine: Engine, state, federation, population, of_client):
+    """{cohort: what `of_client` gives of a client's variants and data}."""
+
     def of_cohort(cohort):
       def one(client_id, client):
         variants, data = self._variants(
           engine, state, federation, population, cohort, client_id, client
         )
-        return scores(variants, data, self.splits, self.samples_at_once)
+        return of_client(variants, data)
 
       return clients_lib.map_clients(
         one,
@@ -286,3 +357,25 @@ class Evaluation:
     )
     results = jnp.where(place < members.shape[0], members[rows], -1), models
     return to_every_process(results, engine.layout)
+
+
+def make_evaluation(
+  federation: Federation,
+  clients_at_once: int,
+  measures: measures_lib.OfValues | None,
+) -> Evaluation:
+  """The evaluation of a federation's clients.
+
+  Args:
+    federation: says which splits there are.
+    clients_at_once: how many are evaluated at once.
+    measures: see Evaluation.
+  """
+  return Evaluation(
+    splits=(
+      ("validation", "test") if federation.validation.max_count else ("test",)
+    ),
+    # What evaluation holds at once does not grow with the clients.
+    samples_at_once=max(_EVALUATED_AT_ONCE // clients_at_once, 16),
+    measures=measures,
+  )

@@ -11,7 +11,6 @@ import copy
 import functools
 from collections.abc import (
   Callable,
-  Iterable,
   Iterator,
   Mapping,
   Sequence,
@@ -23,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax.data.federation import Federation
+from quped_jax.simulation import client_tables, placement
 from quped_jax.simulation import memory as memory_lib
-from quped_jax.simulation import placement
 from quped_jax.simulation import round_in_pieces as pieces
 from quped_jax.simulation.blueprint import Blueprint
+from quped_jax.simulation.client_tables import Measures, Scores
 from quped_jax.simulation.layout import DIVIDED, SAME, fetch
 from quped_jax.simulation.owners import owners_of, with_fillers
 from quped_jax.simulation.program import Program
@@ -170,6 +170,9 @@ class Backend(abc.ABC):
     self._evaluate = self.shard(
       self.given(self.evaluation.evaluate), (STATE, *self.data_specs), readable
     )
+    self._measure = self.shard(
+      self.given(self.evaluation.measure), (STATE, *self.data_specs), readable
+    )
     self._models = {
       cohort: self.shard(
         self.given(
@@ -306,40 +309,38 @@ class Backend(abc.ABC):
     spent = sum(program.compile_seconds for program in self._all)
     return spent - self._compiled_before
 
-  def evaluate(
-    self, state: SimulationState
-  ) -> dict[str, dict[str, np.ndarray]]:
+  def evaluate(self, state: SimulationState) -> Scores:
     """{split: {variant: score `[clients]`}}, see `Simulation`."""
+    return self.table(self._each_part(self._evaluate, state))
+
+  def measure(self, state: SimulationState) -> tuple[Scores, Measures]:
+    """The same and the measures, if there are any, see `Simulation`."""
+    if self.evaluation.measures is None:
+      return self.evaluate(state), {}
+    return self.measured(self._each_part(self._measure, state))
+
+  def _each_part(
+    self, program: Program, state: SimulationState
+  ) -> list[tuple[Mapping[str, np.ndarray], Any]]:
+    """What a program finds of all clients, see `client_tables`."""
     results = []
     for ids, part in self.parts(state):
-      results.append((ids, self._evaluate(part, *self.data)))
+      results.append((ids, program(part, *self.data)))
       # At most two parts are on the devices.
       jax.block_until_ready([r for _, r in results[:-1]][-1:])
-    return self.table(results)
+    return results
 
-  def table(
-    self, evaluated: Iterable[tuple[Mapping[str, np.ndarray], Any]]
-  ) -> dict[str, dict[str, np.ndarray]]:
-    """Scores by split and variant.
+  def table(self, found: client_tables.Found) -> Scores:
+    """Scores by split and variant, of all clients."""
+    return client_tables.table(found, self.engine.num_clients)
 
-    Args:
-      evaluated: what the program found, part by part: the ids of the clients
-        in its slots, and {cohort: {split: {variant: score [slots]}}}.
-    """
-    table: dict[str, dict[str, np.ndarray]] = {
-      split: {} for split in self.evaluation.splits
-    }
-    for ids, results in evaluated:
-      for cohort, per_split in jax.device_get(results).items():
-        for split, per_variant in per_split.items():
-          for variant, values in per_variant.items():
-            if variant not in table[split]:
-              blank = np.full(self.engine.num_clients, np.nan, np.float32)
-              table[split][variant] = blank
-            held = ids[cohort] >= 0
-            own = values[: len(held)][held]
-            table[split][variant][ids[cohort][held]] = own
-    return table
+  def measured(self, found: client_tables.Found) -> tuple[Scores, Measures]:
+    """Likewise, of what programs find that measure."""
+    assert self.evaluation.measures is not None
+    measures = self.evaluation.measures(self.data[1].values)
+    return client_tables.scores_and_measures(
+      found, self.engine.num_clients, measures
+    )
 
   def primary_models(self, state: SimulationState) -> Iterator[ClientModel]:
     """The models that clients would use, few of them at a time."""

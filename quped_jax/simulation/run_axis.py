@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax.data.federation import Federation
+from quped_jax.simulation.client_tables import Measures, Scores
 from quped_jax.simulation.layout import SAME
 from quped_jax.simulation.program import Program
 from quped_jax.simulation.resident import Resident
@@ -117,11 +118,12 @@ class RunAxis:
 
   def __init__(self, backend: Resident, runs: int, common: Sequence[str] = ()):
     self.runs, self._common, self._backend = runs, tuple(common), backend
-    loop, evaluate = (
+    loop, evaluate, measure = (
       self._of_all(backend.given(fn), inputs)
       for fn, inputs in (
         (Engine.loop, (0, None)),
         (backend.evaluation.evaluate, (0,)),
+        (backend.evaluation.measure, (0,)),
       )
     )
 
@@ -153,6 +155,7 @@ class RunAxis:
 
     self.main = self._program(rounds, donate=(0,))
     self._evaluate = self._program(evaluate)
+    self._measure = self._program(measure)
     self._freeze = self._program(freeze, donate=(0,))
     self._spread = self._program(spread)
     self._put = self._program(put, donate=(0,))
@@ -221,17 +224,30 @@ class RunAxis:
     """
     return self.main(state, jnp.int32(rounds), *data)
 
-  def evaluate(
-    self, state: SimulationState, data: StackedData
-  ) -> list[dict[str, dict[str, np.ndarray]]]:
+  def evaluate(self, state: SimulationState, data: StackedData) -> list[Scores]:
     """Of each run, {split: {variant: score `[clients]`}}."""
-    found = jax.device_get(self._evaluate(state, *data))
     return [
-      self._backend.table(
-        [(self._backend.ids, jax.tree.map(lambda x, run=run: x[run], found))]
-      )
-      for run in range(self.runs)
+      self._backend.table(found)
+      for found in self._each_run(self._evaluate, state, data)
     ]
+
+  def measure(
+    self, state: SimulationState, data: StackedData
+  ) -> list[tuple[Scores, Measures]]:
+    """Of each run, the same and the measures, if there are any."""
+    if self._backend.evaluation.measures is None:
+      return [(scores, {}) for scores in self.evaluate(state, data)]
+    return [
+      self._backend.measured(found)
+      for found in self._each_run(self._measure, state, data)
+    ]
+
+  def _each_run(self, program: Program, state, data: StackedData):
+    """What a program finds of each run, see `client_tables`."""
+    found = jax.device_get(program(state, *data))
+    for run in range(self.runs):
+      own = jax.tree.map(lambda x, run=run: x[run], found)
+      yield [(self._backend.ids, own)]
 
   def begin_finetune(
     self, state: SimulationState, data: StackedData

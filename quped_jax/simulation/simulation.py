@@ -15,11 +15,13 @@ from quped_jax.methods import api
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.short_repr import short_repr
 from quped_jax.simulation import layout as layout_lib
+from quped_jax.simulation import measures as measures_lib
 from quped_jax.simulation import sizes as sizes_lib
 from quped_jax.simulation import store as store_lib
 from quped_jax.simulation import sub_cohorts as sub_cohorts_lib
 from quped_jax.simulation.blueprint import Blueprint
-from quped_jax.simulation.evaluate import Evaluation
+from quped_jax.simulation.client_tables import Measures, Scores
+from quped_jax.simulation.evaluate import make_evaluation
 from quped_jax.simulation.layout import Layout
 from quped_jax.simulation.program import Program
 from quped_jax.simulation.programs import Backend, ClientModel
@@ -39,9 +41,6 @@ BACKENDS: dict[str, Any] = {
   "disk": Streamed,
 }
 
-# Samples of all clients together that are evaluated at once.
-_EVALUATED_AT_ONCE = 512
-
 
 class Simulation(NamedTuple):
   """The compiled programs of one federation.
@@ -58,6 +57,9 @@ class Simulation(NamedTuple):
     run_round: `state -> (state, metrics)`, one round.
     evaluate: `state -> {split: {variant: score [clients]}}`, NaN where a
       client has no such variant or no such samples.
+    measure: `state -> (scores, {split: {measure: {variant: Measured}}})`, what
+      `evaluate` gives, and the measures that were asked for, of the same
+      outputs; {} of none.
     primary_models: `state -> iterator of ClientModel`, in no particular order;
       few models are computed at a time. With several processes, each has to
       exhaust it.
@@ -104,7 +106,8 @@ class Simulation(NamedTuple):
   init: Callable[[int], SimulationState]
   run_rounds: Callable[[SimulationState, int], tuple[SimulationState, Any]]
   run_round: Callable[[SimulationState], tuple[SimulationState, Any]]
-  evaluate: Callable[[SimulationState], dict[str, dict[str, np.ndarray]]]
+  evaluate: Callable[[SimulationState], Scores]
+  measure: Callable[[SimulationState], tuple[Scores, Measures]]
   primary_models: Callable[[SimulationState], Iterator[ClientModel]]
   begin_finetune: Callable[[SimulationState], SimulationState]
   export: Callable[[SimulationState], SimulationState]
@@ -168,6 +171,7 @@ def make_simulation(
   deterministic: bool = False,
   for_levels: sub_cohorts_lib.ForLevels | None = None,
   of_values: OfValues | None = None,
+  measures: measures_lib.OfValues | None = None,
   divided: bool | None = None,
   rounds: int = 1,
   others: Sequence[Federation] = (),
@@ -198,6 +202,8 @@ def make_simulation(
       all of them. Programs take these numbers as data, so that with others they
       are the same, and `method` and `schedule` say what does not depend on
       them. None if nothing does.
+    measures: `values -> {name: Measure}`, what `Simulation.measure` finds
+      beside the score, given the population's `values`; None for nothing.
     divided: whether, with it, clients run in sub-cohorts where everyone takes
       part; None to choose, see `quped_jax.simulation.sub_cohorts`.
     rounds: how many are to be run, in which a division should pay.
@@ -267,7 +273,7 @@ def make_simulation(
   def run_by(layout: Layout, *, whole: bool = False) -> Simulation:
     divisions = {} if whole else parts(layout)
     laid_out = dataclasses.replace(engine, layout=layout, sub_cohorts=divisions)
-    evaluation = _evaluation(laid_out, federation)
+    evaluation = make_evaluation(federation, layout.chunk_size, measures)
     programs = backend(
       Blueprint(
         laid_out,
@@ -340,16 +346,6 @@ def _full_precision(population: Population) -> bool:
   return bool(np.all(bits >= codebook_lib.FULL_PRECISION))
 
 
-def _evaluation(engine: Engine, federation: Federation) -> Evaluation:
-  return Evaluation(
-    splits=(
-      ("validation", "test") if federation.validation.max_count else ("test",)
-    ),
-    # What evaluation holds at once does not grow with the clients.
-    samples_at_once=max(_EVALUATED_AT_ONCE // engine.layout.chunk_size, 16),
-  )
-
-
 def _axis(programs: Backend) -> Callable[[int, Sequence[str]], RunAxis] | None:
   """How to run several runs at once."""
   layout = programs.layout
@@ -375,6 +371,7 @@ def _simulation(
     run_rounds=programs.run_rounds,
     run_round=lambda state: programs.run_rounds(state, 1),
     evaluate=programs.evaluate,
+    measure=programs.measure,
     primary_models=programs.primary_models,
     begin_finetune=programs.begin_finetune,
     export=programs.export,

@@ -12,16 +12,26 @@ OPTIONS = {
   "iid": {},
   "pathological": {"classes_per_client": 3},
   "dirichlet": {"alpha": 0.5, "min_size": 4},
+  "quantity": {"alpha": 2.0, "min_size": 4},
   "shards": {"shards_per_client": 2},
   "natural": {"groups_per_client": 2},
 }
 
 
 # Where it is meant that samples move, however many.
-MOVED = pytest.mark.filterwarnings("ignore:partition='dirichlet'.*:UserWarning")
+MOVED = pytest.mark.filterwarnings(
+  "ignore:partition='(dirichlet|quantity)'.*min_size:UserWarning"
+)
 
 # Written out, so that a lost one is noticed.
-NAMES = ["dirichlet", "iid", "natural", "pathological", "shards"]
+NAMES = [
+  "dirichlet",
+  "iid",
+  "natural",
+  "pathological",
+  "quantity",
+  "shards",
+]
 
 
 def make_dataset(

@@ -216,6 +216,15 @@ def test_from_npy_takes_what_from_arrays_does(tmp_path):
   )
   assert dataset.labels.tolist() == [1, 2, 2] and dataset.num_classes == 4
   assert (dataset.mean, dataset.std) == (200, 255)
+  np.save(tmp_path / "x.npy", np.arange(3 * 3 * 64).reshape(3, 3, 8, 8))
+  dataset = from_npy(
+    tmp_path / "x.npy",
+    tmp_path / "y.npy",
+    num_classes=4,
+    channels="first",
+    standardize=True,
+  )
+  assert dataset.inputs.shape == (3, 8, 8, 3) and np.shape(dataset.std) == (3,)
 
 
 def test_from_npy_takes_only_plain_arrays(tmp_path):
@@ -235,3 +244,46 @@ def test_from_npy_takes_only_plain_arrays(tmp_path):
       from_npy(tmp_path / "x.npy", path)
   with pytest.raises(FileNotFoundError, match=r"none\.npy"):
     from_npy(tmp_path / "none.npy", objects)
+
+
+def test_a_client_column_is_that_of_the_groups():
+  client = np.array(["b", "a"] * 3, object)
+  dataset = from_arrays(np.eye(6), [0, 1] * 3, client=client)
+  assert dataset.group_names == ("a", "b")
+  assert dataset.groups is not None
+  assert dataset.groups.tolist() == [1, 0] * 3
+  with pytest.raises(ValueError, match="^client: must be left out beside grou"):
+    from_arrays(np.eye(6), [0, 1] * 3, client=client, groups=client)
+  with pytest.raises(ValueError, match="^client=None: must not be missing"):
+    from_arrays(np.eye(2), [0, 1], client=[None, "a"])
+
+
+def test_standardized_inputs_are_those_of_the_training_samples():
+  rng = np.random.default_rng(0)
+  inputs = rng.normal(size=(400, 3)) * [1, 1e4, 0] + [5, -1e6, 3]
+  is_test = np.arange(400) >= 300
+  inputs[is_test] += 1e5
+  with pytest.warns(UserWarning, match="^inputs: 1 of 3 features"):
+    dataset = from_arrays(
+      inputs - [0, 0, 1e5] * is_test[:, None],
+      np.arange(400) % 2,
+      is_test=is_test,
+      standardize=True,
+    )
+  np.testing.assert_allclose(dataset.mean, inputs[:300].mean(axis=0))
+  np.testing.assert_allclose(dataset.std, [*inputs[:300].std(axis=0)[:2], 1.0])
+
+
+@pytest.mark.parametrize(
+  ("shape", "axes"),
+  [((60, 3), (0,)), ((60, 4, 4, 3), (0, 1, 2)), ((60, 4, 3), (0, 1, 2))],
+)
+def test_standardized_images_have_a_scale_for_each_channel(shape, axes):
+  inputs = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+  dataset = from_arrays(inputs, np.arange(60) % 2, standardize=True)
+  assert dataset.inputs.dtype == np.uint8
+  mean, std = inputs.mean(axis=axes), inputs.std(axis=axes)
+  np.testing.assert_allclose(dataset.mean, np.atleast_1d(mean))
+  np.testing.assert_allclose(dataset.std, np.atleast_1d(std))
+  with pytest.raises(ValueError, match="^standardize=True: must be False wh"):
+    from_arrays(inputs, np.arange(60) % 2, standardize=True, mean=3.0)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
-from quped_jax.data import Partition, SyntheticSource
-from quped_jax.data.federation import Split, synthetic_federation
+from quped_jax.data import Partition
 from tests import tiny
 
 
@@ -166,28 +165,6 @@ def test_an_augmentation_that_does_not_exist_or_fit_is_an_error(augment):
     from_parts([range(4)], augment=augment)
 
 
-def test_a_synthetic_federation_draws_what_its_source_makes():
-  source = SyntheticSource(3, train_samples=40, test_samples=10)
-  federation = synthetic_federation(source, 6, validation_fraction=0.25)
-  assert federation.num_clients == 6
-  assert federation.num_classes == source.num_classes
-  data = federation.client(jnp.int32(4))
-  firsts = {"train": (0, 30), "validation": (30, 10), "test": (40, 10)}
-  for split, (first, count) in firsts.items():
-    part: Split = getattr(data, split)
-    assert int(part.count) == part.max_count == count
-    batch = data.batch(jnp.arange(2), split)
-    inputs, labels = source.draw(4, jnp.arange(first, first + 2))
-    np.testing.assert_array_equal(batch.inputs, inputs)
-    np.testing.assert_array_equal(batch.labels, labels)
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5, float("nan")])
-def test_a_synthetic_federation_keeps_training_samples(fraction):
-  with pytest.raises(ValueError, match="validation_fraction=.*must be in"):
-    synthetic_federation(SyntheticSource(0), 2, validation_fraction=fraction)
-
-
 def test_a_federation_is_an_argument_of_compiled_functions():
   counter = tiny.Counter(lambda f: f.client(jnp.int32(1)).train.count)
   count = jax.jit(counter)
@@ -219,3 +196,18 @@ def test_a_partition_that_cannot_be_is_an_error(train, test, message):
   )
   with pytest.raises(ValueError, match=message):
     qj.make_federation(dataset, parts)
+
+
+def test_without_a_partition_each_group_is_a_client():
+  groups = ["b", "a", "c", "b"] * 6
+  dataset = qj.from_arrays(
+    np.eye(24), np.arange(24) % 2, client=groups, num_classes=2
+  )
+  federation = qj.make_federation(dataset)
+  assert federation.num_clients == 3
+  assert sorted(federation.groups or ()) == [("a",), ("b",), ("c",)]
+  held = qj.make_federation(dataset, qj.partition(dataset, "natural"))
+  assert tiny.largest_difference(held, federation) == 0
+  plain = dataclasses.replace(dataset, groups=None, group_names=None)
+  with pytest.raises(ValueError, match="^partition='natural': .* no groups"):
+    qj.make_federation(plain)

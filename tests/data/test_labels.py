@@ -17,10 +17,8 @@ def classes(labels, **options):
   "labels",
   [
     [0, 2, 1],
-    [0.0, 2.0, 1.0],
     np.array([0, 2, 1], np.uint64),
     np.array([[0], [2], [1]]),
-    np.array([[0.0], [2.0], [1.0]]),
     np.array([0, 2, 1], object),
     jnp.array([0, 2, 1]),
     ["0", "2", "1"],
@@ -32,6 +30,18 @@ def test_whole_numbers_are_classes_however_they_are_written(labels, capsys):
   assert made.labels.tolist() == [0, 2, 1] and made.labels.dtype == np.int32
   assert made.num_classes == 3 and made.class_names is None
   assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "labels", [[0.0, 2.0, 1.0], np.array([[0.0], [2.0], [1.0]])]
+)
+def test_floats_are_classes_and_that_is_said_unless_it_is_meant(labels):
+  with pytest.warns(
+    UserWarning, match="^labels: are floats, .* 3 classes .*num_classes=3; targ"
+  ):
+    made = classes(labels)
+  assert made.labels.tolist() == [0, 2, 1] and made.num_classes == 3
+  assert classes(labels, num_classes=3).labels.tolist() == [0, 2, 1]
 
 
 def test_bools_are_two_classes():

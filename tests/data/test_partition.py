@@ -128,6 +128,7 @@ def test_test_split_follows_the_class_mix(scheme, seed):
 
 
 @settings(max_examples=30, deadline=None)
+@MOVED
 @given(st.sampled_from(NAMES), st.floats(0.2, 0.9), st.integers(0, 20))
 def test_fraction_holds_in_every_class(scheme, fraction, seed):
   dataset = make_dataset(num_test=0)
@@ -182,7 +183,6 @@ def test_one_training_sample_is_not_given_to_validation():
     ("pathological", 5, {}, "classes_per_client=None: must be given"),
     ("dirichlet", 5, {}, "alpha=None: must be given"),
     ("shards", 5, {}, "shards_per_client=None: must be given"),
-    ("natural", 5, {}, "groups_per_client=None: must be given"),
     (
       "pathological",
       5,
@@ -247,6 +247,7 @@ def test_absent_classes_need_no_holder():
 
 @settings(max_examples=150, deadline=None)
 @MOVED
+@pytest.mark.filterwarnings("ignore:partition=.*no client has:UserWarning")
 @given(st.data())
 def test_any_few_samples_are_divided_or_refused(data):
   """One sample, one class, absent classes, more clients than samples."""
@@ -282,3 +283,23 @@ def test_any_few_samples_are_divided_or_refused(data):
   assert len(np.unique(rows)) == len(rows)
   for train, test in train_and_test(split):
     assert len(train) and len(test)
+
+
+def test_a_client_without_test_samples_is_named_with_its_groups():
+  dataset = from_arrays(
+    np.eye(5), [0, 1, 0, 1, 0], groups=["a", "a", "b", "b", "c"]
+  )
+  with pytest.raises(
+    ValueError, match=r"^partition='natural': client \d \(c\) has no test"
+  ):
+    partition(dataset, "natural")
+
+
+def test_classes_that_no_client_has_are_said():
+  groups = np.repeat([0, 1, 2], 10)
+  dataset = from_arrays(np.eye(30), groups, groups=groups)
+  with pytest.warns(
+    UserWarning, match="^partition='natural': no client .* 1 of the classes"
+  ):
+    partition(dataset, "natural", 2, seed=0)
+  partition(dataset, "natural", 3, seed=0)

@@ -138,6 +138,7 @@ def test_as_alpha_grows_all_shares_become_equal():
     assert min(sizes) > 100
 
 
+@MOVED
 def test_dirichlet_alpha_sets_the_skew():
   dataset = make_dataset(num_train=6000)
 
@@ -202,3 +203,75 @@ def test_natural_needs_groups():
   dataset = dataclasses.replace(make_dataset(), groups=None)
   with pytest.raises(ValueError, match="'toy' has no groups; must be one of"):
     partition(dataset, "natural", 3, groups_per_client=2)
+
+
+def sizes_of(split):
+  return np.array([len(a) + len(b) for a, b in train_and_test(split)])
+
+
+def test_self_balancing_clients_are_of_similar_sizes_with_skewed_classes():
+  """One that is full gets nothing more: at most the last class overfills it."""
+  dataset = make_dataset(num_test=0, num_train=1200)
+  plain, balanced = (
+    partition(dataset, "dirichlet", 8, alpha=0.3, seed=1, self_balancing=on)
+    for on in (False, True)
+  )
+  assert sizes_of(balanced).max() < 1200 / 8 + 200
+  assert np.std(sizes_of(balanced)) < 0.6 * np.std(sizes_of(plain))
+  mix = counts(dataset, balanced.train)
+  assert (mix.max(axis=1) / mix.sum(axis=1)).mean() > 0.4
+
+
+def test_self_balancing_gives_nothing_to_those_that_are_full():
+  """With tiny alpha a class goes to one client, each time to another."""
+  dataset = make_dataset(num_test=0)  # 6 classes of 100 samples.
+  split = partition(
+    dataset, "dirichlet", 6, alpha=1e-4, seed=3, self_balancing=True
+  )
+  assert (sizes_of(split) == 100).all()
+  assert (np.count_nonzero(counts(dataset, split.train), axis=1) == 1).all()
+
+
+def test_quantity_skews_sizes_and_not_classes():
+  dataset = make_dataset(num_train=6000, num_test=0)
+  split = partition(dataset, "quantity", 5, alpha=0.7, seed=0)
+  sizes = sizes_of(split)
+  assert sizes.sum() == 6000
+  assert sizes.max() > 3 * sizes.min()
+  for own, size in zip(counts(dataset, split.train), sizes, strict=True):
+    share = own / own.sum()
+    assert (np.abs(share - 1 / 6) < 2 / np.sqrt(size)).all()
+  even = partition(dataset, "quantity", 5, alpha=1e9, seed=0)
+  assert np.ptp(sizes_of(even)) < 300
+
+
+def test_quantity_keeps_min_size_and_says_what_that_took():
+  dataset = make_dataset(num_test=0)
+  with pytest.warns(UserWarning, match=r"^partition='quantity': \d+ of 20 cl"):
+    split = partition(dataset, "quantity", 20, alpha=0.05, min_size=15, seed=0)
+  assert sizes_of(split).min() >= 15
+
+
+def test_quantity_divides_targets_that_are_no_classes():
+  values = np.random.default_rng(0).normal(size=(100, 1))
+  dataset = from_arrays(values, values, targets="values")
+  split = partition(dataset, "quantity", 4, alpha=5.0, min_size=2)
+  assert sizes_of(split).sum() == 100
+
+
+def test_a_few_clients_that_were_topped_up_are_said_too():
+  """Though few samples were moved: one of ten clients had too few."""
+  digits = load_dataset("digits")
+  with pytest.warns(
+    UserWarning, match=r"2 of 10 clients had .* got \d+ of all 1797 \(\d"
+  ):
+    partition(digits, "dirichlet", 10, alpha=0.1, min_size=60, seed=2)
+
+
+def test_natural_takes_all_groups_unless_fewer_clients_are_asked_for():
+  dataset = make_dataset()
+  assert len(partition(dataset, "natural").train) == 20
+  assert len(partition(dataset, "natural", groups_per_client=3).train) == 6
+  assert len(partition(dataset, "natural", 4).train) == 4
+  with pytest.raises(ValueError, match="^clients=None: must be a whole"):
+    partition(dataset, "iid")

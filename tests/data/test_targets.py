@@ -111,7 +111,7 @@ def test_schemes_by_class_say_that_there_are_none(kind):
   data = make(VALUES if kind == "values" else SEVERAL, kind)
   for scheme in ("pathological", "dirichlet", "shards"):
     with pytest.raises(
-      ValueError, match=f"^partition='{scheme}': must be one of iid, natural"
+      ValueError, match=f"^partition='{scheme}': must be one of iid, quantity"
     ):
       qj.partition(data, scheme, 4)
 

@@ -19,7 +19,7 @@ def rows(groups, scheme):
     qj.Settings(clients=2, hidden=(3,), bits=(32,)),
     federation=qj.make_federation(data, parts),
   )
-  return summary.client_rows(made, {"personalized": np.ones(2)})
+  return summary.client_rows(made, {"personalized": np.ones(2)}, {})
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def dataset():
 
 def test_a_partition_by_class_is_refused_by_name(dataset):
   with pytest.raises(
-    ValueError, match="^partition='pathological': must be one of iid, natural"
+    ValueError, match="^partition='pathological': must be one of iid, quantity"
   ):
     qj.build(qj.Settings(dataset=dataset, loss="squared_error"))
 

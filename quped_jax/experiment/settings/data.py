@@ -1,7 +1,9 @@
 """Settings of the samples: which they are, and how clients come by them."""
 
+from quped_jax import checks
 from quped_jax.data import SCHEMES
 from quped_jax.data.augment import AUGMENTATIONS
+from quped_jax.data.feature_skew import SKEWS
 from quped_jax.experiment.settings.fields import (
   Group,
   at_least,
@@ -71,7 +73,7 @@ class PartitionSettings(Group):
 
   partition: str = setting(
     "pathological",
-    "'iid', 'pathological', 'dirichlet', 'shards' or 'natural'.",
+    "'iid', 'pathological', 'dirichlet', 'quantity', 'shards' or 'natural'.",
     one_of(sorted(SCHEMES)),
     data=True,
   )
@@ -83,13 +85,21 @@ class PartitionSettings(Group):
   )
   alpha: float = setting(
     0.5,
-    "concentration of 'dirichlet': the smaller it is, the more clients differ.",
+    "concentration of 'dirichlet' and 'quantity': the smaller it is, the more "
+    "clients differ.",
     data=True,
   )
   min_size: int = setting(
     10,
-    "of 'dirichlet', the fewest samples that a client may have.",
+    "of 'dirichlet' and 'quantity', the fewest samples that a client may have.",
     data=True,
+  )
+  self_balancing: bool = setting(
+    False,
+    "whether 'dirichlet' keeps clients of similar sizes: one that has an equal "
+    "part of all samples gets none of the classes that follow.",
+    data=True,
+    later=True,
   )
   shards_per_client: int = setting(
     2,
@@ -100,6 +110,22 @@ class PartitionSettings(Group):
     3,
     "of 'natural', the number of groups, writers say, that each client gets.",
     data=True,
+  )
+  feature_skew: str = setting(
+    "none",
+    "how inputs differ from client to client: 'noise', Gaussian and of another "
+    "strength for each; 'rotation', by quarter turns of images; or 'none'.",
+    one_of(SKEWS),
+    data=True,
+    later=True,
+  )
+  feature_noise: float = setting(
+    1.0,
+    "of 'noise', the standard deviation for the noisiest client, where inputs "
+    "have 1.",
+    checks.positive,
+    data=True,
+    later=True,
   )
   train_fraction: float = setting(
     0.5,

@@ -85,6 +85,7 @@ def converted(
   rules: tuple[Rule, ...] = (),
   free: bool = False,
   data: bool = False,
+  later: bool = False,
 ) -> T:
   """A `setting` that takes more than what it holds, such as `bits=2`.
 
@@ -98,9 +99,16 @@ def converted(
     rules: likewise.
     free: likewise.
     data: likewise.
+    later: likewise.
   """
   return setting(
-    default, doc, *rules, free=free, data=data, converter=converter
+    default,
+    doc,
+    *rules,
+    free=free,
+    data=data,
+    later=later,
+    converter=converter,
   )
 
 

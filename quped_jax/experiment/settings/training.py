@@ -9,12 +9,15 @@ from quped_jax.data.federation import check_batches
 from quped_jax.experiment.settings import values as values_lib
 from quped_jax.experiment.settings.fields import (
   at_least,
+  converted,
+  each,
   group,
   one_of,
   setting,
 )
 from quped_jax.experiment.settings.named_options import NamedOptions
 from quped_jax.methods.blocks import losses
+from quped_jax.simulation import measures
 
 BUDGETS = ("steps", "gradients")
 
@@ -31,6 +34,11 @@ def _options(field: str, value: Mapping[str, Any]) -> None:
       f"{field}={sorted(unknown, key=str)}: must be names of methods, "
       f"{', '.join(sorted(methods.METHODS))}"
     )
+
+
+def _different(field: str, value: tuple[str, ...]) -> None:
+  if len(set(value)) < len(value):
+    raise ValueError(f"{field}={value}: must be different ones")
 
 
 @group
@@ -87,6 +95,16 @@ class TrainingSettings(NamedOptions):
     "of 'focal': the larger, the less samples count that are classified well.",
     checks.not_negative,
     traced=True,
+    later=True,
+  )
+  metrics: tuple[str, ...] = converted(
+    default=(),
+    doc="what is measured beside the score, of each client's test samples and "
+    "of all together: 'loss'; of classes 'accuracy' and 'macro_f1'; of several "
+    "labels at once 'label_accuracy' and 'macro_f1'; of real numbers 'mae' and "
+    "'mse'.",
+    rules=(each(one_of(measures.TARGETS)), _different),
+    converter=values_lib.names,
     later=True,
   )
   eval_every: int = setting(

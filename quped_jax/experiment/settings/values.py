@@ -64,6 +64,13 @@ def numbers(value: float | Sequence[float] | np.ndarray) -> tuple[float, ...]:
   return scalars.several(scalars.real)(value)
 
 
+def names(value: str | Sequence[str]) -> tuple[str, ...]:
+  """Names, from several texts or one, each maybe with commas between names."""
+  texts = scalars.several(scalars.text)(value)
+  each = (x.strip() for text in texts for x in text.split(","))
+  return tuple(x for x in each if x)
+
+
 def path(value: str | os.PathLike[str]) -> str:
   """A path, as text."""
   return scalars.text(value)
@@ -77,6 +84,7 @@ _TYPES: dict[str, tuple[str, Callable[[Any], Any]]] = {
   "int": ("a whole number", scalars.whole),
   "float": ("a number", scalars.real),
   "tuple[int, ...]": ("whole numbers, such as (1, 2)", whole_numbers),
+  "tuple[str, ...]": ("names, such as ('loss',)", names),
   "tuple[float, ...]": ("numbers, such as (0.1,)", numbers),
   str(Mapping[str, Any]): ("a mapping", _mapping),
 }

@@ -116,8 +116,17 @@ class Losses(NamedTuple):
   smoothed: bool
 
 
+def of_targets(kind: str) -> list[str]:
+  """The losses that are for targets of a kind."""
+  return [name for name, its in TARGETS.items() if its == kind]
+
+
 def make_losses(
-  name: str, *, label_smoothing: float = 0.0, focal_gamma: float = 2.0
+  name: str,
+  *,
+  label_smoothing: float = 0.0,
+  focal_gamma: float = 2.0,
+  own: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Losses:
   """A loss by name, with the divergence that goes with it in distillation.
 
@@ -125,10 +134,14 @@ def make_losses(
     name: one of `TARGETS`.
     label_smoothing: of "cross_entropy", see there; it may be traced.
     focal_gamma: of "focal", likewise.
+    own: in place of the loss of that name, a user's `(outputs, targets) ->
+      scalar` for the same targets; None for that.
   """
   checks.choice("loss", name, TARGETS)
   smoothed = is_traced(label_smoothing) or bool(label_smoothing)
-  if name == "focal":
+  if own is not None:
+    loss = own
+  elif name == "focal":
     loss = functools.partial(focal_loss, gamma=focal_gamma)
   elif name == "squared_error":
     loss = squared_error

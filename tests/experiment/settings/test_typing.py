@@ -25,6 +25,8 @@ RIGHT = (
   "bits=(1, 2), centers_learning_rate=(0.1,), participation=1.0",
   "budget_bytes=np.array([10**6]), learning_rate_drops=[1, 2]",
   "warm_start=pathlib.Path('weights'), data_dir=pathlib.Path('data')",
+  "metrics='loss, mae', dataset='digits'",
+  "metrics=['loss', 'macro_f1']",
   "quped={'lambda_p': 0.3}, method_options={'fedprox': {'mu': 0.1}}",
 )
 WRONG = (
@@ -61,9 +63,13 @@ def test_a_type_checker_takes_what_makes_settings_and_nothing_else(tmp_path):
 
 
 def test_every_field_of_several_values_says_what_it_is_made_of():
+  makers = {
+    "int": values.whole_numbers,
+    "float": values.numbers,
+    "str": values.names,
+  }
   for field in dataclasses.fields(qj.Settings):
     if "tuple" in str(field.type):
-      maker = (
-        values.whole_numbers if "int" in str(field.type) else values.numbers
-      )
+      entry = str(field.type).partition("[")[2].partition(",")[0]
+      maker = makers[entry]
       assert field.metadata["converter"] is maker, field.name
