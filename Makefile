@@ -7,7 +7,7 @@ DEMO_DIR ?= results/demo
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := data,plot,privacy,test
+EXTRAS := data,export,plot,privacy,test
 # One worker per core, see tests/conftest.py.
 PYTEST_ARGS ?= -n auto --maxprocesses=8
 PYTEST := $(BIN)/python -m pytest --durations=15

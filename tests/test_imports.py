@@ -30,7 +30,9 @@ ROOMS = (
   "methods",
   "simulation",
   "files",
+  "export",
   "experiment",
+  "commands",
 )
 # Inside these rooms too there is an order.
 INNER = {
