@@ -40,8 +40,8 @@ def read(path: str | os.PathLike) -> Packed:
   try:
     about, arrays = _tensors(data, 8 + int.from_bytes(data[:8], "little"))
     for name, entry in about["quantized"].items():
-      parts = (arrays.pop(f"{name}.{part}") for part in ("planes", "levels"))
-      arrays[name] = _unpacked(*parts, entry["bits"], entry["shape"])
+      planes, levels = (arrays.pop(f"{name}.{x}") for x in ("planes", "levels"))
+      arrays[name] = _unpacked(planes, levels, entry["bits"], entry["shape"])
     mean, std = arrays.pop("inputs/mean"), arrays.pop("inputs/std")
     tree: dict[str, Any] = {"params": {}, "stats": {}}
     for name, array in arrays.items():

@@ -1,6 +1,7 @@
 """Packed files of networks that have no name."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,7 +24,7 @@ def draw(*shape):
   return RNG.normal(size=shape).astype(np.float32)
 
 
-PARAMS = {
+PARAMS: Any = {
   "embed": draw(5, 3),
   "layers": [
     {"kernel": draw(9, 4), "bias": np.ones(4, np.float32)},
@@ -32,7 +33,7 @@ PARAMS = {
 }
 
 
-def books(tree, bits, channelwise=False):
+def books(tree, bits, channelwise=False) -> Any:
   """Codebooks for all kernels, with more room than levels."""
   if isinstance(tree, list):
     return [books(x, bits, channelwise) for x in tree]
@@ -50,9 +51,9 @@ def book(bits, shape=()):
   centers = np.sort(draw(*shape, 2**bits))
   # What is beyond the levels is padding, and must not count.
   centers = np.pad(centers, [*[(0, 0)] * len(shape), (0, 3)], mode="edge")
-  # As JAX may have them in memory.
-  centers = np.asfortranarray(centers)
-  return qj.Codebook(*map(jnp.asarray, (centers, np.full(shape, 2**bits))))
+  # In an order that those which JAX computes may have in memory.
+  unordered: Any = np.asfortranarray(centers)
+  return qj.Codebook(unordered, jnp.full(shape, 2**bits))
 
 
 def nearest(x, codebook):
@@ -76,7 +77,12 @@ def test_any_tree_comes_back_at_its_levels(channelwise, bits, tmp_path):
   codebooks["layers"][1]["kernel"] = qj.Codebook(jnp.zeros(4), jnp.int32(0))
   stats = {"mean": np.arange(3.0)}
   packed = saved(
-    tmp_path / "m", PARAMS, stats, codebooks=codebooks, mean=[1, 2], std=3
+    tmp_path / "m",
+    PARAMS,
+    stats,
+    codebooks=codebooks,
+    mean=np.array([1, 2]),
+    std=3,
   )
   first, second = PARAMS["layers"]
   given = codebooks["layers"][0]["kernel"]
@@ -134,7 +140,7 @@ def test_a_file_is_as_small_as_its_bits(tmp_path):
 
 
 def test_modules_of_flax_are_trees(tmp_path):
-  linen = nn.Dense(3).init(jax.random.key(0), jnp.ones((1, 2)))["params"]
+  linen: Any = nn.Dense(3).init(jax.random.key(0), jnp.ones((1, 2)))["params"]
   codebooks = {"kernel": book(1), "bias": optax.MaskedNode()}
   packed = saved(tmp_path / "m", linen, codebooks=codebooks)
   assert same_bits(
@@ -158,6 +164,7 @@ def test_what_comes_back_can_be_trained_on(tmp_path):
   optimizer = qj.prox_quantize(0.1, strength=1.0)
   state = optimizer.init(packed.params)
   zeros = {"kernel": jnp.zeros((4, 3))}
+  updates: Any
   updates, _ = optimizer.update(
     zeros, state, packed.params, codebooks=packed.codebooks
   )
@@ -221,7 +228,7 @@ def test_mistakes_are_named(params, codebooks, message, tmp_path):
 
 
 def test_a_tree_has_an_end(tmp_path):
-  params = np.ones(1)
+  params: Any = np.ones(1)
   for _ in range(32):
     params = {"a": params}
   with pytest.raises(ValueError, match="must be a path in params or stats, of"):

@@ -25,7 +25,7 @@ from tests.files.packed_files import (
 )
 from tests.hostile import cases, damaged, read_or_refused
 
-FILES = [pathlib.Path(x.__file__) for x in (numpy_reader, numpy_networks)]
+FILES = [pathlib.Path(str(x.__file__)) for x in (numpy_reader, numpy_networks)]
 EARLIER = pathlib.Path(__file__)
 
 
@@ -54,7 +54,7 @@ def test_it_reads_arrays_of_every_type_and_of_no_network(tmp_path):
   types += [f"{kind}{8 * n}" for kind in ("int", "uint") for n in (1, 2, 4, 8)]
   arrays = {name: np.arange(3).astype(jnp.dtype(name)) for name in types}
   params = {"a": arrays, "b": [np.float32(1.5), np.zeros((2, 0), np.int8)]}
-  qj.save_packed(tmp_path / "m", params, mean=[1, 2], std=3)
+  qj.save_packed(tmp_path / "m", params, mean=np.array([1, 2]), std=3)
   found = numpy_reader.read(tmp_path / "m")
   assert found.about["model"] is None and found.stats == {}
   assert found.params["a"].pop("bfloat16").tolist() == [0, 1, 2]
