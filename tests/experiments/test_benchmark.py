@@ -226,7 +226,10 @@ def test_these_are_the_suites():
   assert set(benchmark.SUITES) == set(LONG_SUITES)
 
 
-LONG_SUITES = ("clients", "conv", "methods", "precision", "step", "uneven")
+LONG_SUITES = (
+  *("clients", "conv", "methods", "model_files", "precision", "step"),
+  "uneven",
+)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +238,7 @@ LONG_SUITES = ("clients", "conv", "methods", "precision", "step", "uneven")
     pytest.param(
       name,
       marks=pytest.mark.slow
-      if name in ("methods", "precision")
+      if name in ("methods", "model_files", "precision")
       else pytest.mark.long,
     )
     for name in LONG_SUITES
