@@ -8,7 +8,7 @@ seconds of a call with 1 sample, and with 100. The contestants read the same
 packed file, or what is exported of it: the library (`predict`), NumPy alone
 (`numpy_networks.predict`), and onnxruntime, each with all cores.
 
-The table of docs/model-files.md is left as `model_files_DEVICE.md` too.
+All of this is left as one table too, `model_files_DEVICE.md`.
 """
 
 import dataclasses
@@ -120,7 +120,7 @@ def run(bench: Bench) -> None:
 
 
 def table(rows: list[dict[str, Any]], derived: list[dict[str, Any]]) -> str:
-  """The table of docs/model-files.md.
+  """All of it as one table.
 
   Args:
     rows: those of the suite's file.
