@@ -131,7 +131,7 @@ def table(rows: list[dict[str, Any]], derived: list[dict[str, Any]]) -> str:
   for found in derived:
     title, bits = found["group"].partition(":")[0], found["name"]
     milliseconds = [
-      f"{1000 * times[f'{title}, {bits}, {what}', name]:.2g}"
+      _two_digits(1000 * times[f"{title}, {bits}, {what}", name])
       for what in (_ONE, _LOADED)
       for name in _CONTESTANTS
     ]
@@ -141,6 +141,10 @@ def table(rows: list[dict[str, Any]], derived: list[dict[str, Any]]) -> str:
     accuracy = f"{found['accuracy']:.1f}"
     lines.append((title, bits.split()[0], *sizes, accuracy, *milliseconds))
   return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _two_digits(value: float) -> str:
+  return f"{float(f'{value:.2g}'):g}"
 
 
 def _dataset(case: _Case) -> qj.data.Dataset:

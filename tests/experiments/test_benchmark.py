@@ -272,6 +272,10 @@ def test_every_suite_writes_what_it_measured(name, bench):
   torch_rows = [r for r in written["rows"] if "PyTorch" in r["name"]]
   if name in ("conv", "clients"):
     assert bool(torch_rows) == torch_loop.available()
+  if name == "model_files":
+    table = (bench.folder / f"{name}_{bench.stem}.md").read_text().splitlines()
+    assert len(table) == 2 + 2 and "| MLP on digits | 2 | " in table[2]
+    assert len({line.count("|") for line in table}) == 1
   if name == "clients":
     assert (bench.folder / f"round_time_{bench.stem}.png").stat().st_size > 9000
 

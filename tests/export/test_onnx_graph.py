@@ -1,5 +1,7 @@
 """Each operation of a graph computes what the one of NumPy does."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,7 +15,7 @@ from quped_jax.quantization import codebook
 RNG = np.random.default_rng(0)
 
 
-def run(graph, results, inputs):
+def run(graph, results, inputs) -> Any:
   """The results of a graph, by onnxruntime."""
   made = helper.make_graph(
     graph.nodes,
