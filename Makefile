@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TRACKERS := $(VENV)/.installed-trackers
-EXTRAS := data,plot,privacy,tensorboard,test
+EXTRAS := data,export,plot,privacy,tensorboard,test
 # One worker per core, see tests/conftest.py.
 PYTEST_ARGS ?= -n auto --maxprocesses=8
 PYTEST := $(BIN)/python -m pytest --durations=15

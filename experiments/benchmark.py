@@ -1,7 +1,8 @@
 """Measures how fast the library is, alongside other ways to do the same.
 
 python -m experiments.benchmark \
-  --suite=conv,step,clients,precision,methods,uneven --output=results/benchmark
+  --suite=conv,step,clients,precision,methods,uneven,model_files \
+  --output=results/benchmark
 
 | suite | compared |
 | --- | --- |
@@ -11,6 +12,7 @@ python -m experiments.benchmark \
 | precision | bfloat16 and float32 |
 | methods | rounds of all methods; mixed and uniform bits |
 | uneven | several networks together and alone; states on the host |
+| model_files | by bits: size, accuracy; seconds of NumPy and onnxruntime too |
 | accelerator | what matters on a GPU, most important first, in a given time |
 
 Each suite in `experiments/benchmarks` says exactly what it measures. A suite
@@ -39,6 +41,7 @@ from experiments.benchmarks import (
   conv,
   machine,
   methods,
+  model_files,
   precision,
   step,
   timed,
@@ -55,6 +58,7 @@ SUITES = {
   "precision": precision.run,
   "methods": methods.run,
   "uneven": uneven.run,
+  "model_files": model_files.run,
 }
 
 # Is measured within a given time, in processes of its own.

@@ -16,6 +16,7 @@ from quped_jax.experiment.run import (
 )
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.sweep import SweptRun, sweep
+from quped_jax.export.model_export import Exported, export_model
 from quped_jax.files.info import BackInfo, ModelInfo
 from quped_jax.files.packed import (
   PackedModel,
@@ -75,6 +76,7 @@ __all__ = [
   "Codebook",
   "Display",
   "DivergenceError",
+  "Exported",
   "Federation",
   "Interrupted",
   "Learner",
@@ -96,6 +98,7 @@ __all__ = [
   "current",
   "data",
   "deployed",
+  "export_model",
   "freeze",
   "from_arrays",
   "from_dataframe",

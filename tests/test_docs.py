@@ -112,6 +112,11 @@ def test_python_of_the_pages_runs(block, tmp_path, monkeypatch):
   assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_a_model_of_ones_own_is_packed_and_read_in_under_ten_lines():
+  block = the_block("docs/model-files.md", "numpy_reader")
+  assert len([line for line in block.splitlines() if line.strip()]) < 10
+
+
 def test_a_method_is_added_in_under_forty_lines():
   block = the_block("docs/methods.md", "register_method")
   assert len([line for line in block.splitlines() if line.strip()]) < 40

@@ -30,6 +30,7 @@ ROOMS = (
   "methods",
   "simulation",
   "files",
+  "export",
   "experiment",
   "public_api",
   "command_line",

@@ -20,7 +20,7 @@ from quped_jax.models import Model
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import codebook_tree
 
-MEAN, STD = "inputs/mean", "inputs/std"
+MEAN, STD = SCALES = "inputs/mean", "inputs/std"
 
 _PLANES, _LEVELS = ".planes", ".levels"
 # So few layers are traced within a moment: of networks here, and of those that
@@ -186,10 +186,20 @@ def packed_kinds(info: ModelInfo, plan: Plan) -> dict[str, tensors_lib.Kind]:
   return kinds
 
 
+def without_scales(kinds: Mapping[str, Any]) -> dict[str, Any]:
+  """What is said by name, without mean and std."""
+  return {name: kind for name, kind in kinds.items() if name not in SCALES}
+
+
 def check_scale_kinds(
-  kinds: Mapping[str, tensors_lib.Kind], shape: tuple[int, ...]
+  kinds: Mapping[str, tensors_lib.Kind], shape: tuple[int, ...] | None
 ) -> None:
-  """Raises a ValueError unless mean and std are float32 and fit samples."""
+  """Raises a ValueError unless mean and std are float32 and fit samples.
+
+  Args:
+    kinds: of all tensors.
+    shape: of a sample; None if it is not known.
+  """
   for name in (MEAN, STD):
     dtype, own = kinds.get(name, ("", ()))
     if dtype != "F32":
@@ -198,9 +208,9 @@ def check_scale_kinds(
 
 
 def make_scale(
-  mean: Any, std: Any, shape: tuple[int, ...]
+  mean: Any, std: Any, shape: tuple[int, ...] | None
 ) -> dict[str, np.ndarray]:
-  """Mean and std by name, checked to fit samples of this shape."""
+  """Mean and std by name, checked to fit samples of this shape, if any."""
   scale = {MEAN: np.asarray(mean), STD: np.asarray(std)}
   for name, value in scale.items():
     _check_fits(name, value.shape, shape)
@@ -213,8 +223,10 @@ def make_scale(
 
 
 def _check_fits(
-  name: str, own: tuple[int, ...], shape: tuple[int, ...]
+  name: str, own: tuple[int, ...], shape: tuple[int, ...] | None
 ) -> None:
+  if shape is None:
+    return
   # NumPy's own check fails with more than 32 axes.
   pairs = zip(own[::-1], shape[::-1], strict=False)
   fits = len(own) <= len(shape) and all(n in (1, m) for n, m in pairs)

@@ -60,7 +60,8 @@ class ModelInfo:
   """The description of the model in a packed file.
 
   Attributes:
-    model: name of the architecture, see `quped_jax.models.create_model`.
+    model: name of the architecture, see `quped_jax.models.create_model`; "" for
+      a network without a name, of which the other fields say nothing.
     num_classes: number of logits.
     input_shape: of one sample.
     options: of the architecture, such as `{"features": (64, 64)}`: numbers,
@@ -106,7 +107,8 @@ class ModelInfo:
       value = getattr(self, field)
       if not isinstance(value, str):
         raise ValueError(f"{field}={value!r}: must be text")
-    for field, smallest in (("num_classes", 1), ("client", 0)):
+    named = bool(self.model)
+    for field, smallest in (("num_classes", int(named)), ("client", 0)):
       value = getattr(self, field)
       if not _is_whole(value, smallest) and (field, value) != ("client", None):
         raise ValueError(
@@ -119,7 +121,9 @@ class ModelInfo:
     )
     shape = self.input_shape
     if not (
-      isinstance(shape, tuple) and shape and all(_is_whole(n, 1) for n in shape)
+      isinstance(shape, tuple)
+      and all(_is_whole(n, 1) for n in shape)
+      and bool(shape) == named
     ):
       raise ValueError(
         f"input_shape={shape!r}: must be a tuple of positive sizes"
@@ -147,9 +151,14 @@ class ModelInfo:
     """The network, without weights; the same object for the same fields.
 
     Raises:
-      ValueError: an unknown name, options that it does not take, or a
+      ValueError: no name or an unknown one, options that it does not take, or a
         registered network that does not fit samples or classes.
     """
+    if not self.model:
+      raise ValueError(
+        "model='': must be the name of a network, so that it can be run; a "
+        "file without one has `params`, `stats` and `codebooks`, for your own"
+      )
     model = _create(
       # A name may be registered again.
       models_lib.get_factory(self.model),

@@ -20,53 +20,44 @@ not trusted either: its architecture must be one that is known by name, which
 determines what tensors there must be, and nothing in the file is ever
 evaluated. Tensors are read once all that is said of them fits.
 
-Files of earlier formats are read too: those of format 1 do not say bits and
-shapes of single tensors nor activations, and no model of format 1 or 2 is
-followed by another network (`ModelInfo.back`).
+A file may also hold the arrays of a network that has no name, and say no more
+of it than which of them are quantized: `nameless`. docs/model-files.md says all
+of this so that a file can be read without this library, as `numpy_reader` does.
 """
 
-import dataclasses
 import functools
-import json
 import os
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
-from quped_jax import checks, paths, reading, version
-from quped_jax import kinds as kinds_lib
+from quped_jax import checks, paths, reading
 from quped_jax.data import arrays as arrays_lib
-from quped_jax.files import codec, container
+from quped_jax.files import codec, container, description, nameless
 from quped_jax.files import format as format_lib
 from quped_jax.files import tensors as tensors_lib
 from quped_jax.files import weights as weights_lib
-from quped_jax.files.info import BackInfo, ModelInfo, with_tuples
+from quped_jax.files.info import ModelInfo
 from quped_jax.models import Model
 from quped_jax.short_repr import short_repr
-
-FORMAT = 3
-_FORMATS = (1, 2, 3)  # Those that are read.
-
-# What a file says besides the fields of `ModelInfo`.
-_ALWAYS = {"sha256", "format", "library"}
-_QUANTIZED, _ACTIVATIONS = "quantized", "activations"
-_ADDED = {1: set[str](), 2: {_QUANTIZED, _ACTIVATIONS}}
-_ADDED[3] = _ADDED[2]
-# Of its fields, those that earlier formats do not have.
-_LATER = {1: {"back"}, 2: {"back"}, 3: set[str]()}
 
 
 class PackedModel(NamedTuple):
   """A model as read from a file.
 
   Attributes:
-    info: its description.
-    params: its parameters, a tree of numpy arrays.
+    info: its description; `info.model` is "" if the file names no network.
+    params: its parameters, a tree of numpy arrays. If the file names no
+      network, the tree is one of dicts, in which positions in a list have the
+      names "0", "1", ...
     stats: its batch-norm statistics, likewise.
     mean: float32, subtracted from raw inputs.
     std: float32, what they are then divided by.
+    codebooks: the levels of `params`, a tree of `Codebook` of numpy arrays,
+      `optax.MaskedNode()` for what is not quantized. If the file names a
+      network, they are the levels that some weight has.
   """
 
   info: ModelInfo
@@ -74,11 +65,16 @@ class PackedModel(NamedTuple):
   stats: Any
   mean: np.ndarray
   std: np.ndarray
+  codebooks: Any
 
   __repr__ = short_repr
 
   def model(self) -> Model:
-    """The network."""
+    """The network.
+
+    Raises:
+      ValueError: the file names none.
+    """
     return self.info.create()
 
   def predict(self, inputs: Any, batch_size: int = 500) -> np.ndarray:
@@ -92,8 +88,10 @@ class PackedModel(NamedTuple):
       float32 `[samples, classes]`.
 
     Raises:
-      ValueError: inputs of another shape or type, or that are not finite.
+      ValueError: a file that names no network; inputs of another shape or
+        type, or that are not finite.
     """
+    model, logits = self.model(), []
     batch_size = checks.whole("batch_size", batch_size, 1)
     inputs = arrays_lib.real_array("inputs", inputs)
     shape = self.info.input_shape
@@ -102,7 +100,6 @@ class PackedModel(NamedTuple):
         f"inputs.shape={inputs.shape}: must be [samples, "
         f"{', '.join(map(str, shape))}], at least one sample, for this model"
       )
-    model, logits = self.model(), []
     size = min(batch_size, len(inputs))
     for begin in range(0, len(inputs), size):
       batch = inputs[begin : begin + size]
@@ -130,31 +127,68 @@ def _apply(model, params, stats, inputs, mean, std):
 def save_packed(
   path: str | os.PathLike,
   params: Any,
-  stats: Any,
-  info: ModelInfo,
+  stats: Any = None,
+  info: ModelInfo | None = None,
   *,
+  codebooks: Any = None,
   mean: np.ndarray | float = 0.0,
   std: np.ndarray | float = 1.0,
 ) -> None:
   """Writes a model as a packed file.
 
+  With `info`, the file says by which network the model is run. Without, it
+  holds arrays alone, of any network, at the levels of their codebooks.
+
   Args:
     path: of the file, which is replaced as a whole, or not at all.
-    params: tree of parameters. Those that are quantized must have no more
-      distinct values than levels at their bits, see `info.bits`, per tensor or
-      per channel.
-    stats: tree of statistics, perhaps empty.
-    info: what the model is.
-    mean: subtracted from raw inputs before the model sees them,
+    params: tree of parameters. With `info`, those that are quantized must have
+      no more distinct values than levels at their bits, see `info.bits`, per
+      tensor or per channel. Without, it may be any tree of arrays, such as that
+      of a flax module.
+    stats: tree of statistics; None for none.
+    info: what the model is; None for a network that is not known by name.
+    codebooks: without `info`, a tree of codebooks as `init_codebooks` makes it
+      of `params`. Every weight that has a codebook is stored as its nearest
+      level. None if nothing is quantized.
+    mean: subtracted from raw inputs before the model sees them; with `info`,
       broadcastable to one sample.
     std: what they are then divided by.
 
   Raises:
     ValueError: parameters that are not those of the architecture, or that have
-      more levels than the bits allow; a file that cannot be written.
+      more levels than the bits allow; codebooks that are not those of the
+      parameters; a file that cannot be written.
+
+  Examples:
+    >>> params = {"kernel": jax.random.normal(jax.random.key(0), (64, 32))}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=2)
+    >>> qj.save_packed("own.safetensors", params, codebooks=codebooks)
+    >>> len(np.unique(qj.load_packed("own.safetensors").params["kernel"]))
+    4
   """
   path = paths.given("path", path)
-  plan = format_lib.make_plan(info)
+  stats = {} if stats is None else stats
+  if info is None:
+    tensors, quantized = nameless.pack(params, stats, codebooks)
+    about = description.describe_nameless(quantized)
+  elif codebooks is not None:
+    raise ValueError(
+      "codebooks: must be left out with an info; save what "
+      "hard_quantize_tree(params, codebooks) returns"
+    )
+  else:
+    plan = format_lib.make_plan(info)
+    tensors = _tensors(params, stats, info, plan)
+    about = description.describe(info, plan)
+  shape = info.input_shape if info else None
+  tensors |= format_lib.make_scale(mean, std, shape)
+  container.write(path, container.encode(tensors, about))
+
+
+def _tensors(
+  params: Any, stats: Any, info: ModelInfo, plan: format_lib.Plan
+) -> dict[str, np.ndarray]:
+  """A model's tensors as they are stored, without mean and std."""
   tensors = weights_lib.as_stored(weights_lib.named(params, stats))
   format_lib.check_kinds(
     tensors_lib.kinds_of(plan.named()), tensors_lib.kinds_of(tensors)
@@ -167,15 +201,7 @@ def save_packed(
     except ValueError as error:
       raise ValueError(f"{name!r}: {error}") from error
   format_lib.check_layers(info, tensors)
-  tensors |= format_lib.make_scale(mean, std, info.input_shape)
-  about = {
-    "format": FORMAT,
-    "library": version.__version__,
-    **dataclasses.asdict(info),
-    _QUANTIZED: plan.described(),
-    _ACTIVATIONS: list(info.create().activations),
-  }
-  container.write(path, container.encode(tensors, about))
+  return tensors
 
 
 def load_packed(path: str | os.PathLike, *, field: str = "path") -> PackedModel:
@@ -201,84 +227,38 @@ def load_packed(path: str | os.PathLike, *, field: str = "path") -> PackedModel:
 
 
 def _parse(opened: container.Container) -> PackedModel:
-  about, file = opened.about, opened.tensors
-  info = _read_info(about)
-  kinds = file.kinds
+  about, file, kinds = opened.about, opened.tensors, opened.tensors.kinds
+  if description.is_nameless(about):
+    return _parse_nameless(opened)
+  info = description.read_info(about)
   plan = format_lib.plan_of_file(info, file.size, kinds)
   format_lib.check_scale_kinds(kinds, info.input_shape)
-  scales = (format_lib.MEAN, format_lib.STD)
   format_lib.check_kinds(
-    format_lib.packed_kinds(info, plan),
-    {name: kind for name, kind in kinds.items() if name not in scales},
+    format_lib.packed_kinds(info, plan), format_lib.without_scales(kinds)
   )
-  _check_description(about, info, plan)
+  description.check_description(about, info, plan)
   arrays = container.read(opened)
-  mean, std = (arrays.pop(name) for name in scales)
+  mean, std = (arrays.pop(name) for name in format_lib.SCALES)
   format_lib.make_scale(mean, std, info.input_shape)
-  shapes = plan.named()
+  shapes, codebooks = plan.named(), {}
   for name in plan.quantized:
     planes, levels = (arrays.pop(f"{name}.{x}") for x in ("planes", "levels"))
     arrays[name] = codec.unpack(planes, levels, shapes[name].shape)
+    codebooks[name] = codec.codebook(levels)
   params, stats = weights_lib.from_named(arrays, plan.params, plan.stats)
-  return PackedModel(info, params, stats, mean, std)
+  marks = {name: codebooks.get(name, optax.MaskedNode()) for name in arrays}
+  levels, _ = weights_lib.from_named(marks, plan.params, {})
+  return PackedModel(info, params, stats, mean, std, levels)
 
 
-def _check_description(
-  about: Mapping[str, Any], info: ModelInfo, plan: format_lib.Plan
-) -> None:
-  """Raises a ValueError if what a file says of tensors is not so."""
-  if _QUANTIZED in about and not _same(about[_QUANTIZED], plan.described()):
-    raise ValueError(
-      f"{_QUANTIZED}={reading.shown(about[_QUANTIZED])}: must be the bits and "
-      f"shapes of {', '.join(plan.quantized) or 'none'} for this architecture"
-    )
-  told, known = about.get(_ACTIVATIONS, []), list(info.create().activations)
-  kinds_lib.entries(kinds_lib.text)(_ACTIVATIONS, told)
-  # A network that is registered may not say them.
-  if told and known and told != known:
-    raise ValueError(
-      f"{_ACTIVATIONS}={reading.shown(told)}: must be {known}, those of "
-      f"model={info.model!r} here"
-    )
-
-
-def _same(first: Any, second: Any) -> bool:
-  """Whether two JSON values are the same; true is not 1, nor is 1.0."""
-  return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
-
-
-def _read_info(about: Any) -> ModelInfo:
-  """The model's description in a file's metadata."""
-  known = f"{', '.join(map(str, _FORMATS[:-1]))} or {FORMAT}"
-  if not isinstance(about, dict) or "format" not in about:
-    raise ValueError(f"its format is not {known}, those that are known here")
-  number = about["format"]
-  if type(number) is not int or number not in _FORMATS:
-    raise ValueError(
-      f"its format is {reading.shown(number)}, and not {known}, those that are "
-      "known here"
-    )
-  fields = {field.name for field in dataclasses.fields(ModelInfo)}
-  fields -= _LATER[number]
-  if set(about) != fields | _ALWAYS | _ADDED[number]:
-    raise ValueError(f"its metadata is not of {', '.join(sorted(fields))}")
-  values = with_tuples({name: about[name] for name in fields})
-  if isinstance(values["options"], dict):
-    values["options"] = with_tuples(values["options"])
-  if values.get("back") is not None:
-    values["back"] = _read_back(values["back"])
-  if number == 1 and isinstance(values["bits"], dict):
-    raise ValueError("bits: must be one number in format 1")
-  return ModelInfo(**values)
-
-
-def _read_back(value: Any) -> BackInfo:
-  """The network that follows, in a file's metadata."""
-  names = sorted(field.name for field in dataclasses.fields(BackInfo))
-  if not isinstance(value, dict) or sorted(value) != names:
-    raise ValueError(
-      f"back={reading.shown(value)}: must be of {', '.join(names)}, or null"
-    )
-  if isinstance(value["options"], dict):
-    value = {**value, "options": with_tuples(value["options"])}
-  return BackInfo(**value)
+def _parse_nameless(opened: container.Container) -> PackedModel:
+  kinds = opened.tensors.kinds
+  format_lib.check_scale_kinds(kinds, None)
+  quantized = nameless.check(
+    opened.about[description.QUANTIZED], format_lib.without_scales(kinds)
+  )
+  arrays = container.read(opened)
+  mean, std = (arrays.pop(name) for name in format_lib.SCALES)
+  format_lib.make_scale(mean, std, None)
+  params, stats, codebooks = nameless.unpack(arrays, quantized)
+  return PackedModel(nameless.INFO, params, stats, mean, std, codebooks)

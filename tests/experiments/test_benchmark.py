@@ -226,7 +226,10 @@ def test_these_are_the_suites():
   assert set(benchmark.SUITES) == set(LONG_SUITES)
 
 
-LONG_SUITES = ("clients", "conv", "methods", "precision", "step", "uneven")
+LONG_SUITES = (
+  *("clients", "conv", "methods", "model_files", "precision", "step"),
+  "uneven",
+)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +238,7 @@ LONG_SUITES = ("clients", "conv", "methods", "precision", "step", "uneven")
     pytest.param(
       name,
       marks=pytest.mark.slow
-      if name in ("methods", "precision")
+      if name in ("methods", "model_files", "precision")
       else pytest.mark.long,
     )
     for name in LONG_SUITES
@@ -269,6 +272,10 @@ def test_every_suite_writes_what_it_measured(name, bench):
   torch_rows = [r for r in written["rows"] if "PyTorch" in r["name"]]
   if name in ("conv", "clients"):
     assert bool(torch_rows) == torch_loop.available()
+  if name == "model_files":
+    table = (bench.folder / f"{name}_{bench.stem}.md").read_text().splitlines()
+    assert len(table) == 2 + 2 and "| MLP on digits | 2 | " in table[2]
+    assert len({line.count("|") for line in table}) == 1
   if name == "clients":
     assert (bench.folder / f"round_time_{bench.stem}.png").stat().st_size > 9000
 

@@ -72,6 +72,9 @@ def bare(classes, *, image_channels, conv, rows, columns):
 qj.register_model("bare", bare)
 
 
+# By which the samples of these are normalised.
+MEAN, STD = 0.5, 0.25
+
 # A network whose features go through another.
 FOLLOWED = info_of(
   back=qj.BackInfo("mlp", {"features": (7,)}), variant="quantized"
@@ -88,6 +91,55 @@ INFOS = [
   info_of("transformer", bits=4, options={"width": 8, "blocks": 1, "heads": 2}),
   FOLLOWED,
 ]
+
+
+# Of each of this package's own networks, at several precisions.
+BUILT_IN = [
+  info_of(
+    bits={"hidden_1/*": 3, "hidden_2/*": 32}, options={"features": (8,) * 3}
+  ),
+  info_of(shape=(3, 2, 2), bits=1, options={"features": ()}),
+  info_of(
+    *("cnn1", 2, (7, 9, 3)),
+    options={"conv_features": (3, 4), "dense_features": ()},
+    granularity="channel",
+  ),
+  info_of(
+    *("cnn2", {"hidden_1/*": 1, "*": 5}, (8, 8, 1)),
+    options={"conv_features": (3, 4, 5, 6), "dense_features": (7, 5)},
+  ),
+  info_of("resnet8", 1, (8, 6, 3)),
+  info_of("transformer", 4, options={"width": 8, "blocks": 2, "heads": 2}),
+  FOLLOWED,
+]
+
+
+def assert_close(logits, expected):
+  """That two programs have the same logits, up to the rounding of float32."""
+  assert logits.dtype == expected.dtype and np.isfinite(expected).all()
+  scale = max(1, np.abs(expected).max())
+  np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * scale)
+
+
+def samples_of(info, count):
+  """Random samples of a network's, before they are normalised."""
+  rng = np.random.default_rng(count)
+  if info.model == "transformer":
+    draws = rng.integers(tiny.CLASSES, size=(count, *info.input_shape))
+  else:
+    draws = rng.normal(size=(count, *info.input_shape))
+  return (draws * STD + MEAN).astype(np.float32)
+
+
+def save_built_in(path, info):
+  """Writes a model whose logits are of moderate size."""
+  params, stats = variables_of(info)
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, x: x / 5 if "kernel" in jax.tree_util.keystr(path) else x,
+    params,
+  )
+  stats = jax.tree.map(lambda x: x + np.float32(0.5), stats)
+  qj.save_packed(path, params, stats, info, mean=MEAN, std=STD)
 
 
 def refused(path, message=None):

@@ -141,7 +141,8 @@ def check_what_it_says(path) -> bool:
     assert (x.shape, x.dtype) == (like.shape, like.dtype)
   again = path.with_name("again.safetensors")
   qj.save_packed(again, *found[1:3], found.info, mean=found.mean, std=found.std)
-  assert same_bits(qj.load_packed(again)[1:], found[1:])
+  # Its codebooks may have levels that no weight has, and are not compared.
+  assert same_bits(qj.load_packed(again)[1:5], found[1:5])
   return True
 
 
