@@ -1,3 +1,5 @@
+"""Datasets, and who holds which samples."""
+
 from quped_jax.data.dataset import Dataset, from_arrays, from_npy
 from quped_jax.data.partition import Partition, draw_public, partition
 from quped_jax.data.schemes import SCHEMES

@@ -9,6 +9,8 @@ A federation is made in host memory, where samples may be mapped from a file;
 `quped_jax.simulation.placement` moves it to the devices.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quped_jax import checks
-from quped_jax.data import Dataset, Partition, SyntheticSource, targets
+from quped_jax.data import Dataset, Partition, targets
 from quped_jax.data import augment as augment_lib
 from quped_jax.data.partition import checked_partition
 from quped_jax.short_repr import short_repr
@@ -87,7 +89,7 @@ class Split:
   count: Array
   max_count: int = dataclasses.field(metadata={"static": True})
 
-  def of_client(self, client_id) -> "Split":
+  def of_client(self, client_id) -> Split:
     """The split of one client."""
     return dataclasses.replace(
       self,
@@ -268,6 +270,15 @@ class Federation:
     groups: names of the groups that each client has samples of, `[clients]`;
       None if clients share groups, or there are none. Not part of the pytree:
       nothing follows from names.
+
+  Examples:
+    >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
+    >>> data = qj.from_arrays(inputs, np.arange(40) % 2)
+    >>> federation = qj.make_federation(data, qj.partition(data, "iid", 4))
+    >>> federation.num_clients, federation.train.count.tolist()
+    (4, [5, 5, 5, 5])
+    >>> federation.client(3).batch(jnp.arange(2)).inputs.shape
+    (2, 5)
   """
 
   source: Any
@@ -290,7 +301,7 @@ class Federation:
       source=self.source, client_id=client_id, augment=self.augment, **parts
     )
 
-  def first(self, num_clients: int) -> "Federation":
+  def first(self, num_clients: int) -> Federation:
     """The federation with its first clients only."""
     parts = {}
     for name in SPLITS:
@@ -330,9 +341,19 @@ def make_federation(
     partition: who holds which of them.
     augment: "none" or "crop_flip", for training batches.
 
+  Returns:
+    The federation, which `run` and `sweep` take.
+
   Raises:
     ValueError: unknown augmentation; a client without training or test
       samples, or with rows that the dataset does not have.
+
+  Examples:
+    >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
+    >>> data = qj.from_arrays(inputs, np.arange(40) % 2)
+    >>> parts = qj.partition(data, "dirichlet", 4, alpha=1.0, min_size=4)
+    >>> qj.make_federation(data, parts).num_classes
+    2
   """
   checks.instance("dataset", dataset, Dataset, "from_arrays")
   augment_lib.check_augment(augment, dataset.inputs.shape[1:])
@@ -353,48 +374,4 @@ def make_federation(
     name=dataset.name,
     augment=augment,
     groups=partition.groups,
-  )
-
-
-def synthetic_federation(
-  source: SyntheticSource, num_clients: int, *, validation_fraction: float = 0.0
-) -> Federation:
-  """A federation whose samples are made when they are drawn.
-
-  Args:
-    source: of the samples; it sets their number per client.
-    num_clients: any number; only two counters per split are stored for each.
-    validation_fraction: share of the training samples, the last ones, set
-      aside for validation; in [0, 1).
-
-  Raises:
-    ValueError: a fraction out of range.
-  """
-  num_clients = checks.whole("num_clients", num_clients, 1)
-  validation_fraction = checks.number(
-    "validation_fraction", validation_fraction
-  )
-  if not 0 <= validation_fraction < 1:
-    raise ValueError(
-      f"validation_fraction={validation_fraction}: must be in [0, 1)"
-    )
-  held_out = int(validation_fraction * source.train_samples)
-  trained = source.train_samples - held_out
-
-  def split(begin, count):
-    return Split(
-      rows=None,
-      offset=jnp.full(num_clients, begin, jnp.int32),
-      count=jnp.full(num_clients, count, jnp.int32),
-      max_count=count,
-    )
-
-  return Federation(
-    source=source,
-    train=split(0, trained),
-    validation=split(trained, held_out),
-    test=split(source.train_samples, source.test_samples),
-    num_clients=num_clients,
-    num_classes=source.num_classes,
-    name="synthetic",
   )

@@ -15,8 +15,8 @@ from quped_jax.data.federation import (
   PublicSet,
   make_federation,
   make_public,
-  synthetic_federation,
 )
+from quped_jax.data.synthetic_federation import synthetic_federation
 from quped_jax.experiment.settings import Settings
 from quped_jax.methods.blocks import losses
 

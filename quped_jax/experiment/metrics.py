@@ -1,5 +1,7 @@
 """Where results go: files in the workdir, and a display of the progress."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import csv
@@ -215,6 +217,10 @@ class Display:
     label: what to call the run; its method by default.
     quiet: shows nothing.
     lines: the most log lines that a run prints where there is no terminal.
+
+  Examples:
+    >>> display = qj.Display(quiet=True)
+    >>> display.note("nothing is printed")
   """
 
   def __init__(
@@ -232,7 +238,7 @@ class Display:
     self._lines = lines
     self._said: set[str] | None = None
 
-  def together(self, label: str) -> "Display":
+  def together(self, label: str) -> Display:
     """The same for several runs at once, which say the same only once.
 
     Args:

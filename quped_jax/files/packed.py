@@ -25,6 +25,8 @@ shapes of single tensors nor activations, and no model of format 1 or 2 is
 followed by another network (`ModelInfo.back`).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import json
@@ -67,6 +69,12 @@ class PackedModel(NamedTuple):
     stats: its batch-norm statistics, likewise.
     mean: float32, subtracted from raw inputs.
     std: float32, what they are then divided by.
+
+  Examples:
+    See `save_packed`, which writes the file that `load_packed` makes one of.
+
+    >>> qj.PackedModel._fields
+    ('info', 'params', 'stats', 'mean', 'std')
   """
 
   info: ModelInfo
@@ -152,6 +160,16 @@ def save_packed(
   Raises:
     ValueError: parameters that are not those of the architecture, or that have
       more levels than the bits allow; a file that cannot be written.
+
+  Examples:
+    >>> model = qj.create_model("mlp", 3, features=(8, 8))
+    >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+    >>> params = qj.quantize_once(params, model.is_quantized, bits=2)
+    >>> info = qj.ModelInfo("mlp", 3, (4,), {"features": (8, 8)}, bits=2)
+    >>> qj.save_packed("model.safetensors", params, stats, info)
+    >>> packed = qj.load_packed("model.safetensors")
+    >>> packed.predict(np.zeros((5, 4))).shape
+    (5, 3)
   """
   path = paths.given("path", path)
   plan = format_lib.make_plan(info)
@@ -187,9 +205,20 @@ def load_packed(path: str | os.PathLike, *, field: str = "path") -> PackedModel:
     path: of the file.
     field: what errors call it.
 
+  Returns:
+    The model, with all its weights in full: `PackedModel.predict` runs it.
+
   Raises:
     ValueError: no such file; a file that is damaged or of another kind; or an
       architecture that is unknown here, or has other tensors.
+
+  Examples:
+    >>> model = qj.create_model("mlp", 3, features=(8, 8))
+    >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+    >>> info = qj.ModelInfo("mlp", 3, (4,), {"features": (8, 8)})
+    >>> qj.save_packed("full.safetensors", params, stats, info)
+    >>> qj.load_packed("full.safetensors").params["first"]["kernel"].shape
+    (4, 8)
   """
   file = f"{field}={os.fspath(path)!r}"
   path = paths.given(field, path)

@@ -7,7 +7,8 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.data import Partition, SyntheticSource
-from quped_jax.data.federation import Split, synthetic_federation
+from quped_jax.data.federation import Split
+from quped_jax.data.synthetic_federation import synthetic_federation
 from tests import tiny
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from quped_jax.data import SyntheticSource
-from quped_jax.data.federation import SPLITS, synthetic_federation
+from quped_jax.data.federation import SPLITS
 from quped_jax.data.padding import lengths_of, padded, shape_of
+from quped_jax.data.synthetic_federation import synthetic_federation
 from tests import tiny
 
 COUNTS = ((5, 23, 40), (30, 9, 12), (7, 64, 11))

@@ -16,7 +16,8 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import models
-from quped_jax.data.federation import Pool, synthetic_federation
+from quped_jax.data.federation import Pool
+from quped_jax.data.synthetic_federation import synthetic_federation
 from quped_jax.experiment import fingerprints
 from tests import tiny
 

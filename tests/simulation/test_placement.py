@@ -7,7 +7,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.data import Partition, SyntheticSource
-from quped_jax.data.federation import synthetic_federation
+from quped_jax.data.synthetic_federation import synthetic_federation
 from quped_jax.simulation import placement
 from quped_jax.simulation.layout import Layout
 
