@@ -8,14 +8,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TRACKERS := $(VENV)/.installed-trackers
-EXTRAS := data,export,plot,privacy,tensorboard,test
+EXTRAS := data,docs,export,plot,privacy,tensorboard,test
 # One worker per core, see tests/conftest.py.
 PYTEST_ARGS ?= -n auto --maxprocesses=8
 PYTEST := $(BIN)/python -m pytest --durations=15
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-all test-long lint demo clean
+.PHONY: help setup test test-all test-long lint docs demo clean
 
 help:
 	@echo 'make setup     create $(VENV) and install everything into it'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-all  set up and run those that take long'
 	@echo 'make test-long set up and run further cases of these, for an hour'
 	@echo 'make lint      set up and check style and types'
+	@echo 'make docs      set up and build the site of the documentation'
 	@echo 'make demo      set up and run the demonstration (DEMO_DIR=$(DEMO_DIR))'
 	@echo 'make clean     remove $(VENV) and all caches'
 	@echo
@@ -64,6 +65,12 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+# Warnings are errors: a link that leads nowhere, a docstring that is none.
+docs: setup
+	$(BIN)/python -m sphinx -W --keep-going --quiet -d build/doctrees docs \
+	  build/docs
+	@echo 'The site is in $(abspath build/docs)'
 
 demo: setup
 	$(BIN)/python -m experiments.demo --workdir=$(DEMO_DIR) --restart

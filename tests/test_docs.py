@@ -26,11 +26,17 @@ DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 TEXT = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 QUESTIONS = (
+  "quickstart",
+  "how-quped-works",
+  "choosing",
   "guide",
   "command-line",
+  "add-your-own",
   "methods",
+  "each-method",
   "quantizers",
   "uneven-clients",
+  "scaling-up",
   "callbacks",
   "interruptions",
   "robustness-and-privacy",
@@ -38,10 +44,16 @@ QUESTIONS = (
   "model-files",
   "comparison",
   "data",
+  "reproducing",
+  "errors",
+  "limits",
   "promises",
+  "api",
   "architecture",
   "performance",
 )
+# The first page of the site: the README, and the order of all others.
+SITE = "index"
 
 
 COMPARISON = ROOT / "quped_jax/experiment/presets/compare_digits.py"
@@ -77,9 +89,17 @@ def prose(text: str) -> str:
 
 
 def test_there_is_a_page_for_every_question_and_no_other():
-  assert {page.stem for page in DOCS.glob("*.md")} == set(QUESTIONS)
+  assert {page.stem for page in DOCS.glob("*.md")} == {*QUESTIONS, SITE}
   for name in QUESTIONS:
     assert f"(docs/{name}.md)" in TEXT["README.md"], name
+
+
+def test_the_site_has_every_page_once():
+  listed = re.findall(
+    r"^```{toctree}\n(.*?)^```", TEXT[f"docs/{SITE}.md"], re.DOTALL | re.M
+  )
+  pages = re.findall(r"^(?:.* <)?([a-z][\w-]*)>?$", "\n".join(listed), re.M)
+  assert sorted(pages) == sorted(QUESTIONS)
 
 
 def test_readme_has_at_most_200_lines_and_its_two_commands():
@@ -118,7 +138,7 @@ def test_a_model_of_ones_own_is_packed_and_read_in_under_ten_lines():
 
 
 def test_a_method_is_added_in_under_forty_lines():
-  block = the_block("docs/methods.md", "register_method")
+  block = the_block("docs/add-your-own.md", "register_method")
   assert len([line for line in block.splitlines() if line.strip()]) < 40
 
 
@@ -228,6 +248,15 @@ def test_the_methods_page_has_every_method():
   rows = re.findall(r"^\| `(\w+)` \|", TEXT["docs/methods.md"], re.M)
   assert rows.pop(0) == "method"
   assert sorted(rows) == sorted(METHODS)
+
+
+def test_the_page_of_single_methods_has_every_method():
+  page = TEXT["docs/each-method.md"]
+  assert re.findall(r"^## `(\w+)`$", page, re.M) == sorted(METHODS)
+  for name, entry in METHODS.items():
+    options = f"{entry.options.__module__}.{entry.options.__name__}"
+    assert f".. automodule:: quped_jax.methods.{name}\n" in page
+    assert f".. autoclass:: {options}\n" in page
 
 
 @pytest.mark.parametrize("page", TEXT)

@@ -1,3 +1,5 @@
+"""Datasets, and who holds which samples."""
+
 from quped_jax.data.dataframe import from_dataframe
 from quped_jax.data.dataset import Dataset, from_arrays, from_npy
 from quped_jax.data.feature_skew import skew_features

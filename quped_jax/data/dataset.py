@@ -232,6 +232,14 @@ def from_arrays(
   Raises:
     ValueError: If the arrays do not make a dataset; the message names the
       field, its value and what is allowed.
+
+  Examples:
+    >>> inputs = np.random.default_rng(0).normal(size=(6, 3))
+    >>> data = qj.from_arrays(inputs, [0, 1, 2, 0, 1, 2])
+    >>> data.inputs.shape, data.inputs.dtype, data.num_classes
+    ((6, 3), dtype('float32'), 3)
+    >>> qj.from_arrays(inputs, inputs[:, :2], targets="values").labels.shape
+    (6, 2)
   """
   raw = arrays.real_array("inputs", inputs)
   raw, (mean, std) = images.with_channels_last(raw, channels, (mean, std))

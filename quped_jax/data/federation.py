@@ -9,6 +9,8 @@ A federation is made in host memory, where samples may be mapped from a file;
 `quped_jax.simulation.placement` moves it to the devices.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -88,7 +90,7 @@ class Split:
   count: Array
   max_count: int = dataclasses.field(metadata={"static": True})
 
-  def of_client(self, client_id) -> "Split":
+  def of_client(self, client_id) -> Split:
     """The split of one client."""
     return dataclasses.replace(
       self,
@@ -269,6 +271,15 @@ class Federation:
     groups: names of the groups that each client has samples of, `[clients]`;
       None if clients share groups, or there are none. Not part of the pytree:
       nothing follows from names.
+
+  Examples:
+    >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
+    >>> data = qj.from_arrays(inputs, np.arange(40) % 2)
+    >>> federation = qj.make_federation(data, qj.partition(data, "iid", 4))
+    >>> federation.num_clients, federation.train.count.tolist()
+    (4, [5, 5, 5, 5])
+    >>> federation.client(3).batch(jnp.arange(2)).inputs.shape
+    (2, 5)
   """
 
   source: Any
@@ -291,7 +302,7 @@ class Federation:
       source=self.source, client_id=client_id, augment=self.augment, **parts
     )
 
-  def first(self, num_clients: int) -> "Federation":
+  def first(self, num_clients: int) -> Federation:
     """The federation with its first clients only."""
     parts = {}
     for name in SPLITS:
@@ -332,10 +343,20 @@ def make_federation(
       client, as with `quped_jax.partition(dataset, "natural")`.
     augment: "none" or "crop_flip", for training batches.
 
+  Returns:
+    The federation, which `run` and `sweep` take.
+
   Raises:
     ValueError: unknown augmentation; a client without training or test
       samples, or with rows that the dataset does not have; no partition of a
       dataset without groups.
+
+  Examples:
+    >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
+    >>> data = qj.from_arrays(inputs, np.arange(40) % 2)
+    >>> parts = qj.partition(data, "dirichlet", 4, alpha=1.0, min_size=4)
+    >>> qj.make_federation(data, parts).num_classes
+    2
   """
   checks.instance("dataset", dataset, Dataset, "from_arrays")
   if partition is None:

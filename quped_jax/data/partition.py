@@ -120,6 +120,15 @@ def partition(
   Raises:
     ValueError: If an option is missing or impossible, or a client would be left
       without training or test data.
+
+  Examples:
+    >>> inputs = np.random.default_rng(0).normal(size=(60, 3))
+    >>> data = qj.from_arrays(inputs, np.arange(60) % 3)
+    >>> parts = qj.partition(data, "pathological", 3, classes_per_client=2)
+    >>> [len(rows) for rows in parts.train]
+    [10, 10, 10]
+    >>> len(set(data.labels[parts.train[0]].tolist()))
+    2
   """
   checks.choice("partition", scheme, sorted(SCHEMES))
   checks.instance("dataset", dataset, Dataset, "from_arrays")

@@ -79,6 +79,11 @@ def load_dataset(
     ValueError: If there is no such name.
     FileNotFoundError: If the data can be neither found nor downloaded.
     ImportError: If an optional dependency is missing.
+
+  Examples:
+    >>> data = qj.load_dataset("digits")
+    >>> data.inputs.shape, data.num_classes
+    ((1797, 8, 8, 1), 10)
   """
   checks.choice("dataset", name, sorted(_LOADERS))
   data = None if data_dir is None else paths.given("data_dir", data_dir)

@@ -1,5 +1,7 @@
 """From settings to a simulation: data, clients, method, and their programs."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import os
@@ -61,7 +63,7 @@ class Assembly(NamedTuple):
   simulation: Simulation
   evaluate_held_out: HeldOutEvaluation
   own: own_functions.OwnFunctions
-  halved: Callable[[], "Assembly"] | None
+  halved: Callable[[], Assembly] | None
 
   __repr__ = short_repr
 
@@ -168,10 +170,16 @@ def build(
     metrics: what `Simulation.measure` finds beside the score, see `run`.
 
   Returns:
-    The simulation, its data and its model. Nothing is compiled yet.
+    (simulation, federation, model): the programs of all rounds, not compiled
+    yet; who holds which samples; and the clients' network, or one of several.
 
   Raises:
     ValueError: settings that do not fit each other or the data.
+
+  Examples:
+    >>> built = qj.build(qj.Settings(method="local", clients=2, bits=(32,)))
+    >>> built.federation.num_clients, built.model.name
+    (2, 'mlp')
   """
   settings, own = own_functions.read(settings, loss, metrics)
   made = assemble(settings, federation=federation, model=model, own=own)

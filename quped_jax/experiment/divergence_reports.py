@@ -22,7 +22,17 @@ _MORE_SERVER_RATES = {"pfedme": ("beta",)}
 
 
 class DivergenceError(RuntimeError):
-  """Clients diverged, and the run was to end then, or no others are left."""
+  """Clients diverged, and the run was to end then, or no others are left.
+
+  The message names clients, round, and what is most likely too large: a
+  client's step size, or the server's. The last good state is saved if the run
+  has a work directory.
+
+  Examples:
+    >>> settings = qj.Settings(on_divergence="raise")  # at the first client
+    >>> issubclass(qj.DivergenceError, RuntimeError)
+    True
+  """
 
 
 def check_divergence(

@@ -31,6 +31,13 @@ class Interrupted(KeyboardInterrupt):
   Args:
     number: the signal's number.
     note: what was saved, in words.
+
+  Attributes:
+    signal: the signal's number.
+
+  Examples:
+    >>> print(qj.Interrupted(15, "round 3 is saved"))
+    stopped by SIGTERM: round 3 is saved
   """
 
   def __init__(self, number: int, note: str):

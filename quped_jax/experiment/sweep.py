@@ -1,5 +1,7 @@
 """Sweeps: the runs of all combinations of some settings' values."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import itertools
@@ -43,6 +45,11 @@ class SweptRun(NamedTuple):
     summary: what `summary.json` holds; None if the run diverged.
     history: a record per evaluated round, what `metrics.jsonl` holds.
     error: how it diverged, in words; "" if it did not.
+
+  Examples:
+    >>> run = qj.SweptRun({"seed": 1}, qj.Settings(seed=1), None)
+    >>> run.score  # it has no results yet
+    nan
   """
 
   changes: dict[str, Any]
@@ -137,6 +144,15 @@ def sweep(
       compiled, but for memory.
     Interrupted: see `run`.
     Exception: what a callback raises, likewise.
+
+  Examples:
+    >>> settings = qj.Settings(
+    ...   method="local", clients=2, bits=(32,), rounds=1, steps=2
+    ... )
+    >>> runs = qj.sweep(settings, {"learning_rate": (0.01, 0.1)}, quiet=True)
+    >>> [run.changes for run in runs]
+    [{'learning_rate': 0.01}, {'learning_rate': 0.1}]
+    >>> best = max(runs, key=lambda run: run.accuracy)
   """
   if jax.process_count() > 1:
     raise ValueError(

@@ -1,5 +1,7 @@
 """The description in a packed file: the architecture, and whose model it is."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import json
@@ -44,6 +46,10 @@ class BackInfo:
 
   Raises:
     ValueError: a field is out of range; the message names it.
+
+  Examples:
+    >>> qj.BackInfo("mlp", {"features": (256, 256)}).model
+    'mlp'
   """
 
   model: str
@@ -83,6 +89,12 @@ class ModelInfo:
 
   Raises:
     ValueError: a field is out of range; the message names it.
+
+  Examples:
+    >>> options = {"features": (64, 64)}
+    >>> info = qj.ModelInfo("mlp", 10, (8, 8, 1), options, bits=2)
+    >>> info.granularity
+    'tensor'
   """
 
   model: str

@@ -25,6 +25,8 @@ of it than which of them are quantized: `nameless`. docs/model-files.md says all
 of this so that a file can be read without this library, as `numpy_reader` does.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 from typing import Any, NamedTuple
@@ -58,6 +60,12 @@ class PackedModel(NamedTuple):
     codebooks: the levels of `params`, a tree of `Codebook` of numpy arrays,
       `optax.MaskedNode()` for what is not quantized. If the file names a
       network, they are the levels that some weight has.
+
+  Examples:
+    See `save_packed`, which writes the file that `load_packed` makes one of.
+
+    >>> qj.PackedModel._fields
+    ('info', 'params', 'stats', 'mean', 'std', 'codebooks')
   """
 
   info: ModelInfo
@@ -165,6 +173,17 @@ def save_packed(
     >>> qj.save_packed("own.safetensors", params, codebooks=codebooks)
     >>> len(np.unique(qj.load_packed("own.safetensors").params["kernel"]))
     4
+
+    A model with a name is also one that runs:
+
+    >>> model = qj.create_model("mlp", 3, features=(8, 8))
+    >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+    >>> params = qj.quantize_once(params, model.is_quantized, bits=2)
+    >>> info = qj.ModelInfo("mlp", 3, (4,), {"features": (8, 8)}, bits=2)
+    >>> qj.save_packed("model.safetensors", params, stats, info)
+    >>> packed = qj.load_packed("model.safetensors")
+    >>> packed.predict(np.zeros((5, 4))).shape
+    (5, 3)
   """
   path = paths.given("path", path)
   stats = {} if stats is None else stats
@@ -213,9 +232,20 @@ def load_packed(path: str | os.PathLike, *, field: str = "path") -> PackedModel:
     path: of the file.
     field: what errors call it.
 
+  Returns:
+    The model, with all its weights in full: `PackedModel.predict` runs it.
+
   Raises:
     ValueError: no such file; a file that is damaged or of another kind; or an
       architecture that is unknown here, or has other tensors.
+
+  Examples:
+    >>> model = qj.create_model("mlp", 3, features=(8, 8))
+    >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+    >>> info = qj.ModelInfo("mlp", 3, (4,), {"features": (8, 8)})
+    >>> qj.save_packed("full.safetensors", params, stats, info)
+    >>> qj.load_packed("full.safetensors").params["first"]["kernel"].shape
+    (4, 8)
   """
   file = f"{field}={os.fspath(path)!r}"
   path = paths.given(field, path)

@@ -1,5 +1,7 @@
 """Weights of a model as a safetensors file, to start another run from."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +38,18 @@ def save_weights(path: str | os.PathLike, params: Any, stats: Any) -> None:
     path: of the file, which is replaced as a whole, or not at all.
     params: tree of parameters.
     stats: tree of statistics, possibly empty.
+
+  Raises:
+    ValueError: a path that cannot be one of a file.
+    OSError: the file cannot be written.
+
+  Examples:
+    >>> qj.save_weights("weights.safetensors", {"kernel": jnp.ones(3)}, {})
+    >>> params, stats = qj.load_weights(
+    ...   "weights.safetensors", {"kernel": jnp.zeros(3)}, {}
+    ... )
+    >>> print(params["kernel"])
+    [1. 1. 1.]
   """
   tensors = as_stored(named(params, stats))
   with paths.replacing(paths.given("path", path)) as file:
@@ -59,6 +73,12 @@ def load_weights(
   Raises:
     ValueError: no such file, not a safetensors file, one with tensors of other
       names, shapes or types, or with numbers that are not finite.
+
+  Examples:
+    >>> qj.save_weights("start.safetensors", {"kernel": jnp.ones(3)}, {})
+    >>> like = {"kernel": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    >>> qj.load_weights("start.safetensors", like, {})[0]["kernel"].dtype
+    dtype('float32')
   """
   field = f"warm_start={os.fspath(path)!r}"
   wanted = named(params, stats)

@@ -14,9 +14,10 @@ where g are logits and z the features of the model that the client receives in
 its first round, of which c_k is the largest norm. The client fits a_k and b_k
 once: a logistic regression that tells its own samples from public ones which
 are held back for it. Its loss is the mean over n samples plus
-lambda |a_k|^2 / 2, so that 2 / (n lambda) bounds how far one sample can move
-a_k, as the paper says; the released code (C = 1/lambda in scikit-learn) has
-another loss, of the sum over samples, for which the bound is wrong.
+half of lambda times the squared norm of a_k, so that 2 / (n lambda) bounds how
+far one sample can move a_k, as the paper says; the released code (C = 1/lambda
+in scikit-learn) has another loss, of the sum over samples, for which the bound
+is wrong.
 
 Down: w of the client's architecture. Up: the difference after the local steps,
 and the scores s_k of all public samples that are distilled. Scores never

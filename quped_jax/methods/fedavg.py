@@ -37,7 +37,7 @@ from quped_jax import checks
 from quped_jax.methods import api
 from quped_jax.methods.blocks import averaging, messages
 from quped_jax.methods.blocks.training import Training
-from quped_jax.quantization import optimizers, transforms
+from quped_jax.quantization import optimizers, step_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _server_optimizer(options: FedavgOptions):
       scale_by_fedadam(
         options.server_momentum, options.server_beta2, options.server_tau
       ),
-      transforms.scale_by_step_size(),
+      step_sizes.scale_by_step_size(),
     )
   return optimizers.base_optimizer(
     options.server_optimizer, momentum=options.server_momentum

@@ -2,7 +2,7 @@ r"""FedBE: FedAvg, then distillation of a Bayesian ensemble at the server.
 
 The clients' models are seen as draws from a distribution of models, from which
 the server draws more. It fits a Gaussian to the directions of the clients'
-differences, tensor by tensor, with u_k = d_k / |d_k|,
+differences, tensor by tensor, with u_k the difference d_k divided by its norm,
 
 .. math::
   w^{(s)} = w + \operatorname{mean}_k |d_k| \;\Big(\operatorname{mean}_k u_k

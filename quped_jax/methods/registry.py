@@ -4,6 +4,8 @@ To add one, write a file like `local.py` and register it here or, from outside
 the package, with `register_method`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 import sys
@@ -262,6 +264,17 @@ def register_method(
   Raises:
     ValueError: a version that is no whole number, options that are no class,
       or a name that is no identifier or stands for something else.
+
+  Examples:
+    FedProx under another name, with a stronger pull unless settings say else:
+
+    >>> fedprox = qj.methods.get_method("fedprox")
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Options(fedprox.options):
+    ...   mu: float = 1.0
+    >>> qj.register_method("strong_prox", fedprox.make, Options, version=1)
+    >>> qj.Settings(method="strong_prox", strong_prox={"mu": 2.0}).options().mu
+    2.0
   """
   if not name.isidentifier() or name in _RESERVED:
     raise ValueError(

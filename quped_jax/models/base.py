@@ -1,5 +1,7 @@
 """A network as pure functions."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -67,6 +69,23 @@ class Model(NamedTuple):
       A run finds it out for what `from_linen` makes.
     stacked: what `stack` made it of, for files that describe it; None for any
       other network.
+
+  Examples:
+    Softmax regression, quantized:
+
+    >>> model = qj.Model(
+    ...   name="softmax",
+    ...   init=lambda key, inputs: (
+    ...     {"kernel": jax.random.normal(key, (inputs.shape[1], 3))}, {}
+    ...   ),
+    ...   apply=lambda params, stats, inputs, train: (
+    ...     inputs @ params["kernel"], stats
+    ...   ),
+    ...   is_quantized=lambda path: path == "kernel",
+    ... )
+    >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+    >>> model.apply(params, stats, jnp.ones((5, 4)), False)[0].shape
+    (5, 3)
   """
 
   name: str
@@ -78,7 +97,7 @@ class Model(NamedTuple):
   activations: tuple[str, ...] = ()
   random: bool = False
   blocks: tuple[Block, ...] | None = None
-  stacked: "Stacked | None" = None
+  stacked: Stacked | None = None
 
   __repr__ = short_repr
 

@@ -58,7 +58,7 @@ def check_type(model: Any) -> None:
   elif isinstance(model, nn.Module):
     how = "; qj.from_linen(module, 'net') makes one of a flax linen module"
   elif isinstance(model, nnx.Module):
-    how = "; docs/guide.md makes one of a flax NNX module"
+    how = "; docs/add-your-own.md makes one of a flax NNX module"
   raise ValueError(f"model={shown}: must be a qj.Model{how}")
 
 

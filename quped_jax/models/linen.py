@@ -1,5 +1,7 @@
 """A model from a flax linen module."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 import re
@@ -32,7 +34,8 @@ def _check_module(module: Any, name: Any) -> None:
   if not isinstance(module, nn.Module):
     raise ValueError(
       f"module={type(module).__name__}: must be a flax linen module; others "
-      "can be made a qj.Model of their own functions, as docs/guide.md shows"
+      "can be made a qj.Model of their own functions, as docs/add-your-own.md "
+      "shows"
     )
   if not isinstance(name, str):
     raise ValueError(f"name={name!r}: must be text")
@@ -140,6 +143,18 @@ def from_linen(
 
   Raises:
     ValueError: a class, or anything else that is no linen module.
+
+  Examples:
+    >>> class Net(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, inputs):
+    ...     hidden = nn.relu(nn.Dense(8, name="first")(inputs))
+    ...     hidden = nn.relu(nn.Dense(8, name="middle")(hidden))
+    ...     return nn.Dense(3, name="last")(hidden)
+    >>> model = qj.from_linen(Net(), "net")
+    >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 4)))
+    >>> [name for name in params if model.is_quantized(f"{name}/kernel")]
+    ['middle']
   """
   _check_module(module, name)
   parameters = inspect.signature(type(module).__call__).parameters

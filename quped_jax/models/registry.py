@@ -1,5 +1,7 @@
 """Networks by name: built-in ones, and those that users register."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -134,6 +136,19 @@ def register_model(name: str, factory: Callable[..., Model]) -> None:
   Raises:
     ValueError: if the name is that of a built-in model, or the factory no
       function.
+
+  Examples:
+    >>> class Net(nn.Module):
+    ...   classes: int
+    ...
+    ...   @nn.compact
+    ...   def __call__(self, inputs):
+    ...     return nn.Dense(self.classes, name="last")(inputs)
+    >>> qj.register_model(
+    ...   "my_net", lambda classes, **_: qj.from_linen(Net(classes), "my_net")
+    ... )
+    >>> qj.Settings(model="my_net").model
+    'my_net'
   """
   if not isinstance(name, str):
     raise ValueError(f"name={name!r}: must be text")
@@ -212,6 +227,12 @@ def create_model(
   Raises:
     ValueError: if there is no such model, convolution or option, or a value
       that is not allowed.
+
+  Examples:
+    >>> model = qj.create_model("mlp", 10, features=(32, 32))
+    >>> params, stats = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    >>> params["hidden_1"]["kernel"].shape
+    (32, 32)
   """
   factory = get_factory(name)
   checks.at_least("num_classes", num_classes, 1)

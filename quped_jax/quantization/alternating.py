@@ -4,6 +4,8 @@
 learner, and what becomes of it, is the same for all.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import codebook_tree
 from quped_jax.quantization.views import View
 from quped_jax.short_repr import short_repr
+from quped_jax.typing import Codebooks, Tree
 
 # objective(params, stats) -> (loss, new stats)
 Objective = Callable[[Any, Any], tuple[jax.Array, Any]]
@@ -22,16 +25,31 @@ Penalty = Callable[[Any], jax.Array]
 
 
 class Rates(NamedTuple):
-  """Step sizes and strength of a learner's steps, float scalars.
+  """Step sizes and strength of a learner's steps.
+
+  Each is a number, or any optax schedule of the number of the learner's updates
+  so far. Numbers may be traced; rates with a schedule must be closed over by a
+  function that is jitted, as they are no arrays that could be given to it.
 
   Attributes:
     learning_rate: eta_1, step size of the weights.
     centers_learning_rate: eta_2, step size of the levels.
-    strength: lambda, the strength of the regularizer R.
-    progress: the share of the training that is done, from 0 to 1, for
-      estimators that go by it (`annealing.ANNEALED`); None for others.
+    strength: lambda, the strength of the regularizer R; see `prox_quantize` for
+      what is usual.
+    progress: the share of the training that is done, a number from 0 to 1, for
+      the estimators "binaryrelax" and "parq"; None for others.
+
+  Examples:
+    >>> rates = qj.Rates(
+    ...   learning_rate=optax.cosine_decay_schedule(0.1, decay_steps=500),
+    ...   centers_learning_rate=1e-3,
+    ...   strength=optax.linear_schedule(0.0, 1e-2, 500),
+    ... )
+    >>> float(rates.learning_rate(0)), float(rates.strength(0))
+    (0.1..., 0.0)
   """
 
+  # Numbers or schedules; those of the engine's clients are always numbers.
   learning_rate: Any
   centers_learning_rate: Any
   strength: Any
@@ -52,12 +70,22 @@ class Learner(NamedTuple):
     assignments: None in the first phase; in the fine-tuning phase a tree over
       params of uint8 level indices, `optax.MaskedNode()` where there is no
       codebook.
+
+  Examples:
+    `make_alternating(...).init` makes one; a client of most methods is one too.
+
+    >>> params = {"kernel": jnp.array([-1.0, -0.5, 0.5, 1.0])}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> training = qj.make_alternating(optax.sgd(0.1), optax.sgd(0.01))
+    >>> learner = training.init(params, {}, codebooks)
+    >>> print(learner.codebooks["kernel"].centers)
+    [-0.75  0.75]
   """
 
-  params: Any
-  codebooks: Any
-  stats: Any
-  quantized_stats: Any
+  params: Tree
+  codebooks: Codebooks
+  stats: Tree
+  quantized_stats: Tree
   opt_state: Any
   centers_opt_state: Any
   assignments: Any = None
@@ -85,9 +113,14 @@ class Alternating(NamedTuple):
     latent: whether the network runs at a map of the weights and never at the
       weights, so that an objective does not see them. What is to pull at the
       weights themselves is then a `correction`.
+
+  Examples:
+    >>> training = qj.make_alternating(optax.sgd(0.1), optax.sgd(0.01))
+    >>> training.gradients  # of a step: two of the weights, one of the levels
+    3
   """
 
-  init: Callable[[Any, Any, Any], Learner]
+  init: Callable[[Tree, Tree, Codebooks], Learner]
   step: Callable[..., tuple[Learner, jax.Array]]
   views: Callable[..., list[View]]
   current: Callable[..., tuple[Any, Any]]
@@ -118,7 +151,23 @@ def assemble(
 def freeze(learner: Learner) -> Learner:
   """Begins the fine-tuning phase: quantizes, and freezes the assignment.
 
-  A learner without codebooks has nothing to freeze and stays as it is.
+  From then on each weight keeps its level, while the levels, and the parameters
+  that are not quantized, train on. A learner without codebooks has nothing to
+  freeze and stays as it is.
+
+  Args:
+    learner: in the first phase, or already frozen.
+
+  Returns:
+    The learner, whose weights are at their levels.
+
+  Examples:
+    >>> params = {"kernel": jnp.array([-1.0, -0.5, 0.5, 1.0])}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> training = qj.make_alternating(optax.sgd(0.1), optax.sgd(0.01))
+    >>> frozen = qj.freeze(training.init(params, {}, codebooks))
+    >>> print(frozen.assignments["kernel"], frozen.params["kernel"])
+    [0 0 1 1] [-0.75 -0.75  0.75  0.75]
   """
   if not has_codebooks(learner.codebooks) or learner.assignments is not None:
     return learner
@@ -131,8 +180,24 @@ def freeze(learner: Learner) -> Learner:
   return learner._replace(params=params, assignments=assignments)
 
 
-def deployed(learner: Learner) -> tuple[Any, Any]:
-  """The quantized model that is evaluated and kept: (params, stats)."""
+def deployed(learner: Learner) -> tuple[Tree, Tree]:
+  """The quantized model of a learner, which is evaluated and kept.
+
+  Args:
+    learner: in either phase.
+
+  Returns:
+    (params, stats): the parameters, with every quantized weight at its nearest
+    level, and the batch-norm statistics of that model.
+
+  Examples:
+    >>> params = {"kernel": jnp.array([-1.0, -0.5, 0.5, 1.0])}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> training = qj.make_alternating(optax.sgd(0.1), optax.sgd(0.01))
+    >>> params, _ = qj.deployed(training.init(params, {}, codebooks))
+    >>> print(params["kernel"])
+    [-0.75 -0.75  0.75  0.75]
+  """
   if not has_codebooks(learner.codebooks):
     return learner.params, learner.stats
   if learner.assignments is not None:
@@ -141,8 +206,25 @@ def deployed(learner: Learner) -> tuple[Any, Any]:
   return params, learner.quantized_stats
 
 
-def current(learner: Learner) -> tuple[Any, Any]:
-  """The model in training, at x or at c[k(i)]: (params, stats)."""
+def current(learner: Learner) -> tuple[Tree, Tree]:
+  """The model of a learner that is in training.
+
+  Args:
+    learner: in either phase, of an estimator with two losses ("soft", "hard").
+      For others see `Alternating.current`, which maps their latent weights.
+
+  Returns:
+    (params, stats): the parameters x, or in the fine-tuning phase the levels
+    that they are at, and the batch-norm statistics of that model.
+
+  Examples:
+    >>> params = {"kernel": jnp.array([-1.0, -0.5, 0.5, 1.0])}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> training = qj.make_alternating(optax.sgd(0.1), optax.sgd(0.01))
+    >>> params, _ = qj.current(training.init(params, {}, codebooks))
+    >>> print(params["kernel"])
+    [-1.  -0.5  0.5  1. ]
+  """
   frozen = learner.assignments is not None
   return learner.params, learner.quantized_stats if frozen else learner.stats
 

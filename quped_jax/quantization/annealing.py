@@ -30,6 +30,14 @@ class Annealing:
     parq_steepness: S, of PARQ's sigmoid; almost a line at 1.
     relax_start: the weight r of the levels with which BinaryRelax begins.
     relax_growth: the factor by which r grows until the end.
+
+  Raises:
+    ValueError: a value out of range; the message names it.
+
+  Examples:
+    >>> annealing = qj.Annealing(anneal_start=0.2, anneal_end=0.7)
+    >>> [round(float(annealing.done(share)), 2) for share in (0.0, 0.3, 0.9)]
+    [0.0, 0.2, 1.0]
   """
 
   anneal_start: float = 0.0

@@ -9,6 +9,8 @@ References:
   Distillation with Applications to Federated Learning, 2021 (section 2).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -50,6 +52,14 @@ class Codebook:
       there may be room for more; None if all may be in use. See `in_room`.
     mixed: static: whether learners of the program differ in how many levels
       they have, so that it may branch (`levels_in_use`).
+
+  Examples:
+    `init_codebook` fits one to weights. By hand, of two levels, with room for
+    four:
+
+    >>> codebook = qj.Codebook(jnp.array([-1.0, 1.0, 1.0, 1.0]), jnp.int32(2))
+    >>> codebook.max_levels
+    4
   """
 
   centers: jax.Array
@@ -61,7 +71,7 @@ class Codebook:
   def max_levels(self) -> int:
     return self.centers.shape[-1]
 
-  def in_room(self) -> "Codebook":
+  def in_room(self) -> Codebook:
     """The codebook without room for more levels than `most`."""
     if self.most is None:
       return self
@@ -154,6 +164,11 @@ def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
 
   Raises:
     AssertionError: centers of another shape.
+
+  Examples:
+    >>> codebook = qj.Codebook(jnp.array([-1.0, 1.0]), jnp.int32(2))
+    >>> print(qj.set_centers(codebook, jnp.array([0.9, -0.7])).centers)
+    [-0.7  0.9]
   """
   # Other shapes would be broadcast, and one level would count many times.
   chex.assert_equal_shape([centers, codebook.centers])
@@ -163,37 +178,6 @@ def set_centers(codebook: Codebook, centers: jax.Array) -> Codebook:
   ordered = jnp.where(broken, jnp.nan, jnp.sort(padded, axis=-1))
   refilled = view_centers(dataclasses.replace(codebook, centers=ordered))
   return dataclasses.replace(codebook, centers=refilled)
-
-
-def _spread(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Smallest and largest entry, pulled apart if they (nearly) coincide."""
-  low, high = jnp.min(x), jnp.max(x)
-  size = jnp.maximum(jnp.abs(low), jnp.abs(high))
-  margin = jnp.maximum(1e-2 * size, 1e-3)
-  # 256 levels must be distinct floats: this leaves at least 6 ulp between them.
-  constant = high / 2 - low / 2 <= 1e-4 * size
-  return (
-    jnp.where(constant, low - margin, low),
-    jnp.where(constant, high + margin, high),
-  )
-
-
-def _two_means(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-  """Means of the negative and of the other entries, shape [2].
-
-  If all entries have one sign, the tensor is split at its mean instead; if that
-  does not separate them, it gets `low` and `high`. The levels always differ.
-  """
-  one_sign = (jnp.min(x) >= 0) | (jnp.max(x) < 0)
-  below = x < jnp.where(one_sign, jnp.mean(x), 0.0)
-  count = jnp.sum(below)
-
-  def mean(mask, count):
-    return jnp.sum(jnp.where(mask, x / jnp.maximum(count, 1), 0.0))
-
-  means = jnp.stack([mean(below, count), mean(~below, x.size - count)])
-  split = (count > 0) & (count < x.size) & (means[0] < means[1])
-  return jnp.where(split, means, jnp.stack([low, high]))
 
 
 def init_codebook(
@@ -230,6 +214,15 @@ def init_codebook(
 
   Raises:
     ValueError: bits, max_levels, granularity or rule out of range.
+
+  Examples:
+    >>> weights = jnp.array([-1.0, -0.5, 0.5, 1.0])
+    >>> print(qj.init_codebook(weights, bits=1).centers)
+    [-0.75  0.75]
+    >>> qj.init_codebook(weights, bits=2).levels
+    Array(4, dtype=int32)
+    >>> qj.init_codebook(weights.reshape(2, 2), 1, granularity="channel").levels
+    Array([2, 2], dtype=int32)
   """
   checks.choice("granularity", granularity, GRANULARITIES)
   level_rules.check(initial_levels, outer_level)
@@ -261,7 +254,7 @@ def init_codebook(
     room = jnp.zeros(max_levels, x.dtype)
     return refit(x, Codebook(room, levels.astype(jnp.int32)), initial_levels)
   if outer_level is None:
-    low, high = _spread(x)
+    low, high = level_rules.spread(x)
   else:
     low, high = jnp.asarray(-outer_level), jnp.asarray(outer_level)
   top = jnp.maximum(levels - 1, 1)
@@ -272,7 +265,7 @@ def init_codebook(
     made = Codebook(jnp.zeros_like(centers), levels.astype(jnp.int32))
     return set_centers(made, level_rules.kmeans(x, levels, centers))
   if outer_level is None:
-    two = _two_means(x, low, high)
+    two = level_rules.two_means(x, low, high)
     second = jnp.arange(max_levels) > 0
     centers = jnp.where(levels == 2, jnp.where(second, two[1], two[0]), centers)
   centers = jnp.where(full, 0.0, centers).astype(x.dtype)
@@ -375,6 +368,11 @@ def hard_quantize(
 
   Returns:
     An array of the shape of x with at most `levels` distinct values.
+
+  Examples:
+    >>> codebook = qj.Codebook(jnp.array([-1.0, 1.0]), jnp.int32(2))
+    >>> print(qj.hard_quantize(jnp.array([-3.0, -0.1, 0.2, 1.0]), codebook))
+    [-1. -1.  1.  1.]
   """
   codebook = codebook.in_room()
   if not codebook.max_levels:

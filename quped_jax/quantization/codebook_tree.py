@@ -4,6 +4,8 @@ A tree of codebooks mirrors the tree of parameters, with `optax.MaskedNode()`
 where a tensor is not quantized.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ import optax
 
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization.codebook import Codebook
+from quped_jax.typing import BitsByPath, Codebooks, Predicate, Tree
 
 _NNX_VALUE = jax.tree_util.GetAttrKey("value")
 
@@ -95,22 +98,23 @@ def bits_of(bits: Any, name: str) -> Any:
 
 
 def init_codebooks(
-  params: Any,
-  predicate: Callable[[str], bool],
-  bits: int | jax.Array | Mapping[str, int],
+  params: Tree,
+  predicate: Predicate,
+  bits: BitsByPath,
   max_levels: int | None = None,
   *,
   granularity: str = "tensor",
   outer_level: float | None = None,
   initial_levels: str = "range",
-) -> Any:
+) -> Codebooks:
   """Codebooks for all parameters whose path the predicate accepts.
 
   Args:
     params: a tree of parameters.
     predicate: takes a path such as `hidden_1/kernel`.
-    bits: as in `init_codebook`; or a mapping from path patterns (as in
-      `fnmatch`) to bits, where the first pattern that matches counts.
+    bits: 1 to 8, or 32 for full precision, as in `init_codebook`; or a mapping
+      from path patterns (as in `fnmatch`) to bits, where the first pattern that
+      matches counts, so that `"*"` at the end stands for all others.
     max_levels: as in `init_codebook`, common to all tensors; by default as many
       as the largest of `bits` needs.
     granularity: as in `init_codebook`.
@@ -123,6 +127,21 @@ def init_codebooks(
   Raises:
     ValueError: no path is accepted, a path matches no pattern, or as in
       `init_codebook`.
+
+  Examples:
+    >>> params = {
+    ...   "first": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)},
+    ...   "last": {"kernel": jnp.ones((4, 2))},
+    ... }
+    >>> codebooks = qj.init_codebooks(
+    ...   params, lambda path: path.endswith("kernel"), {"first/*": 2, "*": 8}
+    ... )
+    >>> int(codebooks["first"]["kernel"].levels)
+    4
+    >>> int(codebooks["last"]["kernel"].levels)
+    256
+    >>> codebooks["first"]["bias"]
+    MaskedNode()
   """
   if max_levels is None and not codebook_lib.is_traced(bits):
     each = list(bits.values()) if isinstance(bits, Mapping) else bits
@@ -154,13 +173,13 @@ def init_codebooks(
 
 
 def quantize_once(
-  params: Any,
-  predicate: Callable[[str], bool],
-  bits: int | Mapping[str, int],
+  params: Tree,
+  predicate: Predicate,
+  bits: BitsByPath,
   *,
   granularity: str = "tensor",
   initial_levels: str = "kmeans",
-) -> Any:
+) -> Tree:
   """The parameters of a trained model, quantized without any training.
 
   Every weight goes to its nearest level. By k-means, the error is much smaller
@@ -174,8 +193,17 @@ def quantize_once(
     granularity: likewise.
     initial_levels: likewise.
 
+  Returns:
+    A tree like params, of the same types.
+
   Raises:
     ValueError: as in `init_codebooks`.
+
+  Examples:
+    >>> params = {"kernel": jnp.array([-1.0, -0.9, 0.4, 0.6])}
+    >>> model = qj.quantize_once(params, lambda path: path == "kernel", bits=1)
+    >>> print(model["kernel"])
+    [-0.95 -0.95  0.5   0.5 ]
   """
   codebooks = init_codebooks(
     params,
@@ -237,9 +265,27 @@ def full_precision(params: Any) -> Any:
 
 
 def hard_quantize_tree(
-  params: Any, codebooks: Any, *, deterministic: bool = False
-) -> Any:
-  """`hard_quantize` of every tensor that has a codebook."""
+  params: Tree, codebooks: Codebooks, *, deterministic: bool = False
+) -> Tree:
+  """Replaces every weight that has a codebook by its nearest level.
+
+  Args:
+    params: a tree of parameters.
+    codebooks: a tree of codebooks over it, as `init_codebooks` makes it.
+    deterministic: see `hard_quantize`.
+
+  Returns:
+    A tree like params; tensors without a codebook, and those in full precision,
+    are as they were.
+
+  Examples:
+    >>> kernel = jnp.array([-1.0, -0.5, 0.5, 1.0])
+    >>> params = {"kernel": kernel, "bias": jnp.ones(1)}
+    >>> codebooks = qj.init_codebooks(params, lambda path: path == "kernel", 1)
+    >>> model = qj.hard_quantize_tree(params, codebooks)
+    >>> print(model["kernel"], model["bias"])
+    [-0.75 -0.75  0.75  0.75] [1.]
+  """
   return map_codebooks(
     lambda codebook, x: codebook_lib.hard_quantize(
       x, codebook, deterministic=deterministic
@@ -250,15 +296,47 @@ def hard_quantize_tree(
   )
 
 
-def get_centers(codebooks: Any) -> Any:
-  """The centers of all codebooks, which an optimizer of levels updates."""
+def get_centers(codebooks: Codebooks) -> Tree:
+  """The centers of all codebooks, which an optimizer of levels updates.
+
+  Args:
+    codebooks: a tree of codebooks.
+
+  Returns:
+    A tree of float arrays, each `[max_levels]`, or `[channels, max_levels]`
+    with levels by channel.
+
+  Examples:
+    >>> params = {"kernel": jnp.array([-1.0, -0.5, 0.5, 1.0])}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> print(qj.get_centers(codebooks)["kernel"])
+    [-0.75  0.75]
+  """
   return map_codebooks(lambda codebook: codebook.centers, codebooks)
 
 
-def with_centers(codebooks: Any, centers: Any) -> Any:
+def with_centers(codebooks: Codebooks, centers: Tree) -> Codebooks:
   """The same codebooks with other centers, not sorted: for differentiation.
 
   After an optimizer's update use `set_centers_tree`, which restores the order.
+
+  Args:
+    codebooks: a tree of codebooks.
+    centers: their new centers, as `get_centers` gives them.
+
+  Returns:
+    A tree of codebooks.
+
+  Examples:
+    The gradient of a loss with respect to the levels:
+
+    >>> params = {"kernel": jnp.array([-1.0, -0.5, 0.5, 1.0])}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> def loss(centers):
+    ...   own = qj.with_centers(codebooks, centers)
+    ...   return jnp.sum(qj.hard_quantize_tree(params, own)["kernel"])
+    >>> print(jax.grad(loss)(qj.get_centers(codebooks))["kernel"])
+    [2. 2.]
   """
   return map_codebooks(
     lambda codebook, c: dataclasses.replace(codebook, centers=c),
@@ -267,6 +345,25 @@ def with_centers(codebooks: Any, centers: Any) -> Any:
   )
 
 
-def set_centers_tree(codebooks: Any, centers: Any) -> Any:
-  """`set_centers` of every codebook."""
+def set_centers_tree(codebooks: Codebooks, centers: Tree) -> Codebooks:
+  """Replaces the centers of all codebooks; restores order and padding.
+
+  Args:
+    codebooks: a tree of codebooks, which keep their numbers of levels.
+    centers: their new centers, in any order, as `get_centers` gives them.
+
+  Returns:
+    A tree of codebooks with sorted centers.
+
+  Raises:
+    AssertionError: centers of another shape.
+
+  Examples:
+    >>> params = {"kernel": jnp.array([-1.0, -0.5, 0.5, 1.0])}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> centers = {"kernel": jnp.array([0.6, -0.8])}
+    >>> moved = qj.set_centers_tree(codebooks, centers)
+    >>> print(moved["kernel"].centers)
+    [-0.8  0.6]
+  """
   return map_codebooks(codebook_lib.set_centers, codebooks, centers)

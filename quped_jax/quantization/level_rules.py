@@ -184,3 +184,34 @@ def kmeans(x: jax.Array, levels: jax.Array, start: jax.Array) -> jax.Array:
   begin = ordered(start)
   first = jnp.int32(1), begin, ordered(improved(begin))
   return jax.lax.while_loop(go_on, body, first)[2]
+
+
+def spread(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Smallest and largest entry, pulled apart if they (nearly) coincide."""
+  low, high = jnp.min(x), jnp.max(x)
+  size = jnp.maximum(jnp.abs(low), jnp.abs(high))
+  margin = jnp.maximum(1e-2 * size, 1e-3)
+  # 256 levels must be distinct floats: this leaves at least 6 ulp between them.
+  constant = high / 2 - low / 2 <= 1e-4 * size
+  return (
+    jnp.where(constant, low - margin, low),
+    jnp.where(constant, high + margin, high),
+  )
+
+
+def two_means(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+  """Means of the negative and of the other entries, shape [2].
+
+  If all entries have one sign, the tensor is split at its mean instead; if that
+  does not separate them, it gets `low` and `high`. The levels always differ.
+  """
+  one_sign = (jnp.min(x) >= 0) | (jnp.max(x) < 0)
+  below = x < jnp.where(one_sign, jnp.mean(x), 0.0)
+  count = jnp.sum(below)
+
+  def mean(mask, count):
+    return jnp.sum(jnp.where(mask, x / jnp.maximum(count, 1), 0.0))
+
+  means = jnp.stack([mean(below, count), mean(~below, x.size - count)])
+  split = (count > 0) & (count < x.size) & (means[0] < means[1])
+  return jnp.where(split, means, jnp.stack([low, high]))

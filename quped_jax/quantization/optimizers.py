@@ -3,7 +3,7 @@
 import optax
 
 from quped_jax import checks
-from quped_jax.quantization import transforms
+from quped_jax.quantization import step_sizes
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 
@@ -35,4 +35,4 @@ def base_optimizer(
   if weight_decay:
     decay = optax.add_decayed_weights(weight_decay)
     parts.insert(1 if name == "adamw" else 0, decay)
-  return optax.chain(*parts, transforms.scale_by_step_size())
+  return optax.chain(*parts, step_sizes.scale_by_step_size())

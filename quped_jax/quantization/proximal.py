@@ -15,6 +15,8 @@ References:
   Operators, 2019.
 """
 
+from __future__ import annotations
+
 import functools
 
 import jax
@@ -24,6 +26,7 @@ from quped_jax import checks
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import level_sums, levels_in_use
 from quped_jax.quantization.codebook import Codebook
+from quped_jax.typing import Number
 
 NORMS = ("l1", "l2")
 CENTER_METHODS = ("exact", "subgradient")
@@ -48,7 +51,7 @@ def check_center_method(method: str) -> None:
 def weights_prox(
   y: jax.Array,
   codebook: Codebook,
-  threshold: float | jax.Array,
+  threshold: Number,
   norm: str = "l1",
 ) -> jax.Array:
   r"""Pulls weights towards their nearest levels.
@@ -69,6 +72,18 @@ def weights_prox(
 
   Raises:
     ValueError: unknown norm.
+
+  Examples:
+    >>> codebook = qj.Codebook(jnp.array([-1.0, 1.0]), jnp.int32(2))
+    >>> y = jnp.array([-1.5, -1.0, 0.75, 1.25])
+    >>> print(qj.weights_prox(y, codebook, 0.25))
+    [-1.25 -1.    1.    1.  ]
+    >>> print(qj.weights_prox(y, codebook, 0.5, "l2"))
+    [-1.25  -1.     0.875  1.125]
+
+  References:
+    Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
+    Distillation with Applications to Federated Learning, 2021 (appendix A).
   """
   check_norm(norm)
   codebook = codebook.in_room()
@@ -107,7 +122,7 @@ def centers_prox(
   mu: jax.Array,
   weights: jax.Array,
   codebook: Codebook,
-  threshold: float | jax.Array,
+  threshold: Number,
   norm: str = "l1",
   method: str = "exact",
   *,
@@ -152,6 +167,19 @@ def centers_prox(
 
   Raises:
     ValueError: unknown norm or method.
+
+  Examples:
+    With a large threshold, each level goes to the median of its weights.
+
+    >>> weights = jnp.array([-1.2, -1.0, -0.8, 0.9, 1.0, 1.4])
+    >>> codebook = qj.Codebook(jnp.array([-2.0, 2.0]), jnp.int32(2))
+    >>> moved = qj.centers_prox(codebook.centers, weights, codebook, 10.0)
+    >>> print(jnp.round(moved, 2))
+    [-1.  1.]
+
+  References:
+    Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
+    Distillation with Applications to Federated Learning, 2021 (appendix A).
   """
   check_norm(norm)
   check_center_method(method)

@@ -14,6 +14,8 @@ References:
   Distillation with Applications to Federated Learning, 2021 (section 2).
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
@@ -24,6 +26,7 @@ from quped_jax import checks
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import codebook_tree, soft_forms
 from quped_jax.quantization.codebook import Codebook
+from quped_jax.typing import Codebooks, Number, Tree
 
 SHARPNESS_UNITS = ("gap", "absolute")
 
@@ -62,7 +65,7 @@ def steepness(
 def soft_quantize(
   x: jax.Array,
   codebook: Codebook,
-  sharpness: float | jax.Array = 10.0,
+  sharpness: Number = 10.0,
   *,
   unit: str = "gap",
   deterministic: bool = False,
@@ -104,6 +107,22 @@ def soft_quantize(
 
   Returns:
     An array of the shape of x.
+
+  Raises:
+    ValueError: unknown unit, or a sharpness that is not positive.
+
+  Examples:
+    >>> codebook = qj.Codebook(jnp.array([-1.0, 1.0]), jnp.int32(2))
+    >>> x = jnp.array([-4.0, 0.0, 4.0])
+    >>> print(qj.soft_quantize(x, codebook))
+    [-1.  0.  1.]
+    >>> grads = jax.grad(lambda x: qj.soft_quantize(x, codebook).sum())(x)
+    >>> bool(grads[1] > 1)  # where it is steep, between the levels
+    True
+
+  References:
+    Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
+    Distillation with Applications to Federated Learning, 2021 (section 2).
   """
   codebook = codebook.in_room()
   if not codebook.max_levels:
@@ -124,14 +143,36 @@ def soft_quantize(
 
 
 def soft_quantize_tree(
-  params: Any,
-  codebooks: Any,
-  sharpness: float | jax.Array = 10.0,
+  params: Tree,
+  codebooks: Codebooks,
+  sharpness: Number = 10.0,
   *,
   unit: str = "gap",
   deterministic: bool = False,
-) -> Any:
-  """`soft_quantize` of every tensor that has a codebook."""
+) -> Tree:
+  """Applies the soft quantizer to every tensor that has a codebook.
+
+  Args:
+    params: a tree of parameters.
+    codebooks: a tree of codebooks over it, as `init_codebooks` makes it.
+    sharpness: see `soft_quantize`, as are all that follow.
+    unit: likewise.
+    deterministic: likewise.
+
+  Returns:
+    A tree like params; tensors without a codebook, and those in full precision,
+    are as they were.
+
+  Raises:
+    ValueError: as in `soft_quantize`.
+
+  Examples:
+    >>> params = {"kernel": jnp.array([-1.0, -0.5, 0.5, 1.0])}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> soft = qj.soft_quantize_tree(params, codebooks, sharpness=1000.0)
+    >>> print(soft["kernel"])
+    [-0.75 -0.75  0.75  0.75]
+  """
   return codebook_tree.map_codebooks(
     lambda codebook, x: soft_quantize(
       x, codebook, sharpness, unit=unit, deterministic=deterministic

@@ -1,5 +1,7 @@
 """What trains a learner, by the estimator's name: `make_alternating`."""
 
+from __future__ import annotations
+
 import optax
 
 from quped_jax import checks
@@ -43,9 +45,17 @@ def make_alternating(
 ) -> Alternating:
   """Makes the step that trains weights and levels.
 
+  Whose step size counts? Each optimizer moves its parameters by its own, so
+  that in `make_alternating(optax.adam(3e-4), optax.sgd(1e-3))` these two do.
+  `Rates.learning_rate` and `Rates.centers_learning_rate` scale the pull between
+  weights and levels, by eta times strength, as in `prox_quantize`: give the
+  optimizers' own step sizes again, as numbers or schedules. Only optimizers
+  whose `update` takes an argument `learning_rate` use the rates for both, such
+  as those of a federation's clients.
+
   Args:
-    optimizer: of the parameters; its `update` is given `learning_rate`,
-      `strength` and `codebooks` as extra arguments.
+    optimizer: of the parameters, with its step size; its `update` is given
+      `learning_rate`, `strength` and `codebooks` as extra arguments.
     centers_optimizer: of the levels, likewise. When levels cross and are
       sorted, any moments that it keeps are not reordered with them; plain SGD
       keeps none.
@@ -78,6 +88,28 @@ def make_alternating(
   Raises:
     ValueError: unknown estimator, rule, unit, norm or center_prox; a negative
       `most`.
+
+  Examples:
+    An objective takes (params, stats) and returns (loss, new stats); `{}` where
+    there are no batch-norm statistics.
+
+    >>> params = {"kernel": jnp.linspace(-1.0, 1.0, 8)}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> rate = optax.cosine_decay_schedule(0.1, decay_steps=100)
+    >>> training = qj.make_alternating(optax.sgd(rate), optax.sgd(0.01))
+    >>> rates = qj.Rates(rate, 0.01, optax.linear_schedule(0.0, 1.0, 100))
+    >>> def objective(params, stats):
+    ...   return jnp.mean((params["kernel"] - 0.5) ** 2), stats
+    >>> @jax.jit
+    ... def step(learner):
+    ...   return training.step(learner, objective, rates)
+    >>> learner = training.init(params, {}, codebooks)
+    >>> learner, loss = step(learner)
+    >>> params, stats = qj.deployed(learner)
+
+  References:
+    Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
+    Distillation with Applications to Federated Learning, 2021 (Algorithm 1).
   """
   checks.choice("estimator", estimator, ESTIMATORS)
   soft_quantizer.check_sharpness(sharpness, sharpness_unit)

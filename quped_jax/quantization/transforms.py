@@ -9,13 +9,15 @@ last in a chain over the levels:
     )
     updates, state = optimizer.update(grads, state, params, codebooks=codebooks)
 
-Step size and strength are those given to the factory (numbers, or schedules of
-the transformation's own count of updates), unless `update` is given others.
+Step size and strength are those given to the factory, unless `update` is given
+others: numbers, or schedules of the transformation's own count of updates.
 Values that differ between learners must be given to `update`, because vmap does
 not map what a factory closes over.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import Any
 
 import chex
 import jax
@@ -24,48 +26,21 @@ import optax
 
 from quped_jax.quantization import codebook as codebook_lib
 from quped_jax.quantization import codebook_tree, proximal
-
-Scalar = float | jax.Array
-
-
-class ProxState(NamedTuple):
-  """State of `prox_quantize` and `prox_centers`.
-
-  Attributes:
-    count: int32 `[]`, number of updates so far: the argument of schedules.
-  """
-
-  count: jax.typing.ArrayLike
-
-
-def _value(
-  given: Scalar | None,
-  default: optax.ScalarOrSchedule | None,
-  count: Any,
-  name: str,
-) -> Any:
-  if given is not None:
-    return given
-  if default is None:
-    raise ValueError(
-      f"{name}=None: must be given to the factory, as a number or a schedule, "
-      "or to update"
-    )
-  return default(count) if callable(default) else default
+from quped_jax.quantization.step_sizes import (
+  ProxState,
+  check_not_negative,
+  chosen,
+)
+from quped_jax.typing import Codebooks, NumberOrSchedule, Tree
 
 
 def _threshold(extra_args, learning_rate, strength, count) -> Any:
   """Step size times strength, each as given to update or else the factory."""
-  step = _value(
+  step = chosen(
     extra_args.get("learning_rate"), learning_rate, count, "learning_rate"
   )
-  pull = _value(extra_args.get("strength"), strength, count, "strength")
+  pull = chosen(extra_args.get("strength"), strength, count, "strength")
   return step * pull
-
-
-def _check_not_negative(name: str, value: Any) -> None:
-  if isinstance(value, (int, float)) and not value >= 0:
-    raise ValueError(f"{name}={value}: must be at least 0")
 
 
 def _check_args(params: Any, codebooks: Any) -> None:
@@ -78,8 +53,8 @@ def _check_args(params: Any, codebooks: Any) -> None:
 
 
 def prox_quantize(
-  learning_rate: optax.ScalarOrSchedule | None = None,
-  strength: optax.ScalarOrSchedule | None = None,
+  learning_rate: NumberOrSchedule | None = None,
+  strength: NumberOrSchedule | None = None,
   norm: str = "l1",
 ) -> optax.GradientTransformationExtraArgs:
   r"""Pull weights towards their levels after a base optimizer's step.
@@ -87,19 +62,33 @@ def prox_quantize(
   .. math::
     u \leftarrow \mathrm{prox}_{\eta \lambda R(\cdot, c)}(x + u) - x
 
-  where u is the incoming update. Tensors without a codebook, and those in full
-  precision, keep their update bit for bit. Since updates are float differences,
-  a weight can miss its level by one rounding error: apply `hard_quantize` to
-  the parameters for exact levels.
+  where u is the incoming update. It goes last in a chain. Tensors without a
+  codebook, and those in full precision, keep their update bit for bit. Since
+  updates are float differences, a weight can miss its level by one rounding
+  error: for a model of levels alone, apply `hard_quantize_tree` to the
+  parameters at the end.
 
   `update(updates, state, params, *, codebooks, learning_rate=None,
-  strength=None)` takes a tree of codebooks that mirrors params. Under
-  `optax.masked`, mask it in the same way with `mask_codebooks`.
+  strength=None)` takes the levels of every tensor that is quantized:
+  `codebooks` is a tree that mirrors params, as `init_codebooks` makes it. The
+  levels stay where they are; fit them anew now and then, or train them by a
+  second chain with `prox_centers`. A learning rate or strength that is given to
+  `update` comes before that of the factory.
+
+  How strong? With "l1", each step moves a weight by at most learning_rate times
+  strength towards its nearest level, and never past it. So compare the strength
+  with the base optimizer's update divided by its learning rate: under SGD that
+  is the gradient of a single weight, often 1e-4 to 1e-2 (in a run, QuPeD begins
+  at 1e-4 and adds as much every round); under Adam it is about 1, so that 0.1
+  hardly shows and from 1 on the levels win. Begin near 0, and let a schedule
+  raise it until weights stay at their levels. With "l2", each step shortens the
+  distance to the level by the factor 1 / (1 + 2 * learning_rate * strength).
 
   Args:
-    learning_rate: eta, a number or a schedule.
+    learning_rate: eta, a number or a schedule: that of the base optimizer. It
+      scales the pull alone; the base optimizer has its own.
     strength: lambda, a number or a schedule.
-    norm: "l1" or "l2".
+    norm: "l1" or "l2", of the distance R between weights and levels.
 
   Returns:
     A gradient transformation with extra arguments.
@@ -109,13 +98,67 @@ def prox_quantize(
       codebooks or values.
     AssertionError: at update, updates whose shapes are not those of params.
 
+  Examples:
+    A network of two layers, one at 2 bits, the other in full precision. The
+    first pattern that matches a path counts; "*" stands for all others.
+
+    >>> params = {
+    ...   "hidden": {"kernel": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)},
+    ...   "last": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)},
+    ... }
+    >>> codebooks = qj.init_codebooks(
+    ...   params,
+    ...   lambda path: path.endswith("kernel"),
+    ...   bits={"hidden/*": 2, "*": 32},
+    ... )
+    >>> rate = optax.cosine_decay_schedule(0.1, decay_steps=100)
+    >>> optimizer = optax.chain(
+    ...   optax.adam(rate),
+    ...   qj.prox_quantize(rate, optax.linear_schedule(0.0, 4.0, 50)),
+    ... )
+    >>> def loss(params):
+    ...   outputs = params["hidden"]["kernel"] @ params["last"]["kernel"]
+    ...   return jnp.mean((outputs - 0.5) ** 2)
+    >>> @jax.jit
+    ... def step(params, state):
+    ...   grads = jax.grad(loss)(params)
+    ...   updates, state = optimizer.update(
+    ...     grads, state, params, codebooks=codebooks
+    ...   )
+    ...   return optax.apply_updates(params, updates), state
+    >>> state = optimizer.init(params)
+    >>> for _ in range(100):
+    ...   params, state = step(params, state)
+    >>> model = qj.hard_quantize_tree(params, codebooks)
+    >>> len(jnp.unique(model["hidden"]["kernel"])) <= 4
+    True
+
+    Inside `optax.MultiSteps` a pull follows every k-th gradient; the codebooks
+    are given to each update.
+
+    >>> every = optax.MultiSteps(optimizer, every_k_schedule=2)
+    >>> state = every.init(params)
+    >>> grads = jax.grad(loss)(params)
+    >>> updates, state = every.update(grads, state, params, codebooks=codebooks)
+
+    Under `optax.masked`, mask the codebooks too.
+
+    >>> mask = {"hidden": True, "last": False}
+    >>> masked = optax.masked(qj.prox_quantize(0.1, 1e-3), mask)
+    >>> updates, _ = masked.update(
+    ...   updates,
+    ...   masked.init(params),
+    ...   params,
+    ...   codebooks=qj.mask_codebooks(codebooks, mask),
+    ... )
+
   References:
     Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
     Distillation with Applications to Federated Learning, 2021 (Algorithm 1).
   """
   proximal.check_norm(norm)
-  _check_not_negative("learning_rate", learning_rate)
-  _check_not_negative("strength", strength)
+  check_not_negative("learning_rate", learning_rate)
+  check_not_negative("strength", strength)
 
   def init_fn(params):
     del params
@@ -141,8 +184,8 @@ def prox_quantize(
 
 
 def prox_centers(
-  learning_rate: optax.ScalarOrSchedule | None = None,
-  strength: optax.ScalarOrSchedule | None = None,
+  learning_rate: NumberOrSchedule | None = None,
+  strength: NumberOrSchedule | None = None,
   norm: str = "l1",
   method: str = "exact",
   *,
@@ -160,7 +203,14 @@ def prox_centers(
   `update(updates, state, params, *, codebooks, weights, learning_rate=None,
   strength=None)` takes the codebooks before the step and the tree of weights;
   params are the centers of these codebooks. Padding is never moved, and
-  codebooks in full precision get no update.
+  codebooks in full precision get no update. As with `prox_quantize`, learning
+  rate and strength may be given to either, as numbers or schedules.
+
+  The pull of a level is learning_rate times strength for each weight that has
+  it: of a tensor of 10,000 weights at 1 bit, some 5000 pull at each level. So a
+  level goes to the median ("l1") or the mean ("l2") of its weights in a few
+  steps, unless learning_rate times strength is well below 1 divided by their
+  number. QuPeD trains levels with a learning rate of 1e-3.
 
   Args:
     learning_rate: eta, a number or a schedule.
@@ -177,14 +227,35 @@ def prox_centers(
       missing params, codebooks, weights or values.
     AssertionError: at update, updates whose shapes are not those of params.
 
+  Examples:
+    >>> weights = {"kernel": jnp.array([-1.2, -1.0, -0.8, 0.9, 1.0, 1.4])}
+    >>> levels = qj.Codebook(jnp.array([-2.0, 2.0]), jnp.int32(2))
+    >>> codebooks = {"kernel": levels}
+    >>> optimizer = optax.chain(
+    ...   optax.sgd(0.1), qj.prox_centers(0.1, strength=10.0)
+    ... )
+    >>> centers = qj.get_centers(codebooks)
+    >>> grads = jax.tree.map(jnp.zeros_like, centers)
+    >>> updates, _ = optimizer.update(
+    ...   grads,
+    ...   optimizer.init(centers),
+    ...   centers,
+    ...   codebooks=codebooks,
+    ...   weights=weights,
+    ... )
+    >>> centers = optax.apply_updates(centers, updates)
+    >>> codebooks = qj.set_centers_tree(codebooks, centers)
+    >>> print(jnp.round(codebooks["kernel"].centers, 2))  # medians of weights
+    [-1.  1.]
+
   References:
     Ozkara, Singh, Data, Diggavi, QuPeD: Quantized Personalization via
     Distillation with Applications to Federated Learning, 2021 (Algorithm 1).
   """
   proximal.check_norm(norm)
   proximal.check_center_method(method)
-  _check_not_negative("learning_rate", learning_rate)
-  _check_not_negative("strength", strength)
+  check_not_negative("learning_rate", learning_rate)
+  check_not_negative("strength", strength)
 
   def init_fn(params):
     del params
@@ -220,7 +291,7 @@ def prox_centers(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def mask_codebooks(codebooks: Any, mask: Any) -> Any:
+def mask_codebooks(codebooks: Codebooks, mask: Tree) -> Codebooks:
   """Masks a tree of codebooks as `optax.masked` masks updates.
 
   Args:
@@ -233,6 +304,13 @@ def mask_codebooks(codebooks: Any, mask: Any) -> Any:
 
   Raises:
     ValueError: the mask is a function; call it with the parameters.
+
+  Examples:
+    >>> params = {"a": jnp.arange(4.0), "b": jnp.ones(4)}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> masked = qj.mask_codebooks(codebooks, {"a": True, "b": False})
+    >>> masked["b"]
+    MaskedNode()
   """
   if callable(mask):
     raise ValueError(
@@ -242,40 +320,6 @@ def mask_codebooks(codebooks: Any, mask: Any) -> Any:
   return jax.tree.map(
     lambda keep, part: part if keep else optax.MaskedNode(), mask, codebooks
   )
-
-
-def scale_by_step_size(
-  learning_rate: optax.ScalarOrSchedule | None = None,
-) -> optax.GradientTransformationExtraArgs:
-  """Scale updates by minus a step size that `update` may be given.
-
-  Like `optax.scale_by_learning_rate`, but `update(..., learning_rate=)` takes
-  precedence: each learner can have its own step size without a compilation of
-  its own.
-
-  Args:
-    learning_rate: a number or a schedule, used when update is given none.
-
-  Returns:
-    A gradient transformation with extra arguments.
-
-  Raises:
-    ValueError: a negative number; at update, no step size.
-  """
-  _check_not_negative("learning_rate", learning_rate)
-
-  def init_fn(params):
-    del params
-    return ProxState(count=jnp.zeros([], jnp.int32))
-
-  def update_fn(updates, state, params=None, **extra_args):
-    del params
-    given = extra_args.get("learning_rate")
-    step = _value(given, learning_rate, state.count, "learning_rate")
-    scaled = jax.tree.map(lambda u: (-step * u).astype(u.dtype), updates)
-    return scaled, ProxState(optax.safe_increment(state.count))
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def keep_params_in_box(
@@ -296,6 +340,21 @@ def keep_params_in_box(
 
   Raises:
     ValueError: limit not positive; at update, missing params or codebooks.
+
+  Examples:
+    >>> params = {"kernel": jnp.array([-1.0, -0.75, 0.5, 1.0])}
+    >>> codebooks = qj.init_codebooks(params, lambda path: True, bits=1)
+    >>> optimizer = optax.chain(
+    ...   optax.sgd(1.0), qj.keep_params_in_box(1.0), qj.prox_quantize(1.0, 0.0)
+    ... )
+    >>> updates, _ = optimizer.update(
+    ...   {"kernel": jnp.full(4, 0.5)},
+    ...   optimizer.init(params),
+    ...   params,
+    ...   codebooks=codebooks,
+    ... )
+    >>> print(optax.apply_updates(params, updates)["kernel"])
+    [-1.  -1.   0.   0.5]
   """
   if not limit > 0:
     raise ValueError(f"limit={limit}: must be positive")

@@ -5,6 +5,8 @@ devices of a mesh; a `Layout` says how, moves arrays to where they are needed,
 and wraps functions so that each device runs them on its own part.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -63,6 +65,11 @@ def use_cores(limit: int = _MOST_CPU_DEVICES) -> bool:
   Returns:
     Whether the number of devices is set; False if it is too late, since JAX
     has been used before.
+
+  Examples:
+    First thing, before JAX computes anything:
+
+    >>> are_set = qj.use_cores()
   """
   wait_for_devices()
   if "JAX_NUM_CPU_DEVICES" in os.environ:
@@ -102,7 +109,7 @@ class Layout(NamedTuple):
     """How many clients run at once on all devices together."""
     return self.devices * self.chunk_size
 
-  def halved(self) -> "Layout":
+  def halved(self) -> Layout:
     """Half as many clients at once, where memory has no room for so many."""
     why = f"memory had no room for {self.chunk_size} at once"
     return self._replace(chunk_size=-(-self.chunk_size // 2), why=why)

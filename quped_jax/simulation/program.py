@@ -1,5 +1,7 @@
 """Programs that are compiled ahead of time, with the options that are fast."""
 
+from __future__ import annotations
+
 import os
 import time
 import warnings
@@ -78,6 +80,14 @@ def use_compilation_cache(folder: str | os.PathLike | None = None) -> None:
   Args:
     folder: of the cache; None for `jax` in the user's cache folder, see
       `QUPED_CACHE_DIR` in docs/data.md.
+
+  Raises:
+    ValueError: a path that cannot be one of a folder.
+
+  Examples:
+    First thing, before anything is compiled:
+
+    >>> qj.use_compilation_cache()
   """
   config: Any = jax.config  # Whose fields type checkers do not know.
   if config.jax_compilation_cache_dir is not None:

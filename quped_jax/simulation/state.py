@@ -1,5 +1,7 @@
 """What goes through rounds: clients' properties, the state, and its sums."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +37,7 @@ class Population(NamedTuple):
 
   __repr__ = short_repr
 
-  def first(self, num_clients: int) -> "Population":
+  def first(self, num_clients: int) -> Population:
     """The same for the first clients alone; only these take part in rounds."""
     spec, rates = jax.tree.map(
       lambda x: x[:num_clients], (self.spec, self.rates)
@@ -61,6 +63,12 @@ class SimulationState(NamedTuple):
     key: the root of all randomness.
     divergence: {cohort: DivergenceRecord of its clients, stacked}.
     monitor: the server's DivergenceMonitor.
+
+  Examples:
+    >>> settings = qj.Settings(method="local", clients=3, bits=(1, 2))
+    >>> state = qj.build(settings).simulation.init(seed=0)
+    >>> {name: ids.tolist() for name, ids in state.members.items()}
+    {'mlp': [0, 1, 2]}
   """
 
   server: Any
@@ -91,8 +99,23 @@ class Heard(NamedTuple):
 def client_state(state: SimulationState, client_id: int) -> Any:
   """One client's own state, taken from the stacked state of all.
 
+  Args:
+    state: of the federation, such as `Result.state`.
+    client_id: from 0.
+
+  Returns:
+    What the method keeps for a client, without the axis of clients: a `Learner`
+    for QuPeD and local training, say.
+
   Raises:
     ValueError: no such client, or no state.
+
+  Examples:
+    >>> settings = qj.Settings(method="local", clients=3, bits=(1, 2))
+    >>> state = qj.build(settings).simulation.init(seed=0)
+    >>> learner = qj.client_state(state, 1)
+    >>> int(learner.codebooks["hidden_1"]["kernel"].levels)  # 2 bits
+    4
   """
   if not isinstance(state, SimulationState):
     raise ValueError(

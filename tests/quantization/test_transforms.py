@@ -17,12 +17,12 @@ from quped_jax.quantization.codebook_tree import (
   init_codebooks,
 )
 from quped_jax.quantization.proximal import centers_prox, weights_prox
+from quped_jax.quantization.step_sizes import scale_by_step_size
 from quped_jax.quantization.transforms import (
   keep_params_in_box,
   mask_codebooks,
   prox_centers,
   prox_quantize,
-  scale_by_step_size,
 )
 
 # Each transformation by name, as a factory that takes a user's arguments; each
@@ -229,6 +229,24 @@ def test_values_given_to_update_beat_those_of_the_factory(name):
   assert_close(new, expected(name, updates, params, extra, 0.3, 0.4))
   new, _ = tx.update(updates, state, params, learning_rate=0.0, **extra)
   assert_close(new, expected(name, updates, params, extra, 0.0, STRENGTH))
+
+
+@pytest.mark.parametrize("name", ["prox_quantize l2", "scale_by_step_size"])
+def test_schedules_given_to_update_go_by_its_own_count(name):
+  tx = TRANSFORMS[name](learning_rate=RATE, strength=STRENGTH)
+  updates, params, extra = problem(name)
+  state = tx.init(params)
+  for count in range(2):
+    new, state = tx.update(
+      updates,
+      state,
+      params,
+      learning_rate=lambda count: 0.2 * (count + 1),
+      strength=optax.linear_schedule(0.1, 0.3, 2),
+      **extra,
+    )
+    now = (0.2 * (count + 1), 0.1 + 0.1 * count)
+    assert_close(new, expected(name, updates, params, extra, *now))
 
 
 @pytest.mark.parametrize("name", USES_CODEBOOKS)

@@ -60,7 +60,19 @@ class Settings(
   """What a run depends on. Every setting has a default that works.
 
   It is flat: `Settings(bits=(1, 2)).bits`. A function that needs the settings
-  of one group only may say so by its type.
+  of one group only may say so by its type. The name of a method takes that
+  method's options.
+
+  Raises:
+    ValueError: a value that is not allowed, or settings that do not go
+      together; the message names the field, the value and what is allowed.
+
+  Examples:
+    >>> qj.Settings(bits=[1, 2, 32], rounds=10, quped={"lambda_p": 0.3})
+    Settings(method_options={'quped': {'lambda_p': 0.3}}, rounds=10, bits=...)
+    >>> qj.Settings(bits=3.5)
+    Traceback (most recent call last):
+    ValueError: bits=3.5: must be ...
   """
 
   @classmethod

@@ -1,0 +1,129 @@
+"""Weights and levels of one layer over the rounds, from a real run.
+
+Draws the figure of docs/how-quped-works.md:
+
+python -m experiments.levels_figure --output=docs/figures/levels_forming.png
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+import quped_jax as qj
+from configs import digits
+from experiments import common
+from quped_jax import paths
+
+_OUTPUT = flags.DEFINE_string(
+  "output", "results/levels_forming.png", "Where the figure goes, a PNG file."
+)
+_ROUNDS = flags.DEFINE_list(
+  "rounds", ["0", "5", "15", "40"], "After which rounds to look, ascending."
+)
+
+# The one quantized layer of the MLP for digits.
+_LAYER = ("hidden_1", "kernel")
+_BITS = 2
+_BINS = 60
+# Blue and vermilion of Okabe and Ito, which anyone can tell apart.
+_WEIGHTS, _LEVELS = "#0072B2", "#D55E00"
+
+
+class Moment(NamedTuple):
+  """A layer after some round.
+
+  Attributes:
+    round: how many rounds are done.
+    weights: float32 `[weights]`.
+    levels: float32 `[levels]`.
+    accuracy: {variant: mean over clients}, on test data.
+  """
+
+  round: int
+  weights: np.ndarray
+  levels: np.ndarray
+  accuracy: dict[str, float]
+
+
+def train(rounds: list[int]) -> list[Moment]:
+  """Trains clients by themselves, and looks at one of them.
+
+  Args:
+    rounds: after which to look, ascending.
+  """
+  config = digits.get_config()
+  # Four clients of 450 samples each, who train long enough to settle.
+  config.update(
+    method="local", bits=(_BITS,), clients=4, partition="iid", strength=2e-4
+  )
+  settings = common.get_settings(config)
+  simulation = qj.build(settings).simulation
+  state = simulation.init(settings.seed)
+  moments = []
+  for wanted in rounds:
+    if wanted > int(state.round):
+      state, _ = simulation.run_rounds(state, wanted - int(state.round))
+    learner = qj.client_state(state, 0)
+    layer, name = _LAYER
+    codebook = learner.codebooks[layer][name]
+    found = simulation.evaluate(state)["test"]
+    moments.append(
+      Moment(
+        wanted,
+        np.ravel(learner.params[layer][name]),
+        np.asarray(codebook.centers)[: int(codebook.levels)],
+        {variant: float(np.mean(score)) for variant, score in found.items()},
+      )
+    )
+  return moments
+
+
+def draw(moments: list[Moment]) -> Figure:
+  """A histogram of the weights for each moment, with lines at the levels."""
+  figure = Figure(figsize=(6.8, 2.0), layout="constrained")
+  panels = figure.subplots(1, len(moments), sharex=True, sharey=True)
+  widest = max(np.abs(moment.weights).max() for moment in moments)
+  bins = np.linspace(-widest, widest, _BINS + 1)
+  for axes, moment in zip(np.atleast_1d(panels), moments, strict=True):
+    share = np.full(moment.weights.shape, 100 / moment.weights.size)
+    axes.hist(moment.weights, bins, weights=share, color=_WEIGHTS)
+    for level in moment.levels:
+      axes.axvline(level, color=_LEVELS, linewidth=1, linestyle=(0, (4, 2)))
+    # The tallest bars are of weights at their levels.
+    axes.set_yscale("symlog", linthresh=5)
+    axes.set_yticks([0, 5, 20, 50], ["0", "5", "20", "50"])
+    trained, stored = (
+      f"{100 * moment.accuracy[variant]:.0f} %"
+      for variant in ("personalized", "quantized")
+    )
+    title = f"after {moment.round} rounds" if moment.round else "at the start"
+    axes.set_title(
+      f"{title}\naccuracy {trained},\nat the levels {stored}", fontsize=8
+    )
+    axes.tick_params(labelsize=7)
+    for side in ("top", "right"):
+      axes.spines[side].set_visible(False)
+  figure.supxlabel("weight (bars) and level (dashed lines)", fontsize=8)
+  figure.supylabel("weights, %", fontsize=8)
+  return figure
+
+
+def main(argv: list[str]) -> None:
+  """Trains, and draws."""
+  del argv  # The command's name alone.
+
+  def run():
+    figure = draw(train([int(number) for number in _ROUNDS.value]))
+    path = paths.given("output", _OUTPUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with paths.replacing(path) as file:
+      figure.savefig(file, format="png", dpi=160)
+    print(f"Figure: {path}")
+
+  common.run_main(run)
+
+
+if __name__ == "__main__":
+  common.run_app(main)
