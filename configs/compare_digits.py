@@ -65,6 +65,8 @@ _VARIANTS = {
   },
 }
 
+_TITLES = {"quped_labels": "QuPeD with labels"}
+
 # Those that also run with quantized clients.
 _QUANTIZED = (
   "quped_labels",
@@ -88,7 +90,7 @@ def _base():
     held_out_clients=8,  # take no part in training
     public_size=200,  # samples held out from all, for methods that need them
     rounds=30,
-    eval_every=5,
+    eval_every=1,
   )
   # Set by the comparison, not here.
   for field in ("method", "bits", "seed"):
@@ -344,6 +346,8 @@ def get_config():
       **_TUNED,
     }
   )
+  # What figures and LaTeX call variants, {name: title}.
+  config.titles = ml_collections.ConfigDict(_TITLES)
   config.tune = ml_collections.ConfigDict(
     {
       "trials": 6,  # for every method and precision

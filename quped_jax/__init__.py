@@ -4,6 +4,8 @@ from quped_jax import data, methods, models
 from quped_jax.data import from_arrays, load_dataset, partition
 from quped_jax.data.federation import Federation, make_federation
 from quped_jax.experiment.assemble import build
+from quped_jax.experiment.comparison.compare import compare
+from quped_jax.experiment.comparison.result import Comparison
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import (
@@ -69,6 +71,7 @@ __all__ = [
   "Annealing",
   "BackInfo",
   "Codebook",
+  "Comparison",
   "Display",
   "DivergenceError",
   "Federation",
@@ -86,6 +89,7 @@ __all__ = [
   "build",
   "centers_prox",
   "client_state",
+  "compare",
   "create_model",
   "current",
   "data",

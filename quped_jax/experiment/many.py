@@ -60,6 +60,9 @@ class Sources:
   Args:
     federation: that of all runs, instead of those that settings describe.
     model: the network of all clients of all runs, likewise.
+
+  Raises:
+    ValueError: a federation that is none.
   """
 
   def __init__(
@@ -67,11 +70,23 @@ class Sources:
     federation: Federation | None = None,
     model: models_lib.Model | None = None,
   ):
+    if federation is not None:
+      checks.instance("federation", federation, Federation, "make_federation")
     self._given, self._model = federation, model
     self._datasets: dict[Any, Dataset | None] = {}
     self._federations: dict[Any, Federation] = {}
     self._of_data: dict[int, identity_lib.Identity] = {}
     self._of_networks: dict[Any, identity_lib.Identity] = {}
+
+  @property
+  def given(self) -> Federation | None:
+    """The federation that was given for all runs."""
+    return self._given
+
+  @property
+  def model(self) -> models_lib.Model | None:
+    """The network that was given for all runs."""
+    return self._model
 
   def plan(self, settings: Settings) -> Planned:
     """Makes the parts of a run; compiles nothing.
