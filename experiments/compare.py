@@ -17,6 +17,8 @@ python -m experiments.compare --overrides=results/tune/best.json
 
 `--sensitivity=METHOD` draws the accuracy of one method over each setting that
 is tuned, with all others as the config and the overrides give them.
+`--grid=METHOD` combines all their values instead, and draws heat maps;
+`--grid=METHOD:SETTING,SETTING` combines those of some settings.
 
 `quped_jax/experiment/comparison/plan.py` says what a config holds.
 """
@@ -32,7 +34,15 @@ from absl import flags
 
 from experiments import command_line, common
 from quped_jax import paths
-from quped_jax.experiment.comparison import plan, report, sensitivity, tune
+from quped_jax.experiment import blocks
+from quped_jax.experiment.comparison import (
+  plan,
+  report,
+  row_grids,
+  sensitivity,
+  sheet,
+  tune,
+)
 
 _CONFIG = command_line.define_config("configs/compare_digits.py")
 _WORKDIR = flags.DEFINE_string(
@@ -43,6 +53,12 @@ _TUNE = flags.DEFINE_bool(
 )
 _SENSITIVITY = flags.DEFINE_string(
   "sensitivity", "", "Method of which each tuned setting is varied alone."
+)
+_GRID = flags.DEFINE_string(
+  "grid",
+  "",
+  "Method of which all values of the tuned settings are combined; or "
+  "METHOD:SETTING,SETTING for some settings.",
 )
 _OVERRIDES = flags.DEFINE_string(
   "overrides", "", "JSON file of further overrides, such as best.json."
@@ -78,16 +94,32 @@ def _vary(config: Mapping[str, Any], folder: pathlib.Path) -> None:
     print(folder / f"sensitivity_{method}.{kind}")
 
 
+def _combine(config: Mapping[str, Any], folder: pathlib.Path) -> None:
+  found = row_grids.row_grids(
+    config, _GRID.value, folder, restart=_RESTART.value
+  )
+  for row, own in found.items():
+    table = own.sheet()
+    blocks.print_table(
+      common.make_console(), sheet.terminal(table), keep=table.names
+    )
+    print(f"Table and heat maps: {folder / 'grid' / row.name}")
+
+
 def _task():
   """What the flags ask for: `(config, folder)` does it."""
-  if _TUNE.value and _SENSITIVITY.value:
+  asked = {
+    "tune": (_TUNE.value, _tune),
+    "sensitivity": (_SENSITIVITY.value, _vary),
+    "grid": (_GRID.value, _combine),
+  }
+  chosen = {name: task for name, (given, task) in asked.items() if given}
+  if len(chosen) > 1:
     raise ValueError(
-      f"sensitivity={_SENSITIVITY.value!r}: must not be given with --tune, "
-      "whose best settings it takes by --overrides"
+      f"{', '.join(f'--{name}' for name in chosen)}: must be one of them; the "
+      "best settings that --tune found are taken by --overrides"
     )
-  if _SENSITIVITY.value:
-    return _vary
-  return _tune if _TUNE.value else _compare
+  return next(iter(chosen.values()), _compare)
 
 
 def main(argv: list[str]) -> None:

@@ -5,6 +5,7 @@ from quped_jax.data import from_arrays, load_dataset, partition
 from quped_jax.data.federation import Federation, make_federation
 from quped_jax.experiment.assemble import build
 from quped_jax.experiment.comparison.compare import compare
+from quped_jax.experiment.comparison.grid import Grid, grid
 from quped_jax.experiment.comparison.result import Comparison
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.metrics import Display
@@ -75,6 +76,7 @@ __all__ = [
   "Display",
   "DivergenceError",
   "Federation",
+  "Grid",
   "Interrupted",
   "Learner",
   "Model",
@@ -98,6 +100,7 @@ __all__ = [
   "from_arrays",
   "from_linen",
   "get_centers",
+  "grid",
   "hard_quantize",
   "hard_quantize_tree",
   "init_codebook",
