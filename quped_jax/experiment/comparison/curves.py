@@ -28,10 +28,6 @@ class Curve(NamedTuple):
   std: np.ndarray
   megabytes: np.ndarray
 
-  def band(self) -> list[np.ndarray]:
-    """One standard deviation below the mean, the mean, and one above."""
-    return [self.scores - self.std, self.scores, self.scores + self.std]
-
 
 def curve(finished: Mapping[int, Finished]) -> Curve:
   """The curve of a row, from {seed: its finished run}."""

@@ -22,7 +22,7 @@ from quped_jax.experiment.scores import Score
 FORMATS = ("png", "svg", "pdf")
 
 _HEIGHT = 2.9  # Inches, of figures of curves.
-_HIGHLIGHTED = 6  # Of more curves than can be told apart.
+_BEST = 6  # Of more curves than can be told apart.
 _LABEL = 17  # Characters in a line of a curve's label.
 _ASIDE = 1.12  # Where it begins; the axes end at 1.
 _LETTERS = style.SMALL * 1.2 / 72  # Inches from one line to the next.
@@ -67,16 +67,17 @@ def over_rounds(shown: Shown) -> style.Figure:
   Of many rows the first and the best are told apart, and the others grey.
   """
   curves = shown.curves()
-  chosen = _chosen(curves, curves_lib.best)
+  chosen = _chosen(curves, curves_lib.best, _BEST)
   texts = {row: _broken(shown.names[row]) for row in chosen}
   axes = _axes(texts)
   looks = style.looks(list(curves), chosen)
+  values: list[np.ndarray] = []
   for row, c in curves.items():
-    _draw(axes, looks[row], c.rounds, c)
+    values += _draw(axes, looks[row], c.rounds, c)
   style.label(axes, "round", shown.score.axis("mean over clients"))
   style.whole_numbers(axes)
   style.fit(axes, [1, *(c.rounds for c in curves.values())], "x")
-  _fit(axes, [x for c in curves.values() for x in c.band()], shown.score)
+  _fit(axes, values, shown.score)
   ends = {
     row: (curves[row].rounds[-1], curves[row].scores[-1]) for row in texts
   }
@@ -91,7 +92,7 @@ def over_bytes(shown: Shown) -> style.Figure:
   few bytes. One that sends nothing is a horizontal line at its last score.
   """
   curves = shown.curves()
-  chosen = _chosen(curves, curves_lib.frugal)
+  chosen = _chosen(curves, curves_lib.frugal, style.MOST)
   silent = {row for row, c in curves.items() if not c.megabytes[-1]}
   texts = {
     row: _broken(shown.names[row] + " (sends nothing)" * (row in silent))
@@ -108,9 +109,8 @@ def over_bytes(shown: Shown) -> style.Figure:
       ends[row] = (axes.get_xlim()[1], c.scores[-1])
       values.append(c.scores[-1:])
     else:
-      _draw(axes, looks[row], c.megabytes, c)
+      values += _draw(axes, looks[row], c.megabytes, c)
       ends[row] = (c.megabytes[-1], c.scores[-1])
-      values += c.band()
   what = "MB per client, down and up"
   style.label(axes, what, shown.score.axis("mean over clients"))
   _fit(axes, values, shown.score)
@@ -158,7 +158,7 @@ def of_clients(shown: Shown) -> style.Figure:
     )  # fmt: skip
   axes.axvline(means[first].mean(), color=style.COLOURS[0], linewidth=0.6)
   labels = [shown.names[row] for row in rows]
-  places = list(range(len(rows)))
+  places = [float(place) for place in range(len(rows))]
   counts = np.concatenate(list(shown.test_samples.values()))
   if score.percent and np.any(counts > 0):
     typical = int(np.median(counts[counts > 0]))
@@ -224,17 +224,23 @@ def _titled(axes: Axes, shown: Shown) -> Any:
 def _chosen(
   curves: Mapping[Row, Curve],
   choose: Callable[[Mapping[Row, Curve], int], Sequence[Row]],
+  most: int,
 ) -> Collection[Row]:
   """The rows that are told apart: all, unless they are too many."""
   few = len(curves) <= style.MOST
-  return list(curves) if few else choose(curves, _HIGHLIGHTED)
+  return list(curves) if few else choose(curves, most)
 
 
-def _draw(axes: Axes, look: style.Look, x: np.ndarray, c: Curve) -> None:
+def _draw(
+  axes: Axes, look: style.Look, x: np.ndarray, c: Curve
+) -> list[np.ndarray]:
+  """Draws a curve, and returns all scores that it shows."""
   style.line(axes, look, x, c.scores)
-  if look.highlighted and np.any(c.std):
-    low, _, high = c.band()
-    style.band(axes, look, x, low, high)
+  if not (look.highlighted and np.any(c.std)):
+    return [c.scores]
+  low, high = c.scores - c.std, c.scores + c.std
+  style.band(axes, look, x, low, high)
+  return [low, high]
 
 
 def _across(axes: Axes, look: style.Look, y: float) -> None:

@@ -165,7 +165,7 @@ def test_mistakes_are_named(over, message, swept):
 
 
 def test_rows_make_a_data_frame(swept):
-  pytest.importorskip("pandas", reason="pandas is in no extra")
+  pytest.importorskip("pandas", reason="of the extra test")
   assert len(qj.grid(BASE, OVER, 0).to_dataframe()) == 12
 
 

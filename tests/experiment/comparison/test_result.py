@@ -105,7 +105,7 @@ def test_figures_are_called_by_kind():
 
 
 def test_rows_make_a_data_frame():
-  pytest.importorskip("pandas", reason="pandas is in no extra")
+  pytest.importorskip("pandas", reason="of the extra test")
   found = small.make_comparison()
   frame = found.to_dataframe()
   assert list(frame.columns) == list(found.rows[0])
