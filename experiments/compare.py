@@ -17,6 +17,8 @@ python -m experiments.compare --overrides=results/tune/best.json
 
 `--sensitivity=METHOD` draws the accuracy of one method over each setting that
 is tuned, with all others as the config and the overrides give them.
+`--grid=METHOD` combines all their values instead, and draws heat maps;
+`--grid=METHOD:SETTING,SETTING` combines those of some settings.
 
 `quped_jax/experiment/comparison/plan.py` says what a config holds.
 """
@@ -36,6 +38,12 @@ _TUNE = flags.DEFINE_bool(
 _SENSITIVITY = flags.DEFINE_string(
   "sensitivity", "", "Method of which each tuned setting is varied alone."
 )
+_GRID = flags.DEFINE_string(
+  "grid",
+  "",
+  "Method of which all values of the tuned settings are combined; or "
+  "METHOD:SETTING,SETTING for some settings.",
+)
 _OVERRIDES = flags.DEFINE_string(
   "overrides", "", "JSON file of further overrides, such as best.json."
 )
@@ -54,6 +62,7 @@ def main(argv: list[str]) -> None:
       overrides=_OVERRIDES.value,
       tuned=_TUNE.value,
       varied=_SENSITIVITY.value,
+      combined=_GRID.value,
       restart=_RESTART.value,
       quiet=_QUIET.value,
     )

@@ -6,6 +6,9 @@ from quped_jax.data.federation import Federation, make_federation
 from quped_jax.experiment import callbacks
 from quped_jax.experiment.assemble import build
 from quped_jax.experiment.callbacks import Callback, Display, StopRun
+from quped_jax.experiment.comparison.compare import compare
+from quped_jax.experiment.comparison.grid import Grid, grid
+from quped_jax.experiment.comparison.result import Comparison
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.figures.partition import plot_partition
 from quped_jax.experiment.figures.run_figures import plot_run
@@ -74,10 +77,12 @@ __all__ = [
   "BackInfo",
   "Callback",
   "Codebook",
+  "Comparison",
   "Display",
   "DivergenceError",
   "Exported",
   "Federation",
+  "Grid",
   "Interrupted",
   "Learner",
   "Model",
@@ -94,6 +99,7 @@ __all__ = [
   "callbacks",
   "centers_prox",
   "client_state",
+  "compare",
   "create_model",
   "current",
   "data",
@@ -104,6 +110,7 @@ __all__ = [
   "from_dataframe",
   "from_linen",
   "get_centers",
+  "grid",
   "hard_quantize",
   "hard_quantize_tree",
   "init_codebook",

@@ -15,8 +15,15 @@ from typing import Any
 
 from quped_jax import paths
 from quped_jax.command_line import given, named, results, setting_help, startup
-from quped_jax.experiment import presets
-from quped_jax.experiment.comparison import plan, report, sensitivity, tune
+from quped_jax.experiment import blocks, presets
+from quped_jax.experiment.comparison import (
+  plan,
+  report,
+  row_grids,
+  sensitivity,
+  sheet,
+  tune,
+)
 from quped_jax.experiment.presets import bases
 
 SUMMARY = "compare methods: a table and figures"
@@ -60,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="draw a method's score over each setting that is tuned",
   )
   parser.add_argument(
+    "--grid",
+    metavar="METHOD[:SETTINGS]",
+    default="",
+    help="draw heat maps of a method's score over all combinations of the "
+    "settings that are tuned, or of some: quped:learning_rate,quped.lambda_p",
+  )
+  parser.add_argument(
     "--overrides",
     metavar="FILE",
     default="",
@@ -79,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
     overrides=args.overrides,
     tuned=args.tune,
     varied=args.sensitivity,
+    combined=args.grid,
     restart=args.restart,
     quiet=args.quiet,
   )
@@ -158,6 +173,7 @@ def compare(
   overrides: str = "",
   tuned: bool = False,
   varied: str = "",
+  combined: str = "",
   restart: bool = False,
   quiet: bool = False,
 ) -> None:
@@ -169,6 +185,7 @@ def compare(
     overrides: a JSON file of further overrides; "" for none.
     tuned: whether settings are tried for every method, instead.
     varied: the method whose settings are varied, instead; "" for none.
+    combined: the method whose settings are combined, see `row_grids`; likewise.
     restart: whether results of other runs in the workdir are replaced.
     quiet: whether no progress is shown.
 
@@ -176,16 +193,20 @@ def compare(
     ValueError: anything that is not allowed, before a run starts.
   """
   folder = paths.given("workdir", workdir)
-  if tuned and varied:
+  asked = {"tune": tuned, "sensitivity": varied, "grid": combined}
+  chosen = [f"--{name}" for name, given in asked.items() if given]
+  if len(chosen) > 1:
     raise ValueError(
-      f"sensitivity={varied!r}: must not be given with --tune, whose best "
-      "settings it takes by --overrides"
+      f"{', '.join(chosen)}: must be one of them; --overrides takes the "
+      "best settings that --tune found"
     )
   if overrides:
     config = plan.with_overrides_of(dict(config), overrides)
   try:
     if varied:
       _vary(config, varied, folder, restart=restart, quiet=quiet)
+    elif combined:
+      _combine(config, combined, folder, restart=restart, quiet=quiet)
     elif tuned:
       _tune(config, folder, restart=restart, quiet=quiet)
     else:
@@ -212,3 +233,14 @@ def _vary(
   sensitivity.sensitivity(config, method, folder, **how)
   for kind in ("json", "png"):
     print(folder / f"sensitivity_{method}.{kind}")
+
+
+def _combine(
+  config: Mapping[str, Any], asked: str, folder: pathlib.Path, **how: bool
+) -> None:
+  for row, found in row_grids.row_grids(config, asked, folder, **how).items():
+    table = found.sheet()
+    blocks.print_table(
+      results.make_console(), sheet.terminal(table), keep=table.names
+    )
+    print(f"Table and heat maps: {folder / 'grid' / row.name}")

@@ -65,6 +65,9 @@ class Sources:
     federation: that of all runs, instead of those that settings describe.
     model: the network of all clients of all runs, likewise.
     own: a user's own loss and metrics, of all runs.
+
+  Raises:
+    ValueError: a federation that is none.
   """
 
   def __init__(
@@ -73,11 +76,23 @@ class Sources:
     model: models_lib.Model | None = None,
     own: OwnFunctions = NOTHING,
   ):
+    if federation is not None:
+      checks.instance("federation", federation, Federation, "make_federation")
     self._given, self._model, self._own = federation, model, own
     self._datasets: dict[Any, Dataset | None] = {}
     self._federations: dict[Any, Federation] = {}
     self._of_data: dict[int, identity_lib.Identity] = {}
     self._of_networks: dict[Any, identity_lib.Identity] = {}
+
+  @property
+  def given(self) -> Federation | None:
+    """The federation that was given for all runs."""
+    return self._given
+
+  @property
+  def model(self) -> models_lib.Model | None:
+    """The network that was given for all runs."""
+    return self._model
 
   def plan(self, settings: Settings) -> Planned:
     """Makes the parts of a run; compiles nothing.

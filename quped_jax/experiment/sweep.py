@@ -220,7 +220,7 @@ def plan(
       not allowed.
   """
   checks.instance("settings", settings, Settings, "Settings.from_dict")
-  values = _checked(over)
+  values = values_of(over)
   changes = [
     dict(zip(values, point, strict=True))
     for point in itertools.product(*values.values())
@@ -265,8 +265,15 @@ def _shown(value: Any) -> str:
   return str(value)
 
 
-def _checked(over: Any) -> dict[str, tuple[Any, ...]]:
-  """The values of each setting, as a tuple of Python's own."""
+def values_of(over: Any) -> dict[str, tuple[Any, ...]]:
+  """The values of each setting, as a tuple of Python's own.
+
+  Args:
+    over: see `sweep`.
+
+  Raises:
+    ValueError: a setting that cannot be swept, or no values.
+  """
   if not isinstance(over, Mapping) or not over:
     raise ValueError(
       f"over={checks.shown(over)}: must map at least one setting to the values "

@@ -6,7 +6,7 @@ import pytest
 import rich.console
 
 from quped_jax.experiment import blocks
-from quped_jax.experiment.comparison import tables
+from quped_jax.experiment.comparison import sheet, tables
 from tests.experiment.comparison import small
 
 
@@ -26,7 +26,7 @@ def comparison():
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_nothing_of_a_comparison_is_cut(width):
   records = comparison()
-  lines = printed(tables.terminal_table(records), width, keep=2)
+  lines = printed(sheet.terminal(tables.sheet(records)), width, keep=2)
   text = "\n".join(lines)
   assert "…" not in text
   assert max(map(len, lines)) <= width

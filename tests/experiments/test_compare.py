@@ -211,6 +211,10 @@ def test_a_config_file_that_fails_is_one_line(tmp_path):
     (["--config.methods=nope"], "error: methods='nope': must be one of"),
     (["--overrides=nope.json"], "nope.json"),
     (["--config=configs/digits.py"], "error: config.base: must be given"),
+    (
+      ["--tune", "--grid=quped"],
+      "error: --tune, --grid: must be one of them; the best settings that",
+    ),
   ],
 )
 def test_a_mistake_is_one_line(tmp_path, args, message):

@@ -12,7 +12,9 @@ The config is a mapping that holds
   method at one precision (`quped_1`), each in the shape of
   `Settings.from_dict`. `bits` in a method's entry replaces the `bits` above,
   for a method that does not run at every precision. `method` in an entry makes
-  it a variant of that method, under the entry's own name.
+  it a variant of that method, under the entry's own name;
+- `titles`, if it is given: what figures and LaTeX call methods or variants,
+  {name: title}. Others have the titles that the package knows.
 """
 
 import dataclasses
@@ -23,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from quped_jax import checks, kinds, methods, paths, reading
+from quped_jax.experiment import titles
 from quped_jax.experiment.settings import Settings
 from quped_jax.quantization import codebook
 
@@ -184,6 +187,29 @@ def check_fields(config: Mapping[str, Any]) -> None:
       )
 
 
+def titles_of(config: Mapping[str, Any]) -> dict[str, str]:
+  """The titles that a config gives, by the names of methods or variants.
+
+  Raises:
+    ValueError: a title of no method, or one that is no text.
+  """
+  given = config.get("titles", {})
+  for name, title in given.items():
+    checks.choice("titles", name, _allowed(config))
+    checks.text(f"titles.{name}", title)
+  return dict(given)
+
+
+def title_of(method: str, own: Mapping[str, str]) -> str:
+  """What readers call a method or a variant.
+
+  Args:
+    method: its name.
+    own: the titles that the config gives.
+  """
+  return own.get(method) or titles.of_method(method)
+
+
 def make_rows(config: Mapping[str, Any]) -> list[Row]:
   """The rows of the table: every method at every precision.
 
@@ -197,8 +223,7 @@ def make_rows(config: Mapping[str, Any]) -> list[Row]:
   check_fields(config)
   names, overrides = parse_methods(config["methods"]), config["overrides"]
   shared = parse_bits("bits", config["bits"])
-  variants = [name for name, own in overrides.items() if "method" in own]
-  allowed = sorted({*methods.METHODS, *variants})
+  allowed = _allowed(config)
   for name in names:
     checks.choice("methods", name, allowed)
   _check_overrides(overrides, allowed)
@@ -210,6 +235,13 @@ def make_rows(config: Mapping[str, Any]) -> list[Row]:
       bits = parse_bits(f"overrides.{name}.bits", own["bits"])
     rows += [Row(name, entry) for entry in bits]
   return rows
+
+
+def _allowed(config: Mapping[str, Any]) -> list[str]:
+  """The names of all methods, and of the variants that a config defines."""
+  overrides = config["overrides"]
+  variants = [name for name, own in overrides.items() if "method" in own]
+  return sorted({*methods.METHODS, *variants})
 
 
 def _check_overrides(

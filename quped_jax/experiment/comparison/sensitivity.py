@@ -15,17 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from quped_jax import paths
 from quped_jax.experiment import metrics, output, scores, sweep
-from quped_jax.experiment.comparison import draws, figures, plan, tune
+from quped_jax.experiment.comparison import draws, figures, plan, sheet, tune
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
+from quped_jax.experiment.figures import style
 from quped_jax.experiment.settings import Settings
+from quped_jax.quantization import codebook
 
-_WIDTH, _HEIGHT = 4.0, 3.5  # Inches of a setting's axes.
+_HEIGHT = 2.2  # Inches of a setting's axes.
 
 
 class Point(NamedTuple):
@@ -159,7 +160,9 @@ def _score_of(points: Sequence[Point]) -> scores.Score:
   return scores.of_run(points[0].runs[0].settings)
 
 
-def draw(points: Sequence[Point], records: Sequence[Mapping[str, Any]]):
+def draw(
+  points: Sequence[Point], records: Sequence[Mapping[str, Any]]
+) -> style.Figure:
   """The figure: axes for each setting, with a line and a band for each row.
 
   Args:
@@ -169,55 +172,55 @@ def draw(points: Sequence[Point], records: Sequence[Mapping[str, Any]]):
   score = _score_of(points)
   settings = list(dict.fromkeys(point.setting for point in points))
   rows = list(dict.fromkeys(point.row for point in points))
-  figure = Figure(
-    figsize=(_WIDTH * len(settings), _HEIGHT), layout="constrained"
-  )
-  all_axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
-  for axes, setting in zip(all_axes, settings, strict=True):
-    for number, (row, style) in enumerate(figures.styles(rows).items()):
-      # Of one method: here precisions have colours.
-      style = {**style, "color": f"C{number % 10}"}
+  down, across = style.grid(len(settings))
+  figure = style.figure(style.HALF * across, _HEIGHT * down)
+  all_axes = figure.subplots(down, across, sharey=True, squeeze=False)
+  looks = style.looks(rows)
+  for axes, setting in zip(all_axes.flat, settings, strict=False):
+    for row in rows:
       own = [
         found
         for point, found in zip(points, records, strict=True)
         if (point.row, point.setting) == (row, setting)
       ]
-      _draw_line(axes, row, own, style, score.scale)
-    axes.set_xlabel(setting)
-    axes.grid(alpha=0.3)
-  all_axes[0].set_ylabel(score.axis("mean over clients and seeds"))
-  # Of the first axes, which have a line of each row.
-  all_axes[0].legend(fontsize="small", handlelength=3)
+      _draw_line(axes, row, own, looks[row], score.scale)
+    style.label(axes, setting)
+  for axes in all_axes.flat[len(settings) :]:
+    axes.remove()
+  for axes in all_axes[:, 0]:
+    axes.set_ylabel(score.axis("mean over clients"), fontsize=style.TEXT)
+  means = score.scale * np.array([found["mean"] for found in records])
+  stds = score.scale * np.array([found["std"] for found in records])
+  style.fit_score(all_axes[0, 0], score, [means - stds, means + stds])
+  style.legend(figure, columns=len(rows), axes=all_axes[0, 0])
   return figure
-
-
-def _shown(value: Any) -> str:
-  return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _draw_line(
   axes: Axes,
   row: Row,
   records: Sequence[Mapping[str, Any]],
-  style: Mapping[str, Any],
+  look: style.Look,
   scale: float,
 ) -> None:
-  """Mean and standard deviation over seeds; a larger dot where it is given."""
+  """Mean and standard deviation over seeds; a ring where it is given."""
   values = [found["value"] for found in records]
   places = np.arange(len(values), dtype=float)
   if _are_numbers(values):
     places = np.array(values, float)
     if min(values) > 0 and max(values) >= 10 * min(values):
       axes.set_xscale("log")
-  axes.set_xticks(places, [_shown(value) for value in values])
+  axes.set_xticks(places, [sheet.value(value) for value in values])
   axes.xaxis.set_minor_locator(NullLocator())
   mean = scale * np.array([found["mean"] for found in records])
   std = scale * np.array([found["std"] for found in records])
-  axes.plot(places, mean, label=row.title, markersize=4, **style)
-  colour = style["color"]
-  axes.fill_between(places, mean - std, mean + std, color=colour, alpha=0.2)
+  style.line(axes, look, places, mean, codebook.describe_bits(row.bits))
+  style.band(axes, look, places, mean - std, mean + std)
   given = [found["given"] for found in records]
-  axes.plot(places[given], mean[given], "o", color=colour, markersize=9)
+  axes.plot(
+    places[given], mean[given], "o", markersize=8, markerfacecolor="none",
+    markeredgecolor=look.colour,
+  )  # fmt: skip
 
 
 def sensitivity(
@@ -232,7 +235,8 @@ def sensitivity(
 ) -> list[dict[str, Any]]:
   """Runs a method with each of its settings changed, and draws what it does.
 
-  It writes `sensitivity_METHOD.json` and `.png`.
+  It writes `sensitivity_METHOD.json`, and a figure as `.png`, `.svg` and
+  `.pdf`.
 
   Args:
     config: see `make_points`.
@@ -267,7 +271,6 @@ def sensitivity(
   records = [record(point) for point in points]
   text = json.dumps(metrics.plain(records), indent=2, allow_nan=False)
   paths.replace_text(folder / f"sensitivity_{method}.json", text + "\n")
-  figure = draw(points, records)
-  with paths.replacing(folder / f"sensitivity_{method}.png") as file:
-    figure.savefig(file, format="png", dpi=150)
+  name = f"sensitivity_{method}"
+  style.save(draw(points, records), folder, name, figures.FORMATS)
   return records

@@ -62,7 +62,11 @@ class SharedPrograms:
     for members in many.groups(planned):
       first = runs[members[0]]
       try:
-        group = many.Group([planned[i] for i in members], first.folder)
+        group = many.Group(
+          [planned[i] for i in members],
+          first.folder,
+          model_given=sources.model is not None,
+        )
       except ValueError as error:
         raise ValueError(f"{first.row.name}: {error}") from error
       self._groups |= {folders[i]: group for i in members}

@@ -1,18 +1,15 @@
-"""A comparison's table: for the terminal, as CSV and as Markdown."""
+"""A comparison's table: its numbers, and as they are shown."""
 
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich.markup
-import rich.table
 
-from quped_jax import paths
-from quped_jax.experiment import blocks, metrics
+from quped_jax import checks
 from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.runs import Finished
+from quped_jax.experiment.comparison.sheet import Cell, Sheet
 from quped_jax.experiment.comparison.statistics import paired_difference
 from quped_jax.experiment.scores import ACCURACY, Score
 
@@ -77,13 +74,18 @@ def row_record(
 
 
 def make_records(
-  results: Mapping[Row, Mapping[int, Finished]], sizes: Mapping[Row, float]
+  results: Mapping[Row, Mapping[int, Finished]],
+  sizes: Mapping[Row, float],
+  *,
+  same_clients: bool = False,
 ) -> list[Record]:
   """The rows of the table, each with its difference to the first.
 
   Args:
     results: {row: {seed: its finished run}}, with the same seeds for all rows.
     sizes: {row: bytes of a client's model}.
+    same_clients: whether all seeds have the same clients, see
+      `paired_difference`.
   """
   scores = {
     row: {seed: run.scores for seed, run in finished.items()}
@@ -95,7 +97,9 @@ def make_records(
     record = row_record(row, finished, sizes[row])
     difference = None
     if row != first:
-      difference = paired_difference(scores[row], scores[first])
+      difference = paired_difference(
+        scores[row], scores[first], same_clients=same_clients
+      )
     for field in ("mean", "low", "high"):
       record[f"difference_{field}"] = difference and getattr(difference, field)
     records.append(record)
@@ -161,8 +165,8 @@ def columns(first: str, score: Score = ACCURACY) -> tuple[Column, ...]:
   )
 
 
-def cells(records: Sequence[Record], column: Column) -> list[tuple[str, bool]]:
-  """(text, whether it is the best) of each record: none if all are equal."""
+def cells(records: Sequence[Record], column: Column) -> list[Cell]:
+  """What a column says of each record; no cell is the best if all are equal."""
   texts = [
     "" if r[column.field] is None else column.text(r[column.field])
     for r in records
@@ -173,29 +177,18 @@ def cells(records: Sequence[Record], column: Column) -> list[tuple[str, bool]]:
     # Judged by the text: numbers that look equal are equally good.
     best = column.text(column.best(present))
   return [
-    (text and text + column.more(record), text == best)
+    Cell(text and text + column.more(record), text == best)
     for text, record in zip(texts, records, strict=True)
   ]
 
 
-def _score(records: Sequence[Record]) -> Score:
+def _score_of(records: Sequence[Record]) -> Score:
   """The score that records have, under its name."""
   return next(x for x in scores_lib.SCORES.values() if x.name in records[0])
 
 
-def _shown(records: Sequence[Record]) -> list[tuple[str, list]]:
-  """Titles and cells of the columns that are not empty."""
-  first = f"{records[0]['method']} {records[0]['bits']}"
-  shown = [
-    (c.title, cells(records, c)) for c in columns(first, _score(records))
-  ]
-  return [
-    (title, column) for title, column in shown if any(t for t, _ in column)
-  ]
-
-
 def notes(score: Score) -> tuple[str, ...]:
-  """What the columns are, a line each."""
+  """What the columns are, a sentence each."""
   return (
     f"{score.title}: {score.of}, of the variant that the "
     "method would deploy, mean over clients, then mean (standard deviation) "
@@ -211,43 +204,40 @@ def notes(score: Score) -> tuple[str, ...]:
   )
 
 
-def terminal_table(records: Sequence[Record]) -> rich.table.Table:
-  """The table for a terminal, the best of each column in bold."""
+def sheet(
+  records: Sequence[Record],
+  chosen: Iterable[str] | None = None,
+  title: Callable[[str], str] = str,
+) -> Sheet:
+  """The table, the best of each column in bold.
+
+  Args:
+    records: its rows.
+    chosen: fields of the records, to show their columns alone and in this
+      order; by default all that are not empty.
+    title: `method -> title`, what its rows are called.
+
+  Raises:
+    ValueError: a field that has no column.
+  """
+  names = [title(record["method"]) for record in records]
+  first = f"{names[0]} {records[0]['bits']}"
+  score = _score_of(records)
+  known = {column.field: column for column in columns(first, score)}
+  fields = tuple(known if chosen is None else chosen)
+  for field in fields:
+    checks.choice("columns", field, list(known))
+  shown = [(known[x].title, cells(records, known[x])) for x in fields]
+  if chosen is None:
+    shown = [(name, own) for name, own in shown if any(x.text for x in own)]
   seeds = records[0]["seeds"]
-  table = blocks.make_table(f"Mean over {seeds} seed{'s' * (seeds > 1)}")
-  table.caption = "\n".join(notes(_score(records)))
-  table.add_column("method")
-  table.add_column("bits")
-  shown = _shown(records)
-  for title, _ in shown:
-    table.add_column(title, justify="right")
-  for i, record in enumerate(records):
-    marked = []
-    for _, column in shown:
-      text, best = column[i]
-      text = rich.markup.escape(text)
-      marked.append(f"[bold]{text}[/bold]" if best else text)
-    table.add_row(record["method"], record["bits"], *marked)
-  return table
-
-
-def markdown_table(records: Sequence[Record]) -> str:
-  """The same table in Markdown."""
-  shown = _shown(records)
-  titles = ["method", "bits", *(title for title, _ in shown)]
-  lines = [titles, ["---", "---", *("---:" for _ in shown)]]
-  for i, record in enumerate(records):
-    marked = []
-    for _, column in shown:
-      text, best = column[i]
-      marked.append(f"**{text}**" if best else text)
-    lines.append([record["method"], record["bits"], *marked])
-  text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-  below = "\n".join(f"- {note}" for note in notes(_score(records)))
-  return f"{text}\n\n{below}\n"
-
-
-def write(records: Sequence[Record], folder: pathlib.Path) -> None:
-  """Writes `table.csv`, whose numbers are not rounded, and `table.md`."""
-  paths.replace_text(folder / "table.csv", metrics.table(records))
-  paths.replace_text(folder / "table.md", markdown_table(records))
+  return Sheet(
+    ("method", "bits", *(name for name, _ in shown)),
+    [
+      [Cell(name), Cell(record["bits"]), *(own[i] for _, own in shown)]
+      for i, (name, record) in enumerate(zip(names, records, strict=True))
+    ],
+    names=2,
+    title=f"Mean over {seeds} seed{'s' * (seeds > 1)}",
+    notes=notes(score),
+  )

@@ -68,6 +68,9 @@ _VARIANTS = {
   },
 }
 
+# What figures and LaTeX call variants.
+_TITLES = {"quped_labels": "QuPeD with labels"}
+
 # Those that also run with quantized clients.
 _QUANTIZED = (
   "quped_labels",
@@ -90,7 +93,7 @@ _BASE = base_of(
   held_out_clients=8,  # take no part in training
   public_size=200,  # samples held out from all, for methods that need them
   rounds=30,
-  eval_every=5,
+  eval_every=1,
 )
 
 # Step sizes of clients' own models, and of the shared ones beside them.
@@ -338,6 +341,7 @@ COMPARE_DIGITS: dict[str, Any] = {
     **{n: {"bits": "32"} for n in _METHODS if n not in _QUANTIZED},
     **_TUNED,
   },
+  "titles": _TITLES,
   "tune": {
     "trials": 6,  # for every method and precision
     # How often trials are halved, and those that go on trained for twice as

@@ -10,8 +10,9 @@ import rich.console
 import quped_jax as qj
 from configs import compare_digits
 from quped_jax.experiment import identity
-from quped_jax.experiment.comparison import runs
+from quped_jax.experiment.comparison import runs, tables
 from quped_jax.experiment.comparison.plan import Row
+from quped_jax.experiment.comparison.result import Comparison
 from quped_jax.experiment.metrics import Writer
 
 
@@ -31,7 +32,7 @@ def make_config(**changes) -> dict[str, Any]:
   }
   config["methods"] = ("local", "fedavg")
   # Without the tuned overrides, and with a space of known size.
-  config["overrides"] = {}
+  config["overrides"] = config["titles"] = {}
   config["tune"]["spaces"]["local"] = {"learning_rate": (0.02, 0.05, 0.1, 0.2)}
   config["tune"] |= {"trials": 2, "rounds": 2, **changes.pop("tune", {})}
   return {**config, **changes}
@@ -132,3 +133,13 @@ def make_results():
       for s, m in ((0, 0.85), (1, 0.85))
     },
   }
+
+
+def make_comparison(results=None, titles=None, **how) -> Comparison:
+  """Made-up results as a comparison."""
+  results = results or make_results()
+  sizes = dict(zip(results, (4000.0, 1000.0, *[2000.0] * 98), strict=False))
+  records = tables.make_records(results, sizes)
+  counts = {seed: np.full(40, 20) for seed in (0, 1)}
+  made = {"same_clients": False, "folder": None, **how}
+  return Comparison(records, results, titles or {}, counts, **made)

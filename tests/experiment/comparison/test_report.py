@@ -44,7 +44,8 @@ def test_size_is_of_the_variant_and_of_the_clients_in_turn():
 def test_stubbed_comparison_writes_everything(tmp_path):
   console = small.quiet_console()
   config = small.make_config(bits="32; 1", seeds=(0, 1))
-  records = report.compare(config, tmp_path, small.Stub(), console)
+  found = report.compare(config, tmp_path, small.Stub(), console)
+  records = found.rows
   assert [(r["method"], r["bits"]) for r in records] == [
     ("local", "32"),
     ("local", "1"),
@@ -55,12 +56,20 @@ def test_stubbed_comparison_writes_everything(tmp_path):
   assert records[1]["difference_mean"] == 0.0
   assert records[0]["held_out_clients"] is None
   assert records[1]["model_bytes"] < records[0]["model_bytes"]
+  said = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
   for name in (
-    "table.csv",
-    "table.md",
-    "accuracy_over_rounds.png",
-    "accuracy_over_bytes.png",
-    "accuracy_of_clients.png",
+    "table",
+    "accuracy_over_rounds",
+    "accuracy_over_bytes",
+    "accuracy_of_clients",
   ):
-    assert (tmp_path / name).is_file()
-    assert name in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    kinds = "csv md tex" if name == "table" else "png svg pdf"
+    first, *others = kinds.split()
+    assert f"{tmp_path / name}.{first}, .{', .'.join(others)}" in said
+    assert all(
+      (tmp_path / f"{name}.{kind}").is_file() for kind in (first, *others)
+    )
+  # The data of a seed is that of all its runs, and of no other seed.
+  assert found.test_samples.keys() == {0, 1} and not found.same_clients
+  assert [x.size for x in found.test_samples.values()] == [6, 6]
+  assert found.folder == tmp_path

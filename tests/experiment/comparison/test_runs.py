@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import quped_jax as qj
 from quped_jax.data import sources
-from quped_jax.experiment.comparison import figures, plan, runs, tables
+from quped_jax.experiment.comparison import curves, plan, runs, tables
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.models import registry
 from tests.experiment.comparison import small
@@ -358,7 +358,7 @@ def test_accuracies_that_are_not_known_are_nan(tmp_path):
     '{"round": 1, "test/quantized": null}\n{"round": 2, "test/quantized": 1}'
   )
   (run.folder / "metrics.jsonl").write_text(text)
-  curve = figures.curve({0: runs.read(run)})
+  curve = curves.curve({0: runs.read(run)})
   np.testing.assert_array_equal(curve.scores, [np.nan, 100.0])
 
 
@@ -420,7 +420,7 @@ def test_hostile_results_are_right_or_refused(name, finished_run, data):
   record = tables.row_record(run.row, {0: found}, 1.0)
   numbers = [x for x in record.values() if isinstance(x, (int, float))]
   assert all(np.isfinite(x) and x is not True for x in numbers)
-  curve = figures.curve({0: found})
+  curve = curves.curve({0: found})
   assert curve.rounds[-1] == 2 and curve.rounds.dtype.kind == "i"
   assert found.scores.shape == (6,)
   known = found.scores[~np.isnan(found.scores)]

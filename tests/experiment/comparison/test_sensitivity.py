@@ -70,7 +70,8 @@ def test_it_writes_a_table_and_a_figure(tmp_path):
   assert first["std"] == pytest.approx(0.01 / math.sqrt(2))
   assert diverged["accuracy"][0] is None and diverged["mean"] is None
   assert math.isnan(records[2]["mean"])
-  assert (tmp_path / "sensitivity_fedavg.png").stat().st_size > 9000
+  for kind in ("png", "svg", "pdf"):
+    assert (tmp_path / f"sensitivity_fedavg.{kind}").stat().st_size > 5000
   again, lines = Diverging(), []
   sensitivity.sensitivity(config, "fedavg", tmp_path, again, lines.append)
   # What diverged, and is not finished.
@@ -104,3 +105,28 @@ def test_a_method_without_a_space_is_an_error(tmp_path):
   config["tune"]["spaces"]["fedavg"] = {"rate": (0.1,)}
   with pytest.raises(ValueError, match="fedavg_32: rate=0.1: no such field"):
     sensitivity.make_points(config, "fedavg", tmp_path)
+
+
+def test_the_figure_has_axes_for_each_setting_and_a_line_for_each_row(tmp_path):
+  points = sensitivity.make_points(
+    make_config(bits="32; 1"), "fedavg", tmp_path
+  )
+  records = [
+    {"mean": 0.7 + 0.01 * i, "std": 0.02, "value": p.value, "given": p.given}
+    for i, p in enumerate(points)
+  ]
+  figure = sensitivity.draw(points, records)
+  rates, weightings = figure.axes
+  assert rates.get_xlabel() == "learning_rate"
+  assert rates.get_xscale() == "log"
+  assert weightings.get_xlabel() == "fedavg.weighting"
+  assert [x.get_text() for x in weightings.get_xticklabels()] == [
+    "samples",
+    "uniform",
+  ]
+  (legend,) = figure.legends
+  assert [x.get_text() for x in legend.get_texts()] == ["32 bits", "1 bit"]
+  # A curve, and a ring at the given value.
+  assert [len(x.lines) for x in figure.axes] == [4, 4]
+  low, high = rates.get_ylim()
+  assert low < 68 and high > 100 * (records[-1]["mean"] + 0.02)

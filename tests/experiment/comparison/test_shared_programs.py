@@ -26,7 +26,8 @@ class Group:
   alive: "weakref.WeakSet[Group]" = weakref.WeakSet()
   seen: list[list[str]] = []
 
-  def __init__(self, runs, folder):
+  def __init__(self, runs, folder, *, model_given):
+    assert not model_given
     del folder
     self.settings = [run.settings for run in runs]
     self.alive.add(self)

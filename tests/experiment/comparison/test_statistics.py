@@ -69,3 +69,50 @@ def test_differences_need_the_same_seeds_and_clients():
     statistics.paired_difference({0: clients(0)}, {1: clients(0)})
   with pytest.raises(ValueError, match="seed 0: must have 3 clients"):
     statistics.paired_difference({0: clients(0)}, {0: clients(0, 3)})
+
+
+def test_the_same_clients_in_all_seeds_are_drawn_once():
+  # Seeds agree on how clients differ: more seeds tell nothing new of these.
+  spread = np.random.default_rng(5).normal(0.1, 0.2, 40)
+  other = {seed: np.zeros(40) for seed in range(3)}
+  own = {seed: spread for seed in range(3)}
+  independent = statistics.paired_difference(own, other)
+  same = statistics.paired_difference(own, other, same_clients=True)
+  assert same.mean == independent.mean == pytest.approx(spread.mean())
+  widths = []
+  for found in (independent, same):
+    assert found.low is not None and found.high is not None
+    widths.append(found.high - found.low)
+  assert widths[1] == pytest.approx(np.sqrt(3) * widths[0], rel=0.1)
+  expected = 2 * 1.96 * np.std(spread) / np.sqrt(40)
+  assert widths[1] == pytest.approx(expected, rel=0.1)
+
+
+def test_seeds_of_the_same_clients_are_drawn_too():
+  other = {seed: np.zeros(40) for seed in range(3)}
+  own = {seed: np.full(40, 0.1 * seed) for seed in range(3)}
+  found = statistics.paired_difference(own, other, same_clients=True)
+  assert found.mean == pytest.approx(0.1)
+  assert found.low is not None and found.high is not None
+  assert found.low < 0.04 and found.high > 0.16
+
+
+def test_the_same_clients_have_scores_in_all_seeds_or_do_not_count():
+  other = {seed: np.zeros(4) for seed in range(2)}
+  own = {0: np.array([np.nan, 1, 1, 9]), 1: np.array([np.nan, 1, 1, np.nan])}
+  found = statistics.paired_difference(own, other, same_clients=True)
+  assert found == pytest.approx((1, 1, 1))
+
+
+@pytest.mark.parametrize(
+  ("share", "samples", "expected"),
+  # Brown, Cai and DasGupta 2001; and 0 of n, whose upper end is z2 / (n + z2).
+  [
+    (0.5, 10, (0.2366, 0.7634)),
+    (0.0, 20, (0.0, 1.96**2 / (20 + 1.96**2))),
+    (1.0, 20, (20 / (20 + 1.96**2), 1.0)),
+  ],
+)
+def test_chance_is_wilsons_interval(share, samples, expected):
+  found = statistics.chance(share, samples)
+  assert found == pytest.approx(expected, abs=1e-4)

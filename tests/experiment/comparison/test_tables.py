@@ -1,13 +1,8 @@
-"""A comparison's table: for the terminal, as CSV and as Markdown."""
-
-import csv
-import io
+"""A comparison's table: its numbers, and as they are shown."""
 
 import numpy as np
 import pytest
-import rich.console
 
-from quped_jax.experiment import blocks
 from quped_jax.experiment.comparison import tables
 from quped_jax.experiment.comparison.plan import Row
 from tests.experiment.comparison import small
@@ -42,58 +37,63 @@ def test_one_seed_has_no_standard_deviation():
     Row("local", (32,)), {0: small.finished(0, 0.7)}, 1.0
   )
   assert record["std"] is None
-  (shown,) = tables.cells([record], tables.columns("")[0])
-  assert shown == ("70.0", False)
+  (cell,) = tables.cells([record], tables.columns("")[0])
+  assert cell == ("70.0", False)
 
 
-def test_one_seed_has_a_difference_but_no_interval(tmp_path):
+def test_one_seed_has_a_difference_but_no_interval():
   results = {
     row: {0: finished[0]} for row, finished in small.make_results().items()
   }
   records = tables.make_records(results, dict.fromkeys(results, 1000.0))
-  (_, (shown, _)) = tables.cells(records, tables.columns("local 32")[1])
-  assert shown == "+10.0"
-  tables.write(records, tmp_path)
-  with (tmp_path / "table.csv").open() as file:
-    _, row = csv.DictReader(file)
-  assert float(row["difference_mean"]) == pytest.approx(0.1)
-  assert row["difference_low"] == row["difference_high"] == ""
+  (_, (text, _)) = tables.cells(records, tables.columns("local 32")[1])
+  assert text == "+10.0"
+  assert records[1]["difference_mean"] == pytest.approx(0.1)
+  assert records[1]["difference_low"] is None
 
 
-def test_the_best_of_a_column_is_bold():
-  lines = tables.markdown_table(make_records()).splitlines()
-  titles, _, first, second = (
-    [cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]
-  )
-  first = dict(zip(titles, first, strict=True))
-  second = dict(zip(titles, second, strict=True))
-  assert first["accuracy"] == "80.0 (14.1)"
-  assert second["accuracy"] == "**85.0 (0.0)**"
-  assert (first["minus local 32"], second["minus local 32"]) == (
-    "",
-    "+10.0 [+10.0, +10.0]",
-  )
-  assert (first["KB sent"], second["KB sent"]) == ("**0**", "2")
-  assert (first["model KB"], second["model KB"]) == ("4", "**1**")
+def test_seeds_may_have_the_same_clients():
+  results = small.make_results()
+  rows = list(results)
+  # Seeds agree; clients do not.
+  for own in results[rows[1]].values():
+    own.scores[:] += np.linspace(-0.5, 0.5, 40)
+  sizes = dict.fromkeys(results, 1.0)
+  widths = [
+    record["difference_high"] - record["difference_low"]
+    for same in (False, True)
+    for record in tables.make_records(results, sizes, same_clients=same)[1:]
+  ]
+  assert widths[1] > 1.3 * widths[0]
+
+
+def shown(records, *args):
+  """The cells of each row, by the titles of their columns."""
+  made = tables.sheet(records, *args)
+  return [dict(zip(made.titles, row, strict=True)) for row in made.rows]
+
+
+def test_the_best_of_a_column_is_marked():
+  first, second = shown(make_records())
+  assert first["accuracy"] == ("80.0 (14.1)", False)
+  assert second["accuracy"] == ("85.0 (0.0)", True)
+  assert first["minus local 32"] == ("", False)
+  assert second["minus local 32"] == ("+10.0 [+10.0, +10.0]", False)
+  assert (first["KB sent"], second["KB sent"]) == (("0", True), ("2", False))
+  assert (first["model KB"], second["model KB"]) == (("4", False), ("1", True))
   # No row is best where all are equal.
-  assert first["grads"] == second["grads"] == "4"
+  assert first["grads"] == second["grads"] == ("4", False)
 
 
-def test_the_terminal_shows_the_same_table():
-  stream = io.StringIO()
-  console = rich.console.Console(file=stream, width=120, force_terminal=True)
-  blocks.print_table(console, tables.terminal_table(make_records()), keep=2)
-  text = stream.getvalue()
-  assert "\x1b[1m85.0 (0.0)\x1b[0m" in text
-  assert "+10.0 [+10.0, +10.0]" in text
-
-
-def test_csv_has_all_numbers_unrounded(tmp_path):
+def test_columns_are_chosen_by_the_fields_of_the_records():
   records = make_records()
-  tables.write(records, tmp_path)
-  with (tmp_path / "table.csv").open() as file:
-    rows = list(csv.DictReader(file))
-  assert [row["method"] for row in rows] == ["local", "fedavg"]
-  assert float(rows[0]["std"]) == records[0]["std"]
-  assert rows[0]["difference_mean"] == ""
-  assert (tmp_path / "table.md").read_text() == tables.markdown_table(records)
+  made = tables.sheet(records, ["bytes", "accuracy"])
+  assert made.titles == ("method", "bits", "KB sent", "accuracy")
+  with pytest.raises(ValueError, match="columns='nope': must be one of accura"):
+    tables.sheet(records, ["nope"])
+
+
+def test_methods_are_called_as_is_asked():
+  made = tables.sheet(make_records(), None, str.upper)
+  assert [row[0].text for row in made.rows] == ["LOCAL", "FEDAVG"]
+  assert "minus LOCAL 32" in made.titles
