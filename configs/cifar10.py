@@ -1,15 +1,7 @@
 """CIFAR-10 over 50 clients of 4 classes each, CNN1 for colour images."""
 
-from configs import mnist
+from experiments import common
 
 
 def get_config():
-  config = mnist.get_config()
-  config.update(
-    dataset="cifar10",
-    classes_per_client=4,
-    augment="crop_flip",
-    rounds=100,
-    steps=40,
-  )
-  return config
+  return common.get_preset("cifar10")

@@ -20,46 +20,6 @@ statistics of its own.
 
 from experiments import common
 
-_OPTIMIZERS = {
-  "sgd": dict(
-    optimizer="momentum",
-    momentum=0.9,
-    learning_rate=(0.1,),
-    learning_rate_drops=(100, 150),  # epochs, x0.1 each
-    strength_drop_factor=10.0,
-  ),
-  "adam": dict(
-    optimizer="adam",
-    learning_rate=(1e-2,),
-    outer_level=1.0,
-  ),
-}
-
 
 def get_config(optimizer="sgd"):
-  if optimizer not in _OPTIMIZERS:
-    raise ValueError(
-      f"optimizer={optimizer!r}: must be one of {', '.join(_OPTIMIZERS)}"
-    )
-  return common.get_config(
-    dataset="cifar10",
-    augment="crop_flip",
-    model="resnet20",
-    method="local",
-    clients=1,
-    partition="iid",
-    rounds=250,
-    epochs=1,  # a round
-    batch_size=128,
-    bits=(1,),
-    estimator="hard",
-    weight_clip=1.0,
-    strength=1e-4,  # times (epoch + 1)
-    centers_learning_rate=(1e-4,),
-    centers_drops=(80, 140),  # epochs: 1e-5, then 1e-6
-    centers_clip=10.0,
-    finetune_at=200,
-    finetune_centers_learning_rate=1e-6,
-    recalibration_batches=20,
-    **_OPTIMIZERS[optimizer],
-  )
+  return common.get_variant("cifar10_centralized", "optimizer", optimizer)

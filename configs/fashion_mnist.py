@@ -1,9 +1,7 @@
 """Fashion-MNIST over 50 clients of 3 classes each, CNN1."""
 
-from configs import mnist
+from experiments import common
 
 
 def get_config():
-  config = mnist.get_config()
-  config.dataset = "fashion_mnist"
-  return config
+  return common.get_preset("fashion_mnist")

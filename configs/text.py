@@ -4,21 +4,4 @@ from experiments import common
 
 
 def get_config():
-  return common.get_config(
-    dataset="own_source",
-    clients=20,
-    partition="natural",
-    groups_per_client=4,
-    model="transformer",
-    method="quped",
-    rounds=30,
-    steps=20,
-    batch_size=32,
-    bits=(1, 2, 4, 32),
-    optimizer="adam",
-    learning_rate=(3e-3,),
-    shared_optimizer="adam",
-    shared_learning_rate=3e-3,
-    weight_clip=0.0,
-    eval_every=5,
-  )
+  return common.get_preset("text")

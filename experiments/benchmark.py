@@ -46,6 +46,7 @@ from experiments.benchmarks import (
 )
 from experiments.benchmarks.bench import Bench
 from quped_jax import paths
+from quped_jax.command_line import results
 
 SUITES = {
   "conv": conv.run,
@@ -136,7 +137,7 @@ def main(argv: list[str]) -> None:
     other = _against()
     folder = paths.given("output", _OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
-    console = common.make_console()
+    console = results.make_console()
     if _SUITE.value == [_ACCELERATOR]:
       shown = timed.run(
         folder,

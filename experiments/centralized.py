@@ -17,6 +17,7 @@ from absl import flags
 import quped_jax as qj
 from experiments import command_line, common, one_shot
 from quped_jax import paths
+from quped_jax.command_line import results
 
 _CONFIG = command_line.define_config("configs/centralized.py:digits")
 _WORKDIR = flags.DEFINE_string(
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
     learner = qj.client_state(result.state, 0)
     trained = qj.current(learner)
     qj.save_weights(path, *trained)
-    common.print_summary(result.summary)
+    results.print_summary(result.summary)
     if not settings.quantized:
       found = one_shot.accuracies(settings, *trained)
       text = json.dumps(found, indent=2) + "\n"

@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from quped_jax import paths
+from quped_jax.command_line import config_files
 from quped_jax.experiment import former_names
 
 # Of the config library's message, with a traceback behind it.
@@ -80,7 +81,7 @@ def one_line(config: str) -> Iterator[None]:
   except flags.Error as error:
     _end(_flag_error(str(error)))
   except Exception as error:  # Whatever the config file's own code raises.
-    line = _line(error, config)
+    line = config_files.line_of(error, config)
     if line is not None:
       what = traceback.format_exception_only(error)[-1].strip()
       _end(f"--config={config}: fails at line {line}: {what}")
@@ -92,16 +93,6 @@ def one_line(config: str) -> Iterator[None]:
       # A name that is no name in Python.
       _end(f"--config has no such field: {str(error).split(chr(39))[1]}")
     raise
-
-
-def _line(error: Exception, config: str) -> int | None:
-  """The line of the config file at which it failed; None if it did not."""
-  name = pathlib.Path(config).name
-  if isinstance(error, SyntaxError) and error.filename:
-    return error.lineno if pathlib.Path(error.filename).name == name else None
-  frames = traceback.extract_tb(error.__traceback__)
-  lines = [f.lineno for f in frames if pathlib.Path(f.filename).name == name]
-  return lines[-1] if lines else None
 
 
 def _field_error(error: Exception) -> str:

@@ -21,18 +21,10 @@ is tuned, with all others as the config and the overrides give them.
 `quped_jax/experiment/comparison/plan.py` says what a config holds.
 """
 
-import pathlib
-import pprint
-import signal
-import sys
-from collections.abc import Mapping
-from typing import Any
-
 from absl import flags
 
 from experiments import command_line, common
-from quped_jax import paths
-from quped_jax.experiment.comparison import plan, report, sensitivity, tune
+from quped_jax.commands.compare import compare
 
 _CONFIG = command_line.define_config("configs/compare_digits.py")
 _WORKDIR = flags.DEFINE_string(
@@ -50,57 +42,19 @@ _OVERRIDES = flags.DEFINE_string(
 _RESTART = command_line.define_restart()
 
 
-def _config() -> dict[str, Any]:
-  """The config as plain values, with the overrides of the file."""
-  config = _CONFIG.value.to_dict()
-  if _OVERRIDES.value:
-    config = plan.with_overrides_of(config, _OVERRIDES.value)
-  return config
-
-
-def _compare(config: Mapping[str, Any], folder: pathlib.Path) -> None:
-  console = common.make_console()
-  report.compare(config, folder, console=console, restart=_RESTART.value)
-
-
-def _tune(config: Mapping[str, Any], folder: pathlib.Path) -> None:
-  best = tune.tune(config, folder, restart=_RESTART.value)
-  print("config.overrides that did best on validation data:")
-  pprint.pp(best)
-  print(f"All that was tried: {folder / 'tune.csv'}")
-  print(f"To compare with them: --overrides={folder / 'best.json'}")
-
-
-def _vary(config: Mapping[str, Any], folder: pathlib.Path) -> None:
-  method = _SENSITIVITY.value
-  sensitivity.sensitivity(config, method, folder, restart=_RESTART.value)
-  for kind in ("json", "png"):
-    print(folder / f"sensitivity_{method}.{kind}")
-
-
-def _task():
-  """What the flags ask for: `(config, folder)` does it."""
-  if _TUNE.value and _SENSITIVITY.value:
-    raise ValueError(
-      f"sensitivity={_SENSITIVITY.value!r}: must not be given with --tune, "
-      "whose best settings it takes by --overrides"
-    )
-  if _SENSITIVITY.value:
-    return _vary
-  return _tune if _TUNE.value else _compare
-
-
 def main(argv: list[str]) -> None:
   """Runs what is missing, and writes tables and figures."""
   del argv  # The command's name alone.
 
   def run():
-    folder = paths.given("workdir", _WORKDIR.value)
-    try:
-      _task()(_config(), folder)
-    except KeyboardInterrupt as error:
-      print("interrupted; the same command goes on", file=sys.stderr)
-      sys.exit(128 + getattr(error, "signal", signal.SIGINT))
+    compare(
+      _CONFIG.value.to_dict(),
+      _WORKDIR.value,
+      overrides=_OVERRIDES.value,
+      tuned=_TUNE.value,
+      varied=_SENSITIVITY.value,
+      restart=_RESTART.value,
+    )
 
   common.run_main(run)
 

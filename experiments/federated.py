@@ -13,9 +13,9 @@ with checkpoints or results of another run is refused; --restart begins anew.
 
 from absl import flags
 
-import quped_jax as qj
 from experiments import command_line, common
-from quped_jax.simulation import processes
+from quped_jax.command_line import startup
+from quped_jax.commands.run import train
 
 _CONFIG = command_line.define_config("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
@@ -37,44 +37,21 @@ _TIMEOUT = flags.DEFINE_float(
 )
 
 
-def _join() -> None:
-  """Joins the other processes, if there are any."""
-  if _DISTRIBUTED.value:
-    processes.join_cluster(timeout=_TIMEOUT.value)
-  elif _COORDINATOR.value:
-    if _NUM_PROCESSES.value < 2:
-      raise ValueError(
-        f"num_processes={_NUM_PROCESSES.value}: must be at least 2 with "
-        "--coordinator"
-      )
-    processes.join(
-      _COORDINATOR.value,
-      _NUM_PROCESSES.value,
-      _PROCESS_ID.value,
-      timeout=_TIMEOUT.value,
-    )
-  elif _NUM_PROCESSES.value != 1:
-    raise ValueError(
-      f"num_processes={_NUM_PROCESSES.value}: must be 1 without --coordinator"
-    )
-  elif _PROCESS_ID.value:
-    raise ValueError(
-      f"process_id={_PROCESS_ID.value}: must be 0 without --coordinator"
-    )
-
-
 def main(argv: list[str]) -> None:
   """Runs the settings of the command line."""
   del argv  # The command's name alone.
 
   def run():
     # First: a process whose settings are refused tells the others.
-    _join()
+    startup.join(
+      _COORDINATOR.value,
+      _NUM_PROCESSES.value,
+      _PROCESS_ID.value,
+      distributed=_DISTRIBUTED.value,
+      timeout=_TIMEOUT.value,
+    )
     settings = common.get_settings(_CONFIG.value)
-    result = qj.run(settings, _WORKDIR.value, resume=not _RESTART.value)
-    if processes.is_first():
-      common.print_summary(result.summary)
-      print(f"Results are in {_WORKDIR.value}")
+    train(settings, _WORKDIR.value, restart=_RESTART.value)
 
   common.run_main(run)
 

@@ -1,16 +1,17 @@
 """Checks of what a user gives, in one dialect: "FIELD=VALUE: must be ..."."""
 
+import difflib
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from quped_jax import scalars
 
 # Of positive numbers that float32 holds in full.
-SMALLEST = float(jnp.finfo(jnp.float32).tiny)
-LARGEST = float(jnp.finfo(jnp.float32).max)
+SMALLEST = float(np.finfo(np.float32).tiny)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def shown(value: Any) -> str:
@@ -97,7 +98,25 @@ def not_negative(field: str, value: float) -> None:
 def choice(field: str, value: str, allowed: Collection[str]) -> None:
   """Raises a ValueError unless the value is one of those allowed."""
   if not isinstance(value, str) or value not in allowed:
-    raise ValueError(f"{field}={value!r}: must be one of {', '.join(allowed)}")
+    raise ValueError(
+      f"{field}={value!r}: must be one of {', '.join(allowed)}"
+      f"{did_you_mean(value, allowed)}"
+    )
+
+
+def did_you_mean(value: Any, allowed: Iterable[str]) -> str:
+  """What an error adds where a name is nearly one of those allowed.
+
+  Args:
+    value: what a user gave.
+    allowed: the names there are.
+
+  Returns:
+    "; did you mean 'NAME'?", or "" if none is near.
+  """
+  names = {name.lower(): name for name in allowed}
+  near = difflib.get_close_matches(str(value).lower(), list(names), n=1)
+  return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def at_least(field: str, value: int, smallest: int) -> None:

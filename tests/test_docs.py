@@ -1,10 +1,13 @@
 """README.md and docs/ are right: code runs, names exist."""
 
+import argparse
 import ast
 import dataclasses
+import importlib
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +15,8 @@ from typing import Any
 import pytest
 
 import quped_jax as qj
+from quped_jax import cli
+from quped_jax.experiment.comparison import plan
 from quped_jax.methods import METHODS
 from quped_jax.quantization import level_rules, training_steps
 
@@ -22,6 +27,7 @@ PAGES = [README, *sorted(DOCS.glob("*.md"))]
 TEXT = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 QUESTIONS = (
   "guide",
+  "command-line",
   "methods",
   "quantizers",
   "uneven-clients",
@@ -35,6 +41,9 @@ QUESTIONS = (
   "architecture",
   "performance",
 )
+
+
+COMPARISON = ROOT / "quped_jax/experiment/presets/compare_digits.py"
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -138,6 +147,40 @@ def test_commands_name_modules_and_targets_that_exist(page):
     assert target in targets, target
 
 
+def commands(text: str) -> list[list[str]]:
+  """The words of each command `quped` in the blocks of a page."""
+  lines = "\n".join(blocks(text, "sh")).replace("\\\n", " ").splitlines()
+  return [
+    shlex.split(line, comments=True)
+    for line in lines
+    if line.startswith("quped ")
+  ]
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_what_commands_are_given_is_allowed(page, tmp_path):
+  """Only where the words are read: whether files exist is not looked at."""
+  for _, name, *words in commands(TEXT[page]):
+    assert name in cli.names(), name
+    module = importlib.import_module(f"quped_jax.commands.{name}")
+    parser = cli.Parser(prog=name)
+    module.add_arguments(parser)
+    if "--help" in words:
+      continue
+    args, left = parser.parse_known_args(words)
+    args = argparse.Namespace(**{**vars(args), "settings": left})
+    if name == "run":
+      assert module.settings_of(args)
+    elif name == "compare":
+      assert plan.make_runs(module.comparison_of(args), tmp_path)
+    else:
+      assert not left
+
+
+def test_there_are_commands():
+  assert len([x for text in TEXT.values() for x in commands(text)]) > 8
+
+
 @pytest.mark.parametrize("page", TEXT)
 def test_settings_in_commands_exist(page):
   fields = {field.name for field in dataclasses.fields(qj.Settings)}
@@ -146,7 +189,7 @@ def test_settings_in_commands_exist(page):
   for name in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
     method, _, option = name.partition(".")
     if method == "tune":
-      config = (ROOT / "configs" / "compare_digits.py").read_text()
+      config = COMPARISON.read_text()
       assert f'"{option}": ' in config, name
     elif option:
       options = dataclasses.fields(METHODS[method].options)

@@ -8,10 +8,10 @@ from typing import Any
 import rich.console
 import rich.table
 
-from experiments import common
 from experiments.benchmarks import machine, timing
 from experiments.benchmarks.timing import Contestant
 from quped_jax import paths
+from quped_jax.command_line import results
 from quped_jax.experiment import blocks
 
 NO_TORCH = "PyTorch is not installed, so its rows are left out."
@@ -46,7 +46,7 @@ class Bench:
     self.rows: list[dict[str, Any]] = []
     self.derived: list[dict[str, Any]] = []
     self._repetitions = 2 if quick else repetitions
-    self._console = console or common.make_console()
+    self._console = console or results.make_console()
 
   @property
   def stem(self) -> str:

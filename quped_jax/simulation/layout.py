@@ -53,8 +53,8 @@ def use_cores(limit: int = _MOST_CPU_DEVICES) -> bool:
   """Makes every CPU core a device, so that clients run side by side.
 
   XLA divides single operations over the cores; those of a small model are too
-  small for that, and leave all but one core idle. The commands in
-  `experiments` call this. Where JAX has an accelerator it changes nothing.
+  small for that, and leave all but one core idle. The commands call this. Where
+  JAX has an accelerator it changes nothing.
 
   Args:
     limit: the largest number of devices; JAX_NUM_CPU_DEVICES in the

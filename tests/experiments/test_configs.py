@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from experiments import common
+from quped_jax.experiment import presets
+from quped_jax.experiment.comparison import plan
 from quped_jax.experiment.training import make_schedule
 from quped_jax.quantization.alternating import Rates
 from tests.experiments.commands import ROOT
@@ -17,6 +19,40 @@ CONFIGS = sorted(
   # Configs of comparisons hold more than settings, see test_compare.py.
   if path.stem != "__init__" and not path.stem.startswith("compare")
 )
+
+
+def config_of(preset):
+  name, _, variant = preset.partition(":")
+  get_config = importlib.import_module(f"configs.{name}").get_config
+  return get_config(variant) if variant else get_config()
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_a_config_is_its_preset(preset):
+  config = config_of(preset).to_dict()
+  assert config == common.get_preset(preset).to_dict()
+  for name, value in presets.get(preset).items():
+    if not isinstance(value, dict):
+      assert config[name] == value
+
+
+def test_every_config_is_a_preset_and_holds_no_settings_of_its_own():
+  paths = list((ROOT / "configs").glob("*.py"))
+  names = {name.partition(":")[0] for name in presets.PRESETS}
+  assert {path.stem for path in paths} == names
+  for path in paths:
+    code = path.read_text().rpartition('"""')[2]
+    assert "common.get_" in code and len(code.splitlines()) < 9, path
+
+
+def test_runs_of_a_comparison_are_those_of_its_preset(tmp_path):
+  """Whether settings at their defaults are filled in or not."""
+  name = "compare_compression"
+  of_config = plan.make_runs(config_of(name).to_dict(), tmp_path)
+  of_preset = plan.make_runs(presets.get(name), tmp_path)
+  assert [run.folder for run in of_config] == [run.folder for run in of_preset]
+  for run, other in zip(of_config, of_preset, strict=True):
+    assert run.settings.to_dict() == other.settings.to_dict()
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -180,7 +180,7 @@ def check_fields(config: Mapping[str, Any]) -> None:
   for field in ("base", "methods", "bits", "seeds", "overrides"):
     if field not in config:
       raise ValueError(
-        f"config.{field}: must be given, as in configs/compare_digits.py"
+        f"config.{field}: must be given, as in the preset compare_digits"
       )
 
 

@@ -92,7 +92,7 @@ def _check_section(section: Mapping[str, Any]) -> None:
   for name in _FIELDS:
     if name not in section:
       raise ValueError(
-        f"config.tune.{name}: must be given, as in configs/compare_digits.py"
+        f"config.tune.{name}: must be given, as in the preset compare_digits"
       )
   for name in ("trials", "rounds"):
     checks.whole(f"tune.{name}", section[name], 1)

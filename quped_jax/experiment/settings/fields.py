@@ -137,7 +137,7 @@ def check_names(values: Mapping[str, Any], known: Collection[str]) -> None:
     if name not in known:
       raise ValueError(
         f"{name}={checks.shown(value)}: no such field; must be one of "
-        f"{', '.join(sorted(known))}"
+        f"{', '.join(sorted(known))}{checks.did_you_mean(name, known)}"
       )
 
 
@@ -183,14 +183,37 @@ class Group:
         vars(cls)["_check"](self)
 
 
+@dataclasses.dataclass(frozen=True)
+class Worded:
+  """A rule that says what it allows.
+
+  Attributes:
+    rule: the check.
+    words: what values are allowed, such as "at least 1".
+  """
+
+  rule: Rule
+  words: str
+
+  def __call__(self, field: str, value: Any) -> None:
+    """Checks a value."""
+    self.rule(field, value)
+
+
 def at_least(smallest: int) -> Rule:
   """The value is this or more."""
-  return lambda field, value: checks.at_least(field, value, smallest)
+  return Worded(
+    lambda field, value: checks.at_least(field, value, smallest),
+    f"at least {smallest}",
+  )
 
 
 def one_of(allowed: Iterable[str]) -> Rule:
   """The value is one of these; of a registry, of what is in it by then."""
-  return lambda field, value: checks.choice(field, value, tuple(allowed))
+  return Worded(
+    lambda field, value: checks.choice(field, value, tuple(allowed)),
+    f"one of {', '.join(name or repr(name) for name in allowed)}",
+  )
 
 
 def each(rule: Rule) -> Rule:

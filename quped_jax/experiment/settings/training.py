@@ -178,5 +178,6 @@ def _make_options(name: str, kind: type, given: Any) -> Any:
       raise ValueError(
         f"{name}.{field}={checks.shown(value)}: no such option; must be "
         f"one of {', '.join(sorted(allowed)) or '(none)'}"
+        f"{checks.did_you_mean(field, allowed)}"
       )
   return kind(**values_lib.typed(dataclasses.fields(kind), given, f"{name}."))

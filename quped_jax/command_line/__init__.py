@@ -1,0 +1,1 @@
+"""What the commands share: options, settings by name, errors of one line."""
