@@ -105,7 +105,7 @@ def test_axes_say_what_they_show_in_letters_that_can_be_read():
   assert min(text.get_fontsize() for text in texts) >= 7
   # Long labels do not run off the figure.
   box = axes.yaxis.label.get_window_extent()
-  assert 0 <= box.y0 and box.y1 <= figure.bbox.height
+  assert box.y0 >= 0 and box.y1 <= figure.bbox.height
   assert any(line.get_visible() for line in axes.get_xgridlines())
 
 
