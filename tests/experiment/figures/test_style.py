@@ -99,7 +99,7 @@ def curves():
 def test_axes_say_what_they_show_in_letters_that_can_be_read():
   figure, axes, _ = curves()
   style.legend(axes)
-  figure.canvas.draw()
+  figure.draw_without_rendering()
   texts = [axes.xaxis.label, axes.yaxis.label, *axes.get_legend().get_texts()]
   texts += axes.get_xticklabels() + axes.get_yticklabels()
   assert min(text.get_fontsize() for text in texts) >= 7
@@ -111,10 +111,10 @@ def test_axes_say_what_they_show_in_letters_that_can_be_read():
 
 def test_a_legend_below_leaves_the_axes_as_large_as_they_were():
   figure, axes, _ = curves()
-  figure.canvas.draw()
+  figure.draw_without_rendering()
   before = axes.get_window_extent().height
   style.legend(figure, columns=2)
-  figure.canvas.draw()
+  figure.draw_without_rendering()
   assert axes.get_window_extent().height > 0.9 * before
 
 
