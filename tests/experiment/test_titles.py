@@ -1,5 +1,7 @@
 """What people call methods and runs."""
 
+from typing import Any
+
 import pytest
 
 import quped_jax as qj
@@ -32,7 +34,8 @@ def test_all_built_in_methods_have_titles_of_their_own():
 def test_a_method_of_an_author_is_called_by_its_name(monkeypatch):
   entry = METHODS["local"]
   monkeypatch.setitem(METHODS, "local", entry)
-  qj.register_method("local", lambda *_: None, entry.options, version=3)
+  make: Any = lambda *_: None  # noqa: E731
+  qj.register_method("local", make, entry.options, version=3)
   assert titles.of_method("local") == "local"
 
 

@@ -154,12 +154,12 @@ def _uncertainty(
   if run.score != scores_lib.ACCURACY or not found.size:
     return "", []
   if len(found) <= _MOST_INTERVALS:
-    ends = [run.score.scale * x for x in wilson(found, counts)]
+    low, high = (run.score.scale * x for x in wilson(found, counts))
     for axes, x in places.items():
       axes.vlines(
-        x, *ends, color=style.COLOURS[0], alpha=0.3, linewidth=0.7, zorder=2
+        x, low, high, color=style.COLOURS[0], alpha=0.3, linewidth=0.7, zorder=2
       )
-    return "; lines: 95 % intervals of each (Wilson)", ends
+    return "; lines: 95 % intervals of each (Wilson)", [low, high]
   count = int(np.median(counts))
   share = float(np.sum(found * counts) / np.sum(counts))
   low, high = (run.score.scale * x for x in by_chance(share, count))

@@ -81,8 +81,14 @@ def run(
 def texts(figure: style.Figure) -> str:
   """All that a figure says."""
   figure.draw_without_rendering()
-  found = figure.findobj(lambda x: hasattr(x, "get_text"))
+  found: Any = figure.findobj(lambda x: hasattr(x, "get_text"))
   return "\n".join(x.get_text() for x in found if x.get_visible())
+
+
+def points(line: Any) -> tuple[np.ndarray, np.ndarray]:
+  """What a line goes through."""
+  x, y = line.get_data()
+  return np.asarray(x, float), np.asarray(y, float)
 
 
 def assert_nothing_is_outside(figure: style.Figure) -> None:
@@ -91,16 +97,17 @@ def assert_nothing_is_outside(figure: style.Figure) -> None:
   for axes in figure.axes:
     (left, right), (low, high) = axes.get_xlim(), sorted(axes.get_ylim())
     for line in axes.lines:
-      x, y = (np.asarray(v, float) for v in line.get_data())
+      x, y = points(line)
       assert np.nanmin(x) >= left and np.nanmax(x) <= right
       assert np.nanmin(y) >= low and np.nanmax(y) <= high
     for band in axes.collections:
-      points = [path.vertices for path in band.get_paths()]
-      if points and band.get_transform() == axes.transData:
-        y = np.concatenate(points)[:, 1]
+      outline = [path.vertices for path in band.get_paths()]
+      if outline and band.get_transform() == axes.transData:
+        y = np.concatenate(outline)[:, 1]
         assert np.nanmin(y) >= low and np.nanmax(y) <= high
   box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
   assert box.x0 >= -0.01 and box.x1 <= width + 0.01
   assert box.y0 >= -0.01 and box.y1 <= height + 0.01
-  for text in figure.findobj(lambda x: hasattr(x, "get_text")):
+  letters: Any = figure.findobj(lambda x: hasattr(x, "get_text"))
+  for text in letters:
     assert text.get_fontsize() >= style.SMALL, text

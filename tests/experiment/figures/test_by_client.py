@@ -1,5 +1,7 @@
 """Each client's score, with what may be chance."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -29,7 +31,7 @@ def test_by_chance_has_most_clients_that_are_equally_good():
 
 def dots(axes):
   (found,) = [x for x in axes.lines if x.get_marker() == "o"]
-  return found.get_data()
+  return made.points(found)
 
 
 def test_each_client_is_a_dot_over_its_bits_and_over_its_samples():
@@ -48,7 +50,9 @@ def test_each_client_is_a_dot_over_its_bits_and_over_its_samples():
 
 def test_few_clients_have_intervals_and_many_a_band():
   figure = by_client.draw(made.run())
-  assert all(len(x.collections[0].get_segments()) == 24 for x in figure.axes)
+  for axes in figure.axes:
+    intervals: Any = axes.collections[0]
+    assert len(intervals.get_segments()) == made.CLIENTS
   assert "95 % intervals" in made.texts(figure)
   made.assert_nothing_is_outside(figure)
   figure = by_client.draw(made.run(clients=200))

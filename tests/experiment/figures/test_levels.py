@@ -45,7 +45,7 @@ def test_every_tensor_has_its_weights_and_a_line_for_each_level(count):
     assert len(middle.lines) == count
     assert middle.get_title() == name
     for line, at in zip(middle.lines, np.linspace(-1, 1, count), strict=True):
-      np.testing.assert_allclose(line.get_ydata()[[0, -1]], [at, 2 * at])
+      np.testing.assert_allclose(made.points(line)[1][[0, -1]], [at, 2 * at])
     # The histogram, and marks at the levels.
     assert len(before.collections) == len(after.collections) == 2
   made.assert_nothing_is_outside(figure)

@@ -22,7 +22,7 @@ def test_every_variant_has_axes_with_its_mean_and_a_band():
   figure = over_rounds.draw(run)
   assert len(figure.axes) == 3
   for axes, variant in zip(figure.axes, run.variants, strict=True):
-    rounds, accuracy = ours(axes).get_data()
+    rounds, accuracy = made.points(ours(axes))
     assert rounds.tolist() == list(range(1, made.ROUNDS + 1))
     np.testing.assert_allclose(accuracy, run.curve(variant)[1])
     (band,) = axes.collections
@@ -41,7 +41,7 @@ def test_it_says_where_the_first_evaluation_is():
   run = made.run(first=4)
   figure = over_rounds.draw(run)
   assert "evaluated from round 4 on" in made.texts(figure)
-  assert ours(figure.axes[0]).get_xdata()[0] == 4
+  assert made.points(ours(figure.axes[0]))[0][0] == 4
   assert "evaluated from" not in made.texts(over_rounds.draw(made.run()))
 
 

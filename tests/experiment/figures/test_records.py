@@ -60,8 +60,9 @@ def learners(names=("a",), books=None, **shape) -> Learner:
 
 def state_of(clients, server=(), members=None) -> qj.SimulationState:
   members = np.arange(len(BITS)) if members is None else members
-  given: Any = (server, {"clients": clients}, {"clients": members})
-  return qj.SimulationState(*given, np.int32(0), (), {}, ())
+  round_: Any = np.int32(0)
+  cohorts = {"clients": clients}, {"clients": members}
+  return qj.SimulationState(server, *cohorts, round_, (), {}, ())  # pyright: ignore
 
 
 def looked(made: records.Recorder, state) -> dict[str, Any]:

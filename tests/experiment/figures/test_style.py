@@ -1,6 +1,7 @@
 """One look for all figures: told apart by everyone, nothing outside."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,8 @@ def test_axes_say_what_they_show_in_letters_that_can_be_read():
   figure, axes, _ = curves()
   style.legend(axes)
   figure.draw_without_rendering()
-  texts = [axes.xaxis.label, axes.yaxis.label, *axes.get_legend().get_texts()]
+  names: Any = axes.get_legend()
+  texts: list[Any] = [axes.xaxis.label, axes.yaxis.label, *names.get_texts()]
   texts += axes.get_xticklabels() + axes.get_yticklabels()
   assert min(text.get_fontsize() for text in texts) >= 7
   # Long labels do not run off the figure.

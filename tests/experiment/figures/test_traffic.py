@@ -1,5 +1,7 @@
 """Bytes of clients, and the score that they lead to."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -25,12 +27,14 @@ def test_every_type_has_two_bars_and_the_score_is_over_all_bytes():
   figure = traffic.draw(run)
   assert figure is not None
   upper, lower = figure.axes
-  widths = sorted(bar.get_width() for bar in upper.patches)
+  bars: Any = upper.patches
+  widths = sorted(bar.get_width() for bar in bars)
   np.testing.assert_allclose(widths, [1.5] * 3 + [3.0] * 3)
   (line,) = lower.lines
   # Half of the clients take part in a round; up and down.
-  np.testing.assert_allclose(line.get_xdata()[-1], 4.5 * 12 / 2)
-  np.testing.assert_allclose(line.get_ydata(), run.curve("quantized")[1])
+  sent, accuracy = made.points(line)
+  np.testing.assert_allclose(sent[-1], 4.5 * 12 / 2)
+  np.testing.assert_allclose(accuracy, run.curve("quantized")[1])
   made.assert_nothing_is_outside(figure)
   said = made.texts(figure)
   for words in (
