@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,6 +33,19 @@ _SUMMARY = kinds.record(
 )
 # Columns of a table of clients that are text.
 _WORDS = "model", "groups"
+
+
+class Left(Protocol):
+  """What a `Result` has that figures are drawn of, see there."""
+
+  @property
+  def summary(self) -> dict[str, Any]: ...
+  @property
+  def clients(self) -> list[dict[str, Any]]: ...
+  @property
+  def history(self) -> list[dict[str, Any]]: ...
+  @property
+  def figure_records(self) -> list[dict[str, Any]]: ...
 
 
 class RunData(NamedTuple):
@@ -106,7 +119,7 @@ class RunData(NamedTuple):
     return rounds, self.score.scale * np.array([x for _, x in found], float)
 
 
-def of_result(result: Any) -> RunData:
+def of_result(result: Left) -> RunData:
   """What a `Result` holds."""
   # As it is read back from files.
   summary, history, records = json.loads(

@@ -9,10 +9,13 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quped_jax.experiment.figures import run_data
-from quped_jax.experiment.figures.run_data import RunData
+from quped_jax.experiment.figures.run_data import Left, RunData
+
+if TYPE_CHECKING:
+  from quped_jax.experiment.figures.style import Figure
 
 # In the workdir.
 _FOLDER = "figures"
@@ -24,7 +27,7 @@ _MISSING = (
 )
 
 
-def plot_run(source: Any) -> dict[str, Any]:
+def plot_run(source: Left | str | os.PathLike) -> dict[str, "Figure"]:
   """Draws the figures of a run.
 
   A notebook shows each of them by itself: `qj.plot_run(result)["levels"]`.
@@ -45,9 +48,10 @@ def plot_run(source: Any) -> dict[str, Any]:
     ValueError: a workdir without a finished run.
   """
   _check_installed()
+  given: Any = source
   is_result = hasattr(source, "figure_records")
   return _figures(
-    run_data.of_result(source) if is_result else run_data.read(source)
+    run_data.of_result(given) if is_result else run_data.read(given)
   )
 
 
@@ -80,7 +84,7 @@ def clear(workdir: str | os.PathLike) -> None:
 
 
 def leave(
-  result: Any, workdir: str | os.PathLike, say: Callable[[str], None]
+  result: Left, workdir: str | os.PathLike, say: Callable[[str], None]
 ) -> None:
   """Writes the figures of a run that ends; a failure is only a warning.
 
@@ -107,7 +111,7 @@ def _check_installed() -> None:
     raise ImportError(_MISSING)
 
 
-def _figures(run: RunData) -> dict[str, Any]:
+def _figures(run: RunData) -> dict[str, "Figure"]:
   from quped_jax.experiment.figures import (
     by_client,
     levels,
