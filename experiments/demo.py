@@ -3,17 +3,15 @@
 python -m experiments.demo --workdir=/tmp/demo
 """
 
-import pathlib
-
 import rich.table
 from absl import flags
-from matplotlib.figure import Figure
 
 import quped_jax as qj
 from configs import digits
 from experiments import command_line, common
 from quped_jax import paths
-from quped_jax.experiment import blocks, output
+from quped_jax.experiment import blocks, output, scores
+from quped_jax.experiment.figures import run_data, style
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", "results/demo", "Folder for the results."
@@ -69,24 +67,33 @@ def _table(results: dict[str, qj.Result]) -> rich.table.Table:
   return table
 
 
-def _figure(results: dict[str, qj.Result], path: pathlib.Path) -> None:
-  """Plots accuracy against rounds, of the model each method would deploy."""
-  figure = Figure(figsize=(6, 4), layout="constrained")
-  axes = figure.subplots()
-  for name, result in results.items():
-    primary_variant = f"test/{result.simulation.primary_variant}"
-    axes.plot(
-      [record["round"] for record in result.history],
-      [100 * record[primary_variant] for record in result.history],
-      label=_RUNS[name][0],
+def _figure(results: dict[str, qj.Result]) -> style.Figure:
+  """Plots accuracy against rounds, of the model each method would deploy.
+
+  All rounds above; below, larger, those of the second half, in which the
+  methods are close to each other.
+  """
+  curves = {
+    _RUNS[name][0]: run_data.of_result(result).curve(
+      result.simulation.primary_variant
     )
-  axes.set_xlabel("round")
-  axes.set_ylabel("accuracy, mean over clients, %")
-  axes.set_ylim(bottom=80)
-  axes.legend(loc="lower right")
-  axes.grid(alpha=0.3)
-  with paths.replacing(path) as file:
-    figure.savefig(file, format="png", dpi=150)
+    for name, result in results.items()
+  }
+  figure = style.figure(height=3.6)
+  for axes, begin in zip(figure.subplots(2, 1), (0.0, 0.5), strict=True):
+    shown = []
+    for (name, look), (rounds, accuracy) in zip(
+      style.looks(list(curves)).items(), curves.values(), strict=True
+    ):
+      late = rounds >= begin * rounds[-1]
+      style.line(axes, look, rounds[late], accuracy[late], name)
+      shown.append(accuracy[late])
+    style.label(axes, "round", "accuracy, mean over clients, %")
+    style.fit_score(axes, scores.ACCURACY, shown)
+    style.whole_numbers(axes)
+  # The names of both axes' curves are the same.
+  style.legend(figure, columns=2, axes=figure.axes[0])
+  return figure
 
 
 def main(argv: list[str]) -> None:
@@ -107,8 +114,8 @@ def main(argv: list[str]) -> None:
         resume=not _RESTART.value,
       )
     blocks.print_table(output.forgive(), _table(results))
-    _figure(results, folder / "accuracy.png")
-    print(f"Figure: {folder / 'accuracy.png'}")
+    drawn = style.save(_figure(results), folder, "accuracy")
+    print(f"Figures: {', '.join(map(str, drawn))}")
 
   common.run_main(run)
 

@@ -5,6 +5,7 @@ from quped_jax.data import from_arrays, load_dataset, partition
 from quped_jax.data.federation import Federation, make_federation
 from quped_jax.experiment.assemble import build
 from quped_jax.experiment.divergence_reports import DivergenceError
+from quped_jax.experiment.figures.run_figures import plot_run
 from quped_jax.experiment.metrics import Display
 from quped_jax.experiment.run import (
   Interrupted,
@@ -109,6 +110,7 @@ __all__ = [
   "methods",
   "models",
   "partition",
+  "plot_run",
   "prox_centers",
   "prox_quantize",
   "quantize_once",

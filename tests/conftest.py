@@ -121,6 +121,14 @@ def pytest_collection_modifyitems(items):
   items.sort(key=place)
 
 
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+  """Runs of tests draw no figures, which takes seconds."""
+  monkeypatch.setattr(
+    "quped_jax.experiment.figures.run_figures.leave", lambda *_: None
+  )
+
+
 # Half of the memory maps that Linux allows a process. Every program takes
 # several; past the limit XLA crashes.
 _MOST_MAPS = 65530 // 2

@@ -14,16 +14,16 @@ Times are per client and round. The engine draws its batches within the round;
 the loops find theirs prepared. Leaves the figure `round_time_DEVICE.png`.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from matplotlib.figure import Figure
 
 from experiments.benchmarks import engine, torch_loop
 from experiments.benchmarks.bench import NO_TORCH, Bench
 from experiments.benchmarks.tasks import DIGITS, MNIST, TINY, Task
 from experiments.benchmarks.timing import Contestant
-from quped_jax import paths
+from quped_jax.experiment.figures import style
 from quped_jax.quantization.codebook import describe_bits
 
 _ALL = "ours, all devices"
@@ -48,7 +48,8 @@ def run(bench: Bench) -> None:
     _scaling(bench, digits, method, bits)
   for task, clients in groups:
     _strategies(bench, task, clients)
-  _figure(bench)
+  drawn = figure(bench.rows, bench.machine["processor"])
+  style.save(drawn, bench.folder, f"round_time_{bench.stem}", ["png"])
   if not torch_loop.available():
     bench.note(NO_TORCH)
 
@@ -169,22 +170,30 @@ def _strategies(bench: Bench, task: Task, clients: int) -> None:
   )
 
 
-def _figure(bench: Bench) -> None:
-  """Plots seconds per round of local training against number of clients."""
+def figure(rows: Sequence[Mapping[str, Any]], processor: str) -> style.Figure:
+  """Plots seconds per round of local training against number of clients.
+
+  Args:
+    rows: of the suite.
+    processor: on which they were measured.
+  """
   series: dict[str, list[tuple[int, float]]] = {}
-  for row in bench.rows:
+  for row in rows:
     name, clients = row["sizes"].get("series"), row["sizes"].get("clients")
     if name and ", local, " in row["group"]:
       point = (clients, row["seconds_min"] * clients)
       series.setdefault(name, []).append(point)
-  figure = Figure(figsize=(6, 4), layout="constrained")
-  axes = figure.subplots()
-  for name, points in series.items():
-    axes.loglog(*zip(*points, strict=True), marker="o", label=name)
-  axes.set_xlabel("clients")
-  axes.set_ylabel("seconds per round")
-  axes.set_title(f"Local training on {bench.machine['processor']}", fontsize=9)
-  axes.legend()
-  axes.grid(alpha=0.3, which="both")
-  with paths.replacing(bench.folder / f"round_time_{bench.stem}.png") as file:
-    figure.savefig(file, format="png", dpi=150)
+  drawn = style.figure()
+  axes = drawn.subplots()
+  for name, look in style.looks(list(series)).items():
+    clients, seconds = zip(*series[name], strict=True)
+    style.line(axes, look, clients, seconds, name)
+  counts = [count for count, _ in next(iter(series.values()))]
+  axes.set_xscale("log", base=2)
+  axes.set_xticks(counts, [str(count) for count in counts])
+  axes.set_yscale("log")
+  axes.yaxis.set_major_formatter("{x:g}")
+  style.label(axes, "clients", "seconds per round")
+  style.legend(drawn, columns=2)
+  style.title(drawn, f"Local training on {processor}")
+  return drawn

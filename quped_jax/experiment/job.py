@@ -6,6 +6,7 @@ from typing import NamedTuple
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment.assemble import Assembly
+from quped_jax.experiment.figures.records import Recorder
 from quped_jax.experiment.resume import Saver
 from quped_jax.experiment.settings import Settings
 from quped_jax.simulation import processes
@@ -22,6 +23,7 @@ class Job(NamedTuple):
     workdir: where results are written; None for nowhere.
     writer: writes them.
     saver: writes checkpoints.
+    recorder: records what figures need.
     display: shows progress.
   """
 
@@ -31,6 +33,7 @@ class Job(NamedTuple):
   workdir: str | os.PathLike | None
   writer: metrics_lib.Writer
   saver: Saver
+  recorder: Recorder
   display: metrics_lib.Display
 
   @classmethod
@@ -41,7 +44,8 @@ class Job(NamedTuple):
       display = metrics_lib.Display(quiet=not first)
     writer = metrics_lib.Writer(workdir if first else None)
     saver = Saver(made, given, identity, workdir, anew=anew)
-    return cls(made, given, identity, workdir, writer, saver, display)
+    recorder = Recorder(made, given.figures)
+    return cls(made, given, identity, workdir, writer, saver, recorder, display)
 
 
 def check_processes(

@@ -126,6 +126,8 @@ def rounds(
   diverged = divergence_reports.check_divergence(settings, held.records(), [])
   # Counted on the host: reading the state's would wait for the devices.
   round_ = int(held.records().round)
+  if not progress.history and not progress.figures:
+    progress.figures = job.recorder.begun(held.state)
   scores = None
   while round_ < settings.rounds:
     _end_on_signal(job, held, progress, stop)
@@ -144,6 +146,9 @@ def rounds(
     scores = found.scores
     progress.seconds.append(found.seconds)
     record = _record(job, found, progress, round_)
+    progress.figures += job.recorder.evaluated(
+      held.state, round_, scores["test"]
+    )
     try:
       diverged = divergence_reports.check_divergence(
         settings, held.records(), diverged

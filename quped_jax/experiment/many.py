@@ -6,6 +6,7 @@ Each is the run that its settings alone give, in its own folder, with the same
 files.
 """
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -277,7 +278,8 @@ class Group:
 
   def _request(self, run, folder, make, display, resume) -> Request:
     return Request(
-      run.settings,
+      # Runs that are many are drawn together, if at all.
+      dataclasses.replace(run.settings, figures=False),
       folder,
       make,
       identity=run.identity,

@@ -19,6 +19,7 @@ from quped_jax import paths
 from quped_jax.experiment import output
 from quped_jax.experiment.scores import ACCURACY, Score
 
+_RESULTS = "summary.json", "clients.csv", "figures.jsonl"
 _BAR = 20  # Characters.
 
 
@@ -45,7 +46,8 @@ class Writer:
 
   They are `config.json`, all settings with their values; `identity.json`, what
   results follow from; `metrics.jsonl`, a line per evaluated round;
-  `clients.csv`, a row per client; and `summary.json`.
+  `clients.csv`, a row per client; `figures.jsonl`, what figures need beside
+  these; and `summary.json`.
 
   Args:
     workdir: made if it does not exist; None writes nothing.
@@ -92,7 +94,7 @@ class Writer:
     """
     if self._folder is None:
       return
-    for name in () if keep else ("summary.json", "clients.csv"):
+    for name in () if keep else _RESULTS:
       (self._folder / name).unlink(missing_ok=True)
     self._begin("")
     self._run(settings, identity)
@@ -143,6 +145,16 @@ class Writer:
     if self._folder is not None:
       with (self._folder / self._metrics).open("a") as file:
         file.write(_line(record))
+
+  def figures(self, records: list[dict[str, Any]]) -> None:
+    """Writes `figures.jsonl`; none if nothing was recorded."""
+    if self._folder is None:
+      return
+    path = self._folder / "figures.jsonl"
+    if records:
+      paths.replace_text(path, "".join(map(_line, records)))
+    else:
+      path.unlink(missing_ok=True)
 
   def clients(self, rows: list[dict[str, Any]]) -> None:
     """Writes `clients.csv`."""

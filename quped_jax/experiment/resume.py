@@ -17,6 +17,7 @@ from quped_jax.experiment import former_names
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.assemble import Assembly
+from quped_jax.experiment.figures import records as figure_records
 from quped_jax.experiment.settings import Settings
 from quped_jax.files import checkpoint
 from quped_jax.files.differences import refusal
@@ -124,12 +125,15 @@ class Progress:
       its value and the table of scores on test data, always as "accuracy".
     seconds: seconds per round, of each stretch between evaluations.
     finetuning: whether the fine-tuning phase has begun.
+    figures: what figures need beside the history, see
+      `quped_jax.experiment.figures.records`.
   """
 
   history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   best: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
   seconds: list[float] = dataclasses.field(default_factory=list)
   finetuning: bool = False
+  figures: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
   def look(self, record: Any, scores: Any, primary_variant: str) -> None:
     """Records an evaluated round, where it is the best so far."""
@@ -187,7 +191,9 @@ _PROGRESS = kinds.record(
     ),
     "seconds": kinds.entries(_NUMBER),
     "finetuning": kinds.boolean,
+    "figures": kinds.entries(figure_records.RECORD),
   },
+  missing=("figures",),
   others=False,
 )
 

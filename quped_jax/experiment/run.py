@@ -27,6 +27,7 @@ from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.assemble import Assembly, assemble, client_store
 from quped_jax.experiment.divergence_reports import DivergenceError
+from quped_jax.experiment.figures import run_figures
 from quped_jax.experiment.job import Job, check_processes
 from quped_jax.experiment.loop import Alone, End
 from quped_jax.experiment.resume import Interrupted, Progress, Signals
@@ -44,6 +45,7 @@ class Result(NamedTuple):
     summary: what `summary.json` holds.
     clients: a row per client, what `clients.csv` holds.
     history: a record per evaluated round, what `metrics.jsonl` holds.
+    figure_records: what figures need beside these, what `figures.jsonl` holds.
     state: the SimulationState after the last round.
     simulation: the programs that computed it.
   """
@@ -51,6 +53,7 @@ class Result(NamedTuple):
   summary: dict[str, Any]
   clients: list[dict[str, Any]]
   history: list[dict[str, Any]]
+  figure_records: list[dict[str, Any]]
   state: SimulationState
   simulation: Simulation
 
@@ -247,6 +250,7 @@ def restore(job: Job, state: SimulationState | None, *, resume: bool) -> Begin:
     job.writer.start(job.given.to_dict(), job.identity, keep=keeps)
     if job.workdir is not None and processes.is_first() and not keeps:
       deploy.clear(job.workdir)
+      run_figures.clear(job.workdir)
   if settings.budget_bytes:
     job.display.note(summary_lib.budget_note(job.made))
   return Begin(state, progress)
@@ -319,5 +323,16 @@ def finish(
   summary["timing"]["total_seconds"] = (time.perf_counter() - began) / runs
   rows = summary_lib.client_rows(made, end.scores["test"])
   job.writer.clients(rows)
+  job.writer.figures(end.progress.figures)
   job.writer.summary(summary)
-  return Result(summary, rows, end.progress.history, state, made.simulation)
+  result = Result(
+    summary,
+    rows,
+    end.progress.history,
+    end.progress.figures,
+    state,
+    made.simulation,
+  )
+  if job.given.figures and job.workdir is not None and processes.is_first():
+    run_figures.leave(result, job.workdir, job.display.note)
+  return result

@@ -94,17 +94,30 @@ def _members(made: Assembly) -> dict[str, np.ndarray]:
 def _client_types(
   made: Assembly, scores: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
-  """Number, model size and scores of the clients of each type."""
+  """Number, sizes of models and messages, and scores of each type's clients."""
   score = scores_lib.of_run(made.settings)
   sizes = made.model_bytes()
-  return {
-    name: {
+
+  def row(own):
+    down, up = _traffic(made, int(np.flatnonzero(own)[0]))
+    return {
       "clients": int(own.sum()),
       "model_bytes": int(sizes[own][0]),
+      "bytes_up": up,
+      "bytes_down": down,
       score.name: table({v: values[own] for v, values in scores.items()}),
     }
-    for name, own in _members(made).items()
-  }
+
+  return {name: row(own) for name, own in _members(made).items()}
+
+
+def _traffic(made: Assembly, client_id: int) -> tuple[float, float]:
+  """Bytes that a client receives in a round, and that it sends."""
+  bits = int(made.assignment.bits[client_id])
+  (cohort,) = (
+    name for name, (_, ids) in made.cohorts().items() if client_id in ids
+  )
+  return made.simulation.traffic(cohort, bits)
 
 
 def budget_note(made: Assembly) -> str:

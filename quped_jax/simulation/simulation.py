@@ -75,6 +75,7 @@ class Simulation(NamedTuple):
       the clients of all processes.
     bytes_down: bytes that a client receives per round, on average.
     bytes_up: bytes that a client sends per round, likewise.
+    traffic: `(cohort, bits) -> (bytes down, bytes up)` of such a client.
     empty_messages: cohorts whose messages hold nothing, though the method
       does not say so: theirs is neither `()` nor None.
     gradients: gradient evaluations of a client per round, see
@@ -112,6 +113,7 @@ class Simulation(NamedTuple):
   shapes: Callable[[bool], SimulationState]
   bytes_down: float
   bytes_up: float
+  traffic: Callable[[str, int], tuple[float, float]]
   empty_messages: tuple[str, ...]
   gradients: float | None
   memory: int
@@ -381,6 +383,7 @@ def _simulation(
     shapes=programs.shapes,
     bytes_down=sizes.down,
     bytes_up=sizes.up,
+    traffic=functools.partial(sizes_lib.traffic, sizes),
     empty_messages=sizes.empty,
     gradients=method.gradients,
     memory=estimate.total(slots, layout.chunk_size),

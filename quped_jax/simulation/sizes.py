@@ -121,6 +121,20 @@ def with_precisions(
   )
 
 
+def traffic(sizes: Sizes, cohort: str, bits: int) -> tuple[float, float]:
+  """Bytes that a client of a cohort and precision receives, and sends.
+
+  Args:
+    sizes: of the federation.
+    cohort: the client's.
+    bits: its precision.
+  """
+  trees = sizes.shapes[cohort]
+  whole = np.array([memory_lib.nbytes(tree) for tree in trees])
+  _, down, up = (whole - _unused(trees, np.array([bits]))).tolist()
+  return down, up
+
+
 def _unused(trees: Any, bits: np.ndarray) -> np.ndarray:
   """Bytes of trees that clients of a cohort do not use, on average over them.
 

@@ -22,7 +22,7 @@ from tests import tiny
 ROOT = pathlib.Path(__file__).parents[2]
 QUIET = qj.Display(quiet=True)
 COSTS = ("timing", "memory")
-FILES = ("metrics.jsonl", "clients.csv", "config.json")
+FILES = ("metrics.jsonl", "clients.csv", "config.json", "figures.jsonl")
 
 
 # How often a run is killed; many more kills take an hour.

@@ -25,7 +25,7 @@ class Run:
     self.ends_at: int | None = None
 
   # Of a Job, and of what it holds.
-  made = simulation = saver = writer = property(lambda self: self)
+  made = simulation = saver = writer = recorder = property(lambda self: self)
   primary_variant = "quantized"
 
   def is_due(self, round_, *, last=False):
@@ -44,6 +44,13 @@ class Run:
 
   def metrics(self, record):
     self.written.append(record)
+
+  def begun(self, state):
+    return [{"round": state()}]
+
+  def evaluated(self, state, round_, scores):
+    assert state() == round_ and set(scores) == {"quantized"}
+    return [{"round": round_}]
 
   # Of Held.
   def state(self) -> Any:
@@ -117,6 +124,21 @@ def test_rounds_are_asked_for_up_to_where_something_happens():
   assert progress.seconds == [0.5] * 3
   assert progress.best["test"]["round"] == 3
   assert end.diverged == []
+
+
+def test_what_figures_need_is_recorded_at_the_start_and_after_evaluations():
+  run, progress = Run(rounds=7, eval_every=3, checkpoint_every=2), Progress()
+  run.ends_at = 4
+  with pytest.raises(qj.Interrupted):
+    follow(run, progress)
+  assert [record["round"] for record in progress.figures] == [0, 3]
+  run.ends_at = None
+  follow(run, progress)
+  assert [record["round"] for record in progress.figures] == [0, 3, 6, 7]
+  # Before the first evaluation it goes on with the record of its beginning.
+  progress = Progress(figures=[{"round": 0}])
+  follow(Run(round_=2, rounds=3, eval_every=3), progress)
+  assert [record["round"] for record in progress.figures] == [0, 3]
 
 
 def test_a_dispatch_has_at_most_so_many_rounds():

@@ -90,10 +90,11 @@ def test_files_hold_plain_json(tmp_path):
   writer.metrics({"round": 1, "loss": float("nan")})
   writer.metrics({"round": 2, "loss": 0.5})
   writer.clients([{"client": 0, "bits": 1}, {"client": 1, "bits": 32}])
+  writer.figures([{"round": 0}, {"round": 1}])
   folder = tmp_path / "deep" / "down"
   assert sorted(p.name for p in folder.iterdir()) == [
-    "clients.csv", "config.json", "identity.json", "metrics.jsonl",
-    "summary.json",
+    "clients.csv", "config.json", "figures.jsonl", "identity.json",
+    "metrics.jsonl", "summary.json",
   ]  # fmt: skip
 
   def read(name):
@@ -110,6 +111,7 @@ def test_files_hold_plain_json(tmp_path):
     {"round": 2, "loss": 0.5},
   ]
   assert read("clients.csv").split() == ["client,bits", "0,1", "1,32"]
+  assert read("figures.jsonl") == '{"round": 0}\n{"round": 1}\n'
 
 
 def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
@@ -119,7 +121,20 @@ def test_without_a_workdir_nothing_is_written(tmp_path, monkeypatch):
   writer.summary({})
   writer.metrics({})
   writer.clients([{"client": 0}])
+  writer.figures([{"round": 0}])
   assert list(tmp_path.iterdir()) == []
+
+
+def test_records_for_figures_go_when_another_run_begins(tmp_path):
+  writer = metrics.Writer(tmp_path)
+  writer.figures([{"round": 0}])
+  writer.start({}, {}, keep=True)
+  assert (tmp_path / "figures.jsonl").exists()
+  writer.start({}, {})
+  assert not (tmp_path / "figures.jsonl").exists()
+  writer.figures([{"round": 0}])
+  writer.figures([])
+  assert not (tmp_path / "figures.jsonl").exists()
 
 
 def test_a_second_run_in_a_workdir_starts_its_records_afresh(tmp_path):

@@ -112,6 +112,7 @@ PROGRESS = {
   },
   "seconds": [0.5, 0.25],
   "finetuning": False,
+  "figures": [{"round": 3, "scores": {"quantized": [0.1, 0.2, 0.3, 0.4, 1]}}],
 }
 CONTENT = {
   "round": 3,
@@ -191,6 +192,7 @@ def edit(*path, to):
     (edit("progress", "history", to={}), "progress.history={}: must be a list"),
     (edit("progress", "history", 1, "round", to=4), r"history\[1\].round=4"),
     (edit("progress", "history", 0, "loss", to="1"), r"history\[0\].loss='1'"),
+    (edit("progress", "figures", 0, to={}), r"figures\[0\].round: must be gi"),
     (edit("progress", "best", to={}), "progress.best.test: must be given besi"),
     (edit("progress", "best", "test", "round", to=1.5), "best.test.round=1.5"),
     (
@@ -213,6 +215,14 @@ def test_forged_progress_is_not_gone_on_from(content, message, tmp_path):
 def test_progress_comes_back_as_it_was(tmp_path):
   forged(tmp_path, json.dumps(CONTENT).encode())
   assert repr(content_of(tmp_path)) == repr(Progress(**PROGRESS))
+
+
+def test_progress_from_before_there_were_figures_is_gone_on_from(tmp_path):
+  content = json.loads(json.dumps(CONTENT))
+  del content["progress"]["figures"]
+  forged(tmp_path, json.dumps(content).encode())
+  found = content_of(tmp_path)
+  assert found is not None and found.figures == []
 
 
 @pytest.mark.parametrize("name", ["progress.json", "manifest.json"])

@@ -46,11 +46,11 @@ def read(workdir, name):
   return json.loads((workdir / name).read_text())
 
 
-def test_it_writes_five_files(finished):
+def test_it_writes_six_files(finished):
   _, workdir = finished
   assert {
-    "clients.csv", "config.json", "identity.json", "metrics.jsonl",
-    "summary.json",
+    "clients.csv", "config.json", "figures.jsonl", "identity.json",
+    "metrics.jsonl", "summary.json",
   } <= {path.name for path in workdir.iterdir()}  # fmt: skip
   assert not list(workdir.glob("*.part"))
 
@@ -128,6 +128,8 @@ def test_the_summary_says_how_good_and_how_dear_it_was(finished):
   # 64 pixels, 8, 8, 10 classes, with biases.
   size = 4 * ((64 * 8 + 8) + (8 * 8 + 8) + (8 * 10 + 10))
   assert summary["bytes_up"] == summary["bytes_down"] == size
+  for row in summary["client_types"].values():
+    assert row["bytes_up"] == row["bytes_down"] == size
 
 
 def test_the_best_round_is_chosen_on_validation_data(finished):
@@ -151,7 +153,9 @@ def test_a_run_is_the_same_again_and_another_with_another_seed(finished):
 
   def results(result):
     kept = {k: v for k, v in result.summary.items() if k not in costs}
-    return json.dumps([kept, result.history, result.clients])
+    return json.dumps(
+      [kept, result.history, result.figure_records, result.clients]
+    )
 
   assert results(again) == results(first)
   assert other.history[0]["loss"] != first.history[0]["loss"]

@@ -17,6 +17,7 @@ SHORT_RUN = (
   "--config.rounds=2",
   "--config.steps=2",
   "--config.checkpoint_every=1",
+  "--config.figures=False",
 )
 
 
@@ -142,7 +143,7 @@ def test_a_config_that_is_not_there_is_one_line_that_names_those_that_are():
 @pytest.mark.slow
 def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
   full, quantized = tmp_path / "full", tmp_path / "quantized"
-  shared = ["--config=configs/centralized.py:digits"]
+  shared = ["--config=configs/centralized.py:digits", "--config.figures=False"]
   done = command(
     "centralized",
     *shared,
@@ -200,7 +201,7 @@ def test_centralized_refuses_a_federation(tmp_path):
 
 
 @pytest.mark.slow
-def test_demo_prints_one_table_and_leaves_a_figure(tmp_path):
+def test_demo_prints_one_table_and_leaves_figures(tmp_path):
   done = command("demo", f"--workdir={tmp_path}", "--rounds=1")
   assert done.returncode == 0, done.stderr
   for title in ("local, 32 bits", "FedAvg", "QuPeD, 1 bit", "mixed bits"):
@@ -209,6 +210,9 @@ def test_demo_prints_one_table_and_leaves_a_figure(tmp_path):
   assert (tmp_path / "accuracy.png").stat().st_size > 10_000
   for run in ("local", "fedavg", "quped_1bit", "quped_mixed"):
     assert (tmp_path / run / "summary.json").is_file()
+    drawn = {path.stem for path in (tmp_path / run / "figures").iterdir()}
+    assert {"accuracy_over_rounds", "accuracy_by_client"} <= drawn
+    assert ("levels" in drawn) == run.startswith("quped")
 
 
 @pytest.mark.slow
@@ -226,6 +230,7 @@ def test_uneven_clients_by_flags(tmp_path):
     "--config.stragglers=0.3",
     "--config.dropout=0.1",
     "--config.client_state=disk",
+    "--config.figures=False",
     "--config.rounds=2",
     "--config.steps=3",
     "--config.clients=8",

@@ -57,6 +57,7 @@ SHORT = (
   "--config.method=fedavg",
   "--config.clients=4",
   "--config.bits=32",
+  "--config.figures=False",
   "--config.steps=1",
   "--config.batch_size=8",
   "--config.eval_every=100",
@@ -66,8 +67,11 @@ SHORT = (
 
 def read(folder):
   summary = json.loads((folder / "summary.json").read_text())
-  lines = (folder / "metrics.jsonl").read_text().splitlines()
-  return summary, [json.loads(line) for line in lines]
+  return summary, read_lines(folder / "metrics.jsonl")
+
+
+def read_lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -81,7 +85,8 @@ def test_two_processes_get_the_result_of_one(tmp_path, where):
     "--num_processes=2",
   )
   started = [
-    start(*SETTINGS, f"--workdir={folder}", *more)
+    # The only client of one bit is the second process's.
+    start(*SETTINGS, "--config.bits=2,2,2,1", f"--workdir={folder}", *more)
     for folder, more in zip(
       folders,
       ((), (*together, "--process_id=0"), (*together, "--process_id=1")),
@@ -111,6 +116,13 @@ def test_two_processes_get_the_result_of_one(tmp_path, where):
   assert memory[1] < 0.75 * memory[0]
   for line, other in zip(lines, others, strict=True):
     assert other == pytest.approx(line, rel=1e-4, abs=1e-2)
+  looks = [read_lines(folder / "figures.jsonl") for folder in folders[:2]]
+  for own, shared in zip(*looks, strict=True):
+    assert own["client"] == shared["client"] == 3
+    (tensor,), (other,) = own["tensors"].values(), shared["tensors"].values()
+    assert other["levels"] == pytest.approx(tensor["levels"], abs=1e-3)
+    assert sum(other["counts"]) == sum(tensor["counts"]) == 64 * 64
+  assert (folders[1] / "figures" / "levels.png").exists()
 
 
 @pytest.mark.slow

@@ -129,3 +129,11 @@ class OutputSettings(Group):
     free=True,
     data=True,
   )
+  figures: bool = setting(
+    True,
+    "whether what figures need is recorded, and figures are drawn into the "
+    "workdir's folder `figures` where matplotlib is installed. The single runs "
+    "of sweeps and comparisons have none.",
+    free=True,
+    data=True,
+  )

@@ -173,6 +173,7 @@ def test_these_settings_and_no_others_change_no_result():
     "data_dir", "strategy", "chunk_size", "devices", "client_state",
     "clients_per_block", "rounds_per_dispatch", "deterministic",
     "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "save_models",
+    "figures",
   }  # fmt: skip
   # They do once they are not at their defaults.
   later = {

@@ -183,6 +183,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "devices": (0, 1, 2, 1000),
   "rounds_per_dispatch": (1, 2, 100),
   "deterministic": (True,),
+  "figures": (False,),
   "compression": ("qsgd", "uniform", "topk", "sign"),
   "compression_bits": (2, 8, 9),
   "compression_norm": ("l2",),

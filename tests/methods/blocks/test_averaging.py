@@ -89,6 +89,9 @@ def test_a_shared_quantized_model_has_the_servers_statistics(name):
     # But for the client of full precision, to which they are one.
     mean = 4 * (params + 32 + 0.75 * 32)
     assert made.simulation.bytes_up == made.simulation.bytes_down == mean
+    for bits in BITS:
+      own = 4.0 * (params + 32 + 32 * (bits < 32))
+      assert made.simulation.traffic(COHORT, bits) == (own, own)
 
 
 @every.over(ADAPTING, fast=())

@@ -1,0 +1,1 @@
+"""Figures of a run, and the look of all figures."""

@@ -1,0 +1,142 @@
+"""All figures of a run: drawn when it ends, or later from what it left.
+
+Only what draws needs matplotlib, and imports it.
+"""
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from quped_jax.experiment.figures import run_data
+from quped_jax.experiment.figures.run_data import Left, RunData
+
+if TYPE_CHECKING:
+  from quped_jax.experiment.figures.style import Figure
+
+# In the workdir.
+_FOLDER = "figures"
+_OWN = ("*_over_rounds.*", "*_by_client.*", "levels.*", "bytes.*")
+
+_MISSING = (
+  "matplotlib is not installed, which draws figures: "
+  "pip install 'quped_jax[plot]'"
+)
+
+
+def plot_run(source: Left | str | os.PathLike) -> dict[str, "Figure"]:
+  """Draws the figures of a run.
+
+  A notebook shows each of them by itself: `qj.plot_run(result)["levels"]`.
+
+  Args:
+    source: a `Result`, or the workdir of a finished run.
+
+  Returns:
+    {name: matplotlib Figure}. `accuracy_over_rounds` has each variant of the
+    clients' models, with a band over clients; `accuracy_by_client` each
+    client's accuracy against its precision and its training samples;
+    `levels` the weights of a few tensors of one client and their levels, if it
+    is quantized; `bytes` what clients receive and send, if they do. Where the
+    score is another one, it takes the place of accuracy.
+
+  Raises:
+    ImportError: matplotlib is not installed.
+    ValueError: a workdir without a finished run.
+  """
+  _check_installed()
+  given: Any = source
+  is_result = hasattr(source, "figure_records")
+  return _figures(
+    run_data.of_result(given) if is_result else run_data.read(given)
+  )
+
+
+def draw(workdir: str | os.PathLike) -> list[pathlib.Path]:
+  """Writes the figures of a finished run into its workdir's folder `figures`.
+
+  Args:
+    workdir: of the run.
+
+  Returns:
+    The files that were written.
+
+  Raises:
+    ImportError: matplotlib is not installed.
+    OSError: they cannot be written.
+    ValueError: a workdir without a finished run.
+  """
+  _check_installed()
+  return _write(run_data.read(workdir), pathlib.Path(workdir))
+
+
+def clear(workdir: str | os.PathLike) -> None:
+  """Deletes the figures that an earlier run left, and no other file."""
+  folder = pathlib.Path(workdir) / _FOLDER
+  for pattern in _OWN:
+    for path in folder.glob(pattern):
+      path.unlink()
+  with contextlib.suppress(OSError):  # There is none, or it has other files.
+    folder.rmdir()
+
+
+def leave(
+  result: Left, workdir: str | os.PathLike, say: Callable[[str], None]
+) -> None:
+  """Writes the figures of a run that ends; a failure is only a warning.
+
+  Args:
+    result: the run's.
+    workdir: where its results are.
+    say: shows a line.
+  """
+  if importlib.util.find_spec("matplotlib") is None:
+    say(f"no figures: {_MISSING}")
+    return
+  try:
+    _write(run_data.of_result(result), pathlib.Path(workdir))
+  except Exception as error:
+    warnings.warn(
+      f"figures could not be drawn ({type(error).__name__}: {error}); results "
+      f"are complete in {workdir}",
+      stacklevel=3,
+    )
+
+
+def _check_installed() -> None:
+  if importlib.util.find_spec("matplotlib") is None:
+    raise ImportError(_MISSING)
+
+
+def _figures(run: RunData) -> dict[str, "Figure"]:
+  from quped_jax.experiment.figures import (
+    by_client,
+    levels,
+    over_rounds,
+    traffic,
+  )
+
+  score = run.score.name
+  made = {
+    f"{score}_over_rounds": over_rounds.draw(run),
+    f"{score}_by_client": by_client.draw(run),
+    "levels": levels.draw(run),
+    "bytes": traffic.draw(run),
+  }
+  return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def _write(run: RunData, workdir: pathlib.Path) -> list[pathlib.Path]:
+  from quped_jax.experiment.figures import style
+
+  figures = _figures(run)
+  folder = workdir / _FOLDER
+  folder.mkdir(parents=True, exist_ok=True)
+  return [
+    path
+    for name, figure in figures.items()
+    for path in style.save(figure, folder, name)
+  ]
