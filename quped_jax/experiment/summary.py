@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from quped_jax.experiment import environment
 from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.quantization import codebook
@@ -200,6 +201,7 @@ def summarize(
       "client_state_bytes": simulation.state_bytes,
       "data_bytes": simulation.data_bytes,
     },
+    "environment": environment.here(),
   }
 
 
