@@ -14,13 +14,14 @@ PYTEST := $(BIN)/python -m pytest --durations=15
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-all test-long lint demo clean
+.PHONY: help setup test test-all test-long test-browser lint demo clean
 
 help:
 	@echo 'make setup     create $(VENV) and install everything into it'
 	@echo 'make test      set up and run the tests (PYTEST_ARGS="-k name")'
 	@echo 'make test-all  set up and run those that take long'
 	@echo 'make test-long set up and run further cases of these, for an hour'
+	@echo 'make test-browser set up and run tests that need Chromium'
 	@echo 'make lint      set up and check style and types'
 	@echo 'make demo      set up and run the demonstration (DEMO_DIR=$(DEMO_DIR))'
 	@echo 'make clean     remove $(VENV) and all caches'
@@ -43,7 +44,7 @@ $(INSTALLED): setup.cfg constraints.txt
 setup: $(INSTALLED)
 
 test: setup
-	$(PYTEST) -m 'not slow and not long' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow and not long and not browser' $(PYTEST_ARGS)
 
 # Not once more what `make test` runs.
 test-all: setup
@@ -53,6 +54,10 @@ test-all: setup
 # before a release, and after a change of the engine.
 test-long: setup
 	$(PYTEST) -m long $(PYTEST_ARGS)
+
+# Of reports, in a browser: needs Chromium (on Debian `apt install chromium`).
+test-browser: setup
+	$(PYTEST) -m browser -n 0
 
 lint: setup
 	$(BIN)/ruff check

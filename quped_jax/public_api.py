@@ -7,6 +7,7 @@ from quped_jax.experiment.assemble import build
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.figures.run_figures import plot_run
 from quped_jax.experiment.metrics import Display
+from quped_jax.experiment.report.write import write_report
 from quped_jax.experiment.run import (
   Interrupted,
   Result,
@@ -128,4 +129,5 @@ __all__ = [
   "use_cores",
   "weights_prox",
   "with_centers",
+  "write_report",
 ]

@@ -53,6 +53,7 @@ INNER = {
     "settings",
     "experiment",
     "comparison",
+    "report",
   ),
 }
 FOREIGN = {"experiments", "configs", "tests", "ml_collections", "absl"}

@@ -41,3 +41,8 @@ def plain(number: Any) -> str:
   if isinstance(number, int) or number == int(number):
     return f"{int(number):,}"
   return f"{number:.3g}"
+
+
+def capital(text: str) -> str:
+  """Words as a title: "Accuracy over rounds"."""
+  return text[:1].upper() + text[1:]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from quped_jax.experiment.report import amounts
 from quped_jax.experiment.report.markup import Markup, element, join
 
 MISSING = (
@@ -19,6 +20,7 @@ MISSING = (
   "pip install 'quped_jax[plot]'"
 )
 _FONTS = "'DejaVu Sans', Verdana, sans-serif"
+_PIXELS = 2.1  # Of a point, at most.
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 _CAPTIONS = {
   "over_rounds": "over rounds, of each variant of the clients' models",
@@ -76,7 +78,7 @@ def embedded(text: str, prefix: str, label: str) -> Markup:
   size = re.search(r'<svg\b[^>]*?\swidth="([\d.]+)pt"', text)
   assert size is not None
   # As wide as its letters are easily read, and no wider than the page.
-  width = round(float(size[1]) * 1.75)
+  width = round(float(size[1]) * _PIXELS)
   text = re.sub(r'(<svg\b[^>]*?)\sheight="[^"]*"', r"\1", text, count=1)
   text = re.sub(r'(<svg\b[^>]*?)\swidth="[^"]*"', r"\1", text, count=1)
   opening = f'<svg role="img" aria-label="{html.escape(label)}" '
@@ -92,7 +94,7 @@ def of_file(path: pathlib.Path) -> Markup:
   return element(
     "figure",
     element("img", src=source, alt=words),
-    element("figcaption", words[:1].upper() + words[1:]),
+    element("figcaption", amounts.capital(words)),
   )
 
 
@@ -103,9 +105,8 @@ def caption_of(name: str) -> str:
       return words
     if name.endswith(f"_{end}"):
       score = name.removesuffix(f"_{end}").replace("_", " ")
-      return f"{score[:1].upper()}{score[1:]} {words}"
-  words = name.replace("_", " ")
-  return words[:1].upper() + words[1:]
+      return amounts.capital(f"{score} {words}")
+  return amounts.capital(name.replace("_", " "))
 
 
 class Numbering:

@@ -33,7 +33,11 @@ def given_as_objects(run: Run) -> list[str]:
   found = []
   summary, settings = run.summary or {}, run.settings
   if "dataset" in summary and summary["dataset"] != settings.get("dataset"):
-    found.append(f"the data (called {summary['dataset']!r})")
+    found.append(f"the data, called {summary['dataset']!r}")
+  # Several networks are all named in a summary.
+  alone = not any(settings.get(name) for name in ("client_types", "candidates"))
+  if "model" in summary and alone and summary["model"] != settings.get("model"):
+    found.append(f"the network, called {summary['model']!r}")
   state = run.identity.get(identity_lib.STATE, identity_lib.FRESH)
   if state != identity_lib.FRESH:
     found.append("the state from which the run began")

@@ -95,7 +95,7 @@ def _summary(run: Run) -> Markup:
   summary, score = run.summary, run.score
   variant = summary["primary_variant"]
   primary = summary[score.name][variant]
-  title = score.title[:1].upper() + score.title[1:]
+  title = amounts.capital(score.title)
   cards = [
     (
       f"{title}, {variant} model",
@@ -182,7 +182,9 @@ def _variants(run: Run, summary: Mapping[str, Any], score: Score) -> Markup:
     where = f"{variant}, after round {summary['best_round']}"
     rows.append(row(f"{where}, chosen on validation data", best[variant]))
   titles = ("variant", *_STATISTICS.values())
-  return tables.table(f"{score.title} over clients", titles, rows)
+  return tables.table(
+    amounts.capital(f"{score.title} over clients"), titles, rows
+  )
 
 
 def _more_metrics(summary: Mapping[str, Any]) -> Markup:
@@ -295,7 +297,7 @@ def _figures(run: Run, numbering: Numbering) -> Markup:
     return element("p", "There is nothing to draw yet.")
   return numbering.draw(
     lambda: {
-      f"{run.score.title} over rounds, so far": curves.draw(
+      amounts.capital(f"{run.score.title} over rounds, so far"): curves.draw(
         {name: run.history for name in run.variants},
         {name: f"test/{name}" for name in run.variants},
         run.score,

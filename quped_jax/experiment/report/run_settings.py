@@ -80,11 +80,29 @@ def written(value: Any) -> str:
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-  """Rows of the settings in which runs differ: name, and value of each run."""
-  by_run = [{x.name: written(x.value) for x in said(own)} for own in settings]
-  names = dict.fromkeys(name for own in by_run for name in own)
-  rows = [[name, *(own.get(name, _ABSENT) for own in by_run)] for name in names]
-  return [row for row in rows if len(set(row[1:])) > 1]
+  """The settings in which runs differ.
+
+  An option of a method that only some of the runs have is one of them if it is
+  not at its default.
+
+  Args:
+    settings: the content of `config.json` of each run.
+
+  Returns:
+    Rows: the name of a setting, and its value in each run.
+  """
+  by_run = [{x.name: x for x in said(own)} for own in settings]
+  rows = []
+  for name in dict.fromkeys(name for own in by_run for name in own):
+    found = [own[name] for own in by_run if name in own]
+    same = all(x.value == found[0].value for x in found)
+    if same and (len(found) == len(by_run) or not found[0].differs):
+      continue
+    values = [
+      written(own[name].value) if name in own else _ABSENT for own in by_run
+    ]
+    rows.append([name, *values])
+  return rows
 
 
 def section(settings: Mapping[str, Any]) -> Markup:
@@ -92,7 +110,8 @@ def section(settings: Mapping[str, Any]) -> Markup:
   found = said(settings)
   changed = [x for x in found if x.differs]
   rows = [
-    [_name(x), written(x.value), written(x.default), x.meaning] for x in changed
+    [_name(x), written(x.value), written(x.default), _meaning(x)]
+    for x in changed
   ]
   titles = "setting", "value", "default", "meaning"
   first = (
@@ -102,7 +121,7 @@ def section(settings: Mapping[str, Any]) -> Markup:
     if rows
     else element("p", "All settings have their defaults.")
   )
-  rows = [[_name(x), written(x.value), x.meaning] for x in found]
+  rows = [[_name(x), written(x.value), _meaning(x)] for x in found]
   whole = tables.table(
     "All settings, and the options of the method",
     ("setting", "value", "meaning"),
@@ -114,3 +133,11 @@ def section(settings: Mapping[str, Any]) -> Markup:
 
 def _name(one: Said) -> Markup:
   return element("code", one.name)
+
+
+def _meaning(one: Said) -> Markup:
+  """What a setting means, with the names in it as code."""
+  parts = one.meaning.split("`")
+  return join(
+    *(element("code", x) if i % 2 else x for i, x in enumerate(parts))
+  )

@@ -8,10 +8,8 @@ from quped_jax.experiment.report.drawings import Numbering
 from quped_jax.experiment.report.markup import Markup, element, join
 from quped_jax.experiment.report.run_section import (
   diverged,
-  durations,
   privacy,
   shown,
-  traffic,
 )
 from quped_jax.experiment.report.workdirs import Run
 
@@ -28,10 +26,10 @@ def section(
     titles: of the columns.
     numbering: of the page's figures.
   """
-  heads = ("", *titles)
+  heads = ("result", *titles)
   return join(
     tables.table("Results, a column for each run", heads, _results(runs)),
-    _settings(runs, heads),
+    _settings(runs, ("setting", *titles)),
     _curves(runs, numbering),
   )
 
@@ -64,9 +62,13 @@ def _results(runs: Sequence[Run]) -> list[list[Any]]:
     "standard deviation": primary("std"),
     "worst client": primary("worst"),
     "10th percentile": primary("p10"),
-    "bytes per client and round": lambda run, x: traffic(x),
+    "down, per client and round": lambda run, x: amounts.size(x["bytes_down"]),
+    "up, per client and round": lambda run, x: amounts.size(x["bytes_up"]),
     "model, mean over clients": model,
-    "time": lambda run, x: durations(x),
+    "time per round": lambda run, x: amounts.time(
+      x["timing"]["seconds_per_round"]
+    ),
+    "time in all": lambda run, x: amounts.time(x["timing"]["total_seconds"]),
     "diverged clients": lambda run, x: diverged(x),
     "privacy": lambda run, x: privacy(x),
   }
@@ -123,7 +125,9 @@ def _curves(runs: Sequence[Run], numbering: Numbering) -> Markup:
     parts.append(
       numbering.draw(
         lambda own=own, score=score: {
-          f"{score.title} over rounds, of each run's variant to compare": (
+          amounts.capital(
+            f"{score.title} over rounds, of each run's variant to compare"
+          ): (
             curves.draw(
               {run.name: run.history for run in own},
               {run.name: f"test/{run.variants[0]}" for run in own},
