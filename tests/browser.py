@@ -29,7 +29,8 @@ class Page:
   Attributes:
     problems: errors and warnings of the page's scripts, and what the browser
       says is wrong with it.
-    requests: addresses that the page asked for, beside its own.
+    requests: addresses that the page asked for, beside its own, and but for
+      data that the address itself holds.
   """
 
   def __init__(self, to: int, of: int):
@@ -88,7 +89,11 @@ class Page:
       x.get("method") == "Page.loadEventFired" for x in self._events
     ):
       self._receive()
-    self.requests = [x for x in self.requests if x != path.as_uri()]
+    self.requests = [
+      x
+      for x in self.requests
+      if x != path.as_uri() and not x.startswith("data:")
+    ]
 
   def size(self, width: int, height: int = 800) -> None:
     """Gives the window a size, in CSS pixels; a narrow one is a phone's."""

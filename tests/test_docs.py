@@ -36,6 +36,7 @@ QUESTIONS = (
   "compression",
   "model-files",
   "comparison",
+  "reports",
   "data",
   "promises",
   "architecture",
