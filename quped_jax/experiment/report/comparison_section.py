@@ -1,6 +1,6 @@
 """What a report says of a comparison: its table, its figures, its settings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quped_jax.experiment import scores as scores_lib
@@ -141,7 +141,7 @@ def _settings(comparison: Comparison) -> Markup:
   return join(shared, tables.fold("Settings in which runs differ", table))
 
 
-def _shared(settings: list[Mapping[str, Any]]) -> dict[str, str]:
+def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
   first = {
     x.name: run_settings.written(x.value)
     for x in run_settings.said(settings[0])

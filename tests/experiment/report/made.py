@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import quped_jax as qj
+from quped_jax.experiment.report import workdirs
 
 VARIANTS = "personalized", "quantized", "global"
 # In names of files and methods, and in all text that is read: it must stay
@@ -138,3 +139,17 @@ def comparison(folder: pathlib.Path) -> pathlib.Path:
 def write(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file."""
   path.write_text(json.dumps(value))
+
+
+def read(folder: pathlib.Path) -> workdirs.Run:
+  """What is read of the folder of a run."""
+  (found,) = workdirs.read([folder])
+  assert isinstance(found, workdirs.Run)
+  return found
+
+
+def read_comparison(folder: pathlib.Path) -> workdirs.Comparison:
+  """What is read of the folder of a comparison."""
+  (found,) = workdirs.read([folder])
+  assert isinstance(found, workdirs.Comparison)
+  return found

@@ -2,14 +2,12 @@
 
 import re
 
-from quped_jax.experiment.report import comparison_section, workdirs
+from quped_jax.experiment.report import comparison_section
 from tests.experiment.report import made
 
 
 def parts(folder) -> dict[str, str]:
-  (found,) = workdirs.read([folder])
-  assert isinstance(found, workdirs.Comparison)
-  return dict(comparison_section.sections(found))
+  return dict(comparison_section.sections(made.read_comparison(folder)))
 
 
 def test_the_table_is_that_of_the_comparison(tmp_path):

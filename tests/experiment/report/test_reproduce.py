@@ -11,9 +11,7 @@ from tests.experiment.report import made
 
 
 def read(folder, **settings) -> workdirs.Run:
-  (run,) = workdirs.read([made.run(folder, **settings)])
-  assert isinstance(run, workdirs.Run)
-  return run
+  return made.read(made.run(folder, **settings))
 
 
 @pytest.mark.parametrize(

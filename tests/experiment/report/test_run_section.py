@@ -2,7 +2,7 @@
 
 import pytest
 
-from quped_jax.experiment.report import drawings, run_section, workdirs
+from quped_jax.experiment.report import drawings, run_section
 from tests.experiment.report import made
 
 
@@ -13,8 +13,7 @@ def no_figures(monkeypatch):
 
 
 def parts(folder, **values) -> dict[str, str]:
-  (run,) = workdirs.read([made.run(folder, **values)])
-  assert isinstance(run, workdirs.Run)
+  run = made.read(made.run(folder, **values))
   return dict(run_section.sections(run, drawings.Numbering()))
 
 
@@ -32,12 +31,11 @@ def test_the_summary_says_how_good_and_how_dear_it_was(tmp_path, no_figures):
 
 
 def test_privacy_is_said(tmp_path, no_figures):
-  guarantee = {"epsilon": 2.345, "delta": 1e-5}
-  said = parts(tmp_path / "run", summary={"privacy": guarantee})["Summary"]
-  assert "epsilon 2.35 at delta 1e-05" in said
-  guarantee["epsilon"] = None  # As files have infinity.
-  said = parts(tmp_path / "other", summary={"privacy": guarantee})["Summary"]
-  assert "epsilon infinite" in said
+  # Files have null for infinity.
+  for epsilon, words in ((2.345, "epsilon 2.35 at delta"), (None, "infinite")):
+    guarantee = {"epsilon": epsilon, "delta": 1e-5}
+    found = parts(tmp_path / words, summary={"privacy": guarantee})
+    assert words in found["Summary"]
 
 
 def test_held_out_clients_and_the_best_round_have_rows(tmp_path, no_figures):
@@ -83,8 +81,7 @@ def test_packed_models_are_counted(tmp_path, no_figures):
   (folder / "models").mkdir()
   for name in ("client_00000", "global"):
     (folder / "models" / f"{name}.safetensors").write_bytes(bytes(600))
-  (run,) = workdirs.read([folder])
-  assert isinstance(run, workdirs.Run)
+  run = made.read(folder)
   said = dict(run_section.sections(run, drawings.Numbering()))["Model sizes"]
   assert "2 packed models, 1.2 KB in all" in said
 
@@ -111,7 +108,6 @@ def test_what_a_client_lacks_is_a_dash_and_words_stay_text(
   (folder / "clients.csv").write_text(
     "client,bits,groups,quantized\n0,1,<script>,nan\n"
   )
-  (run,) = workdirs.read([folder])
-  assert isinstance(run, workdirs.Run)
+  run = made.read(folder)
   said = dict(run_section.sections(run, drawings.Numbering()))["Clients"]
   assert "\N{EN DASH}</td>" in said and "<td>&lt;script&gt;</td>" in said

@@ -1,12 +1,12 @@
 """Settings in a report: those that differ first, and all of them."""
 
 import quped_jax as qj
-from quped_jax.experiment.report import run_settings, workdirs
+from quped_jax.experiment.report import run_settings
 from tests.experiment.report import made
 
 
 def settings_of(folder, **settings):
-  return workdirs.read([made.run(folder, **settings)])[0].settings
+  return made.read(made.run(folder, **settings)).settings
 
 
 def test_what_differs_is_said_with_its_default(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quped_jax.experiment.report import drawings, side_by_side, workdirs
+from quped_jax.experiment.report import drawings, side_by_side
 from tests.experiment.report import made
 
 DASH = "\N{EN DASH}"
@@ -17,7 +17,7 @@ def section(tmp_path, *runs):
   folders = [
     made.run(tmp_path / f"run{i}", **values) for i, values in enumerate(runs)
   ]
-  read = workdirs.read(folders)
+  read = [made.read(folder) for folder in folders]
   titles = [run.name for run in read]
   return side_by_side.section(read, titles, drawings.Numbering())
 

@@ -12,9 +12,10 @@ from tests.experiment.report import made
 
 def test_a_finished_run(tmp_path):
   folder = made.run(tmp_path / "run", clients=5, rounds=3)
-  (run,) = workdirs.read([folder])
+  run = made.read(folder)
   assert run.name == "run" and run.folder == folder
   assert run.title == "QuPeD, 1, 32 bits"
+  assert run.summary is not None
   assert run.summary["clients"] == len(run.clients) == 5
   assert run.last_round() == 3
   assert run.variants == ["quantized", "personalized", "global"]
@@ -25,7 +26,7 @@ def test_a_run_that_is_not_finished(tmp_path):
   folder = made.run(tmp_path / "run", finished=False, loss="squared_error")
   with (folder / "metrics.jsonl").open("a") as file:
     file.write('{"round": 5, "los')  # It was killed while it wrote.
-  (run,) = workdirs.read([folder])
+  run = made.read(folder)
   assert run.summary is None and run.clients == []
   assert run.last_round() == 4
   assert run.title == "QuPeD, 1, 32 bits"
@@ -36,7 +37,7 @@ def test_a_run_that_is_not_finished(tmp_path):
 def test_a_run_that_has_just_begun(tmp_path):
   folder = made.run(tmp_path / "run", finished=False, rounds=1)
   (folder / "metrics.jsonl").unlink()
-  (run,) = workdirs.read([folder])
+  run = made.read(folder)
   assert run.last_round() == 0 and run.variants == []
 
 
@@ -45,8 +46,9 @@ def test_former_names_are_read_as_the_present_ones(tmp_path):
   for name, former in (("config", "new_clients"), ("summary", "new_clients")):
     path = folder / f"{name}.json"
     path.write_text(path.read_text().replace("held_out_clients", former))
-  (run,) = workdirs.read([folder])
+  run = made.read(folder)
   assert run.settings["held_out_clients"] == 0
+  assert run.summary is not None
   assert run.summary["held_out_clients"] == {}
 
 
@@ -55,7 +57,7 @@ def test_a_comparison_has_its_table_and_runs(tmp_path):
   (folder / "b.png").write_bytes(b"")
   (folder / "b.svg").write_text("<svg/>")
   (folder / "a.png").write_bytes(b"")
-  (found,) = workdirs.read([folder])
+  found = made.read_comparison(folder)
   assert [row["method"] for row in found.rows] == ["quped", made.HOSTILE]
   assert [run.name for run in found.runs] == ["local_1_seed0", "quped_1_seed0"]
   assert [path.name for path in found.figures] == ["a.png", "b.svg"]
