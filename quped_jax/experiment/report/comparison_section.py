@@ -74,9 +74,9 @@ def _table(comparison: Comparison) -> Markup:
   titles = [_title(name, score) for name in columns]
   names = sum(name in _WORDS for name in columns)
   note = (
-    f"{score.title}: {score.of}, of the variant that the method would deploy, "
-    "mean over clients, then over seeds. The difference is over the same "
-    "clients and seeds; the ends are of its 95 % interval."
+    f"{amounts.capital(score.title)}: {score.of}, of the variant that the "
+    "method would deploy, mean over clients, then over seeds. The difference "
+    "is over the same clients and seeds; the ends are of its 95 % interval."
   )
   return join(
     *parts,
