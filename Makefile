@@ -15,13 +15,14 @@ PYTEST := $(BIN)/python -m pytest --durations=15
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-all test-long lint docs demo clean
+.PHONY: help setup test test-all test-long test-browser lint docs demo clean
 
 help:
 	@echo 'make setup     create $(VENV) and install everything into it'
 	@echo 'make test      set up and run the tests (PYTEST_ARGS="-k name")'
 	@echo 'make test-all  set up and run those that take long'
 	@echo 'make test-long set up and run further cases of these, for an hour'
+	@echo 'make test-browser set up and run tests that need Chromium'
 	@echo 'make lint      set up and check style and types'
 	@echo 'make docs      set up and build the site of the documentation'
 	@echo 'make demo      set up and run the demonstration (DEMO_DIR=$(DEMO_DIR))'
@@ -50,7 +51,7 @@ $(TRACKERS): $(INSTALLED)
 setup: $(INSTALLED)
 
 test: setup
-	$(PYTEST) -m 'not slow and not long' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow and not long and not browser' $(PYTEST_ARGS)
 
 # Not once more what `make test` runs.
 test-all: setup $(TRACKERS)
@@ -60,6 +61,10 @@ test-all: setup $(TRACKERS)
 # before a release, and after a change of the engine.
 test-long: setup
 	$(PYTEST) -m long $(PYTEST_ARGS)
+
+# Of reports, in a browser: needs Chromium (on Debian `apt install chromium`).
+test-browser: setup
+	$(PYTEST) -m browser -n 0
 
 lint: setup
 	$(BIN)/ruff check

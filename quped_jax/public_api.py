@@ -12,6 +12,7 @@ from quped_jax.experiment.comparison.result import Comparison
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.figures.partition import plot_partition
 from quped_jax.experiment.figures.run_figures import plot_run
+from quped_jax.experiment.report.write import write_report
 from quped_jax.experiment.run import (
   Interrupted,
   Result,
@@ -145,4 +146,5 @@ __all__ = [
   "use_cores",
   "weights_prox",
   "with_centers",
+  "write_report",
 ]

@@ -43,6 +43,7 @@ QUESTIONS = (
   "compression",
   "model-files",
   "comparison",
+  "reports",
   "data",
   "reproducing",
   "errors",

@@ -56,6 +56,7 @@ INNER = {
     "experiment",
     "figures",
     "comparison",
+    "report",
   ),
 }
 FOREIGN = {"experiments", "configs", "tests", "ml_collections", "absl"}

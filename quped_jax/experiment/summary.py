@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from quped_jax import reading
+from quped_jax.experiment import environment
 from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.settings import Settings
@@ -238,6 +239,7 @@ def summarize(
       "client_state_bytes": simulation.state_bytes,
       "data_bytes": simulation.data_bytes,
     },
+    "environment": environment.here(),
   }
 
 

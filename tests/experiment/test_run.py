@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax.experiment import environment
 from quped_jax.experiment.build_data import build_federation
 from tests import tiny
 
@@ -124,6 +125,7 @@ def test_the_summary_says_how_good_and_how_dear_it_was(finished):
   assert timing["seconds_per_round"] > 0
   assert timing["compile_seconds"] > timing["seconds_per_round"]
   assert summary["memory"]["round_bytes"] > 0
+  assert summary["environment"] == environment.here()
   # 64 pixels, 8, 8, 10 classes, with biases.
   size = 4 * ((64 * 8 + 8) + (8 * 8 + 8) + (8 * 10 + 10))
   assert summary["bytes_up"] == summary["bytes_down"] == size

@@ -1,0 +1,1 @@
+"""Reports: pages of HTML on what runs left in their workdirs."""

@@ -1,0 +1,62 @@
+"""The score over rounds, of several runs in one figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from quped_jax.experiment.figures import style
+from quped_jax.experiment.scores import Score
+
+_COLUMNS = 2
+# Longer names are cut, so that the legend is not wider than the figure.
+_LONGEST = 24
+
+
+def draw(
+  lines: Mapping[str, Sequence[Mapping[str, Any]]],
+  field: Mapping[str, str],
+  score: Score,
+  note: str,
+) -> style.Figure:
+  """Axes with a curve of each run.
+
+  Of more than can be told apart, those that end best are told apart.
+
+  Args:
+    lines: {name: the lines of the run's `metrics.jsonl`}.
+    field: {name: which field of these lines}.
+    score: what the fields are.
+    note: below the title.
+  """
+  curves = {
+    name: (
+      np.array([record["round"] for record in history], float),
+      score.scale * np.array([x.get(field[name]) for x in history], float),
+    )
+    for name, history in lines.items()
+  }
+  best = sorted(curves, key=lambda name: _end(curves[name][1]), reverse=True)
+  looks = style.looks(list(curves), best[: style.MOST])
+  figure = style.figure(width=style.FULL / 1.5, height=2.6)
+  axes = figure.subplots()
+  for name, (rounds, values) in curves.items():
+    look = looks[name]
+    style.line(
+      axes, look, rounds, values, _short(name) if look.highlighted else ""
+    )
+  style.fit_score(axes, score, [values for _, values in curves.values()])
+  style.whole_numbers(axes)
+  style.label(axes, "round", score.axis(note))
+  style.legend(figure, columns=_COLUMNS, axes=axes)
+  return figure
+
+
+def _end(values: np.ndarray) -> float:
+  return float(np.nan_to_num(values[-1], nan=-np.inf))
+
+
+def _short(name: str) -> str:
+  """A name as a legend shows it: matplotlib hides those that begin with _."""
+  name = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
+  return name.replace("$", r"\$").lstrip("_") or name

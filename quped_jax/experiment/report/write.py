@@ -1,0 +1,49 @@
+"""Writes the report on runs and comparisons."""
+
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from quped_jax import paths
+from quped_jax.experiment.report import page
+from quped_jax.experiment.report import workdirs as workdirs_lib
+
+_Path = str | os.PathLike[str]
+
+
+def write_report(
+  workdirs: _Path | Iterable[_Path], output: _Path = "report.html"
+) -> pathlib.Path:
+  """Writes a report on runs as one HTML file, which needs no network.
+
+  It has a run's summary, sizes of its models, figures, a table of its clients,
+  settings, and what reproduces it; several runs are also side by side. Of a
+  comparison it has the table and the figures. The same files make the same
+  report, byte for byte. Without matplotlib it has no figures.
+
+  Args:
+    workdirs: the work directory of a run, a sweep or a comparison, or several
+      of them. A run need not be finished.
+    output: the file, which is replaced.
+
+  Returns:
+    The path of the file.
+
+  Raises:
+    ValueError: a folder that is no such work directory or is given twice, files
+      in it that say something else, or an output that cannot be a file.
+    OSError: the file cannot be written.
+  """
+  one = isinstance(workdirs, (str, os.PathLike))
+  given: list[Any] = [workdirs] if one else list(workdirs)
+  if not given:
+    raise ValueError("workdirs=(): must be at least one work directory")
+  path = paths.given("output", output)
+  if path.is_dir() or not path.parent.is_dir():
+    raise ValueError(
+      f"output={str(output)!r}: must be a file in a folder that exists"
+    )
+  made = page.make(workdirs_lib.read(given))
+  paths.replace_text(path, made)
+  return path

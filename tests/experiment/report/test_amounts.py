@@ -1,0 +1,50 @@
+"""Amounts, as people read them."""
+
+import pytest
+
+from quped_jax.experiment.report import amounts
+
+
+@pytest.mark.parametrize(
+  ("number", "text"),
+  [
+    (0, "0 bytes"),
+    (999, "999 bytes"),
+    (35880, "35.9 KB"),
+    (123456.0, "123 KB"),
+    (2.5e6, "2.5 MB"),
+    (7e15, "7,000 TB"),
+    (None, ""),
+  ],
+)
+def test_size(number, text):
+  assert amounts.size(number) == text
+
+
+@pytest.mark.parametrize(
+  ("seconds", "text"),
+  [
+    (0.1234, "0.12 s"),
+    (41.4, "41 s"),
+    (59.6, "1 min 0 s"),
+    (200, "3 min 20 s"),
+    (7500, "2 h 5 min"),
+    (None, ""),
+  ],
+)
+def test_time(seconds, text):
+  assert amounts.time(seconds) == text
+
+
+def test_counts_have_their_noun():
+  assert amounts.count(1, "client") == "1 client"
+  assert amounts.count(1200, "client") == "1,200 clients"
+
+
+def test_plain_numbers():
+  assert [amounts.plain(x) for x in (80, 80.0, 2.345)] == ["80", "80", "2.35"]
+
+
+def test_titles_begin_with_a_capital():
+  assert amounts.capital("accuracy of R2") == "Accuracy of R2"
+  assert amounts.capital("") == ""
