@@ -64,13 +64,6 @@ class Run:
   def metrics(self, record):
     self.written.append(record)
 
-  def begun(self, state):
-    return [{"round": state()}]
-
-  def evaluated(self, state, round_, scores):
-    assert state() == round_ and set(scores) == {"quantized"}
-    return [{"round": round_}]
-
   # Of Held.
   def state(self) -> Any:
     return self.round
