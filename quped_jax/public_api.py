@@ -4,7 +4,7 @@ from quped_jax import data, methods, models
 from quped_jax.data import from_arrays, from_dataframe, load_dataset, partition
 from quped_jax.data.federation import Federation, make_federation
 from quped_jax.experiment import callbacks
-from quped_jax.experiment.assemble import build
+from quped_jax.experiment.build import build
 from quped_jax.experiment.callbacks import Callback, Display, StopRun
 from quped_jax.experiment.comparison.compare import compare
 from quped_jax.experiment.comparison.grid import Grid, grid
@@ -13,11 +13,8 @@ from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.figures.partition import plot_partition
 from quped_jax.experiment.figures.run_figures import plot_run
 from quped_jax.experiment.report.write import write_report
-from quped_jax.experiment.run import (
-  Interrupted,
-  Result,
-  run,
-)
+from quped_jax.experiment.result import Result
+from quped_jax.experiment.run import Interrupted, run
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.sweep import SweptRun, sweep
 from quped_jax.export.model_export import Exported, export_model

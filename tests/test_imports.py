@@ -54,7 +54,6 @@ INNER = {
     "client_types",
     "settings",
     "experiment",
-    "figures",
     "comparison",
     "report",
   ),

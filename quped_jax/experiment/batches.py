@@ -20,7 +20,7 @@ from quped_jax.experiment.callbacks.as_one import AsOne
 from quped_jax.experiment.callbacks.display import Display
 from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
-from quped_jax.experiment.run import Result
+from quped_jax.experiment.result import Result
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.telling import Telling
 from quped_jax.simulation import run_axis, sizes

@@ -35,7 +35,8 @@ from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.job import Job
 from quped_jax.experiment.own_functions import NOTHING, OwnFunctions
 from quped_jax.experiment.parts import Parts
-from quped_jax.experiment.run import Request, Result, opened, run_made
+from quped_jax.experiment.result import Result
+from quped_jax.experiment.run import Request, opened, run_made
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.telling import Telling, telling_of
 from quped_jax.methods import api

@@ -8,7 +8,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -34,49 +34,13 @@ from quped_jax.experiment.divergence_reports import DivergenceError
 from quped_jax.experiment.figures import run_figures
 from quped_jax.experiment.job import Job, check_processes
 from quped_jax.experiment.loop import Alone, End
+from quped_jax.experiment.result import Result
 from quped_jax.experiment.resume import Interrupted, Progress, Signals
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.telling import Telling, telling_of
 from quped_jax.files import checkpoint
 from quped_jax.simulation import processes
-from quped_jax.simulation.simulation import Simulation
 from quped_jax.simulation.state import SimulationState
-
-
-class Result(NamedTuple):
-  """The result of a run.
-
-  Attributes:
-    summary: what `summary.json` holds.
-    clients: a row per client, what `clients.csv` holds.
-    history: a record per evaluated round, what `metrics.jsonl` holds.
-    figure_records: what figures need beside these, what `figures.jsonl` holds.
-    state: the SimulationState after the last round.
-    simulation: the programs that computed it.
-
-  Examples:
-    >>> settings = qj.Settings(
-    ...   method="local", clients=2, bits=(32,), rounds=1, steps=2
-    ... )
-    >>> result = qj.run(settings, display=qj.Display(quiet=True))
-    >>> 0 <= result.summary["accuracy"]["personalized"]["mean"] <= 1
-    True
-    >>> [row["client"] for row in result.clients]
-    [0, 1]
-    >>> result.history[0]["round"]
-    1
-  """
-
-  summary: dict[str, Any]
-  clients: list[dict[str, Any]]
-  history: list[dict[str, Any]]
-  figure_records: list[dict[str, Any]]
-  state: SimulationState
-  simulation: Simulation
-
-  def __repr__(self) -> str:
-    fields = ", ".join(self._fields)
-    return f"Result({summary_lib.in_a_line(self.summary)}; fields: {fields})"
 
 
 def run(

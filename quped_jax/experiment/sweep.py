@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
 import os
 import pathlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,15 +22,14 @@ from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import summary as summary_lib
 from quped_jax.experiment.callbacks.base import Callback, of_runs
 from quped_jax.experiment.callbacks.display import Display
+from quped_jax.experiment.changes import describe, folder_name
 from quped_jax.experiment.divergence_reports import DivergenceError
-from quped_jax.experiment.run import Result, brief
+from quped_jax.experiment.result import Result
+from quped_jax.experiment.run import brief
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.settings.fields import check_names
 from quped_jax.files.checkpoint import Checkpoints
 from quped_jax.files.differences import refusal
-
-# Characters of a folder's name.
-_LONGEST = 120
 
 
 class SweptRun(NamedTuple):
@@ -241,28 +238,6 @@ def plan(
     path = None if folder is None else folder / folder_name(shown)
     runs.append(SweptRun(own, made, path))
   return runs
-
-
-def describe(changes: Mapping[str, Any]) -> str:
-  """Changes of settings on one line: "seed=1 quped.lambda_p=0.5"."""
-  return " ".join(f"{name}={_shown(value)}" for name, value in changes.items())
-
-
-def folder_name(changes: Mapping[str, Any]) -> str:
-  """A name for the folder of a run that differs so: "seed=1,steps=3"."""
-  plain = describe(changes).replace(" ", ",")
-  name = re.sub(r"[^A-Za-z0-9.,=_+-]", "-", plain)
-  if name == plain and len(name) <= _LONGEST:
-    return name
-  # Others may come to the same letters.
-  digest = hashlib.blake2b(plain.encode(), digest_size=4).hexdigest()
-  return f"{name[:_LONGEST]}-{digest}"
-
-
-def _shown(value: Any) -> str:
-  if isinstance(value, tuple):
-    return "-".join(map(_shown, value))
-  return str(value)
 
 
 def values_of(over: Any) -> dict[str, tuple[Any, ...]]:

@@ -11,7 +11,8 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.experiment import sweep as sweep_lib
-from quped_jax.experiment.sweep import describe, folder_name, plan
+from quped_jax.experiment.changes import describe, folder_name
+from quped_jax.experiment.sweep import plan
 from quped_jax.simulation.program import Program
 
 BASE = qj.Settings(

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from quped_jax import paths
-from quped_jax.experiment import metrics, output, scores, sweep
+from quped_jax.experiment import changes, metrics, output, scores
 from quped_jax.experiment.comparison import draws, figures, plan, sheet, tune
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
@@ -120,7 +120,7 @@ def _run(
   given: bool,
 ) -> Run:
   change = {} if given else {setting: value}
-  name = f"_{sweep.folder_name(change)}" if change else ""
+  name = f"_{changes.folder_name(change)}" if change else ""
   return Run(
     row,
     plan.row_settings(config, row, seed, draws.unflatten(change)),

@@ -26,10 +26,10 @@ import numpy as np
 
 from quped_jax import checks, paths
 from quped_jax.experiment import many, metrics, output
+from quped_jax.experiment.changes import describe
 from quped_jax.experiment.comparison import draws, halving, plan
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
-from quped_jax.experiment.sweep import describe
 from quped_jax.quantization import annealing
 
 # Fields of the config's section `tune`.
