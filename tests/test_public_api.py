@@ -21,7 +21,7 @@ import pytest
 import quped_jax as qj
 
 ROOT = pathlib.Path(__file__).parents[1]
-MODULES = ("data", "methods", "models")
+MODULES = ("callbacks", "data", "methods", "models")
 NAMES = [name for name in qj.__all__ if name not in ("__version__", *MODULES)]
 FUNCTIONS = [name for name in NAMES if inspect.isfunction(getattr(qj, name))]
 CLASSES = [name for name in NAMES if inspect.isclass(getattr(qj, name))]
@@ -47,22 +47,30 @@ FROM_THE_PAPER = {
 }
 # Examples that compile much, most of them programs of a federation.
 SLOW = {
+  "Callback",
+  "Comparison",
+  "Grid",
   "Result",
   "Simulation",
   "SimulationState",
+  "StopRun",
   "build",
   "centers_prox",
   "client_state",
+  "compare",
+  "grid",
   "init_codebook",
   "init_codebooks",
   "make_alternating",
   "make_simulation",
+  "plot_run",
   "prox_quantize",
   "quantize_once",
   "run",
   "save_packed",
   "soft_quantize",
   "sweep",
+  "write_report",
 }
 # Examples that change what other tests would see.
 ALONE = {"register_method", "register_model"}

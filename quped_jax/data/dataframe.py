@@ -65,6 +65,21 @@ def from_dataframe(
   Raises:
     ValueError: If the columns do not make a dataset; the message names the
       column and what to do.
+
+  Examples:
+    >>> import pandas as pd
+    >>> df = pd.DataFrame(
+    ...   {
+    ...     "age": [34, 51, 47, 29, 62, 45, 38, 56],
+    ...     "ill": [False, True] * 4,
+    ...     "hospital": ["north"] * 4 + ["south"] * 4,
+    ...   }
+    ... )
+    >>> data = qj.from_dataframe(df, "ill", "hospital", standardize=True)
+    >>> data.inputs.shape, data.num_classes
+    ((8, 1), 2)
+    >>> qj.make_federation(data).num_clients
+    2
   """
   columns = _columns(df)
   labels = [label] if isinstance(label, str) else list(label)

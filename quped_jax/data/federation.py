@@ -354,7 +354,7 @@ def make_federation(
   Examples:
     >>> inputs = np.random.default_rng(0).normal(size=(40, 5))
     >>> data = qj.from_arrays(inputs, np.arange(40) % 2)
-    >>> parts = qj.partition(data, "dirichlet", 4, alpha=1.0, min_size=4)
+    >>> parts = qj.partition(data, "dirichlet", 4, alpha=9.0, min_size=2)
     >>> qj.make_federation(data, parts).num_classes
     2
   """

@@ -48,9 +48,9 @@ def build(
     ValueError: settings that do not fit each other or the data.
 
   Examples:
-    >>> built = qj.build(qj.Settings(method="local", clients=2, bits=(32,)))
+    >>> built = qj.build(qj.Settings(method="local", clients=4, bits=(32,)))
     >>> built.federation.num_clients, built.model.name
-    (2, 'mlp')
+    (4, 'mlp')
   """
   settings, own = own_functions.read(settings, loss, metrics)
   made = assemble(settings, federation=federation, model=model, own=own)

@@ -22,13 +22,13 @@ class Result(NamedTuple):
 
   Examples:
     >>> settings = qj.Settings(
-    ...   method="local", clients=2, bits=(32,), rounds=1, steps=2
+    ...   method="local", clients=4, bits=(32,), rounds=1, steps=2
     ... )
     >>> result = qj.run(settings, display=qj.Display(quiet=True))
     >>> 0 <= result.summary["accuracy"]["personalized"]["mean"] <= 1
     True
     >>> [row["client"] for row in result.clients]
-    [0, 1]
+    [0, 1, 2, 3]
     >>> result.history[0]["round"]
     1
   """

@@ -108,11 +108,11 @@ def run(
 
   Examples:
     >>> settings = qj.Settings(
-    ...   method="local", clients=2, bits=(32,), rounds=1, steps=2
+    ...   method="local", clients=4, bits=(32,), rounds=1, steps=2
     ... )
     >>> result = qj.run(settings, "results/run", display=qj.Display(quiet=True))
     >>> result.summary["primary_variant"]
-    'personalized'
+    'quantized'
   """
   telling = telling_of(callbacks, display)
   settings, own = own_functions.read(settings, loss, metrics)

@@ -144,7 +144,7 @@ def sweep(
 
   Examples:
     >>> settings = qj.Settings(
-    ...   method="local", clients=2, bits=(32,), rounds=1, steps=2
+    ...   method="local", clients=4, bits=(32,), rounds=1, steps=2
     ... )
     >>> runs = qj.sweep(settings, {"learning_rate": (0.01, 0.1)}, quiet=True)
     >>> [run.changes for run in runs]

@@ -1,5 +1,7 @@
 """`export_model`: packed models as files that other programs run."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 from typing import NamedTuple
@@ -19,6 +21,12 @@ class Exported(NamedTuple):
     size: bytes of the file.
     difference: of its logits and the library's, see `export_model`; None if it
       was not checked.
+
+  Examples:
+    See `export_model`, which returns one.
+
+    >>> qj.Exported._fields
+    ('path', 'size', 'difference')
   """
 
   path: pathlib.Path

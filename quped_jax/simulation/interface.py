@@ -81,10 +81,10 @@ class Simulation(NamedTuple):
   Examples:
     `build` makes one from settings; nothing is compiled before it is needed.
 
-    >>> settings = qj.Settings(method="local", clients=2, bits=(32,), steps=1)
+    >>> settings = qj.Settings(method="local", clients=4, bits=(32,), steps=1)
     >>> simulation = qj.build(settings).simulation
     >>> simulation.primary_variant
-    'personalized'
+    'quantized'
     >>> simulation.bytes_up  # of local training
     0.0
   """

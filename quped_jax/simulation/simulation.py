@@ -127,9 +127,9 @@ def make_simulation(
       of range.
 
   Examples:
-    `build` does this from settings. By hand, of two clients of one network:
+    `build` does this from settings. By hand, of four clients of one network:
 
-    >>> made = qj.build(qj.Settings(method="local", clients=2, bits=(32,)))
+    >>> made = qj.build(qj.Settings(method="local", clients=4, bits=(32,)))
     >>> federation, population = made.simulation.data
     >>> models = qj.methods.api.Models(made.model, {"mlp": made.model})
     >>> from quped_jax.experiment.training import make_training
@@ -137,7 +137,7 @@ def make_simulation(
     >>> training = make_training(qj.Settings(steps=1))
     >>> method = local.make(models, training, local.options())
     >>> simulation = qj.make_simulation(
-    ...   method, federation, population, {"mlp": np.arange(2)}
+    ...   method, federation, population, {"mlp": np.arange(4)}
     ... )
     >>> simulation.layout.devices
     1

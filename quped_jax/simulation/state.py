@@ -65,10 +65,10 @@ class SimulationState(NamedTuple):
     monitor: the server's DivergenceMonitor.
 
   Examples:
-    >>> settings = qj.Settings(method="local", clients=3, bits=(1, 2))
+    >>> settings = qj.Settings(method="local", clients=4, bits=(1, 2))
     >>> state = qj.build(settings).simulation.init(seed=0)
     >>> {name: ids.tolist() for name, ids in state.members.items()}
-    {'mlp': [0, 1, 2]}
+    {'clients': [0, 1, 2, 3]}
   """
 
   server: Any
@@ -111,7 +111,7 @@ def client_state(state: SimulationState, client_id: int) -> Any:
     ValueError: no such client, or no state.
 
   Examples:
-    >>> settings = qj.Settings(method="local", clients=3, bits=(1, 2))
+    >>> settings = qj.Settings(method="local", clients=4, bits=(1, 2))
     >>> state = qj.build(settings).simulation.init(seed=0)
     >>> learner = qj.client_state(state, 1)
     >>> int(learner.codebooks["hidden_1"]["kernel"].levels)  # 2 bits

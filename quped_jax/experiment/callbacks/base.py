@@ -93,6 +93,19 @@ class StopRun(Exception):  # noqa: N818  Like StopIteration, it is no error.
 
   Args:
     why: the reason, in words.
+
+  Examples:
+    >>> class Enough(qj.Callback):
+    ...   def on_evaluation(self, evaluation):
+    ...     if evaluation.round == 2:
+    ...       raise qj.StopRun("two rounds are enough")
+    >>> settings = qj.Settings(
+    ...   method="local", clients=4, bits=(32,), rounds=5, steps=2
+    ... )
+    >>> quiet = qj.Display(quiet=True)
+    >>> result = qj.run(settings, callbacks=[Enough(), quiet])
+    >>> result.summary["rounds"]
+    2
   """
 
   def __init__(self, why: str = "a callback stopped the run"):
@@ -107,6 +120,21 @@ class Callback:
   in the first alone. They change nothing of what is compiled or computed. A
   callback that raises an error ends the run, with a checkpoint if there is a
   workdir; it is not called again, and the others are told of the end.
+
+  Examples:
+    >>> class Rounds(qj.Callback):
+    ...   def on_begin(self, start):
+    ...     self.score = f"test/{start.primary_variant}"
+    ...
+    ...   def on_evaluation(self, evaluation):
+    ...     print(evaluation.round, self.score in evaluation.metrics)
+    >>> settings = qj.Settings(
+    ...   method="local", clients=4, bits=(32,), rounds=2, steps=2
+    ... )
+    >>> quiet = qj.Display(quiet=True)
+    >>> result = qj.run(settings, callbacks=[Rounds(), quiet])
+    1 True
+    2 True
   """
 
   def on_begin(self, start: RunStart) -> None:

@@ -32,6 +32,12 @@ class Display(Callback):
     label: what to call the run; its method by default.
     quiet: shows nothing.
     lines: about how many lines a run prints where it cannot be live.
+
+  Examples:
+    >>> display = qj.Display(label="seed 1", lines=3)  # for `qj.run`
+    >>> display.note("Lines of your own go the same way.")
+    Lines of your own go the same way.
+    >>> qj.Display(quiet=True).note("This one shows nothing.")
   """
 
   def __init__(

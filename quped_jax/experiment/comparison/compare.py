@@ -1,7 +1,8 @@
 """Methods side by side, in one call."""
 
+from __future__ import annotations
+
 import contextlib
-import os
 import pathlib
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from quped_jax.experiment.callbacks.base import Callback
 from quped_jax.experiment.comparison import draws, plan, report
 from quped_jax.experiment.comparison.result import Comparison
 from quped_jax.experiment.settings import Settings
+from quped_jax.typing import Path
 
 # One precision, or those that clients have in turn.
 Bits = int | Sequence[int]
@@ -31,7 +33,7 @@ def compare(
   bits: str | int | Iterable[Bits] | None = None,
   seeds: int | Iterable[int] = (0, 1, 2),
   settings: Settings | None = None,
-  workdir: str | os.PathLike | None = None,
+  workdir: Path | None = None,
   *,
   overrides: Mapping[str, Mapping[str, Any]] | None = None,
   titles: Mapping[str, str] | None = None,
@@ -96,7 +98,7 @@ def compare(
     Interrupted: likewise.
 
   Examples:
-    >>> settings = qj.Settings(clients=2, rounds=1, steps=2)
+    >>> settings = qj.Settings(clients=4, rounds=1, steps=2)
     >>> found = qj.compare(
     ...   ["local", "fedavg"], [32], seeds=[0], settings=settings, quiet=True
     ... )
@@ -200,7 +202,7 @@ def _rows(field: str, given: Any) -> str:
 
 
 @contextlib.contextmanager
-def _place(workdir: str | os.PathLike | None) -> Iterator[pathlib.Path]:
+def _place(workdir: Path | None) -> Iterator[pathlib.Path]:
   """Where the runs go: the workdir, or a folder for as long as it takes."""
   if workdir is not None:
     yield paths.given("workdir", workdir)

@@ -1,9 +1,10 @@
 """One method over all combinations of some settings' values."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import math
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from quped_jax.experiment.comparison.sheet import Cell, Sheet
 from quped_jax.experiment.scores import Score
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.sweep import SweptRun
+from quped_jax.typing import Path
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -45,7 +47,7 @@ class Grid:
 
   Examples:
     >>> settings = qj.Settings(
-    ...   method="local", clients=2, bits=(32,), rounds=1, steps=2
+    ...   method="local", clients=4, bits=(32,), rounds=1, steps=2
     ... )
     >>> over = {"learning_rate": (0.01, 0.1), "momentum": (0.0, 0.9)}
     >>> found = qj.grid(settings, over, seeds=[0], quiet=True)
@@ -107,7 +109,7 @@ class Grid:
         means[place], stds[place] = row[self.score.name], row["std"] or 0.0
     return means, stds
 
-  def plot(self, x: str | None = None, y: str | None = None) -> "Figure":
+  def plot(self, x: str | None = None, y: str | None = None) -> Figure:
     """The score over two settings, as a heat map whose best value is marked.
 
     Args:
@@ -188,9 +190,7 @@ class Grid:
     """
     return optional.data_frame(self.rows)
 
-  def save(
-    self, folder: str | os.PathLike, name: str = "grid"
-  ) -> list[pathlib.Path]:
+  def save(self, folder: Path, name: str = "grid") -> list[pathlib.Path]:
     """Writes the table, as CSV, Markdown and LaTeX, and the heat maps.
 
     There is one heat map for each pair of settings, as PNG, SVG and PDF, or
@@ -249,7 +249,7 @@ def grid(
   settings: Settings,
   over: Mapping[str, Iterable[Any]],
   seeds: int | Iterable[int] = (0, 1, 2),
-  workdir: str | os.PathLike | None = None,
+  workdir: Path | None = None,
   *,
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
@@ -289,7 +289,7 @@ def grid(
 
   Examples:
     >>> settings = qj.Settings(
-    ...   method="local", clients=2, bits=(32,), rounds=1, steps=2
+    ...   method="local", clients=4, bits=(32,), rounds=1, steps=2
     ... )
     >>> over = {"learning_rate": (0.01, 0.1), "momentum": (0.0, 0.9)}
     >>> found = qj.grid(settings, over, seeds=[0], quiet=True)

@@ -1,5 +1,7 @@
 """What a comparison came to: its table, its figures, and every run of it."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pathlib
@@ -42,7 +44,7 @@ class Comparison:
     folder: where the results of the runs are; None for nowhere.
 
   Examples:
-    >>> settings = qj.Settings(clients=2, rounds=1, steps=2)
+    >>> settings = qj.Settings(clients=4, rounds=1, steps=2)
     >>> found = qj.compare(
     ...   ["local", "fedavg"], [32], seeds=[0], settings=settings, quiet=True
     ... )
@@ -171,7 +173,7 @@ class Comparison:
     """
     return optional.data_frame(self.rows)
 
-  def plot(self, kind: str = "rounds") -> "Figure":
+  def plot(self, kind: str = "rounds") -> Figure:
     """One of the figures.
 
     Args:
@@ -218,7 +220,7 @@ class Comparison:
       return written
     return written + figures.write(self._shown(figures), folder)
 
-  def nowhere(self) -> "Comparison":
+  def nowhere(self) -> Comparison:
     """The same, whose runs have no folder."""
     return dataclasses.replace(self, folder=None)
 

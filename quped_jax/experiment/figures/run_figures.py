@@ -3,6 +3,8 @@
 Only what draws needs matplotlib, and imports it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 import os
@@ -27,7 +29,7 @@ _MISSING = (
 )
 
 
-def plot_run(source: Left | str | os.PathLike) -> dict[str, "Figure"]:
+def plot_run(source: Left | str | os.PathLike) -> dict[str, Figure]:
   """Draws the figures of a run.
 
   A notebook shows each of them by itself: `qj.plot_run(result)["levels"]`.
@@ -46,6 +48,14 @@ def plot_run(source: Left | str | os.PathLike) -> dict[str, "Figure"]:
   Raises:
     ImportError: matplotlib is not installed.
     ValueError: a workdir without a finished run.
+
+  Examples:
+    >>> settings = qj.Settings(
+    ...   method="local", clients=4, bits=(32,), rounds=1, steps=2
+    ... )
+    >>> result = qj.run(settings, display=qj.Display(quiet=True))
+    >>> sorted(qj.plot_run(result))
+    ['accuracy_by_client', 'accuracy_over_rounds']
   """
   _check_installed()
   given: Any = source
@@ -111,7 +121,7 @@ def _check_installed() -> None:
     raise ImportError(_MISSING)
 
 
-def _figures(run: RunData) -> dict[str, "Figure"]:
+def _figures(run: RunData) -> dict[str, Figure]:
   from quped_jax.experiment.figures import (
     by_client,
     levels,

@@ -1,5 +1,7 @@
 """Writes the report on runs and comparisons."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 from collections.abc import Iterable
@@ -8,12 +10,11 @@ from typing import Any
 from quped_jax import paths
 from quped_jax.experiment.report import page
 from quped_jax.experiment.report import workdirs as workdirs_lib
-
-_Path = str | os.PathLike[str]
+from quped_jax.typing import Path
 
 
 def write_report(
-  workdirs: _Path | Iterable[_Path], output: _Path = "report.html"
+  workdirs: Path | Iterable[Path], output: Path = "report.html"
 ) -> pathlib.Path:
   """Writes a report on runs as one HTML file, which needs no network.
 
@@ -34,6 +35,15 @@ def write_report(
     ValueError: a folder that is no such work directory or is given twice, files
       in it that say something else, or an output that cannot be a file.
     OSError: the file cannot be written.
+
+  Examples:
+    >>> settings = qj.Settings(
+    ...   method="local", clients=4, bits=(32,), rounds=1, steps=2
+    ... )
+    >>> quiet = qj.Display(quiet=True)
+    >>> result = qj.run(settings, "results/run", display=quiet)
+    >>> print(qj.write_report("results/run", "run.html"))
+    run.html
   """
   one = isinstance(workdirs, (str, os.PathLike))
   given: list[Any] = [workdirs] if one else list(workdirs)
