@@ -47,7 +47,11 @@ html_show_sphinx = False
 
 NAMES = set(quped_jax.__all__)
 # What settings and arguments are called too: docstrings may mean these.
-AMBIGUOUS = {"data", "methods", "models", "partition"}
+AMBIGUOUS = {"callbacks", "data", "grid", "methods", "models", "partition"}
+
+
+# Files beside the README, which are not on the site.
+OUTSIDE = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"}
 
 
 def link(name, text):
@@ -93,6 +97,19 @@ class LinkNames(SphinxPostTransform):
         node.replace_self(link(found[1], node.astext()))
 
 
+class NameFiles(SphinxPostTransform):
+  """Names the files that are not on the site, instead of linking to them."""
+
+  default_priority = 5  # Before references are resolved.
+
+  def run(self, **kwargs):
+    """Leaves the text of such links."""
+    del kwargs
+    for node in list(self.document.findall(addnodes.pending_xref)):
+      if node["reftarget"] in OUTSIDE:
+        node.replace_self(node.children)
+
+
 def mathml(node, **how):
   """A formula as MathML, whose brackets are as large as they need to be."""
   tex = re.sub(r"\\[bB]ig(?![a-zA-Z])", "", node.astext())
@@ -133,5 +150,6 @@ def setup(app):
     block_renderers=(draw_math_block, None),
   )
   app.add_post_transform(LinkNames)
+  app.add_post_transform(NameFiles)
   app.connect("autodoc-process-signature", short_signature)
   app.connect("source-read", within_the_site)

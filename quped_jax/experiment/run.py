@@ -372,5 +372,5 @@ def finish(
     made.simulation,
   )
   if job.given.figures and job.workdir is not None and processes.is_first():
-    run_figures.leave(result, job.workdir, job.telling.note)
+    run_figures.leave(result, job.workdir, job.telling.note, made.federation)
   return result

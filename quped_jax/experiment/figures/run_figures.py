@@ -13,7 +13,9 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from quped_jax.data.federation import Federation, Pool
 from quped_jax.experiment.figures import run_data
+from quped_jax.experiment.figures.partition import plot_partition
 from quped_jax.experiment.figures.run_data import Left, RunData
 
 if TYPE_CHECKING:
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
 
 # In the workdir.
 _FOLDER = "figures"
-_OWN = ("*_over_rounds.*", "*_by_client.*", "levels.*", "bytes.*")
+_OWN = (
+  "*_over_rounds.*",
+  "*_by_client.*",
+  "levels.*",
+  "bytes.*",
+  "partition.*",
+)
 
 _MISSING = (
   "matplotlib is not installed, which draws figures: "
@@ -94,7 +102,10 @@ def clear(workdir: str | os.PathLike) -> None:
 
 
 def leave(
-  result: Left, workdir: str | os.PathLike, say: Callable[[str], None]
+  result: Left,
+  workdir: str | os.PathLike,
+  say: Callable[[str], None],
+  federation: Federation | None = None,
 ) -> None:
   """Writes the figures of a run that ends; a failure is only a warning.
 
@@ -102,12 +113,14 @@ def leave(
     result: the run's.
     workdir: where its results are.
     say: shows a line.
+    federation: whose partition is drawn too, as `partition`, if its samples are
+      those of a dataset.
   """
   if importlib.util.find_spec("matplotlib") is None:
     say(f"no figures: {_MISSING}")
     return
   try:
-    _write(run_data.of_result(result), pathlib.Path(workdir))
+    _write(run_data.of_result(result), pathlib.Path(workdir), federation)
   except Exception as error:
     warnings.warn(
       f"figures could not be drawn ({type(error).__name__}: {error}); results "
@@ -139,10 +152,15 @@ def _figures(run: RunData) -> dict[str, Figure]:
   return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def _write(run: RunData, workdir: pathlib.Path) -> list[pathlib.Path]:
+def _write(
+  run: RunData, workdir: pathlib.Path, federation: Federation | None = None
+) -> list[pathlib.Path]:
   from quped_jax.experiment.figures import style
 
   figures = _figures(run)
+  # Synthetic clients may be 100,000, whose samples are made to be counted.
+  if federation is not None and isinstance(federation.source, Pool):
+    figures["partition"] = plot_partition(federation)
   folder = workdir / _FOLDER
   folder.mkdir(parents=True, exist_ok=True)
   return [

@@ -34,7 +34,7 @@ _HEIGHT = 2.4
 
 # Points.
 TEXT, SMALL = 8, 7
-_LINE, _THIN, _MARKER = 1.3, 0.6, 3.5
+_LINE, THIN, _MARKER = 1.3, 0.6, 3.5
 
 _DPI, _SCREEN_DPI = 240, 150
 
@@ -158,11 +158,11 @@ def label(axes: Axes, x: str = "", y: str = "") -> None:
   """
   axes.set_xlabel(x, fontsize=TEXT)
   axes.set_ylabel(textwrap.fill(y, _WRAPPED), fontsize=TEXT)
-  axes.tick_params(labelsize=SMALL, width=_THIN, length=2.5)
-  axes.grid(color=LIGHT, linewidth=_THIN)
+  axes.tick_params(labelsize=SMALL, width=THIN, length=2.5)
+  axes.grid(color=LIGHT, linewidth=THIN)
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.spines[["left", "bottom"]].set_linewidth(_THIN)
+  axes.spines[["left", "bottom"]].set_linewidth(THIN)
 
 
 def title(drawn: matplotlib_figure.Figure, text: str, note: str = "") -> None:
@@ -207,7 +207,7 @@ def line(
     marker=look.marker,
     markersize=_MARKER,
     markevery=(turn * every // MOST, every),
-    linewidth=_LINE if ours else _THIN,
+    linewidth=_LINE if ours else THIN,
     alpha=1.0 if ours else 0.6,
     zorder=3 if ours else 2,
     label=name or "_nolegend_",
@@ -333,20 +333,39 @@ def save(
     OSError: they cannot be written.
   """
   written = []
-  # Without dates, and with the same marks in every SVG file; matplotlib has no
-  # other way to say the latter.
-  dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
   engine = drawn.get_layout_engine()
   try:
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-      for kind in formats:
-        path = pathlib.Path(folder) / f"{name}.{kind}"
-        more = dates.get(kind, {})
-        with paths.replacing(path) as file:
-          drawn.savefig(file, format=kind, dpi=_DPI, metadata=more)
-        written.append(path)
-        # All is in its place now, which takes a third of the time to find.
-        drawn.set_layout_engine("none")
+    for kind in formats:
+      written.append(pathlib.Path(folder) / f"{name}.{kind}")
+      write(drawn, written[-1], kind)
+      # All is in its place now, which takes a third of the time to find.
+      drawn.set_layout_engine("none")
   finally:
     drawn.set_layout_engine(engine)
   return written
+
+
+def write(
+  drawn: matplotlib_figure.Figure, path: pathlib.Path, kind: str
+) -> None:
+  """Writes a figure as one file, which is the same each time.
+
+  Args:
+    drawn: the figure.
+    path: of the file.
+    kind: "png", or another format that matplotlib knows.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  # Without dates, and with the same marks in every SVG file; matplotlib has no
+  # other way to say the latter.
+  dates: dict[str, Any] = {
+    "svg": {"metadata": {"Date": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+  }
+  with (
+    matplotlib.rc_context({"svg.hashsalt": path.stem}),
+    paths.replacing(path) as file,
+  ):
+    drawn.savefig(file, format=kind, dpi=_DPI, **dates.get(kind, {}))

@@ -30,7 +30,7 @@ def heights(axes: Any) -> list[float]:
 def texts(figure):
   """All that is written on a figure, once it is drawn."""
   figure.savefig(io.BytesIO(), format="png", dpi=50)
-  found = [figure.get_suptitle()]
+  found = figure.get_suptitle().splitlines()
   for axes in figure.axes:
     found += [axes.get_xlabel(), axes.get_ylabel()]
     found += [x.get_text() for x in axes.get_yticklabels()]
@@ -75,7 +75,7 @@ def test_circles_have_areas_in_proportion_to_samples():
   written = texts(figure)
   assert "arrays: training samples of 5 clients" in written
   assert "class" in written and "samples" in written
-  assert f"client (largest circle: {counts.max()} samples)" in written
+  assert f"area of a circle: samples, {counts.max()} in the largest" in written
 
 
 def test_classes_have_their_names():

@@ -10,6 +10,10 @@ pytest.importorskip(
 )
 
 import quped_jax as qj  # noqa: E402
+from quped_jax.data import SyntheticSource  # noqa: E402
+from quped_jax.data.synthetic_federation import (  # noqa: E402
+  synthetic_federation,
+)
 from quped_jax.experiment.figures import run_figures, style  # noqa: E402
 from quped_jax.experiment.figures.run_figures import (  # noqa: E402
   leave,  # Before conftest.py replaces it, for runs of other tests.
@@ -64,6 +68,19 @@ def test_those_of_an_earlier_run_go_and_no_other_file(tmp_path):
   run_figures.clear(tmp_path)
 
 
+def test_a_run_that_ends_leaves_its_partition_too(tmp_path):
+  result = test_run_data.result_of(made.run())
+  folder = tmp_path / "figures"
+  leave(result, tmp_path, print, tiny.make_federation())
+  assert (folder / "partition.png").read_bytes().startswith(b"\x89PNG")
+  assert b"<svg" in (folder / "partition.svg").read_bytes()
+  run_figures.clear(tmp_path)
+  assert not folder.exists()
+  many = synthetic_federation(SyntheticSource(0), 100_000)
+  leave(result, tmp_path, print, many)
+  assert {path.stem for path in folder.iterdir()} == set(NAMES)
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
   with pytest.raises(ValueError, match=r"summary\.json: must be that of a"):
     qj.plot_run(tmp_path)
@@ -105,10 +122,10 @@ def test_a_run_leaves_its_figures_if_it_is_to(tmp_path, monkeypatch, wanted):
     display=qj.Display(quiet=True),
   )
   drawn = {path.stem for path in (tmp_path / "figures").glob("*")}
-  assert drawn == (set(NAMES) if wanted else set())
+  assert drawn == ({*NAMES, "partition"} if wanted else set())
   assert [x["round"] for x in result.figure_records] == [0, 1, 2] * wanted
   assert (tmp_path / "figures.jsonl").exists() == wanted
   if wanted:
     shutil.rmtree(tmp_path / "figures")
-    assert {path.stem for path in run_figures.draw(tmp_path)} == drawn
+    assert {path.stem for path in run_figures.draw(tmp_path)} == set(NAMES)
     assert list(qj.plot_run(result)) == NAMES
