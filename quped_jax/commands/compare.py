@@ -219,7 +219,7 @@ def compare(
     sys.exit(128 + getattr(error, "signal", signal.SIGINT))
 
 
-def _tune(config: Mapping[str, Any], folder: pathlib.Path, **how: bool) -> None:
+def _tune(config: Mapping[str, Any], folder: pathlib.Path, **how: Any) -> None:
   best = tune.tune(config, folder, **how)
   print("overrides that did best on validation data:")
   pprint.pp(best)
@@ -228,7 +228,7 @@ def _tune(config: Mapping[str, Any], folder: pathlib.Path, **how: bool) -> None:
 
 
 def _vary(
-  config: Mapping[str, Any], method: str, folder: pathlib.Path, **how: bool
+  config: Mapping[str, Any], method: str, folder: pathlib.Path, **how: Any
 ) -> None:
   sensitivity.sensitivity(config, method, folder, **how)
   for kind in ("json", "png"):
@@ -236,7 +236,7 @@ def _vary(
 
 
 def _combine(
-  config: Mapping[str, Any], asked: str, folder: pathlib.Path, **how: bool
+  config: Mapping[str, Any], asked: str, folder: pathlib.Path, **how: Any
 ) -> None:
   for row, found in row_grids.row_grids(config, asked, folder, **how).items():
     table = found.sheet()
