@@ -2,7 +2,7 @@
 
 Draws the figure of docs/how-quped-works.md:
 
-python -m experiments.levels_figure --output=docs/figures/levels_forming.png
+python -m experiments.levels_figure --figure=docs/figures/levels_forming.png
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ from configs import digits
 from experiments import common
 from quped_jax import paths
 
-_OUTPUT = flags.DEFINE_string(
-  "output", "results/levels_forming.png", "Where the figure goes, a PNG file."
+_FIGURE = flags.DEFINE_string(
+  "figure", "results/levels_forming.png", "Where the figure goes, a PNG file."
 )
 _ROUNDS = flags.DEFINE_list(
   "rounds", ["0", "5", "15", "40"], "After which rounds to look, ascending."
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
 
   def run():
     figure = draw(train([int(number) for number in _ROUNDS.value]))
-    path = paths.given("output", _OUTPUT.value)
+    path = paths.given("figure", _FIGURE.value)
     path.parent.mkdir(parents=True, exist_ok=True)
     with paths.replacing(path) as file:
       figure.savefig(file, format="png", dpi=160)
