@@ -2,22 +2,22 @@
 
 Draws the figure of docs/how-quped-works.md:
 
-python -m experiments.levels_figure --output=docs/figures/levels_forming.png
+python -m experiments.levels_figure --figure=docs/figures/levels_forming.png
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 
 import quped_jax as qj
 from configs import digits
 from experiments import common
 from quped_jax import paths
+from quped_jax.experiment.figures import style
 
-_OUTPUT = flags.DEFINE_string(
-  "output", "results/levels_forming.png", "Where the figure goes, a PNG file."
+_FIGURE = flags.DEFINE_string(
+  "figure", "results/levels_forming.png", "Where the figure goes, a PNG file."
 )
 _ROUNDS = flags.DEFINE_list(
   "rounds", ["0", "5", "15", "40"], "After which rounds to look, ascending."
@@ -26,9 +26,9 @@ _ROUNDS = flags.DEFINE_list(
 # The one quantized layer of the MLP for digits.
 _LAYER = ("hidden_1", "kernel")
 _BITS = 2
+_DPI = 160
 _BINS = 60
-# Blue and vermilion of Okabe and Ito, which anyone can tell apart.
-_WEIGHTS, _LEVELS = "#0072B2", "#D55E00"
+_WEIGHTS, _LEVELS, *_ = style.COLOURS
 
 
 class Moment(NamedTuple):
@@ -80,9 +80,9 @@ def train(rounds: list[int]) -> list[Moment]:
   return moments
 
 
-def draw(moments: list[Moment]) -> Figure:
+def draw(moments: list[Moment]) -> style.Figure:
   """A histogram of the weights for each moment, with lines at the levels."""
-  figure = Figure(figsize=(6.8, 2.0), layout="constrained")
+  figure = style.figure(style.FULL, 2.0)
   panels = figure.subplots(1, len(moments), sharex=True, sharey=True)
   widest = max(np.abs(moment.weights).max() for moment in moments)
   bins = np.linspace(-widest, widest, _BINS + 1)
@@ -100,13 +100,16 @@ def draw(moments: list[Moment]) -> Figure:
     )
     title = f"after {moment.round} rounds" if moment.round else "at the start"
     axes.set_title(
-      f"{title}\naccuracy {trained},\nat the levels {stored}", fontsize=8
+      f"{title}\naccuracy {trained},\nat the levels {stored}",
+      fontsize=style.TEXT,
     )
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=style.SMALL)
     for side in ("top", "right"):
       axes.spines[side].set_visible(False)
-  figure.supxlabel("weight (bars) and level (dashed lines)", fontsize=8)
-  figure.supylabel("weights, %", fontsize=8)
+  figure.supxlabel(
+    "weight (bars) and level (dashed lines)", fontsize=style.TEXT
+  )
+  figure.supylabel("weights, %", fontsize=style.TEXT)
   return figure
 
 
@@ -116,10 +119,10 @@ def main(argv: list[str]) -> None:
 
   def run():
     figure = draw(train([int(number) for number in _ROUNDS.value]))
-    path = paths.given("output", _OUTPUT.value)
+    path = paths.given("figure", _FIGURE.value)
     path.parent.mkdir(parents=True, exist_ok=True)
     with paths.replacing(path) as file:
-      figure.savefig(file, format="png", dpi=160)
+      file.write(style.png(figure, _DPI))
     print(f"Figure: {path}")
 
   common.run_main(run)

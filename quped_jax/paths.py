@@ -61,6 +61,26 @@ def default(variable: str, path: str) -> pathlib.Path:
     ) from error
 
 
+def check_other(
+  field: str, path: pathlib.Path, **read: str | os.PathLike
+) -> None:
+  """Raises a ValueError if a file to write would replace one that is read.
+
+  Args:
+    field: what errors call the file to write.
+    path: of that file.
+    **read: paths of files that are read, by what errors call them.
+  """
+  for name, other in read.items():
+    # Also where a link or another name leads there.
+    with contextlib.suppress(OSError):
+      if os.path.samefile(path, given(name, other)):
+        raise ValueError(
+          f"{field}={str(path)!r}: must be another file than "
+          f"{name}={os.fspath(other)!r}, which it would replace"
+        )
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
   """Opens a file to write, which replaces what is at the path when it is whole.

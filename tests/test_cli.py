@@ -59,6 +59,24 @@ def test_what_needs_no_jax_does_not_wait_for_it(args):
   assert done.returncode == 0
 
 
+@pytest.mark.slow
+def test_commands_begin_without_what_extras_install():
+  extras = (
+    "matplotlib", "mlflow", "onnx", "onnxruntime", "pandas", "polars",
+    "tensorboardX", "tensorflow_datasets", "wandb",
+  )  # fmt: skip
+  code = (
+    "import importlib, sys\n"
+    f"sys.modules.update(dict.fromkeys({extras}))\n"
+    f"for name in {sorted(cli.names())}:\n"
+    "  importlib.import_module(f'quped_jax.commands.{name}')"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
   ("args", "message"),
   [

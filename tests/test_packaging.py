@@ -133,7 +133,9 @@ def test_the_wheel_has_the_library_and_nothing_else(built):
 def test_the_source_distribution_has_the_tests_and_pages(built):
   with tarfile.open(built.sdist) as archive:
     names = {name.partition("/")[2] for name in archive.getnames()}
-  for folder in ("quped_jax", "configs", "docs", "experiments", "tests"):
+  for folder in (
+    "quped_jax", "configs", "docs", "examples", "experiments", "tests"
+  ):  # fmt: skip
     kept = {
       path.relative_to(ROOT).as_posix()
       for path in (ROOT / folder).rglob("*")

@@ -164,3 +164,17 @@ def test_no_other_file_replaces_files_or_looks_for_homes():
       if name != "quped_jax/paths.py":
         found = set(pattern.findall(path.read_text()))
         assert found <= set(parts.get(name, ())), name
+
+
+def test_a_file_that_is_read_is_not_replaced(tmp_path):
+  model, link = tmp_path / "model", tmp_path / "link"
+  model.write_text("kept")
+  link.symlink_to(model)
+  for path in (model, link):
+    with pytest.raises(ValueError) as caught:
+      paths.check_other("output", path, input=tmp_path / "none", model=model)
+    assert str(caught.value) == (
+      f"output={str(path)!r}: must be another file than model={str(model)!r}, "
+      "which it would replace"
+    )
+  paths.check_other("output", tmp_path / "new", model=model)

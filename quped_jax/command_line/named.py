@@ -38,6 +38,7 @@ _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
   "float": ("a number", float),
   "tuple[int, ...]": ("whole numbers, such as 1,2", _several(int)),
   "tuple[float, ...]": ("numbers, such as 0.1,0.2", _several(float)),
+  "tuple[str, ...]": ("names, such as loss,mae", _several(str.strip)),
 }
 
 

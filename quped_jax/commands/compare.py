@@ -17,10 +17,10 @@ from quped_jax import paths
 from quped_jax.command_line import given, named, results, setting_help, startup
 from quped_jax.experiment import blocks, presets
 from quped_jax.experiment.comparison import (
+  optional,
   plan,
   report,
   row_grids,
-  sensitivity,
   sheet,
   tune,
 )
@@ -191,6 +191,7 @@ def compare(
 
   Raises:
     ValueError: anything that is not allowed, before a run starts.
+    ImportError: settings are varied, and matplotlib is not installed.
   """
   folder = paths.given("workdir", workdir)
   asked = {"tune": tuned, "sensitivity": varied, "grid": combined}
@@ -219,7 +220,7 @@ def compare(
     sys.exit(128 + getattr(error, "signal", signal.SIGINT))
 
 
-def _tune(config: Mapping[str, Any], folder: pathlib.Path, **how: bool) -> None:
+def _tune(config: Mapping[str, Any], folder: pathlib.Path, **how: Any) -> None:
   best = tune.tune(config, folder, **how)
   print("overrides that did best on validation data:")
   pprint.pp(best)
@@ -228,15 +229,18 @@ def _tune(config: Mapping[str, Any], folder: pathlib.Path, **how: bool) -> None:
 
 
 def _vary(
-  config: Mapping[str, Any], method: str, folder: pathlib.Path, **how: bool
+  config: Mapping[str, Any], method: str, folder: pathlib.Path, **how: Any
 ) -> None:
+  optional.need_matplotlib()
+  from quped_jax.experiment.comparison import sensitivity
+
   sensitivity.sensitivity(config, method, folder, **how)
   for kind in ("json", "png"):
     print(folder / f"sensitivity_{method}.{kind}")
 
 
 def _combine(
-  config: Mapping[str, Any], asked: str, folder: pathlib.Path, **how: bool
+  config: Mapping[str, Any], asked: str, folder: pathlib.Path, **how: Any
 ) -> None:
   for row, found in row_grids.row_grids(config, asked, folder, **how).items():
     table = found.sheet()

@@ -6,8 +6,6 @@ numbers, and with "multi_label" a 0 or 1 for each label.
 """
 
 import argparse
-import contextlib
-import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -70,7 +68,7 @@ def predict(
   path = None
   if output is not None:
     path = paths.given("output", output)
-    _check_output(path, model=model, input=samples)
+    paths.check_other("output", path, model=model, input=samples)
   packed = qj.load_packed(model, field="model")
   logits = packed.predict(load_npy("input", samples, mapped=True))
   broken = ~np.isfinite(logits).all(axis=1)
@@ -95,23 +93,6 @@ def _lines(logits: np.ndarray, kind: str) -> Iterator[str]:
     logits = (logits > 0).astype(int)
   for row in logits:
     yield " ".join(f"{x:.6g}" for x in row)
-
-
-def _check_output(output: pathlib.Path, **inputs: str) -> None:
-  """Raises a ValueError if the output would replace a file that is read.
-
-  Args:
-    output: path of a file.
-    **inputs: paths of files, by the names of their options.
-  """
-  for field, path in inputs.items():
-    # Also where a link or another name leads there.
-    with contextlib.suppress(OSError):
-      if os.path.samefile(output, paths.given(field, path)):
-        raise ValueError(
-          f"output={str(output)!r}: must be another file than "
-          f"{field}={path!r}, which it would replace"
-        )
 
 
 def _save(path: pathlib.Path, logits: np.ndarray) -> None:

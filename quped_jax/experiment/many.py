@@ -95,6 +95,11 @@ class Sources:
     """The network that was given for all runs."""
     return self._model
 
+  @property
+  def own(self) -> OwnFunctions:
+    """A user's own loss and metrics, of all runs."""
+    return self._own
+
   def plan(self, settings: Settings) -> Planned:
     """Makes the parts of a run; compiles nothing.
 

@@ -24,6 +24,7 @@ from quped_jax.experiment import (
   no_room,
   own_functions,
   quantized_tensors,
+  scores,
 )
 from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import summary as summary_lib
@@ -283,6 +284,7 @@ def _start(job: Job, round_: int, progress: Progress, *, saved: bool) -> Start:
     dataset=made.federation.name,
     model=summary_lib.model_name(made),
     primary_variant=made.simulation.primary_variant,
+    score=scores.of_run(made.settings).name,
     devices=layout.devices,
     clients_at_once=min(layout.at_once, made.settings.clients),
   )

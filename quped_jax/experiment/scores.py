@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from quped_jax import checks
 from quped_jax.experiment.settings import Settings
 from quped_jax.methods.blocks.losses import TARGETS
 from quped_jax.simulation.evaluate import LOWEST
@@ -76,6 +77,7 @@ R2 = Score(
 
 # By the kind of targets.
 SCORES = {"classes": ACCURACY, "multi_label": LABEL_ACCURACY, "values": R2}
+BY_NAME = {score.name: score for score in SCORES.values()}
 
 
 def of_run(settings: Settings) -> Score:
@@ -89,11 +91,9 @@ def of_summary(summary: Mapping[str, Any]) -> Score:
   Raises:
     ValueError: it says something else.
   """
-  known = {score.name: score for score in SCORES.values()}
   name = summary.get("score", ACCURACY.name)
-  if name not in known:
-    raise ValueError(f"score={name!r}: must be one of {', '.join(known)}")
-  return known[name]
+  checks.choice("score", name, list(BY_NAME))
+  return BY_NAME[name]
 
 
 def says(score: Score) -> dict[str, str]:

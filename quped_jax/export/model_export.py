@@ -78,7 +78,7 @@ def export_model(
   checks.choice("format", format, FORMATS)
   path = paths.given("output", output)
   if not isinstance(model, PackedModel):
-    _check_other(path, model)
+    paths.check_other("output", path, model=model)
     model = load_packed(model, field="model")
   model.model()  # Of a network without a name nothing can be run.
   data = _encode(model, format)
@@ -92,16 +92,6 @@ def export_model(
       f"({error.strerror})"
     ) from error
   return Exported(path, len(data), difference)
-
-
-def _check_other(path: pathlib.Path, model: str | os.PathLike) -> None:
-  """Raises a ValueError if the output would replace the model."""
-  source = paths.given("model", model)
-  if path.exists() and source.exists() and path.samefile(source):
-    raise ValueError(
-      f"output={os.fspath(path)!r}: must be another file than model="
-      f"{os.fspath(model)!r}, which it would replace"
-    )
 
 
 def _encode(model: PackedModel, format: str) -> bytes:

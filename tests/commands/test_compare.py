@@ -77,7 +77,10 @@ def test_methods_alone_are_compared_in_full_precision(tmp_path):
     (["--methods=local", "--tune.trails=1"], "--tune.trails: must be tune.tri"),
     (["--methods=local", "--tune.trials=x"], "tune.trials='x': must be a who"),
     (["--methods=local", "--tune.trials"], "--tune.trials: must have a value"),
-    (["--methods=local", "--tune", "--sensitivity=local"], "sensitivity='loc"),
+    (
+      ["--methods=local", "--tune", "--sensitivity=local"],
+      "--tune, --sensitivity: must be one",
+    ),
     (["--methods=local", "--overrides=nope.json"], "nope.json"),
     (["--methods=local", "--bist=1"], "did you mean '--bits'?"),
     (["--config=nope.toml"], "config='nope.toml': must be a file"),

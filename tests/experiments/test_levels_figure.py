@@ -30,6 +30,6 @@ def test_a_panel_has_the_weights_and_a_line_at_every_level():
 @pytest.mark.slow
 def test_it_is_drawn_from_a_run(tmp_path):
   path = tmp_path / "figure.png"
-  done = command("levels_figure", f"--output={path}", "--rounds=0,1")
+  done = command("levels_figure", f"--figure={path}", "--rounds=0,1")
   assert done.returncode == 0, done.stderr[-2000:]
   assert path.read_bytes().startswith(b"\x89PNG")

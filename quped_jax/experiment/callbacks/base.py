@@ -23,6 +23,7 @@ class RunStart(NamedTuple):
     model: the name of the clients' network; of several, all names.
     primary_variant: the variant of a client's model that is to be compared:
       `metrics["test/" + primary_variant]` is the score of an evaluation.
+    score: what the score is: "accuracy", "label_accuracy" or "r2".
     devices: the number of devices that share the clients.
     clients_at_once: how many clients run at once, on all devices together.
   """
@@ -34,6 +35,7 @@ class RunStart(NamedTuple):
   dataset: str
   model: str
   primary_variant: str
+  score: str
   devices: int
   clients_at_once: int
 

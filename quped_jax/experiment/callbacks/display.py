@@ -207,7 +207,7 @@ class _Lines:
   def __init__(self, say: Callable[[str], None], label, start, lines: int):
     self._say, self._label = say, label
     self._rounds = start.settings.rounds
-    self._score = scores.of_run(start.settings)
+    self._score = scores.BY_NAME[start.score]
     self._every, self._next = max(1, self._rounds // lines), 0
     self._left = _Left(self._rounds)
 
@@ -231,7 +231,7 @@ class _Live:
   """A bar of rounds, and below it what the last evaluation found."""
 
   def __init__(self, console: rich.console.Console, label, start):
-    self._score = scores.of_run(start.settings)
+    self._score = scores.BY_NAME[start.score]
     self._left = _Left(start.settings.rounds)
     self._progress = progress.Progress(label, start.settings.rounds)
     self._progress.done = start.round

@@ -14,7 +14,7 @@ import jax
 from quped_jax import checks, paths, scalars
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import many, output
+from quped_jax.experiment import many, output, own_functions
 from quped_jax.experiment.callbacks.base import Callback
 from quped_jax.experiment.comparison import draws, plan, report
 from quped_jax.experiment.comparison.result import Comparison
@@ -39,6 +39,8 @@ def compare(
   titles: Mapping[str, str] | None = None,
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
+  loss: str | own_functions.Loss | None = None,
+  metrics: own_functions.Metrics = (),
   quiet: bool = False,
   restart: bool = False,
   run_strategy: str = "auto",
@@ -79,6 +81,8 @@ def compare(
     titles: {method or variant: what figures and LaTeX call it}.
     federation: used instead of those that the settings describe, if given.
     model: likewise.
+    loss: of all runs, see `run`; a method's own is a setting in `overrides`.
+    metrics: of all runs, see `run`; they are in each run's summary.
     quiet: whether nothing is shown meanwhile.
     restart: whether results of other runs in the workdir may be replaced.
     run_strategy: how runs of the same programs go, see `sweep`.
@@ -113,7 +117,9 @@ def compare(
       f"processes={jax.process_count()}: must be 1 for a comparison; each run "
       "of it may have several"
     )
-  shared = _settings(settings, changes, federation)
+  shared, own = own_functions.read(
+    _settings(settings, changes, federation), loss, metrics
+  )
   if workdir is None and shared.save_models != "none":
     raise ValueError(
       f"save_models={shared.save_models!r}: must be 'none' without a workdir"
@@ -129,7 +135,7 @@ def compare(
     },
     "titles": dict(titles or {}),
   }
-  sources = many.Sources(federation, model)
+  sources = many.Sources(federation, model, own)
   with _place(workdir) as folder:
     found = report.carry_out(
       config,

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +14,10 @@ import numpy as np
 from quped_jax import checks, paths
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import metrics, output, scores, titles
+from quped_jax.experiment import metrics as metrics_lib
+from quped_jax.experiment import output, own_functions, scores, titles
 from quped_jax.experiment import sweep as sweep_lib
+from quped_jax.experiment.callbacks.base import Callback
 from quped_jax.experiment.comparison import optional, sheet
 from quped_jax.experiment.comparison.sheet import Cell, Sheet
 from quped_jax.experiment.scores import Score
@@ -209,7 +211,7 @@ class Grid:
     folder = paths.given("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-      "csv": metrics.table(self.rows),
+      "csv": metrics_lib.table(self.rows),
       "md": self.to_markdown(),
       "tex": self.to_latex(),
     }
@@ -253,6 +255,9 @@ def grid(
   *,
   federation: Federation | None = None,
   model: models_lib.Model | None = None,
+  callbacks: Callable[[SweptRun], Sequence[Callback]] | None = None,
+  loss: str | own_functions.Loss | None = None,
+  metrics: own_functions.Metrics = (),
   quiet: bool = False,
   resume: bool = True,
   run_strategy: str = "auto",
@@ -275,6 +280,9 @@ def grid(
       maps; None for nowhere.
     federation: used instead of those that the settings describe, if given.
     model: likewise.
+    callbacks: see `sweep`.
+    loss: likewise.
+    metrics: likewise.
     quiet: whether nothing is shown meanwhile.
     resume: see `sweep`.
     run_strategy: likewise.
@@ -315,6 +323,9 @@ def grid(
     workdir,
     federation=federation,
     model=model,
+    callbacks=callbacks,
+    loss=loss,
+    metrics=metrics,
     say=output.say,
     quiet=quiet,
     resume=resume,

@@ -23,6 +23,7 @@ from quped_jax.experiment.comparison import (
 )
 from quped_jax.experiment.comparison.plan import Run
 from quped_jax.experiment.comparison.result import Comparison
+from quped_jax.experiment.own_functions import NOTHING, OwnFunctions
 from quped_jax.experiment.settings import Settings
 
 
@@ -30,6 +31,7 @@ def client_model_bytes(
   settings: Settings,
   federation: Federation,
   model: models_lib.Model | None = None,
+  own: OwnFunctions = NOTHING,
 ) -> float:
   """Size of the model that a client would use, in bytes, mean over clients.
 
@@ -40,8 +42,9 @@ def client_model_bytes(
     settings: of a run.
     federation: data of the shape that the model takes.
     model: the network of all clients, if it was given.
+    own: a user's own loss and metrics, likewise.
   """
-  made = assemble(settings, federation=federation, model=model)
+  made = assemble(settings, federation=federation, model=model, own=own)
   return float(made.model_bytes().mean())
 
 
@@ -65,7 +68,7 @@ def gather(
     federation = sources.federation(run.settings)
     if run.row not in sizes:
       sizes[run.row] = client_model_bytes(
-        run.settings, federation, sources.model
+        run.settings, federation, sources.model, sources.own
       )
     count = np.asarray(federation.test.count)[: run.settings.clients]
     samples[run.settings.seed] = count
@@ -95,7 +98,7 @@ def carry_out(
     workdir: where the results of the runs go.
     start: `start(settings, folder, display=..., resume=...)` runs one; by
       default, by programs that it shares with others.
-    sources: the data of the runs, and a network that is given.
+    sources: the data of the runs, and what else they are given.
     **how: see `runs.run_missing`.
 
   Raises:

@@ -232,7 +232,7 @@ def summary_of(run: Run) -> dict[str, Any]:
         f"stopped={content['stopped']}: must not be given; only runs that went "
         "through all their rounds are compared"
       )
-    score = scores_lib.of_run(run.settings)
+    score = scores_lib.of_summary(content)
     one = kinds.number(score.lowest, 1)
     spread = kinds.record({"mean": one})
     scored = {
@@ -285,7 +285,7 @@ def read(run: Run) -> Finished:
         raise ValueError(f"test/{variant}: must be given in each line")
   path = run.folder / "clients.csv"
   with reading.naming(str(path), "the clients of a finished run"):
-    lowest, found = scores_lib.of_run(run.settings).lowest, []
+    lowest, found = scores_lib.of_summary(summary).lowest, []
     for i, (place, row) in enumerate(
       reading.read_csv(path, ("client", variant))
     ):

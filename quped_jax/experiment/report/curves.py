@@ -1,12 +1,17 @@
-"""The score over rounds, of several runs in one figure."""
+"""The score over rounds, of several runs in one figure.
+
+Only what draws needs matplotlib, and imports it.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quped_jax.experiment.figures import style
 from quped_jax.experiment.scores import Score
+
+if TYPE_CHECKING:
+  from quped_jax.experiment.figures.style import Figure
 
 _COLUMNS = 2
 # Longer names are cut, so that the legend is not wider than the figure.
@@ -18,7 +23,7 @@ def draw(
   field: Mapping[str, str],
   score: Score,
   note: str,
-) -> style.Figure:
+) -> "Figure":
   """Axes with a curve of each run.
 
   Of more than can be told apart, those that end best are told apart.
@@ -29,6 +34,8 @@ def draw(
     score: what the fields are.
     note: below the title.
   """
+  from quped_jax.experiment.figures import style
+
   curves = {
     name: (
       np.array([record["round"] for record in history], float),

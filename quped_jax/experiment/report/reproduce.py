@@ -38,6 +38,14 @@ def given_as_objects(run: Run) -> list[str]:
   alone = not any(settings.get(name) for name in ("client_types", "candidates"))
   if "model" in summary and alone and summary["model"] != settings.get("model"):
     found.append(f"the network, called {summary['model']!r}")
+  if identity_lib.LOSS in run.identity:
+    found.append("the loss")
+  own = f"{identity_lib.METRIC} "
+  found += [
+    f"the metric {name.removeprefix(own)!r}"
+    for name in run.identity
+    if name.startswith(own)
+  ]
   state = run.identity.get(identity_lib.STATE, identity_lib.FRESH)
   if state != identity_lib.FRESH:
     found.append("the state from which the run began")

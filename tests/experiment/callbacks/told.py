@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import quped_jax as qj
+from quped_jax.experiment import scores
 from quped_jax.experiment.callbacks.base import Evaluation, RunEnd, RunStart
 
 METRICS = {"loss": 1.0, "test/quantized": 0.5, "test/global": 0.255}
@@ -12,15 +13,17 @@ METRICS = {"loss": 1.0, "test/quantized": 0.5, "test/global": 0.255}
 def start(
   workdir: pathlib.Path | None = None, round_: int = 0, **changes: Any
 ) -> RunStart:
-  settings = {"method": "quped", "clients": 10, "rounds": 4, **changes}
+  given = {"method": "quped", "clients": 10, "rounds": 4, **changes}
+  settings = qj.Settings(**given)
   return RunStart(
-    settings=qj.Settings(**settings),
+    settings=settings,
     workdir=workdir,
     round=round_,
     history=tuple(evaluation(r + 1).metrics for r in range(round_)),
     dataset="digits",
     model="mlp",
     primary_variant="quantized",
+    score=scores.of_run(settings).name,
     devices=2,
     clients_at_once=4,
   )

@@ -5,7 +5,9 @@ import pathlib
 import sys
 import tempfile
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import quped_jax as qj
@@ -223,6 +225,29 @@ def test_a_comparison_of_given_data_from_its_first_run_to_its_table(
   call["federation"] = build_federation(qj.Settings(**TINY, seed=5))
   with pytest.raises(ValueError, match="4 of the 4 runs .* data is not the sa"):
     qj.compare(["local", "faster"], **call)
+
+
+@pytest.mark.slow
+def test_a_loss_and_metrics_of_ones_own_are_those_of_all_runs(tmp_path):
+  """On values, whose score follows from the data alone."""
+  inputs = np.random.default_rng(0).normal(size=(60, 4))
+  data = qj.from_arrays(
+    inputs, inputs[:, :2] * 3, targets="values", client=np.arange(60) % 3
+  )
+  call = {
+    "bits": [32],
+    "seeds": 0,
+    "workdir": tmp_path,
+    "federation": qj.make_federation(data),
+    "metrics": {"off": lambda y, t: jnp.abs(y - t).sum(axis=-1)},
+    "quiet": True,
+    **{k: v for k, v in TINY.items() if k != "classes_per_client"},
+  }
+  found = qj.compare("fedavg", loss=optax.l2_loss, **call)
+  assert "r2" in found.rows[0]
+  assert found.run("fedavg").summary["metrics"]["off"]["global"]["pooled"] > 0
+  with pytest.raises(ValueError, match="loss function is not the same"):
+    qj.compare("fedavg", loss=lambda y, t: jnp.abs(y - t), **call)
 
 
 @pytest.mark.slow

@@ -164,6 +164,13 @@ def test_mistakes_are_named(over, message, swept):
   assert not swept
 
 
+def test_all_of_its_runs_are_given_the_same(swept):
+  given = {"callbacks": lambda run: [], "loss": "focal", "metrics": ("loss",)}
+  qj.grid(BASE, OVER, 0, **given)
+  ((_, _, _, how),) = swept
+  assert given.items() <= how.items()
+
+
 def test_rows_make_a_data_frame(swept):
   pytest.importorskip("pandas", reason="of the extra test")
   assert len(qj.grid(BASE, OVER, 0).to_dataframe()) == 12

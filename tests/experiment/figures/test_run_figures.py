@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from typing import Any, cast
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_a_folder_without_a_run_is_named(tmp_path):
   with pytest.raises(ValueError, match=r"summary\.json: must be that of a"):
     qj.plot_run(tmp_path)
   with pytest.raises(ValueError, match="workdir=3: must be a path"):
-    qj.plot_run(3)
+    qj.plot_run(cast(Any, 3))
 
 
 def test_a_failure_to_draw_is_a_warning(tmp_path):

@@ -46,6 +46,10 @@ def test_what_was_given_in_python_is_named(tmp_path):
   assert any("'mine'" in x for x in found) and any("'net'" in x for x in found)
   later = run._replace(identity={"initial state": "abc"})
   assert len(reproduce.given_as_objects(later)) == 1
+  own = {"loss function": "hash ab", "metric off": "hash cd"}
+  assert reproduce.given_as_objects(run._replace(identity=own)) == [
+    "the loss", "the metric 'off'"
+  ]  # fmt: skip
   assert "does not suffice" in reproduce.section(other)
 
 
