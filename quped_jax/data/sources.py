@@ -138,7 +138,7 @@ def _load_digits(folder, keep):
   return Dataset(
     name="digits",
     inputs=(images / 16).astype(np.float32).reshape(-1, 8, 8, 1),
-    labels=labels.astype(np.int32),
+    labels=np.asarray(labels, np.int32),
     num_classes=10,
   )
 

@@ -2,6 +2,7 @@
 
 import json
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from quped_jax.experiment.figures import run_data  # noqa: E402
 from tests.experiment.figures import made  # noqa: E402
 
 
-def result_of(run):
+def result_of(run) -> Any:
   """The `Result` of a run."""
   columns = run.clients.items()
   rows = [
