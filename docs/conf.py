@@ -47,7 +47,7 @@ html_show_sphinx = False
 
 NAMES = set(quped_jax.__all__)
 # What settings and arguments are called too: docstrings may mean these.
-AMBIGUOUS = {"callbacks", "data", "grid", "methods", "models", "partition"}
+AMBIGUOUS = {"callbacks", "data", "methods", "models", "partition"}
 
 
 # Files beside the README, which are not on the site.

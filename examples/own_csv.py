@@ -2,26 +2,18 @@
 
 python examples/own_csv.py measurements.csv label client
 
-All other columns are features, which must be numbers. Without arguments it
-tries itself on a small file that it writes.
+It is read by pandas (pip install pandas). All other columns are features, which
+must be numbers. Without arguments it tries itself on a small file that it
+writes.
 """
 
-import csv
 import pathlib
 import sys
 
 import numpy as np
+import pandas as pd
 
 import quped_jax as qj
-
-
-def read(path: str, label: str, client: str):
-  """The features of a file's rows as an array, their labels, their clients."""
-  with open(path, newline="") as file:
-    rows = list(csv.DictReader(file))
-  features = [name for name in rows[0] if name not in (label, client)]
-  inputs = np.array([[float(row[name]) for name in features] for row in rows])
-  return inputs, [row[label] for row in rows], [row[client] for row in rows]
 
 
 def write_example(path: str) -> None:
@@ -38,18 +30,11 @@ def write_example(path: str) -> None:
 arguments = sys.argv[1:] or ["example.csv", "kind", "person"]
 if not sys.argv[1:]:
   write_example(arguments[0])
-inputs, labels, clients = read(*arguments)
+path, label, client = arguments
 
 # Each feature with mean 0 and size 1, which is where networks train best.
-data = qj.from_arrays(
-  inputs,
-  labels,
-  groups=clients,
-  mean=inputs.mean(axis=0),
-  std=inputs.std(axis=0),
-)
-parts = qj.partition(data, "natural", len(set(clients)), groups_per_client=1)
-federation = qj.make_federation(data, parts)
+data = qj.from_dataframe(pd.read_csv(path), label, client, standardize=True)
+federation = qj.make_federation(data)  # A client of each id in that column.
 
 settings = qj.Settings(
   clients=federation.num_clients, bits=(2,), rounds=5, steps=10

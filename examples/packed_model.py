@@ -3,7 +3,9 @@
 python examples/packed_model.py
 
 The file says all that there is to say: network, levels, and how raw samples are
-normalised. docs/model-files.md describes it to the byte.
+normalised. Two modules of the package read and run it with NumPy alone, and may
+be copied to where the model shall run. docs/model-files.md describes the file
+to the byte.
 """
 
 import pathlib
@@ -11,6 +13,7 @@ import pathlib
 import numpy as np
 
 import quped_jax as qj
+from quped_jax.files import numpy_networks, numpy_reader
 
 settings = qj.Settings(
   method="local",
@@ -25,15 +28,10 @@ for path in sorted(pathlib.Path("results/packed/models").iterdir()):
   levels = np.unique(packed.params["hidden_1"]["kernel"]).size
   print(f"{path.name}: {path.stat().st_size:6,} bytes, {levels} levels")
 
-packed = qj.load_packed("results/packed/models/client_00001.safetensors")
+path = "results/packed/models/client_00001.safetensors"
 samples = qj.load_dataset("digits").inputs[:100]
-logits = packed.predict(samples)
+logits = qj.load_packed(path).predict(samples)
 
-# The same in NumPy alone: the arrays are as any other's.
-params = packed.params
-outputs = ((samples - packed.mean) / packed.std).reshape(len(samples), -1)
-for name in ("first", "hidden_1"):
-  outputs = outputs @ params[name]["kernel"] + params[name]["bias"]
-  outputs = np.maximum(outputs, 0)
-outputs = outputs @ params["last"]["kernel"] + params["last"]["bias"]
+# The same in NumPy alone.
+outputs = numpy_networks.predict(numpy_reader.read(path), samples)
 print("largest difference:", np.abs(outputs - logits).max())

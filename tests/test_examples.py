@@ -95,6 +95,15 @@ def test_a_loss_of_ones_own_is_minimised(run):
 
 
 @pytest.mark.slow
+def test_a_callback_of_ones_own_ends_a_run(run):
+  made, printed = run("own_callback.py")
+  summary = made["summary"]
+  assert summary["rounds"] < 100
+  assert "no better for 3 evaluations" in str(summary["stopped"])
+  assert f"round {summary['rounds']}: " in printed
+
+
+@pytest.mark.slow
 def test_a_packed_model_is_read_to_the_same_outputs(run):
   made, printed = run("packed_model.py")
   assert "client_00000.safetensors" in printed and " 2 levels" in printed

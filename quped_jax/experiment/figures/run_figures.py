@@ -51,7 +51,8 @@ def plot_run(source: Left | str | os.PathLike) -> dict[str, Figure]:
     client's accuracy against its precision and its training samples;
     `levels` the weights of a few tensors of one client and their levels, if it
     is quantized; `bytes` what clients receive and send, if they do. Where the
-    score is another one, it takes the place of accuracy.
+    score is another one, it takes the place of accuracy. The partition, which a
+    run draws too, is drawn by `plot_partition`.
 
   Raises:
     ImportError: matplotlib is not installed.
