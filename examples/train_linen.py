@@ -28,9 +28,9 @@ class Net(nn.Module):
     return nn.Dense(10, name="last")(hidden)
 
 
-images, classes = load_digits(return_X_y=True)
-order = np.random.default_rng(0).permutation(len(classes))
-inputs, labels = jnp.asarray(images[order] / 16), jnp.asarray(classes[order])
+images, digits = load_digits(return_X_y=True)
+order = np.random.default_rng(0).permutation(len(digits))
+inputs, labels = jnp.asarray(images[order] / 16), jnp.asarray(digits[order])
 train, test = slice(0, 1400), slice(1400, None)
 
 net = Net()

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -68,8 +68,9 @@ def test_those_of_an_earlier_run_go_and_no_other_file(tmp_path):
 def test_a_folder_without_a_run_is_named(tmp_path):
   with pytest.raises(ValueError, match=r"summary\.json: must be that of a"):
     qj.plot_run(tmp_path)
+  number: Any = 3
   with pytest.raises(ValueError, match="workdir=3: must be a path"):
-    qj.plot_run(cast(Any, 3))
+    qj.plot_run(number)
 
 
 def test_a_failure_to_draw_is_a_warning(tmp_path):
