@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from quped_jax import cli
 from quped_jax.commands import compare
 from quped_jax.experiment import presets
 from quped_jax.experiment.comparison import plan
-from tests.commands.quped import mistake, quped
+from tests.commands.quped import in_process, mistake, quped
 
 
 def comparison(*words: str) -> dict[str, Any]:
@@ -108,3 +109,24 @@ def test_methods_are_compared_from_an_empty_folder(tmp_path):
   with (tmp_path / "results" / "table.csv").open() as file:
     rows = list(csv.DictReader(file))
   assert [row["method"] for row in rows] == ["local", "fedavg"]
+
+
+def test_a_grid_is_of_one_method(tmp_path, monkeypatch):
+  asked = []
+
+  def row_grids(config, of, folder, **how):
+    asked.append((config["bits"], of, folder, how))
+    return {}
+
+  monkeypatch.setattr(compare.row_grids, "row_grids", row_grids)
+  grid = "quped:learning_rate,quped.lambda_p"
+  args = "--preset=compare_digits", "--bits=2", f"--grid={grid}", "--quiet"
+  assert in_process("compare", *args, f"--workdir={tmp_path}") == 0
+  assert asked == [("2", grid, tmp_path, {"restart": False, "quiet": True})]
+
+
+def test_without_matplotlib_nothing_is_varied(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  args = "--preset=compare_digits", "--sensitivity=quped"
+  said = mistake(capsys, "compare", *args, f"--workdir={tmp_path}")
+  assert said.startswith("figures need matplotlib: pip install")

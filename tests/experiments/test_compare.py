@@ -213,7 +213,7 @@ def test_a_config_file_that_fails_is_one_line(tmp_path):
     (["--config=configs/digits.py"], "error: config.base: must be given"),
     (
       ["--tune", "--grid=quped"],
-      "error: --tune, --grid: must be one of them; the best settings that",
+      "error: --tune, --grid: must be one of them; --overrides takes the",
     ),
   ],
 )

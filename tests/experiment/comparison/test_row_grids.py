@@ -37,7 +37,7 @@ def test_each_row_has_a_grid_around_its_own_settings(asked, tmp_path):
     }
     assert seeds == (3, 5)
     assert folder == tmp_path / "grid" / row.name
-    assert how == {"resume": True}
+    assert how == {"quiet": False, "resume": True}
 
 
 def test_some_settings_can_be_combined_alone(asked, tmp_path):
@@ -46,9 +46,10 @@ def test_some_settings_can_be_combined_alone(asked, tmp_path):
     "quped:quped.lambda_p, learning_rate",
     tmp_path,
     restart=True,
+    quiet=True,
   )
   assert list(asked[0][1]) == ["quped.lambda_p", "learning_rate"]
-  assert asked[0][-1] == {"resume": False}
+  assert asked[0][-1] == {"quiet": True, "resume": False}
 
 
 @pytest.mark.parametrize(
