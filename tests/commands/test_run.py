@@ -66,8 +66,7 @@ def test_without_either_they_change_the_defaults(asked):
 @pytest.mark.parametrize(
   ("args", "message"),
   [
-    (["--dataset=mnits", "--dry-run"], "mnist, own_source, synthetic; did you "
-     "mean 'mnist'?"),
+    (["--dataset=mnits", "--dry-run"], "synthetic; did you mean 'mnist'?"),
     (["--method=fedavgg"], "; did you mean 'fedavg'?"),
     (["--model=cn1", "--dry-run"], "; did you mean 'cnn1'?"),
     (["--norm=l3"], "norm='l3': must be one of l1, l2"),

@@ -140,7 +140,8 @@ def test_chances_are_given_to_the_clients_that_train_in_turn():
 
 def test_images_with_channels_first_are_named_where_a_network_takes_images():
   rng = np.random.default_rng(0)
-  data = qj.from_arrays(rng.normal(size=(40, 3, 16, 16)), np.arange(40) % 4)
+  inputs, labels = rng.normal(size=(40, 3, 16, 16)), np.arange(40) % 4
+  data = qj.from_arrays(inputs, labels, channels="last")
   federation = qj.make_federation(data, qj.partition(data, "iid", 5))
   with pytest.warns(UserWarning, match="3 x 16 pixels with 16 channels"):
     build_clients(settings(model="resnet8", bits=(32,), hidden=()), federation)
