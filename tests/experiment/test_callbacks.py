@@ -157,7 +157,9 @@ def test_each_run_of_a_sweep_has_its_own_callbacks(tmp_path, strategy):
   for swept in runs:
     notes = made[swept.folder]
     assert notes.start.workdir == swept.folder
-    assert notes.start.settings == swept.settings
+    # The single runs of a sweep draw no figures.
+    undrawn = dataclasses.replace(swept.settings, figures=False)
+    assert notes.start.settings == undrawn
     assert [x.metrics for x in notes.found] == list(swept.history)
     assert notes.end.summary == swept.summary
     assert swept.folder is not None
@@ -262,7 +264,8 @@ def test_several_processes_do_what_a_callback_of_the_first_asks(tmp_path, name):
   assert (tmp_path / "checkpoints" / "round_00000002").is_dir()
   if name == "Stops":
     assert (code, other_code) == (0, 0), err
-    assert out == other_out == "2 enough\n"
+    # Before it, some versions of JAX's transport say that they are connected.
+    assert out.splitlines()[-1] == other_out.splitlines()[-1] == "2 enough"
   else:
     assert code and other_code
     assert "RuntimeError: mine" in err and "round 2 is saved" in err
