@@ -8,7 +8,7 @@ import rich.table
 import rich.text
 
 from quped_jax.data.federation import Federation, Pool
-from quped_jax.experiment import blocks, quantized_tensors, summary
+from quped_jax.experiment import amounts, blocks, quantized_tensors, summary
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.quantization import codebook
 
@@ -41,7 +41,10 @@ def facts(made: Assembly) -> Iterator[tuple[str, str]]:
   yield from _data(made)
   for note in quantized_tensors.notes(made):
     yield "network", note
-  yield "model file", f"{_spread(made.model_bytes(), _bytes)} for each client"
+  yield (
+    "model file",
+    f"{_spread(made.model_bytes(), amounts.size)} for each client",
+  )
   yield "a round", _traffic(made)
   yield "memory", _memory(made)
   yield "strategy", _strategy(made)
@@ -53,8 +56,9 @@ def title(made: Assembly) -> str:
   return (
     f"{settings.method} on {made.federation.name}, "
     f"{summary.model_name(made)}, {codebook.describe_bits(settings.turns)}: "
-    f"{_count(settings.rounds, 'round')} of {_count(settings.steps, 'step')} "
-    f"with batches of {settings.batch_size}"
+    f"{amounts.count(settings.rounds, 'round')} of "
+    f"{amounts.count(settings.steps, 'step')} with batches of "
+    f"{settings.batch_size}"
   )
 
 
@@ -96,8 +100,9 @@ def _traffic(made: Assembly) -> str:
   if not (down or up):
     return "nothing is sent"
   return (
-    f"{_bytes(down)} down and {_bytes(up)} up for a client, "
-    f"{_bytes(count * down)} and {_bytes(count * up)} for all that take part"
+    f"{amounts.size(down)} down and {amounts.size(up)} up for a client, "
+    f"{amounts.size(count * down)} and {amounts.size(count * up)} for all that "
+    "take part"
   )
 
 
@@ -107,17 +112,18 @@ def _strategy(made: Assembly) -> str:
   if layout.devices > 1:
     where = f"each of {layout.devices} devices"
   return (
-    f"{made.settings.strategy}: {_count(layout.chunk_size, 'client')} at once "
-    f"on {where} ({layout.why})"
+    f"{made.settings.strategy}: "
+    f"{amounts.count(layout.chunk_size, 'client')} at once on {where} "
+    f"({layout.why})"
   )
 
 
 def _memory(made: Assembly) -> str:
   simulation = made.simulation
   return (
-    f"an estimated {_bytes(simulation.memory)} on each device; all clients' "
-    f"states are {_bytes(simulation.state_bytes)}, samples "
-    f"{_bytes(simulation.data_bytes)}"
+    f"an estimated {amounts.size(simulation.memory)} on each device; all "
+    f"clients' states are {amounts.size(simulation.state_bytes)}, samples "
+    f"{amounts.size(simulation.data_bytes)}"
   )
 
 
@@ -178,20 +184,7 @@ def client_table(made: Assembly) -> rich.table.Table:
   return table
 
 
-def _count(number: int, noun: str) -> str:
-  return f"{number:,} {noun}{'s' if number != 1 else ''}"
-
-
 def _spread(values: np.ndarray, text=lambda x: f"{x:,}") -> str:
   """A value, or the least and the most, of all clients."""
   least, most = values.min(), values.max()
   return text(least) if least == most else f"{text(least)} to {text(most)}"
-
-
-def _bytes(number: float) -> str:
-  """A number of bytes, in a unit that people read."""
-  for unit in ("bytes", "KB", "MB", "GB"):
-    if number < 1000 or unit == "GB":
-      break
-    number /= 1000
-  return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Changes of settings: in a line, and as the name of a folder."""
+"""Changes of settings: in a line, as the name of a folder, flat and nested."""
 
 import hashlib
 import re
@@ -29,3 +29,23 @@ def _shown(value: Any) -> str:
   if isinstance(value, tuple):
     return "-".join(map(_shown, value))
   return str(value)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Turns {"quped": {"lambda_p": x}} into {"quped.lambda_p": x}."""
+  result = {}
+  for name, value in values.items():
+    if isinstance(value, Mapping):
+      result |= flatten(value, f"{prefix}{name}.")
+    else:
+      result[prefix + name] = value
+  return result
+
+
+def unflatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `flatten`, in the shape of overrides."""
+  result: dict[str, Any] = {}
+  for name, value in settings.items():
+    method, _, option = name.rpartition(".")
+    (result.setdefault(method, {}) if method else result)[option] = value
+  return result

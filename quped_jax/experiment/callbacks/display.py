@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import rich.console
 
-from quped_jax.experiment import output, scores
+from quped_jax.experiment import amounts, output, scores
 from quped_jax.experiment.callbacks import progress
 from quped_jax.experiment.callbacks.base import (
   Callback,
@@ -126,10 +126,10 @@ def in_words(start: RunStart, label: str | None = None) -> str:
   count, devices = start.clients_at_once, start.devices
   where = f" on {devices} devices" if devices > 1 else ""
   text = (
-    f"{settings.method} on {start.dataset}: {settings.clients} "
-    f"client{'s' * (settings.clients > 1)} "
+    f"{settings.method} on {start.dataset}: "
+    f"{amounts.count(settings.clients, 'client')} "
     f"({codebook.describe_bits(settings.turns)}), {start.model}, {rounds}; "
-    f"{count} client{'s' * (count > 1)} at once{where}"
+    f"{amounts.count(count, 'client')} at once{where}"
   )
   if start.workdir is not None:
     text += f"; results go to {start.workdir}"
@@ -153,31 +153,11 @@ def costs_in_words(evaluation: Evaluation) -> str:
     spent = f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
     parts.append(f"{spent} s/round")
   if evaluation.bytes_up or evaluation.bytes_down:
-    parts.append(f"{size(evaluation.bytes_up)} up")
-    parts.append(f"{size(evaluation.bytes_down)} down")
+    parts.append(f"{amounts.size(evaluation.bytes_up)} up")
+    parts.append(f"{amounts.size(evaluation.bytes_down)} down")
   if count := len(evaluation.diverged):
-    parts.append(f"{count} client{'s' * (count > 1)} diverged")
+    parts.append(f"{amounts.count(count, 'client')} diverged")
   return ", ".join(parts)
-
-
-def size(count: float) -> str:
-  """A number of bytes in words, such as "1.2 MB"."""
-  if count < 1000:
-    return f"{count:.0f} bytes"
-  for unit in ("KB", "MB", "GB", "TB"):
-    count /= 1000
-    if count < 999.5:
-      return f"{count:.3g} {unit}"
-  return f"{count:.0f} TB"
-
-
-def duration(seconds: float) -> str:
-  """Seconds as a clock shows them, such as "1:07" or "2:03:07"."""
-  whole = math.ceil(seconds)
-  hours, minutes = whole // 3600, whole // 60 % 60
-  if hours:
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}"
-  return f"{minutes}:{whole % 60:02d}"
 
 
 class _Left:
@@ -198,7 +178,7 @@ class _Left:
       each = (now - self._first[1]) / (round_ - self._first[0])
     if not left or math.isnan(each):
       return ""
-    return f"{duration(left * each)} left"
+    return f"{amounts.clock(left * each)} left"
 
 
 class _Lines:

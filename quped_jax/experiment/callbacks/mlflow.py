@@ -10,6 +10,7 @@ from quped_jax.experiment.callbacks.base import (
   RunEnd,
   RunStart,
 )
+from quped_jax.experiment.changes import flatten
 
 # The most parameters in one request.
 _BATCH = 100
@@ -70,7 +71,7 @@ class MLflow(Callback):
     )
     self._run_id = run.info.run_id
     kept.write(self._run_id)
-    config = tracking.flat(tracking.config(start.settings))
+    config = flatten(tracking.config(start.settings))
     entities = self._library.entities
     params = [entities.Param(name, str(x)) for name, x in config.items()]
     for i in range(0, len(params), _BATCH):

@@ -9,6 +9,7 @@ from typing import Any
 
 from quped_jax import paths
 from quped_jax.experiment.callbacks.base import Evaluation, RunEnd, RunStart
+from quped_jax.experiment.changes import flatten
 from quped_jax.experiment.settings import Settings
 
 
@@ -51,17 +52,6 @@ def config(settings: Settings) -> dict[str, Any]:
   return {**own, settings.method: dataclasses.asdict(settings.options())}
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Dicts in dicts as one, with names like "quped.lambda_p"."""
-  found = {}
-  for name, value in values.items():
-    if isinstance(value, dict):
-      found |= flat(value, f"{prefix}{name}.")
-    else:
-      found[f"{prefix}{name}"] = value
-  return found
-
-
 def results(end: RunEnd) -> dict[str, float]:
   """The finite numbers of a run's summary, such as "accuracy.global.mean".
 
@@ -74,7 +64,7 @@ def results(end: RunEnd) -> dict[str, float]:
   }
   return {
     name: float(value)
-    for name, value in flat(summary).items()
+    for name, value in flatten(summary).items()
     if isinstance(value, (int, float)) and math.isfinite(value)
   }
 

@@ -16,7 +16,8 @@ from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
 from quped_jax.experiment import many, output, own_functions
 from quped_jax.experiment.callbacks.base import Callback
-from quped_jax.experiment.comparison import draws, plan, report
+from quped_jax.experiment.changes import flatten, unflatten
+from quped_jax.experiment.comparison import plan, report
 from quped_jax.experiment.comparison.result import Comparison
 from quped_jax.experiment.settings import Settings
 from quped_jax.typing import Path
@@ -176,7 +177,7 @@ def _settings(
 
 def _override(field: str, given: Mapping[str, Any]) -> dict[str, Any]:
   """An override in the shape of `plan`'s."""
-  own = draws.unflatten(draws.flatten(given))
+  own = unflatten(flatten(given))
   if "bits" in own:
     own["bits"] = _rows(field, own["bits"])
   return own

@@ -7,29 +7,10 @@ from typing import Any
 import numpy as np
 
 from quped_jax import scalars
+from quped_jax.experiment.changes import flatten
 
 # Random draws of a row's settings before they are taken along diagonals.
 _ATTEMPTS = 50
-
-
-def flatten(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Turns {"quped": {"lambda_p": x}} into {"quped.lambda_p": x}."""
-  result = {}
-  for name, value in space.items():
-    if isinstance(value, Mapping):
-      result |= flatten(value, f"{prefix}{name}.")
-    else:
-      result[prefix + name] = value
-  return result
-
-
-def unflatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `flatten`, in the shape of overrides."""
-  result: dict[str, Any] = {}
-  for name, value in settings.items():
-    method, _, option = name.rpartition(".")
-    (result.setdefault(method, {}) if method else result)[option] = value
-  return result
 
 
 def grid(field: str, space: Mapping[str, Any]) -> dict[str, Any]:

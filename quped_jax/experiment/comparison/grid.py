@@ -14,7 +14,6 @@ import numpy as np
 from quped_jax import checks, paths
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import metrics as metrics_lib
 from quped_jax.experiment import output, own_functions, scores, titles
 from quped_jax.experiment import sweep as sweep_lib
 from quped_jax.experiment.callbacks.base import Callback
@@ -209,16 +208,7 @@ class Grid:
       OSError: they cannot be written.
     """
     folder = paths.given("folder", folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-      "csv": metrics_lib.table(self.rows),
-      "md": self.to_markdown(),
-      "tex": self.to_latex(),
-    }
-    written = []
-    for kind, text in texts.items():
-      written.append(folder / f"{name}.{kind}")
-      paths.replace_text(written[-1], text)
+    written = sheet.write(self, folder, name)
     try:
       _drawing()
     except ImportError:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quped_jax import checks, paths
-from quped_jax.experiment import metrics
 from quped_jax.experiment.comparison import optional, plan, sheet, tables
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.runs import Finished
@@ -205,15 +204,7 @@ class Comparison:
       OSError: they cannot be written.
     """
     folder = paths.given("folder", folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-      "table.csv": metrics.table(self.rows),
-      "table.md": self.to_markdown(),
-      "table.tex": self.to_latex(),
-    }
-    for name, text in texts.items():
-      paths.replace_text(folder / name, text)
-    written = [folder / name for name in texts]
+    written = sheet.write(self, folder, "table")
     try:
       figures = _figures()
     except ImportError:

@@ -18,8 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from quped_jax import paths
-from quped_jax.experiment import changes, metrics, output, scores
-from quped_jax.experiment.comparison import draws, figures, plan, sheet, tune
+from quped_jax.experiment import metrics, output, scores
+from quped_jax.experiment.changes import folder_name, unflatten
+from quped_jax.experiment.comparison import figures, plan, sheet, tune
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
 from quped_jax.experiment.figures import style
@@ -72,7 +73,7 @@ def make_points(
     given = plan.row_settings(config, row, seeds[0])
     for setting, values in space.items():
       # So that a name that is not known is an error.
-      changes = draws.unflatten({setting: values[0]})
+      changes = unflatten({setting: values[0]})
       plan.row_settings(config, row, seeds[0], changes)
       own = _value(given, setting, f"tune.spaces.{method}.{setting}")
       for value in _in_order([own, *(x for x in values if x != own)]):
@@ -120,10 +121,10 @@ def _run(
   given: bool,
 ) -> Run:
   change = {} if given else {setting: value}
-  name = f"_{changes.folder_name(change)}" if change else ""
+  name = f"_{folder_name(change)}" if change else ""
   return Run(
     row,
-    plan.row_settings(config, row, seed, draws.unflatten(change)),
+    plan.row_settings(config, row, seed, unflatten(change)),
     workdir / "sensitivity" / f"{row.name}{name}_seed{seed}",
     f"{row.title}, {tune.describe(change) or 'as given'}, seed {seed}",
   )

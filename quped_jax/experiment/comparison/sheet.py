@@ -2,15 +2,17 @@
 
 import html
 import io
+import pathlib
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import rich.console
 import rich.table
 from rich.text import Text
 
-from quped_jax.experiment import blocks
+from quped_jax import paths
+from quped_jax.experiment import blocks, metrics
 
 # What LaTeX takes for something else than itself.
 _LATEX = {
@@ -154,6 +156,50 @@ def latex(sheet: Sheet) -> str:
       "",
     ]
   )
+
+
+class Tabular(Protocol):
+  """What has a table to write."""
+
+  @property
+  def rows(self) -> Sequence[Mapping[str, Any]]:
+    """Its rows, with numbers that are not rounded."""
+    ...
+
+  def to_markdown(self) -> str:
+    """The table in Markdown."""
+    ...
+
+  def to_latex(self) -> str:
+    """The table in LaTeX."""
+    ...
+
+
+def write(
+  tabular: Tabular, folder: pathlib.Path, name: str
+) -> list[pathlib.Path]:
+  """Writes a table as CSV, whose numbers are not rounded, Markdown and LaTeX.
+
+  Args:
+    tabular: has it.
+    folder: made if it does not exist.
+    name: of the files, without what says their kind.
+
+  Returns:
+    Their paths.
+
+  Raises:
+    OSError: they cannot be written.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  texts = {
+    "csv": metrics.table(tabular.rows),
+    "md": tabular.to_markdown(),
+    "tex": tabular.to_latex(),
+  }
+  for kind, text in texts.items():
+    paths.replace_text(folder / f"{name}.{kind}", text)
+  return [folder / f"{name}.{kind}" for kind in texts]
 
 
 def escaped(text: str) -> str:

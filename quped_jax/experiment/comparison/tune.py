@@ -26,7 +26,7 @@ import numpy as np
 
 from quped_jax import checks, paths
 from quped_jax.experiment import many, metrics, output
-from quped_jax.experiment.changes import describe
+from quped_jax.experiment.changes import describe, unflatten
 from quped_jax.experiment.comparison import draws, halving, plan
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
@@ -155,7 +155,7 @@ def _make_run(
   """A run of a trial, up to the end of a rung."""
   section = config["tune"]
   changes = {
-    **draws.unflatten(settings),
+    **unflatten(settings),
     "validation_fraction": section["validation_fraction"],
     "rounds": section["rounds"],
     # Only the last round of each rung counts.
@@ -252,7 +252,7 @@ def best(trials: list[Trial], tried: list[dict[str, Any]]) -> dict[str, Any]:
     reached = record.get("rounds", 0), value
     if reached > scores.get(trial.row.name, (-1, -math.inf)):
       scores[trial.row.name] = reached
-      result[trial.row.name] = draws.unflatten(trial.settings)
+      result[trial.row.name] = unflatten(trial.settings)
   return result
 
 

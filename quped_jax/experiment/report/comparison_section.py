@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quped_jax.experiment import amounts
 from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.report import (
-  amounts,
   drawings,
   reproduce,
   run_settings,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from quped_jax.experiment.report import amounts
+from quped_jax.experiment import amounts
 from quped_jax.experiment.report.markup import Markup, element, join
 
 MISSING = (

@@ -6,8 +6,8 @@ import importlib.resources
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from quped_jax.experiment import amounts
 from quped_jax.experiment.report import (
-  amounts,
   comparison_section,
   run_section,
   side_by_side,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quped_jax.experiment import amounts
 from quped_jax.experiment.figures import run_figures
 from quped_jax.experiment.report import (
-  amounts,
   curves,
   reproduce,
   run_settings,

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from quped_jax.experiment.report import amounts, curves, run_settings, tables
+from quped_jax.experiment import amounts
+from quped_jax.experiment.report import curves, run_settings, tables
 from quped_jax.experiment.report.drawings import Numbering
 from quped_jax.experiment.report.markup import Markup, element, join
 from quped_jax.experiment.report.run_section import (

@@ -165,29 +165,3 @@ def test_a_run_that_was_stopped_says_why(capsys):
   told.play(qj.Display(), None, range(1, 4), end)
   last = capsys.readouterr().out.splitlines()[-1]
   assert last == "stopped after round 3: no better for 3 rounds"
-
-
-@pytest.mark.parametrize(
-  ("count", "text"),
-  [
-    (0, "0 bytes"),
-    (999, "999 bytes"),
-    (1000, "1 KB"),
-    (1234, "1.23 KB"),
-    (999_499, "999 KB"),
-    (999_600, "1 MB"),
-    (48.04e6, "48 MB"),
-    (2.5e12, "2.5 TB"),
-    (2.5e15, "2500 TB"),
-  ],
-)
-def test_sizes_in_words(count, text):
-  assert display_lib.size(count) == text
-
-
-@pytest.mark.parametrize(
-  ("seconds", "text"),
-  [(0.2, "0:01"), (67, "1:07"), (3600, "1:00:00"), (7387.5, "2:03:08")],
-)
-def test_durations_in_words(seconds, text):
-  assert display_lib.duration(seconds) == text

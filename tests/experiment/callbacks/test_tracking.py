@@ -7,6 +7,7 @@ import pytest
 
 import quped_jax as qj
 from quped_jax.experiment.callbacks import tracking
+from quped_jax.experiment.changes import flatten
 from tests.experiment.callbacks import told
 
 
@@ -38,7 +39,7 @@ def test_the_config_has_the_options_of_the_method_that_runs_alone():
   config = tracking.config(settings)
   assert config["bits"] == (1, 2) and config["quped"]["lambda_p"] == 0.3
   assert not {"pfedme", "method_options"} & set(config)
-  flat = tracking.flat(config)
+  flat = flatten(config)
   assert flat["quped.lambda_p"] == 0.3 and flat["rounds"] == settings.rounds
 
 

@@ -8,6 +8,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
+from quped_jax.experiment.changes import flatten, unflatten
 from quped_jax.experiment.comparison import draws, tune
 
 
@@ -48,11 +49,11 @@ def test_draws_are_points_of_the_grid():
     for rate in (0.1, 0.2)
     for share in (0.3, 0.4)
   ]
-  assert draws.unflatten(drawn[0]) == {
+  assert unflatten(drawn[0]) == {
     "learning_rate": 0.1,
     "quped": {"lambda_p": 0.3},
   }
-  assert draws.flatten(draws.unflatten(drawn[0])) == drawn[0]
+  assert flatten(unflatten(drawn[0])) == drawn[0]
 
 
 def test_values_to_try_may_be_numbers_of_numpy():

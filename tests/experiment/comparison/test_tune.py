@@ -10,7 +10,8 @@ import pytest
 import quped_jax as qj
 from configs import compare_digits
 from quped_jax import methods
-from quped_jax.experiment.comparison import draws, plan, tune
+from quped_jax.experiment.changes import flatten
+from quped_jax.experiment.comparison import plan, tune
 from tests.experiment.comparison import small
 
 
@@ -56,7 +57,7 @@ def test_the_comparison_of_all_methods_tries_every_value(tmp_path):
     for setting, value in trial.settings.items():
       tried[trial.row, setting].add(value)
   for (row, setting), values in tried.items():
-    space = draws.flatten(section["spaces"][row.method])
+    space = flatten(section["spaces"][row.method])
     assert values == set(space[setting]), f"{row.name}: {setting}"
 
 

@@ -1,8 +1,9 @@
 """Amounts, as people read them."""
 
+import math
 from typing import Any
 
-_UNITS = ("bytes", "KB", "MB", "GB", "TB")
+_UNITS = ("KB", "MB", "GB", "TB")
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -10,11 +11,14 @@ def size(number: float | None) -> str:
   """A number of bytes: "35.9 KB"; "" if it is not known."""
   if number is None:
     return ""
-  unit = 0
-  while abs(number) >= 1000 and unit < len(_UNITS) - 1:
-    number, unit = number / 1000, unit + 1
-  digits = f"{number:,.0f}" if number >= 100 or not unit else f"{number:.3g}"
-  return f"{digits} {_UNITS[unit]}"
+  if number < 1000:
+    return f"{number:.0f} bytes"
+  for unit in _UNITS:
+    number /= 1000
+    # What would be rounded to 1000 is 1 of the next unit.
+    if number < 999.5:
+      return f"{number:.3g} {unit}"
+  return f"{number:,.0f} {unit}"
 
 
 def time(seconds: float | None) -> str:
@@ -29,6 +33,15 @@ def time(seconds: float | None) -> str:
   if whole < _HOUR:
     return f"{whole // _MINUTE} min {whole % _MINUTE} s"
   return f"{whole // _HOUR:,} h {whole % _HOUR // _MINUTE} min"
+
+
+def clock(seconds: float) -> str:
+  """A time that runs, as a clock shows it: "1:07", "2:03:07"."""
+  whole = math.ceil(seconds)
+  hours, minutes = whole // _HOUR, whole // _MINUTE % 60
+  if hours:
+    return f"{hours}:{minutes:02d}:{whole % _MINUTE:02d}"
+  return f"{minutes}:{whole % _MINUTE:02d}"
 
 
 def count(number: int, noun: str) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quped_jax.experiment.report import amounts
+from quped_jax.experiment import amounts
 
 
 @pytest.mark.parametrize(
@@ -10,6 +10,10 @@ from quped_jax.experiment.report import amounts
   [
     (0, "0 bytes"),
     (999, "999 bytes"),
+    (1000, "1 KB"),
+    (1234, "1.23 KB"),
+    (999_499, "999 KB"),
+    (999_600, "1 MB"),
     (35880, "35.9 KB"),
     (123456.0, "123 KB"),
     (2.5e6, "2.5 MB"),
@@ -34,6 +38,14 @@ def test_size(number, text):
 )
 def test_time(seconds, text):
   assert amounts.time(seconds) == text
+
+
+@pytest.mark.parametrize(
+  ("seconds", "text"),
+  [(0.2, "0:01"), (67, "1:07"), (3600, "1:00:00"), (7387.5, "2:03:08")],
+)
+def test_clock(seconds, text):
+  assert amounts.clock(seconds) == text
 
 
 def test_counts_have_their_noun():
