@@ -15,9 +15,8 @@ from typing import Any
 
 from quped_jax import paths
 from quped_jax.command_line import given, named, results, setting_help, startup
-from quped_jax.experiment import blocks, presets
+from quped_jax.experiment import blocks, optional, presets
 from quped_jax.experiment.comparison import (
-  optional,
   plan,
   report,
   row_grids,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quped_jax.experiment.report import drawings
+from quped_jax.experiment import optional
 from tests import html_page
 from tests.commands.quped import in_process, mistake
 from tests.experiment.report import made
@@ -10,7 +10,7 @@ from tests.experiment.report import made
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-  monkeypatch.setattr(drawings, "can_draw", lambda: False)
+  monkeypatch.setattr(optional, "can_draw", lambda: False)
 
 
 def test_a_report_on_two_runs(tmp_path, capsys):

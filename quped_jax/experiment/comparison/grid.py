@@ -14,10 +14,10 @@ import numpy as np
 from quped_jax import checks, paths
 from quped_jax import models as models_lib
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import output, own_functions, scores, titles
+from quped_jax.experiment import optional, output, own_functions, scores, titles
 from quped_jax.experiment import sweep as sweep_lib
 from quped_jax.experiment.callbacks.base import Callback
-from quped_jax.experiment.comparison import optional, sheet
+from quped_jax.experiment.comparison import sheet
 from quped_jax.experiment.comparison.sheet import Cell, Sheet
 from quped_jax.experiment.scores import Score
 from quped_jax.experiment.settings import Settings

@@ -11,11 +11,10 @@ import rich.console
 from quped_jax import models as models_lib
 from quped_jax import paths
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import blocks, many, output
+from quped_jax.experiment import blocks, many, optional, output
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.callbacks.base import Callback
 from quped_jax.experiment.comparison import (
-  optional,
   plan,
   runs,
   sheet,

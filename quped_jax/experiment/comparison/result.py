@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quped_jax import checks, paths
-from quped_jax.experiment.comparison import optional, plan, sheet, tables
+from quped_jax.experiment import optional
+from quped_jax.experiment.comparison import plan, sheet, tables
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.runs import Finished
 from quped_jax.experiment.comparison.statistics import (

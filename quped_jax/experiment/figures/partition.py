@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import numpy as np
 from quped_jax import checks, paths
 from quped_jax.data import targets
 from quped_jax.data.federation import SPLITS, Federation, Pool
+from quped_jax.experiment import optional
 
 if TYPE_CHECKING:
   from quped_jax.experiment.figures.style import Figure
@@ -59,11 +59,7 @@ def plot_partition(
   """
   checks.instance("federation", federation, Federation, "make_federation")
   checks.choice("split", split, SPLITS)
-  if importlib.util.find_spec("matplotlib") is None:
-    raise ImportError(
-      "matplotlib is not installed, which draws figures: "
-      "pip install 'quped_jax[plot]'"
-    )
+  optional.need_matplotlib()
   counts = class_counts(federation, split)
   if class_names is not None and len(class_names) != counts.shape[1]:
     raise ValueError(

@@ -6,7 +6,6 @@ Only what draws needs matplotlib, and imports it.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import pathlib
 import warnings
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from quped_jax.data.federation import Federation, Pool
+from quped_jax.experiment import optional
 from quped_jax.experiment.figures import run_data
 from quped_jax.experiment.figures.partition import plot_partition
 from quped_jax.experiment.figures.run_data import Left, RunData
@@ -29,11 +29,6 @@ _OWN = (
   "levels.*",
   "bytes.*",
   "partition.*",
-)
-
-_MISSING = (
-  "matplotlib is not installed, which draws figures: "
-  "pip install 'quped_jax[plot]'"
 )
 
 
@@ -66,7 +61,7 @@ def plot_run(source: Left | str | os.PathLike) -> dict[str, Figure]:
     >>> sorted(qj.plot_run(result))
     ['accuracy_by_client', 'accuracy_over_rounds']
   """
-  _check_installed()
+  optional.need_matplotlib()
   given: Any = source
   is_result = hasattr(source, "figure_records")
   return _figures(
@@ -88,7 +83,7 @@ def draw(workdir: str | os.PathLike) -> list[pathlib.Path]:
     OSError: they cannot be written.
     ValueError: a workdir without a finished run.
   """
-  _check_installed()
+  optional.need_matplotlib()
   return _write(run_data.read(workdir), pathlib.Path(workdir))
 
 
@@ -117,8 +112,8 @@ def leave(
     federation: whose partition is drawn too, as `partition`, if its samples are
       those of a dataset.
   """
-  if importlib.util.find_spec("matplotlib") is None:
-    say(f"no figures: {_MISSING}")
+  if not optional.can_draw():
+    say(optional.ABOUT_FIGURES)
     return
   try:
     _write(run_data.of_result(result), pathlib.Path(workdir), federation)
@@ -128,11 +123,6 @@ def leave(
       f"are complete in {workdir}",
       stacklevel=3,
     )
-
-
-def _check_installed() -> None:
-  if importlib.util.find_spec("matplotlib") is None:
-    raise ImportError(_MISSING)
 
 
 def _figures(run: RunData) -> dict[str, Figure]:

@@ -5,20 +5,15 @@ Only what draws needs matplotlib, and imports it.
 
 import base64
 import html
-import importlib.util
 import io
 import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
 
-from quped_jax.experiment import amounts
+from quped_jax.experiment import amounts, optional
 from quped_jax.experiment.report.markup import Markup, element, join
 
-MISSING = (
-  "There are no figures, since matplotlib is not installed: "
-  "pip install 'quped_jax[plot]'"
-)
 _FONTS = "'DejaVu Sans', Verdana, sans-serif"
 _PIXELS = 2.1  # Of a point, at most.
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -28,11 +23,6 @@ _CAPTIONS = {
   "levels": "How levels form: a client's weights and their levels",
   "bytes": "Bytes that clients receive and send",
 }
-
-
-def can_draw() -> bool:
-  """Whether matplotlib is installed."""
-  return importlib.util.find_spec("matplotlib") is not None
 
 
 def inline(figure: Any, number: int, caption: str) -> Markup:
@@ -121,8 +111,8 @@ class Numbering:
     Args:
       make: `() -> {caption: matplotlib figure}`.
     """
-    if not can_draw():
-      return element("p", MISSING)
+    if not optional.can_draw():
+      return element("p", amounts.capital(optional.ABOUT_FIGURES))
     made = []
     for caption, figure in make().items():
       self._last += 1

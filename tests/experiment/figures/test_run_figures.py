@@ -103,10 +103,7 @@ def test_without_matplotlib_a_run_says_so_and_plot_run_refuses(
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   result, said = test_run_data.result_of(made.run()), []
   leave(result, tmp_path, said.append)
-  assert said == [
-    "no figures: matplotlib is not installed, which draws figures: "
-    "pip install 'quped_jax[plot]'"
-  ]
+  assert said == ["figures need matplotlib: pip install 'quped_jax[plot]'"]
   assert not list(tmp_path.iterdir())
   with pytest.raises(ImportError, match="pip install"):
     qj.plot_run(result)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from quped_jax.experiment import optional
 from quped_jax.experiment.figures import style
 from quped_jax.experiment.report import drawings
 
@@ -65,7 +66,7 @@ def test_captions_say_what_a_figure_is():
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
-  monkeypatch.setattr(drawings, "can_draw", lambda: False)
+  monkeypatch.setattr(optional, "can_draw", lambda: False)
   made = drawings.Numbering().draw(lambda: pytest.fail("drawn"))
   assert "pip install &#x27;quped_jax[plot]&#x27;" in made
 

@@ -5,7 +5,8 @@ import hashlib
 
 import pytest
 
-from quped_jax.experiment.report import drawings, page, workdirs
+from quped_jax.experiment import optional
+from quped_jax.experiment.report import page, workdirs
 from tests import html_page
 from tests.experiment.report import made
 
@@ -63,7 +64,7 @@ def test_no_other_script_runs_and_nothing_is_fetched(of_one):
 
 
 def test_several_runs_and_a_comparison_on_one_page(tmp_path, monkeypatch):
-  monkeypatch.setattr(drawings, "can_draw", lambda: False)
+  monkeypatch.setattr(optional, "can_draw", lambda: False)
   first = made.run(tmp_path / "a" / "run")
   second = made.run(tmp_path / "b" / "run", finished=False)
   both = made.comparison(tmp_path / "both")

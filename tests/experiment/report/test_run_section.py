@@ -2,6 +2,7 @@
 
 import pytest
 
+from quped_jax.experiment import optional
 from quped_jax.experiment.report import drawings, run_section
 from tests.experiment.report import made
 
@@ -9,7 +10,7 @@ from tests.experiment.report import made
 @pytest.fixture
 def no_figures(monkeypatch):
   """Figures take most of the time of a report."""
-  monkeypatch.setattr(drawings, "can_draw", lambda: False)
+  monkeypatch.setattr(optional, "can_draw", lambda: False)
 
 
 def parts(folder, **values) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from quped_jax.experiment import optional
 from quped_jax.experiment.report import drawings, side_by_side
 from tests.experiment.report import made
 
@@ -10,7 +11,7 @@ DASH = "\N{EN DASH}"
 
 @pytest.fixture
 def no_figures(monkeypatch):
-  monkeypatch.setattr(drawings, "can_draw", lambda: False)
+  monkeypatch.setattr(optional, "can_draw", lambda: False)
 
 
 def section(tmp_path, *runs):

@@ -3,7 +3,7 @@
 import pytest
 
 import quped_jax as qj
-from quped_jax.experiment.report import drawings
+from quped_jax.experiment import optional
 from tests.experiment.report import made
 
 
@@ -16,7 +16,7 @@ def test_the_same_files_make_the_same_report(tmp_path):
 
 
 def test_it_is_named_report_html_here(tmp_path, monkeypatch):
-  monkeypatch.setattr(drawings, "can_draw", lambda: False)
+  monkeypatch.setattr(optional, "can_draw", lambda: False)
   monkeypatch.chdir(tmp_path)
   made.run(tmp_path / "run")
   written = qj.write_report("run")
@@ -24,7 +24,7 @@ def test_it_is_named_report_html_here(tmp_path, monkeypatch):
 
 
 def test_a_name_that_is_no_unicode_is_written(tmp_path, monkeypatch):
-  monkeypatch.setattr(drawings, "can_draw", lambda: False)
+  monkeypatch.setattr(optional, "can_draw", lambda: False)
   folder = made.run(tmp_path / "\udcff")
   text = qj.write_report(folder, tmp_path / "a.html").read_text()
   assert "\ufffd</code>" in text

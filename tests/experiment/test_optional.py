@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from quped_jax.experiment.comparison import optional
+from quped_jax.experiment import optional
 from tests.experiment.comparison import small
 
 

@@ -1,6 +1,7 @@
 """Packages that may not be installed, and what is done with them."""
 
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,16 +9,15 @@ ABOUT_FIGURES = "figures need matplotlib: pip install 'quped_jax[plot]'"
 ABOUT_FRAMES = "data frames need pandas: pip install pandas"
 
 
-def _needed(package: str, about: str) -> Any:
-  try:
-    return importlib.import_module(package)
-  except ImportError as error:
-    raise ImportError(about) from error
+def can_draw() -> bool:
+  """Whether matplotlib is installed, which is not imported."""
+  return importlib.util.find_spec("matplotlib") is not None
 
 
 def need_matplotlib() -> None:
   """Raises an ImportError that says what to install, without matplotlib."""
-  _needed("matplotlib", ABOUT_FIGURES)
+  if not can_draw():
+    raise ImportError(ABOUT_FIGURES)
 
 
 def data_frame(records: Sequence[Mapping[str, Any]]) -> Any:
@@ -26,4 +26,8 @@ def data_frame(records: Sequence[Mapping[str, Any]]) -> Any:
   Raises:
     ImportError: pandas is not installed.
   """
-  return _needed("pandas", ABOUT_FRAMES).DataFrame(list(records))
+  try:
+    pandas = importlib.import_module("pandas")
+  except ImportError as error:
+    raise ImportError(ABOUT_FRAMES) from error
+  return pandas.DataFrame(list(records))
