@@ -132,7 +132,7 @@ def _tell_end(
     return None
   try:
     telling.done(result.summary)
-  except Exception as error:
+  except Exception as error:  # Whatever a callback raises.
     return error
   return None
 

@@ -186,7 +186,7 @@ class Telling:
         getattr(callback, event)(*args)
       except StopRun as stop:
         self._stop = self._stop or stop.why
-      except Exception as error:
+      except Exception as error:  # Whatever a user's code raises.
         self._failed.append(callback)
         if self.error is None:
           error.add_note(f"in the callback {type(callback).__name__}.{event}")

@@ -186,7 +186,7 @@ class _Runs:
         self._ended[run] = error
       except Interrupted as error:
         self.errors[run] = error
-      except Exception as error:
+      except Exception as error:  # Of a callback alone; others are not meant.
         if error is not self._members[run].job.telling.error:
           raise
         self.errors[run] = error

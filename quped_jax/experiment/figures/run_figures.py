@@ -117,7 +117,7 @@ def leave(
     return
   try:
     _write(run_data.of_result(result), pathlib.Path(workdir), federation)
-  except Exception as error:
+  except Exception as error:  # Results are complete, whatever fails here.
     warnings.warn(
       f"figures could not be drawn ({type(error).__name__}: {error}); results "
       f"are complete in {workdir}",
