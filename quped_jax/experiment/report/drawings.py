@@ -8,7 +8,7 @@ import html
 import io
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from quped_jax.experiment import amounts, optional
@@ -18,6 +18,7 @@ _FONTS = "'DejaVu Sans', Verdana, sans-serif"
 _PIXELS = 2.1  # Of a point, at most.
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 _CAPTIONS = {
+  "partition": "Who has how many samples of which class",
   "over_rounds": "over rounds, of each variant of the clients' models",
   "by_client": "of each client, against its bits and its training samples",
   "levels": "How levels form: a client's weights and their levels",
@@ -76,10 +77,15 @@ def embedded(text: str, prefix: str, label: str) -> Markup:
   return Markup(text.replace("<svg", opening, 1).strip())
 
 
-def of_file(path: pathlib.Path) -> Markup:
-  """A figure that lies in a file, as a picture: nothing in it is run."""
+def of_file(path: pathlib.Path, words: str | None = None) -> Markup:
+  """A figure that lies in a file, as a picture: nothing in it is run.
+
+  Args:
+    path: of the file.
+    words: what it is; by default the file's name.
+  """
+  words = words or path.stem.replace("_", " ")
   data = base64.b64encode(path.read_bytes()).decode()
-  words = path.stem.replace("_", " ")
   source = Markup(f"data:{_TYPES[path.suffix]};base64,{data}")
   return element(
     "figure",
@@ -105,11 +111,16 @@ class Numbering:
   def __init__(self):
     self._last = 0
 
-  def draw(self, make: Callable[[], dict[str, Any]]) -> Markup:
+  def draw(
+    self,
+    make: Callable[[], dict[str, Any]],
+    files: Sequence[pathlib.Path] = (),
+  ) -> Markup:
     """Figures by name, in the page.
 
     Args:
       make: `() -> {caption: matplotlib figure}`.
+      files: figures of the run that lie in files, which come after these.
     """
     if not optional.can_draw():
       return element("p", amounts.capital(optional.ABOUT_FIGURES))
@@ -117,4 +128,5 @@ class Numbering:
     for caption, figure in make().items():
       self._last += 1
       made.append(inline(figure, self._last, caption))
+    made += [of_file(path, caption_of(path.stem)) for path in files]
     return element("div", join(*made), class_="figures")

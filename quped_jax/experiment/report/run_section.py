@@ -287,11 +287,14 @@ def _files(run: Run) -> Markup:
 
 def _figures(run: Run, numbering: Numbering) -> Markup:
   if run.summary is not None:
+    # Files do not say who has which samples: the run drew it itself.
+    partition = run.folder / "figures" / "partition.svg"
     return numbering.draw(
       lambda: {
         caption_of(name): figure
         for name, figure in run_figures.plot_run(run.folder).items()
-      }
+      },
+      [partition] if partition.is_file() else [],
     )
   if not run.variants:
     return element("p", "There is nothing to draw yet.")

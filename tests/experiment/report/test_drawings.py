@@ -76,3 +76,11 @@ def test_figures_of_a_page_are_numbered():
   made = numbering.draw(lambda: {"x": figure(), "y": figure()})
   made += numbering.draw(lambda: {"z": figure()})
   assert set(re.findall(r"figure-(\d)", made)) == {"1", "2", "3"}
+
+
+def test_a_figure_that_the_run_drew_comes_after_those_of_the_page(tmp_path):
+  path = tmp_path / "partition.svg"
+  path.write_text("<svg/>")
+  made = drawings.Numbering().draw(lambda: {"x": figure()}, [path])
+  assert made.index('id="figure-1') < made.index("<img")
+  assert "<figcaption>Who has how many samples of which class" in made
