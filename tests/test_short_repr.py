@@ -27,7 +27,8 @@ def test_a_result_says_what_was_run_and_what_came_out(result):
   assert "32 bits, 5 clients, round 1: " in text
   for name, spread in result.summary["accuracy"].items():
     assert f"{name} {100 * spread['mean']:.1f} %" in text
-  assert "fields: summary, clients, history, state, simulation" in text
+  fields = "summary, clients, history, figure_records, state, simulation"
+  assert f"fields: {fields}" in text
   assert len(text) < 300
 
 

@@ -73,6 +73,9 @@ class Links:
     lines: {process: its line}; of process 0 to all, of the others to process 0.
     count: how many processes there are.
     end: ends this process at once, with an exit code.
+
+  Attributes:
+    process_id: likewise.
   """
 
   def __init__(
@@ -83,7 +86,7 @@ class Links:
     end: Callable[[int], Any] = os._exit,
   ):
     self.signal = 0
-    self._process_id, self._lines, self._end = process_id, lines, end
+    self.process_id, self._lines, self._end = process_id, lines, end
     self._others = set(range(count)) - {process_id}
     self._changed = threading.Condition()
     self._values = {i: collections.deque() for i in lines}
@@ -105,7 +108,7 @@ class Links:
     Raises:
       ConnectionError: a process has ended.
     """
-    if self._process_id:
+    if self.process_id:
       self._tell("value", value)
       return self._next(0)
     values = [value, *(self._next(i) for i in sorted(self._lines))]
@@ -194,7 +197,7 @@ class Links:
     if not self._failed:
       self._failed = True
       if not self._all_know:
-        self._tell("end", _ended(self._process_id, _in_a_line(reason)))
+        self._tell("end", _ended(self.process_id, _in_a_line(reason)))
 
   def leave(self, code: int, reason: str) -> None:
     """Ends this process, without JAX's wait for the others.
@@ -208,7 +211,7 @@ class Links:
     if self._agreed and not self._lost:
       return
     self.fail(reason)
-    if not self._process_id:
+    if not self.process_id:
       self._wait(lambda: self._closed >= self._others, _LAST)
     for stream in (sys.stdout, sys.stderr):
       with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -218,7 +221,7 @@ class Links:
   def part(self) -> None:
     """At this process's end: waits for the others, unless one has failed."""
     if not self._failed and not self._lost:
-      self._tell("left", [self._process_id, self._runs])
+      self._tell("left", [self.process_id, self._runs])
       self._wait(lambda: self._left.keys() >= self._others or bool(self._lost))
     if self._lost and not self._failed:
       self._print_lost()
@@ -258,7 +261,7 @@ class Links:
   def _listen(self, i: int) -> None:
     """Hears what a process says, until it ends."""
     for kind, content in self._lines[i].received():
-      if self._process_id == 0 and kind != "value":
+      if self.process_id == 0 and kind != "value":
         self._tell(kind, content, but=i)
       with self._changed:
         self._hear(i, kind, content)

@@ -24,6 +24,8 @@ BASE = qj.Settings(
   rounds=2,
   steps=3,
   devices=1,
+  # A run of a sweep has none, one by itself has.
+  figures=False,
 )
 COSTS = ("timing", "memory")
 
