@@ -10,6 +10,8 @@ have
   tuned;
 - `parts`: {name: changes}, if the table has several comparisons, each on data
   of its own; changes are made to the table's config;
+- `warm`: {method: row}, methods that start from the weights to which a row
+  comes with the same seed;
 - `published`: {method: accuracy in %}, with which ours is compared.
 
 In `tune`, `gradients` takes the place of `trials`, see `tuning`.
@@ -53,6 +55,19 @@ class Part(NamedTuple):
     name = self.config.get("share", {}).get(row.name, row.name)
     rows = {row.name: row for row in self.rows}
     checks.choice(f"share.{row.name}", name, list(rows))
+    return rows[name]
+
+  def warm(self, row: Row) -> Row | None:
+    """The row from whose weights a row starts; None for fresh ones.
+
+    Raises:
+      ValueError: a row that there is not.
+    """
+    name = self.config.get("warm", {}).get(row.method)
+    if name is None:
+      return None
+    rows = {row.name: row for row in self.rows}
+    checks.choice(f"warm.{row.method}", name, list(rows))
     return rows[name]
 
   def is_tuned(self, row: Row) -> bool:

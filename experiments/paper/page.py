@@ -79,10 +79,16 @@ def _title(found: Found, row: Row) -> str:
   return plan.title_of(row.method, found.comparison.titles)
 
 
-def _reference(found: Found, row: Row) -> Row:
-  """The row that a row is compared with: the first of its precision."""
-  rows = list(found.records)
-  return next((x for x in rows if x.bits == row.bits), rows[0])
+def _reference(found: Found, row: Row) -> Row | None:
+  """The row that a row is compared with; None if that was not run.
+
+  It is that of the first method at the same precision, or, where there is none,
+  the first row.
+  """
+  first = found.part.rows[0]
+  same = first._replace(bits=row.bits)
+  other = same if same in found.part.rows else first
+  return other if other in found.records else None
 
 
 def _rows(found: Found) -> Sheet:
@@ -91,18 +97,17 @@ def _rows(found: Found) -> Sheet:
   records = []
   for row, record in zip(found.records, found.comparison.rows, strict=True):
     other = _reference(found, row)
-    own = None if other == row else found.comparison.difference(row, other)
+    own = None
+    if other not in (None, row):
+      own = found.comparison.difference(row, other)
     changed = {
       f"difference_{name}": own and getattr(own, name)
       for name in ("mean", "low", "high")
     }
     records.append({**record, **changed})
   score = next(x for x in scores.SCORES.values() if x.name in records[0])
-  names = {_title(found, _reference(found, row)) for row in found.records}
-  columns = {
-    column.field: column
-    for column in tables.columns(" or ".join(sorted(names)), score)
-  }
+  first = _title(found, found.part.rows[0])
+  columns = {column.field: column for column in tables.columns(first, score)}
   shown = [columns[name] for name in (score.name, *_SHOWN)]
   cells = [tables.cells(records, column) for column in shown]
   return Sheet(
@@ -129,7 +134,7 @@ def _by_type(found: Found) -> list[Sheet]:
   kinds = list(dict.fromkeys(types))
   rows = []
   for row, own in found.records.items():
-    cells = [Cell(_title(found, row))]
+    cells = [Cell(_title(found, row)), Cell(row.bits_title)]
     for kind in kinds:
       members = {
         seed: np.array(own[seed].client_types) == kind for seed in found.seeds
@@ -147,7 +152,7 @@ def _by_type(found: Found) -> list[Sheet]:
     rows.append(cells)
   titles = [f"{kind} ({types.count(kind)} clients)" for kind in kinds]
   note = "in brackets, what a client of the type gains over local training"
-  return [Sheet(("method", *titles), rows, notes=(note,))]
+  return [Sheet(("method", "bits", *titles), rows, names=2, notes=(note,))]
 
 
 def _gain(gain: Difference | None) -> str:
@@ -184,8 +189,7 @@ def _published(found: Found) -> Sheet:
 
 def _best_pooled(history: Sequence[dict]) -> float:
   """The best value over rounds of the only pooled accuracy."""
-  names = [name for name in history[-1] if "pooled" in name]
-  (name,) = names
+  (name,) = (name for name in history[-1] if "pooled" in name)
   return max(record[name] for record in history)
 
 

@@ -5,6 +5,7 @@ the next. A row is tuned just before its first run.
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import signal
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import quped_jax as qj
 from experiments.paper import records, tuning
 from experiments.paper.catalog import Part, Table
 from experiments.paper.records import Key, Store
@@ -22,6 +24,7 @@ from quped_jax.experiment import many, output
 from quped_jax.experiment.comparison import plan, report, tune
 from quped_jax.experiment.comparison import runs as runs_lib
 from quped_jax.experiment.comparison.plan import Row, Run
+from quped_jax.experiment.settings import Settings
 
 # What rows have chosen for them that are not tuned.
 _UNTUNED: dict[str, Any] = {}
@@ -134,30 +137,18 @@ class _Worker:
 
   def do(self, cell: Cell, label: str) -> None:
     """Runs a cell, unless it is done."""
-    chosen = self._chosen(cell.part, cell.row)
-    config = tuning.with_chosen(cell.part.config, cell.row, chosen)
-    folder = self._workdir / cell.part.name / "runs"
-    run = Run(
-      cell.row,
-      plan.row_settings(config, cell.row, cell.seed),
-      folder / f"{cell.row.name}_seed{cell.seed}",
-      cell.title,
-    )
+    settings = self._settings(cell)
     known = self._store.runs.get(cell.key)
-    if known is not None and known.settings == records.digest(run.settings):
+    if known is not None and known.settings == self._digest(cell):
       return
     began = time.perf_counter()
     self._say(f"{label} {cell.title}")
-    runs_lib.run_missing(
-      [run],
-      say=output.nothing,
-      quiet=True,
-      # Of other settings than now.
-      restart=True,
-      may_diverge=True,
-      sources=self._sources,
-    )
-    record = self._record(run)
+    warm = cell.part.warm(cell.row)
+    if warm is not None:
+      path = self._weights(cell._replace(row=warm))
+      settings = dataclasses.replace(settings, warm_start=str(path))
+    run = self._run(cell, settings)
+    record = self._record(run)._replace(settings=self._digest(cell))
     self._store.add(cell.key, record)
     found = "diverged"
     if record.finished is not None:
@@ -165,6 +156,45 @@ class _Worker:
       found = f"{100 * score:.1f}"
     seconds = time.perf_counter() - began
     self._say(f"{label} {cell.title}: {found}, {seconds:.0f} s")
+
+  def _settings(self, cell: Cell) -> Settings:
+    """Those of a cell, with what was chosen for its row."""
+    chosen = self._chosen(cell.part, cell.row)
+    config = tuning.with_chosen(cell.part.config, cell.row, chosen)
+    return plan.row_settings(config, cell.row, cell.seed)
+
+  def _digest(self, cell: Cell) -> str:
+    """Of the settings that its results follow from."""
+    own, warm = records.digest(self._settings(cell)), cell.part.warm(cell.row)
+    if warm is None:
+      return own
+    return records.digest([own, self._digest(cell._replace(row=warm))])
+
+  def _run(self, cell: Cell, settings: Settings) -> Run:
+    folder = self._workdir / cell.part.name / "runs"
+    run = Run(
+      cell.row,
+      settings,
+      folder / f"{cell.row.name}_seed{cell.seed}",
+      cell.title,
+    )
+    runs_lib.run_missing(
+      [run],
+      say=output.nothing,
+      quiet=True,
+      restart=True,  # What is there may be of other settings.
+      may_diverge=True,
+      sources=self._sources,
+    )
+    return run
+
+  def _weights(self, cell: Cell) -> pathlib.Path:
+    """A file of the weights to which a cell comes, which is run if need be."""
+    run = self._run(cell, self._settings(cell))
+    packed = qj.load_packed(run.folder / "models" / "client_00000.safetensors")
+    path = run.folder / "weights.safetensors"
+    qj.save_weights(path, packed.params, packed.stats)
+    return path
 
   def _record(self, run: Run) -> records.Record:
     found = runs_lib.read(run) if runs_lib.is_finished(run) else None
