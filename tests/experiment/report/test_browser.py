@@ -106,8 +106,12 @@ def test_text_can_be_read_by_day_and_by_night(page, dark):
     place = f"querySelector('{selector}')"
     ink = page.value(_COLOUR.format(place, "color"))
     assert contrast(ink[:3], ground[:3]) >= 4.5, selector
-  drawn = "getComputedStyle(document.querySelector('figure svg')).filter"
-  assert page.value(drawn).startswith("invert" if dark else "none")
+  drawn = "getComputedStyle(document.querySelector('figure svg')).{0}"
+  look = "invert" if dark else "none"
+  assert page.value(drawn.format("filter")).startswith(look)
+  # So that figures have the ground of the page.
+  blend = page.value(drawn.format("mixBlendMode"))
+  assert blend == ("lighten" if dark else "normal")
 
 
 def contrast(a: list[float], b: list[float]) -> float:
