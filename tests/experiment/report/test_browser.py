@@ -97,6 +97,23 @@ def test_the_page_is_no_wider_than_the_window(page, width):
     assert page.value(widest.format("x => x.scrollWidth")) > width
 
 
+def test_what_a_row_is_of_stays_in_sight_on_a_phone(page):
+  page.size(360)
+  left = page.value(
+    "[...document.querySelectorAll('.box')].filter("
+    "  x => x.querySelector('table') && x.scrollWidth > x.clientWidth"
+    ").map(x => {"
+    "  x.scrollLeft = 1e6;"
+    "  const head = x.querySelector('tbody th').getBoundingClientRect();"
+    "  const own = x.getBoundingClientRect();"
+    "  return [head.left - own.left, head.width / own.width];"
+    "})"
+  )
+  assert left
+  for place, share in left:
+    assert 0 <= place <= 2 and share < 0.5
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_can_be_read_by_day_and_by_night(page, dark):
   page.media(dark=dark)
