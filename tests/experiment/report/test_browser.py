@@ -151,4 +151,14 @@ def test_it_is_printed_in_black_on_white_with_whole_tables(page):
   assert ground[:3] == [255, 255, 255]
   height = "getComputedStyle(document.querySelector('.box')).maxHeight"
   assert page.value(height) == "none"
+  # Between the margins of a letter.
+  page.size(739)
+  wide = "[...document.querySelectorAll('table')].map(x => x.scrollWidth)"
+  assert max(page.value(wide)) <= 739
+  # Chromium repeats heads on later pages without what is a box, as buttons are.
+  button = "getComputedStyle(document.querySelector('th button')).display"
+  assert page.value(button) == "contents"
+  size = "parseFloat(getComputedStyle(document.querySelector('{0}')).fontSize)"
+  note, body = (page.value(size.format(x)) for x in (".note", "body"))
+  assert note < body
   assert page.printed().startswith(b"%PDF")
