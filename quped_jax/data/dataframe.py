@@ -136,11 +136,7 @@ def _present(df: Any, column: str) -> np.ndarray:
   if getattr(values, "ndim", 1) != 1:
     raise ValueError(f"{field}: must be one column; there are several")
   array = arrays.as_array(field, values)
-  missing = 0
-  if array.dtype.kind == "O":
-    missing = sum(map(arrays.is_missing, array.tolist()))
-  elif array.dtype.kind in "fcmM":
-    missing = int(np.count_nonzero(array != array))
+  missing = _missing(values, array)
   if missing:
     raise ValueError(
       f"{field}: must have no missing values; {missing} of {len(array)} are. "
@@ -148,6 +144,17 @@ def _present(df: Any, column: str) -> np.ndarray:
       "them (fillna, fill_null)"
     )
   return array
+
+
+def _missing(values: Any, array: np.ndarray) -> int:
+  """How many entries of a column are missing; `array` is what NumPy has."""
+  # NumPy is given some other value for each null in a dictionary of pyarrow.
+  nulls: Any = getattr(values, "null_count", 0)
+  if nulls := nulls() if callable(nulls) else nulls:  # As in polars.
+    return nulls
+  if array.dtype.kind == "O":
+    return sum(map(arrays.is_missing, array.tolist()))
+  return int(np.count_nonzero(array != array))
 
 
 def _numbers(df: Any, column: str) -> np.ndarray:

@@ -156,3 +156,14 @@ def test_categories_of_polars_are_no_numbers_and_lazy_tables_no_tables():
     warnings.simplefilter("error")
     with pytest.raises(ValueError, match="^df: must be a table.* collect()"):
       qj.from_dataframe(frame.lazy(), "state")
+
+
+def test_nulls_of_pyarrows_dictionaries_are_missing():
+  pyarrow = pytest.importorskip(
+    "pyarrow", reason="pyarrow is not installed (extra [test])"
+  )
+  coded = pyarrow.array(["a", None, "b"] * 8).dictionary_encode()
+  table = pyarrow.table({"x": np.arange(24) / 24, "y": [0, 1] * 12, "c": coded})
+  for label, client in (("c", "y"), ("y", "c")):
+    with pytest.raises(ValueError, match=r"^df\['c'\]: .* missing .*; 8 of 24"):
+      qj.from_dataframe(table, label, client)
