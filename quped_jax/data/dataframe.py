@@ -153,6 +153,11 @@ def _present(df: Any, column: str) -> np.ndarray:
   if getattr(values, "ndim", 1) != 1:
     raise ValueError(f"{field}: must be one column; there are several")
   array = arrays.as_array(field, values)
+  if array.ndim != 1:
+    raise ValueError(
+      f"{field}: must be one entry for each sample; got {list(array.shape)}. "
+      "Make several columns of it, or leave it out by `features`"
+    )
   missing = _missing(values, array)
   if missing:
     raise ValueError(

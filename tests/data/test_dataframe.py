@@ -193,3 +193,23 @@ def test_nulls_of_pyarrows_dictionaries_are_missing():
   for label, client in (("c", "y"), ("y", "c")):
     with pytest.raises(ValueError, match=r"^df\['c'\]: .* missing .*; 8 of 24"):
       qj.from_dataframe(table, label, client)
+
+
+def test_columns_of_lists_are_not_missing_but_no_numbers():
+  polars = pytest.importorskip(
+    "polars", reason="polars is not installed (extra [test])"
+  )
+  of_lists = {"new": [[1, 2], [3, 4, 5]] * 12}
+  with pytest.raises(
+    ValueError, match=r"^df\['new'\]=array\(\[1, 2\]\): must b"
+  ):
+    qj.from_dataframe(
+      polars.DataFrame({**PLAIN, **of_lists}), "state", "hospital"
+    )
+  of_arrays = {"new": np.ones((24, 2))}
+  with pytest.raises(
+    ValueError, match=r"^df\['new'\]: must be one entry for e"
+  ):
+    qj.from_dataframe(
+      polars.DataFrame({**PLAIN, **of_arrays}), "state", "hospital"
+    )
