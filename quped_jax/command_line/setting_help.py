@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import inspect
-import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from quped_jax import checks, methods
 from quped_jax.experiment.settings import Settings
 from quped_jax.experiment.settings.fields import Worded
+from quped_jax.methods import option_docs
 
 _WIDTH = 80
 # What the values are of rules that do not say so themselves.
@@ -112,7 +112,8 @@ def of_group(name: str) -> str:
   else:
     entry = methods.METHODS[name]
     about, prefix = inspect.getmodule(entry.make), f"{name}."
-    fields, docs = dataclasses.fields(entry.options), _attributes(entry.options)
+    fields = dataclasses.fields(entry.options)
+    docs = option_docs.meanings(entry.options)
   lines = textwrap.wrap(f"{name}: {_first_line(about)}", _WIDTH)
   for field in fields:
     if field.name != "method_options":  # They are options of methods.
@@ -158,16 +159,3 @@ def _allowed(field: dataclasses.Field) -> str:
 
 def _first_line(thing: Any) -> str:
   return (inspect.getdoc(thing) or "").partition("\n")[0]
-
-
-def _attributes(cls: type) -> dict[str, str]:
-  """What the docstrings of a class and its bases say of its fields."""
-  found: dict[str, str] = {}
-  for base in reversed(cls.__mro__):
-    doc = inspect.cleandoc(vars(base).get("__doc__") or "")
-    listed = doc.partition("Attributes:\n")[2]
-    for name, words in re.findall(
-      r"^  (\w+): (.*(?:\n    .*)*)", listed, re.MULTILINE
-    ):
-      found[name] = " ".join(words.split())
-  return found

@@ -62,20 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--sensitivity",
     metavar="METHOD",
-    default="",
     help="draw a method's score over each setting that is tuned",
   )
   parser.add_argument(
     "--grid",
     metavar="METHOD[:SETTINGS]",
-    default="",
     help="draw heat maps of a method's score over all combinations of the "
     "settings that are tuned, or of some: quped:learning_rate,quped.lambda_p",
   )
   parser.add_argument(
     "--overrides",
     metavar="FILE",
-    default="",
     help="JSON file of further settings by method, such as the best.json of "
     "--tune",
   )
@@ -85,14 +82,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the comparison of the command line."""
+  for name in ("overrides", "sensitivity", "grid"):
+    # As of a variable of the shell that is not set: not to be left out.
+    if getattr(args, name) == "":
+      raise ValueError(f"--{name}='': must not be empty")
   startup.prepare()
   compare(
     comparison_of(args),
     args.workdir,
-    overrides=args.overrides,
+    overrides=args.overrides or "",
     tuned=args.tune,
-    varied=args.sensitivity,
-    combined=args.grid,
+    varied=args.sensitivity or "",
+    combined=args.grid or "",
     restart=args.restart,
     quiet=args.quiet,
   )

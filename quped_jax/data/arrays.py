@@ -205,8 +205,14 @@ def texts(field: str, array: np.ndarray) -> np.ndarray | None:
 
 def is_missing(entry: Any) -> bool:
   """Whether an entry stands for one that is not there."""
-  # NaN, NaT and pandas' NA are not equal to themselves.
-  return entry is None or not _same(entry, entry)
+  # NaN, NaT and pandas' NA are not equal to themselves; what is an array, or
+  # holds some, has no one answer.
+  try:
+    return entry is None or not bool(entry == entry)
+  except TypeError:
+    return True
+  except ValueError:
+    return False
 
 
 def _check_writable(field: str, text: str) -> None:

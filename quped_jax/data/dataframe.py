@@ -6,7 +6,7 @@ names of columns, and columns that are arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,27 +82,26 @@ def from_dataframe(
     2
   """
   columns = _columns(df)
-  labels = [label] if isinstance(label, str) else list(label)
-  for field, names in (
-    ("label", labels),
-    ("client", [client]),
-    ("is_test", [is_test]),
-    ("features", features or ()),
-  ):
-    for column in names:
-      if column is not None and column not in columns:
-        raise ValueError(
-          f"{field}={checks.shown(column)}: must be a column, one of "
-          f"{_list([str(x) for x in columns])}"
-        )
+  one = isinstance(label, str) or not isinstance(label, Iterable)
+  labels = _named("label", [label] if one else label, columns)
+  for field, column in (("client", client), ("is_test", is_test)):
+    _named(field, [column], [*columns, None])
   if features is None:
-    features = [x for x in columns if x not in {*labels, client, is_test}]
+    features = [x for x in columns if x not in [*labels, client, is_test]]
+  else:
+    features = _named("features", features, columns)
+    for column in features:
+      if column in [*labels, is_test] or features.count(column) > 1:
+        raise ValueError(
+          f"features={checks.shown(column)}: must be there once, and be no "
+          "label nor is_test"
+        )
   if not features:
     raise ValueError("features: must be one column at least")
   found = [_present(df, x) for x in labels]
   return from_arrays(
     np.stack([_numbers(df, x) for x in features], axis=1),
-    found[0] if isinstance(label, str) else np.stack(found, axis=1),
+    found[0] if one else np.stack(found, axis=1),
     targets=targets,
     name=name,
     num_classes=num_classes,
@@ -113,6 +112,24 @@ def from_dataframe(
     standardize=standardize,
     feature_names=[str(x) for x in features],
   )
+
+
+def _named(field: str, given: Any, columns: Sequence[Any]) -> list[Any]:
+  """Columns that a user names, all of which there are."""
+  if isinstance(given, str) or not isinstance(given, Iterable):
+    raise ValueError(
+      f"{field}={checks.shown(given)}: must be a list of columns"
+    )
+  names = list(given)
+  for name in names:
+    if name not in columns:
+      there = [str(x) for x in columns if x is not None]
+      raise ValueError(
+        f"{field}={checks.shown(name)}: must be a column, one of {_list(there)}"
+      )
+  if not names:
+    raise ValueError(f"{field}: must be one column at least")
+  return names
 
 
 def _columns(df: Any) -> list[Any]:
@@ -136,11 +153,12 @@ def _present(df: Any, column: str) -> np.ndarray:
   if getattr(values, "ndim", 1) != 1:
     raise ValueError(f"{field}: must be one column; there are several")
   array = arrays.as_array(field, values)
-  missing = 0
-  if array.dtype.kind == "O":
-    missing = sum(map(arrays.is_missing, array.tolist()))
-  elif array.dtype.kind in "fcmM":
-    missing = int(np.count_nonzero(array != array))
+  if array.ndim != 1:
+    raise ValueError(
+      f"{field}: must be one entry for each sample; got {list(array.shape)}. "
+      "Make several columns of it, or leave it out by `features`"
+    )
+  missing = _missing(values, array)
   if missing:
     raise ValueError(
       f"{field}: must have no missing values; {missing} of {len(array)} are. "
@@ -148,6 +166,17 @@ def _present(df: Any, column: str) -> np.ndarray:
       "them (fillna, fill_null)"
     )
   return array
+
+
+def _missing(values: Any, array: np.ndarray) -> int:
+  """How many entries of a column are missing; `array` is what NumPy has."""
+  # NumPy is given some other value for each null in a dictionary of pyarrow.
+  nulls: Any = getattr(values, "null_count", 0)
+  if nulls := nulls() if callable(nulls) else nulls:  # As in polars.
+    return nulls
+  if array.dtype.kind == "O":
+    return sum(map(arrays.is_missing, array.tolist()))
+  return int(np.count_nonzero(array != array))
 
 
 def _numbers(df: Any, column: str) -> np.ndarray:

@@ -196,7 +196,7 @@ def from_arrays(
   classes without samples, or floats for classes (`num_classes`); inputs far
   from 1 in size, such as bytes, which are used as they are (`std`); images with
   their channels first, which are moved (`channels`); features that are the same
-  in all samples; and clients with one sample alone.
+  in all samples; and clients with one sample alone, or none to train on.
 
   Args:
     inputs: `[samples, ...]` real numbers. uint8 stays uint8, anything else
@@ -252,6 +252,11 @@ def from_arrays(
   group_names = None
   if owners is not None:
     owners, group_names = arrays.names(field, owners)
+    if owners.shape != raw.shape[:1]:
+      raise ValueError(
+        f"{field}.shape={owners.shape}: must be ({len(raw)},), one entry per "
+        "row of inputs"
+      )
   tests = None if is_test is None else arrays.bools("is_test", is_test)
   dataset = Dataset(
     name=name,
@@ -274,9 +279,19 @@ def from_arrays(
     mean, std = _scale(raw if tests is None else raw[~tests])
     dataset, given = dataclasses.replace(dataset, mean=mean, std=std), True
   oddities.warn_of_size(raw, dataset.mean, dataset.std, given=given)
+  width = raw.shape[-1] if raw.ndim == 2 else None
+  if feature_names is not None and len(feature_names) != (width or 0):
+    raise ValueError(
+      f"feature_names={checks.shown(feature_names)}: must be "
+      + ("left out" if width is None else f"{width} names")
+      + f" for inputs of the shape {raw.shape}"
+    )
   oddities.warn_of_constants(dataset.inputs, feature_names)
-  if client is not None and owners is not None and tests is None:
-    oddities.warn_of_single_samples(owners, group_names)
+  if client is not None and owners is not None:
+    if tests is None:
+      oddities.warn_of_single_samples(owners, group_names)
+    else:
+      oddities.warn_of_tests_alone(owners, tests, group_names)
   return dataset
 
 

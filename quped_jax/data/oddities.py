@@ -127,6 +127,27 @@ def warn_of_single_samples(
   )
 
 
+def warn_of_tests_alone(
+  clients: np.ndarray, tests: np.ndarray, names: Sequence[str] | None
+) -> None:
+  """Warns of clients whose samples are all for testing: there are none such.
+
+  Args:
+    clients: `[samples]` numbers.
+    tests: bool `[samples]`, which are for testing.
+    names: what the numbers stand for; None for nothing else.
+  """
+  alone: list[int] = np.setdiff1d(clients[tests], clients[~tests]).tolist()
+  if not alone:
+    return
+  found = [names[i] if names else str(i) for i in alone]
+  warnings.warn(
+    f"client: {len(alone)} of {len(np.unique(clients))} have no samples to "
+    f"train on, and are no clients of a federation: {_list(found)}",
+    stacklevel=3,
+  )
+
+
 def _list(found: Sequence[str]) -> str:
   more = ", ..." if len(found) > _LISTED else ""
   return ", ".join(found[:_LISTED]) + more

@@ -56,6 +56,13 @@ def plain(number: Any) -> str:
   return f"{number:.3g}"
 
 
+def measured(number: float) -> str:
+  """A measure, with three digits: "0.0620", "1.00", "345", "12,346"."""
+  if 100 <= abs(number) < 1e9:
+    return f"{number:,.0f}"
+  return f"{number:#.3g}".removesuffix(".")
+
+
 def capital(text: str) -> str:
   """Words as a title: "Accuracy over rounds"."""
   return text[:1].upper() + text[1:]

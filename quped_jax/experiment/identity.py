@@ -18,7 +18,12 @@ import jax
 
 from quped_jax import kinds, methods, reading, version
 from quped_jax.data.federation import Federation
-from quped_jax.experiment import fingerprints, former_names, metrics
+from quped_jax.experiment import (
+  fingerprints,
+  former_names,
+  metrics,
+  own_functions,
+)
 from quped_jax.experiment.assemble import Assembly
 from quped_jax.experiment.build_clients import build_clients
 from quped_jax.experiment.build_data import build_federation
@@ -63,6 +68,7 @@ DATA = "data"
 TRACE = "participation trace"
 SHARED_NETWORK = "global network"
 LOSS, METRIC = "loss function", "metric"
+LOSS_TARGETS = "targets of the loss function"
 STATE, FRESH = "initial state", "fresh weights"
 
 
@@ -160,6 +166,10 @@ def of_functions(own: OwnFunctions, federation: Federation) -> Identity:
   }
   if own.loss is not None:
     found[LOSS] = fingerprints.of_function(own.loss, federation, gradient=True)
+    kind = own_functions.targets_of(federation)
+    # The settings name no loss for other targets, which say what the score is.
+    if kind != "classes":
+      found[LOSS_TARGETS] = kind
   return found
 
 

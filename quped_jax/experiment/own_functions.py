@@ -109,6 +109,11 @@ def shapes(federation: Federation, batch: int) -> tuple[Any, Any]:
   return jax.ShapeDtypeStruct((batch, width), jnp.float32), labels
 
 
+def targets_of(federation: Federation) -> str:
+  """The kind of the samples' targets, see `quped_jax.data.targets`."""
+  return targets.kind_of(shapes(federation, 1)[1])
+
+
 def settled(
   settings: Settings, own: OwnFunctions, federation: Federation
 ) -> Settings:

@@ -50,12 +50,15 @@ def pack_nearest(x: np.ndarray, codebook: Codebook) -> Packed:
     codebook: its levels, at least one; as many for each channel.
 
   Raises:
-    ValueError: weights or levels that are not finite.
+    ValueError: weights or levels that are not finite, levels that are not
+      sorted, or that the type of the weights does not hold.
   """
   count = int(np.max(codebook.levels))
   centers = np.asarray(codebook.centers)[..., :count]
   if not (np.isfinite(x).all() and np.isfinite(centers).all()):
     raise ValueError("must be finite, with finite levels")
+  if (centers[..., 1:] < centers[..., :-1]).any():
+    raise ValueError("must have levels that are sorted, the least first")
   # As in `nearest`: a weight in the middle goes to the lower level. There is no
   # search in bfloat16.
   wide = np.float64 if x.dtype == np.float64 else np.float32
@@ -69,7 +72,10 @@ def pack_nearest(x: np.ndarray, codebook: Codebook) -> Packed:
   bits = bits_for(count)
   # Levels beyond the last one are its copies.
   table = centers[..., np.minimum(np.arange(2**bits), count - 1)]
-  table = table.astype(x.dtype, order="C")
+  with np.errstate(over="ignore"):
+    table = table.astype(x.dtype, order="C")
+  if not np.isfinite(table).all():
+    raise ValueError(f"must have levels that its type, {x.dtype}, holds")
   return Packed(_planes(index.astype(np.uint8), bits), table)
 
 

@@ -60,6 +60,7 @@ def pack(
   if len(leaves) < len(jax.tree.leaves((params, stats))):
     raise ValueError("params: must have a path of its own for each array")
   _check_names(leaves)
+  _check_keys(params, stats)
   given, tensors, quantized = _codebooks(codebooks), {}, {}
   for name, leaf in leaves.items():
     array, book = _array(name, leaf), given.pop(name, None)
@@ -196,13 +197,25 @@ def _count(name: str, array: np.ndarray, book: Codebook) -> int:
       f"[levels], or [channels, levels] with the last axis of {array.shape}"
     )
   counts = set(np.ravel(book.levels).tolist())
-  most = 2**codebook_lib.MAX_BITS
+  most = min(2**codebook_lib.MAX_BITS, np.shape(book.centers)[-1])
   if len(counts) != 1 or not 0 <= min(counts) <= most:
     raise ValueError(
       f"codebooks[{name!r}].levels={sorted(counts)}: must be one number for "
       f"all channels, at most {most}"
     )
   return counts.pop()
+
+
+def _check_keys(*trees: Any) -> None:
+  """Raises a ValueError unless names in trees come back from a file as such."""
+  for path, _ in jax.tree_util.tree_flatten_with_path(trees)[0]:
+    for key in path:
+      name = kinds_lib.text("params", codebook_tree.path_name((key,)))
+      if "/" in name:
+        raise ValueError(
+          f"params={reading.shown(name)}: must have no / in its name, which "
+          "would come back as a tree in a tree"
+        )
 
 
 def _check_names(names: Collection[str]) -> None:

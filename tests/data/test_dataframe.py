@@ -110,11 +110,37 @@ def test_missing_labels_and_clients_are_named_too(table):
     ({"label": "state", "features": ["Age"]}, "features='Age': must be a col"),
     ({"label": "state", "features": []}, "features: must be one column"),
     ({"label": "state", "is_test": 3}, "is_test=3: must be a column"),
+    ({"label": 3}, "label=3: must be a column, one of age"),
+    ({"label": None}, "label=None: must be a column, one of age"),
+    ({"label": []}, "label: must be one column at least"),
+    ({"label": "state", "features": "age"}, "features='age': must be a list"),
+    ({"label": "state", "features": 3}, "features=3: must be a list of col"),
   ],
 )
 def test_columns_that_are_not_there_are_named(table, options, message):
   with pytest.raises(ValueError, match=f"^{message}"):
     qj.from_dataframe(table(PLAIN), **options)
+
+
+@pytest.mark.parametrize("column", ["smokes", "tests", "age"])
+def test_a_feature_is_no_label_and_is_there_once(table, column):
+  columns = {**PLAIN, "tests": [False, True] * 12}
+  with pytest.raises(
+    ValueError, match=f"^features='{column}': must be there o"
+  ):
+    qj.from_dataframe(
+      table(columns), "smokes", features=["age", column], is_test="tests"
+    )
+
+
+def test_columns_of_pandas_may_have_numbers_as_names():
+  pandas = pytest.importorskip(
+    "pandas", reason="pandas is not installed (extra [test])"
+  )
+  frame: Any = pandas.DataFrame(np.eye(4))
+  dataset = qj.from_dataframe(frame, 3, std=1.0, num_classes=2)  # type: ignore
+  assert dataset.labels.tolist() == [0, 0, 0, 1]
+  assert dataset.inputs.shape == (4, 3)
 
 
 def test_constant_columns_are_named(table):
@@ -156,3 +182,34 @@ def test_categories_of_polars_are_no_numbers_and_lazy_tables_no_tables():
     warnings.simplefilter("error")
     with pytest.raises(ValueError, match="^df: must be a table.* collect()"):
       qj.from_dataframe(frame.lazy(), "state")
+
+
+def test_nulls_of_pyarrows_dictionaries_are_missing():
+  pyarrow = pytest.importorskip(
+    "pyarrow", reason="pyarrow is not installed (extra [test])"
+  )
+  coded = pyarrow.array(["a", None, "b"] * 8).dictionary_encode()
+  table = pyarrow.table({"x": np.arange(24) / 24, "y": [0, 1] * 12, "c": coded})
+  for label, client in (("c", "y"), ("y", "c")):
+    with pytest.raises(ValueError, match=r"^df\['c'\]: .* missing .*; 8 of 24"):
+      qj.from_dataframe(table, label, client)
+
+
+def test_columns_of_lists_are_not_missing_but_no_numbers():
+  polars = pytest.importorskip(
+    "polars", reason="polars is not installed (extra [test])"
+  )
+  of_lists = {"new": [[1, 2], [3, 4, 5]] * 12}
+  with pytest.raises(
+    ValueError, match=r"^df\['new'\]=array\(\[1, 2\]\): must b"
+  ):
+    qj.from_dataframe(
+      polars.DataFrame({**PLAIN, **of_lists}), "state", "hospital"
+    )
+  of_arrays = {"new": np.ones((24, 2))}
+  with pytest.raises(
+    ValueError, match=r"^df\['new'\]: must be one entry for e"
+  ):
+    qj.from_dataframe(
+      polars.DataFrame({**PLAIN, **of_arrays}), "state", "hospital"
+    )

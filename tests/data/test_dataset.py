@@ -287,3 +287,19 @@ def test_standardized_images_have_a_scale_for_each_channel(shape, axes):
   np.testing.assert_allclose(dataset.std, np.atleast_1d(std))
   with pytest.raises(ValueError, match="^standardize=True: must be False wh"):
     from_arrays(inputs, np.arange(60) % 2, standardize=True, mean=3.0)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"client": [0, 1]}, r"client.shape=\(2,\): must be \(6,\), one entry per"),
+    ({"groups": [0, 1]}, r"groups.shape=\(2,\): must be \(6,\), one entry per"),
+    (
+      {"feature_names": ["a"]},
+      r"feature_names=\['a'\]: must be 2 names for in",
+    ),
+  ],
+)
+def test_what_is_of_another_length_is_called_as_it_was_given(options, message):
+  with pytest.raises(ValueError, match=f"^{message}"):
+    from_arrays(np.eye(6)[:, :2], [0, 1] * 3, **options)

@@ -56,11 +56,18 @@ def test_clients_with_one_sample_are_named():
   (line,) = said(INPUTS, LABELS, client=client)
   assert line.startswith("client: 2 of 4 have one sample alone")
   assert line.endswith(": c, d")
-  # Groups may be put together; others have samples for testing.
+  # Groups may be put together.
   assert not said(INPUTS, LABELS, groups=client)
-  assert not said(INPUTS, LABELS, client=client, is_test=LABELS)
   (line,) = said(INPUTS, LABELS, client=[3] * 11 + [9])
   assert line.endswith(": 9")
+
+
+def test_clients_that_have_nothing_to_train_on_are_named():
+  client, tests = ["a"] * 6 + ["b"] * 4 + ["c", "d"], [False, True] * 6
+  (line,) = said(INPUTS, LABELS, client=client, is_test=tests)
+  assert line.startswith("client: 1 of 4 have no samples to train on")
+  assert line.endswith(": d")
+  assert not said(INPUTS, LABELS, groups=client, is_test=tests)
 
 
 def test_what_is_ordinary_is_not_spoken_of():

@@ -57,6 +57,22 @@ def test_plain_numbers():
   assert [amounts.plain(x) for x in (80, 80.0, 2.345)] == ["80", "80", "2.35"]
 
 
+@pytest.mark.parametrize(
+  ("number", "text"),
+  [
+    (0.06197, "0.0620"),
+    (-0.5, "-0.500"),
+    (1, "1.00"),
+    (99.96, "100"),
+    (345.6, "346"),
+    (12345.6, "12,346"),
+    (3e30, "3.00e+30"),
+  ],
+)
+def test_measures_have_three_digits(number, text):
+  assert amounts.measured(number) == text
+
+
 def test_titles_begin_with_a_capital():
   assert amounts.capital("accuracy of R2") == "Accuracy of R2"
   assert amounts.capital("") == ""

@@ -155,7 +155,7 @@ def test_identities_follow_from_what_functions_compute():
     return identity.of_functions(own, federation)
 
   first = parts(scaled)
-  assert list(first) == ["loss function"] and parts(same) == first
+  assert first["loss function"] and parts(same) == first
   scale[0] = 3.0
   assert parts(scaled) != first
   assert parts() == {}
@@ -163,6 +163,20 @@ def test_identities_follow_from_what_functions_compute():
   assert both["loss function"] == first["loss function"]
   other = parts(same, off=lambda y, t: jnp.sum(jnp.abs(y - t), axis=-1))
   assert other["metric off"] != both["metric off"]
+
+
+@pytest.mark.parametrize(
+  ("kind", "loss", "said"),
+  [
+    ("values", optax.l2_loss, "values"),
+    ("multi_label", optax.sigmoid_binary_cross_entropy, "multi_label"),
+    # As settings say by themselves.
+    ("classes", optax.softmax_cross_entropy_with_integer_labels, None),
+  ],
+)
+def test_an_identity_says_what_targets_a_function_is_for(kind, loss, said):
+  found = identity.of_functions(OwnFunctions(loss), make_federation(kind))
+  assert found.get("targets of the loss function") == said
 
 
 def test_a_gradient_of_ones_own_is_part_of_the_identity():

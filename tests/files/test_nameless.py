@@ -219,6 +219,29 @@ WIDE = qj.Codebook(jnp.zeros((4, 300)), jnp.full(4, 300))
       r"levels=\[1, 2\]: must be one number for all channels",
     ),
     ({"a": np.array([1, np.nan])}, {"a": BOOK}, "'params/a': must be finite"),
+    (
+      {"a": np.ones(2)},
+      {"a": qj.Codebook(jnp.zeros(2), jnp.int32(3))},
+      r"codebooks\['params/a'\].levels=\[3\]: must be .* at most 2",
+    ),
+    (
+      {"a": np.ones(2)},
+      {"a": qj.Codebook(jnp.array([3.0, 1.0]), jnp.int32(2))},
+      "'params/a': must have levels that are sorted",
+    ),
+    (
+      {"a": np.ones(2, np.float16)},
+      {"a": qj.Codebook(jnp.array([0.0, 1e6]), jnp.int32(2))},
+      "'params/a': must have levels that its type, float16, holds",
+    ),
+    # They would come back otherwise, or not at all.
+    (
+      {"linear/~/w": np.ones(2)},
+      None,
+      "params=.linear/~/w.: must have no /",
+    ),
+    ({"a": {"b\0": np.ones(2)}}, None, "params='b.x00': must be text"),
+    ({"a\ud800": np.ones(2)}, None, "params='a.ud800': must be text"),
   ],
 )
 def test_mistakes_are_named(params, codebooks, message, tmp_path):

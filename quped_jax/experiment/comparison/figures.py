@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import (
+  FixedLocator,
+  FuncFormatter,
+  LogLocator,
+  MaxNLocator,
+  NullFormatter,
+)
 
 from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.comparison import curves as curves_lib
@@ -256,10 +262,14 @@ def _megabytes(axes: Axes, sent: Sequence[np.ndarray]) -> None:
   low, high = np.min(np.concatenate(sent)), np.max(np.concatenate(sent))
   axes.set_xscale("log")
   axes.set_xlim(low / 1.2, high * 1.2)
+  # With several powers of ten on the axis, these are labelled; with few, so
+  # many numbers that they do not overlap.
+  if high < 4 * low:
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+  elif high < 100 * low:
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
   axes.xaxis.set_major_formatter("{x:g}")
-  # With several powers of ten on the axis, only these are labelled.
-  few = np.log10(high / low) < 1
-  axes.xaxis.set_minor_formatter("{x:g}" if few else NullFormatter())
+  axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _fit(axes: Axes, values: Sequence[np.ndarray], score: Score) -> None:

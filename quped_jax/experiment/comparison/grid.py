@@ -44,7 +44,7 @@ class Grid:
       its own name, mean over seeds, with its standard deviation `std`, None
       with one seed. A score is NaN where a run diverged.
     validated: whether scores are on validation data, which is so if the
-      settings keep some, and not on test data.
+      settings of all runs keep some, and not on test data.
 
   Examples:
     >>> settings = qj.Settings(
@@ -122,7 +122,8 @@ class Grid:
       ImportError: matplotlib is not installed.
     """
     ys, xs = self.pairs()[-1]
-    x, y = x or xs, y or (ys if x != ys else xs)
+    x = x or (xs if y != xs else ys)
+    y = y or (ys if x != ys else xs)
     for field, name in (("x", x), ("y", y)):
       checks.choice(field, name, [*self.over])
     if x == y:
@@ -325,7 +326,9 @@ def grid(
   groups = [
     runs[i : i + len(many_seeds)] for i in range(0, len(runs), len(many_seeds))
   ]
-  name, validated = _score_of(runs).name, settings.validation_fraction > 0
+  name = _score_of(runs).name
+  # The fraction may be one of the settings that vary.
+  validated = all(run.settings.validation_fraction > 0 for run in runs)
   rows = [_record(own, values, name, validated=validated) for own in groups]
   found = Grid(settings, values, runs, rows, validated)
   if workdir is not None:

@@ -19,13 +19,14 @@ _LATEX = {
   "\\": r"\textbackslash{}",
   "~": r"\textasciitilde{}",
   "^": r"\textasciicircum{}",
+  "|": r"\textbar{}",  # A dash, in the fonts of old.
   "-": "$-$",
   "<": "$<$",
   ">": "$>$",
   **{x: f"\\{x}" for x in "&%$#_{}"},
 }
 # A minus is before a digit, and not inside a word.
-_SPECIAL = re.compile(r"(?<!\w)-(?=\d)|[\\~^<>&%$#_{}]")
+_SPECIAL = re.compile(r"(?<!\w)-(?=\d)|[\\~^<>|&%$#_{}]")
 
 
 class Cell(NamedTuple):
@@ -90,7 +91,9 @@ def markdown(sheet: Sheet) -> str:
   """The table in Markdown, and its notes as a list below it."""
 
   def line(texts) -> str:
-    return f"| {' | '.join(text.replace('|', '&#124;') for text in texts)} |"
+    # A line is a row, and what is between bars is a cell.
+    own = (" ".join(x.split("\n")).replace("|", "&#124;") for x in texts)
+    return f"| {' | '.join(own)} |"
 
   rules = ["---" if i < sheet.names else "---:" for i in range(_width(sheet))]
   lines = [line(sheet.titles), line(rules)]

@@ -101,7 +101,10 @@ def draw(run: RunData) -> style.Figure:
     upper.plot(at, [mean, mean], color="black", linewidth=1.2, zorder=4)
   upper.set_xticks(range(len(names)), names)
   upper.set_xlim(-0.6, len(names) - 0.4)
-  style.fit(lower, [places[lower]], "x")
+  samples = clients["train_samples"][held]
+  # However alike clients are, there are several whole numbers on the axis.
+  beside = [samples.min() - 1, samples.max() + 1] if samples.size else []
+  style.fit(lower, [samples, *beside], "x")
   style.whole_numbers(lower)
   words = run.axis(run.variants[0])
   style.label(upper, _group_title(run), words)

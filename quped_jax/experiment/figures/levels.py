@@ -104,7 +104,7 @@ def draw(run: RunData) -> style.Figure | None:
   client = looks[0]["client"]
   bits = codebook.describe_bits([int(run.clients["bits"][client])])
   title = f"{titles.of_method(run.summary['method'])}: client {client}, {bits}"
-  note = "grey: how its weights are distributed; red: its levels"
+  note = "grey: distribution of its weights; orange: its levels"
   style.title(figure, title, note)
   return figure
 

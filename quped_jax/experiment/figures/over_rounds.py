@@ -40,5 +40,6 @@ def draw(run: RunData) -> style.Figure:
   style.whole_numbers(all_axes[-1])
   style.fit_score(all_axes[-1], run.score, shown)
   band = f"; band: {_LOW}th to {_HIGH}th percentile" if banded else ""
-  style.title(figure, run.title, f"line: mean over clients{band}")
+  others = "; grey: the other variants" if len(variants) > 1 else ""
+  style.title(figure, run.title, f"line: mean over clients{band}{others}")
   return figure

@@ -65,7 +65,9 @@ def _draw_types(axes: Axes, names: list[str], sent: np.ndarray) -> None:
     bars = axes.barh(
       rows + (i - 0.5) * _BAR, sent[:, i] / size, height=_BAR, color=colour
     )
-    axes.bar_label(bars, fmt=f" {{:.3g}} {name}", fontsize=style.SMALL)
+    axes.bar_label(
+      bars, fmt=f"{{:.3g}} {name}", fontsize=style.SMALL, padding=2
+    )
   style.label(axes, f"{unit} of a client per round")
   axes.set_yticks(rows, names)
   axes.invert_yaxis()

@@ -13,9 +13,9 @@ from quped_jax.experiment.scores import Score
 if TYPE_CHECKING:
   from quped_jax.experiment.figures.style import Figure
 
-_COLUMNS = 2
-# Longer names are cut, so that the legend is not wider than the figure.
-_LONGEST = 24
+# Longer names are cut, so that the legend is not wider than the figure; two of
+# these are side by side.
+_LONGEST, _SHORT = 24, 12
 
 
 def draw(
@@ -45,7 +45,7 @@ def draw(
   }
   best = sorted(curves, key=lambda name: _end(curves[name][1]), reverse=True)
   looks = style.looks(list(curves), best[: style.MOST])
-  figure = style.figure(width=style.FULL / 1.5, height=2.6)
+  figure = style.figure()
   axes = figure.subplots()
   for name, (rounds, values) in curves.items():
     look = looks[name]
@@ -55,7 +55,8 @@ def draw(
   style.fit_score(axes, score, [values for _, values in curves.values()])
   style.whole_numbers(axes)
   style.label(axes, "round", score.axis(note))
-  style.legend(figure, columns=_COLUMNS, axes=axes)
+  short = all(len(name) <= _SHORT for name in lines)
+  style.legend(figure, columns=2 if short else 1, axes=axes)
   return figure
 
 

@@ -18,7 +18,7 @@ _FONTS = "'DejaVu Sans', Verdana, sans-serif"
 _PIXELS = 2.1  # Of a point, at most.
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 _CAPTIONS = {
-  "partition": "Who has how many samples of which class",
+  "partition": "How samples are divided over clients",
   "over_rounds": "over rounds, of each variant of the clients' models",
   "by_client": "of each client, against its bits and its training samples",
   "levels": "How levels form: a client's weights and their levels",

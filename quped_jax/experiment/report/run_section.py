@@ -25,6 +25,12 @@ _STATISTICS = {
   "p10": "10th percentile",
   "best": "best client",
 }
+_OF_METRICS = {
+  "min": "smallest",
+  "p90": "90th percentile",
+  "max": "largest",
+  **{name: _STATISTICS[name] for name in ("std", "p10")},
+}
 _SIZES = ("model_bytes",)
 _WORDS = ("client", "model", "groups")
 
@@ -201,11 +207,12 @@ def _more_metrics(summary: Mapping[str, Any]) -> Markup:
   ]
   if not rows:
     return Markup()
-  return tables.table("Further metrics", ("metric", *titles), rows)
+  words = (_OF_METRICS.get(name, name) for name in titles)
+  return tables.table("Further metrics", ("metric", *words), rows)
 
 
 def _digits(value: float | None) -> str:
-  return "\N{EN DASH}" if value is None else f"{value:.4g}"
+  return "\N{EN DASH}" if value is None else amounts.measured(value)
 
 
 def _diverged_table(summary: Mapping[str, Any]) -> Markup:
@@ -331,7 +338,9 @@ def _clients(run: Run) -> Markup:
 def _title(name: str, score: Score, variants: Sequence[str]) -> str:
   if name in variants:
     return f"{name}, {score.title}" + ", %" * score.percent
-  return "model, bytes" if name in _SIZES else name.replace("_", " ")
+  if name in _SIZES:
+    return "model, bytes"
+  return name.replace("_", " ").replace("/", ", ")  # A metric, of a variant.
 
 
 def _cell(name: str, text: str, score: Score, variants: Sequence[str]) -> str:
@@ -339,4 +348,11 @@ def _cell(name: str, text: str, score: Score, variants: Sequence[str]) -> str:
     return "\N{EN DASH}"
   if name in variants:
     return score.number(float(text))
-  return f"{int(text):,}" if name in _SIZES and text.isdigit() else text
+  if name in _SIZES and text.isdigit():
+    return f"{int(text):,}"
+  if "/" not in name:
+    return text
+  try:
+    return amounts.measured(float(text))
+  except ValueError:
+    return text

@@ -11,6 +11,7 @@ from quped_jax.experiment import metrics
 from quped_jax.experiment.report import tables
 from quped_jax.experiment.report.markup import Markup, element, join
 from quped_jax.experiment.settings import Settings
+from quped_jax.methods import option_docs
 
 # What settings of another run are where it has none of that name.
 _ABSENT = "\N{EN DASH}"
@@ -66,8 +67,11 @@ def said(settings: Mapping[str, Any]) -> list[Said]:
   ]
   options = settings.get(method)
   own = defaults.get(method, {})
+  known = methods.METHODS.get(method)
+  meanings = option_docs.meanings(known.options) if known else {}
   for name, value in options.items() if isinstance(options, dict) else ():
-    found.append(Said(f"{method}.{name}", value, own.get(name), ""))
+    meaning = meanings.get(name, "")
+    found.append(Said(f"{method}.{name}", value, own.get(name), meaning))
   return found
 
 

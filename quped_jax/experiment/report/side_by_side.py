@@ -13,6 +13,7 @@ from quped_jax.experiment.report.run_section import (
   shown,
 )
 from quped_jax.experiment.report.workdirs import Run
+from quped_jax.experiment.scores import Score
 
 _NONE = "\N{EN DASH}"
 
@@ -118,25 +119,26 @@ def _settings(runs: Sequence[Run], heads: Sequence[Any]) -> Markup:
 
 def _curves(runs: Sequence[Run], numbering: Numbering) -> Markup:
   """A figure for each score that runs have."""
-  parts = []
-  for score in dict.fromkeys(run.score for run in runs):
-    own = [run for run in runs if run.score == score and run.variants]
-    if not own:
-      continue
-    parts.append(
-      numbering.draw(
-        lambda own=own, score=score: {
-          amounts.capital(
-            f"{score.title} over rounds, of each run's variant to compare"
-          ): (
-            curves.draw(
-              {run.name: run.history for run in own},
-              {run.name: f"test/{run.variants[0]}" for run in own},
-              score,
-              "mean over clients",
-            )
-          )
-        }
-      )
+  groups = [
+    (score, [run for run in runs if run.score == score and run.variants])
+    for score in dict.fromkeys(run.score for run in runs)
+  ]
+  if not any(own for _, own in groups):
+    return Markup()
+
+  def draw(score: Score, own: Sequence[Run]):
+    return curves.draw(
+      {run.name: run.history for run in own},
+      {run.name: f"test/{run.variants[0]}" for run in own},
+      score,
+      "mean over clients",
     )
-  return join(*parts)
+
+  words = "over rounds, of each run's variant to compare"
+  return numbering.draw(
+    lambda: {
+      amounts.capital(f"{score.title} {words}"): draw(score, own)
+      for score, own in groups
+      if own
+    }
+  )

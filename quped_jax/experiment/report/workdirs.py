@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from quped_jax import kinds, paths, reading
 from quped_jax.experiment import former_names, titles
+from quped_jax.experiment import identity as identity_lib
 from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.scores import Score
 from quped_jax.methods.blocks.losses import TARGETS
@@ -87,7 +88,9 @@ class Run(NamedTuple):
     if self.summary is not None:
       return scores_lib.of_summary(self.summary)
     targets = TARGETS.get(str(self.settings.get("loss")), "classes")
-    return scores_lib.SCORES[targets]
+    # Of a loss that is a function, the settings do not say.
+    given = str(self.identity.get(identity_lib.LOSS_TARGETS, targets))
+    return scores_lib.SCORES.get(given, scores_lib.SCORES[targets])
 
   @property
   def variants(self) -> list[str]:

@@ -80,6 +80,28 @@ def test_near_100_percent_curves_are_told_apart():
   assert 82 < axes.get_ylim()[1] < 90
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.9, 2.1, 5.1, 49.0, 51.0])
+@pytest.mark.parametrize("sent", [1000, 71760, 3.3e6])
+def test_numbers_below_the_axis_of_bytes_do_not_overlap(factor, sent):
+  shown = make_shown(3)
+  # Over two rounds, from `2 * sent` bytes to `4 * factor * sent`.
+  for row, times in zip(list(shown.runs)[1:], (1, factor), strict=True):
+    for run in shown.runs[row].values():
+      run.summary.update(bytes_up=times * sent, bytes_down=times * sent)
+  figure = figures.over_bytes(shown)
+  figure.draw_without_rendering()
+  (axes,) = figure.axes
+  low, high = axes.get_xlim()
+  marks = axes.xaxis.get_major_ticks() + axes.xaxis.get_minor_ticks()
+  places = sorted(
+    (mark.label1.get_window_extent().x0, mark.label1.get_window_extent().x1)
+    for mark in marks
+    if low <= mark.get_loc() <= high and mark.label1.get_text()
+  )
+  assert len(places) >= 2
+  assert all(a[1] < b[0] for a, b in itertools.pairwise(places))
+
+
 def test_clients_are_dots_with_the_best_row_on_top():
   shown = make_shown(3)
   (axes,) = figures.of_clients(shown).axes

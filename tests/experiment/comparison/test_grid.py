@@ -51,7 +51,9 @@ def swept(monkeypatch):
     if math.isnan(value):
       return run._replace(error="it diverged")
     made = small.make_summary(run.settings, np.full(3, value))
-    history = [{"round": 2, "validation/quantized": value / 2}]
+    history: list[dict[str, float]] = [{"round": 2}]
+    if run.settings.validation_fraction:
+      history[0]["validation/quantized"] = value / 2
     return run._replace(summary=made, history=history)
 
   def sweep(settings, over, workdir, **how):
@@ -84,6 +86,22 @@ def test_with_validation_data_scores_are_of_it(swept):
   assert validation == pytest.approx(test / 2)
   assert "on validation data" in qj.grid(kept, OVER, 0).sheet().notes[0]
   assert "on test data" in qj.grid(BASE, OVER, 0).sheet().notes[0]
+
+
+@pytest.mark.parametrize("least", [0.0, 0.1])
+def test_scores_are_of_validation_data_if_all_runs_have_some(least, swept):
+  over = {"validation_fraction": (least, 0.2), "momentum": (0.0, 0.5)}
+  base = dataclasses.replace(BASE, validation_fraction=0.2)
+  found = qj.grid(base, over, [0])
+  assert found.validated == (least > 0)
+  assert found.rows[0]["accuracy"] == pytest.approx(0.1 / (1 + (least > 0)))
+
+
+def test_a_heat_map_takes_another_setting_for_the_other_axis(swept):
+  found = qj.grid(BASE, OVER, [0])
+  for own in OVER:
+    assert found.plot(y=own).axes[0].get_ylabel().startswith(own)
+    assert found.plot(x=own).axes[0].get_xlabel().startswith(own)
 
 
 def test_a_heat_map_goes_through_the_best(swept):

@@ -39,6 +39,8 @@ def test_markdown_marks_the_best_and_keeps_cells_apart():
   assert lines[2] == "| a_b | **9.5 (0.1)** |  |"
   assert lines[3] == "| <50 %&#124;x | 8 | -0.1 [-0.9, +0.8] |"
   assert lines[5] == "- held-out: 5 % of all"
+  broken = Sheet(("a", "b"), [[Cell("in\ntwo"), Cell("1")]])
+  assert sheet.markdown(broken).splitlines()[2] == "| in two | 1 |"
 
 
 def test_latex_says_what_is_meant():
@@ -52,7 +54,7 @@ def test_latex_says_what_is_meant():
   assert lines[5] == r"method & held-out & minus a\_b \\"
   assert lines[7] == r"a\_b & \textbf{9.5 (0.1)} &  \\"
   # A minus, and no hyphen; but a hyphen inside a word.
-  assert lines[8] == r"$<$50 \%|x & 8 & $-$0.1 [$-$0.9, +0.8] \\"
+  assert lines[8] == r"$<$50 \%\textbar{}x & 8 & $-$0.1 [$-$0.9, +0.8] \\"
   assert lines[4::5][0] == r"\toprule" and lines[-2] == r"\bottomrule"
 
 

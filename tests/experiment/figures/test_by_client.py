@@ -48,6 +48,16 @@ def test_each_client_is_a_dot_over_its_bits_and_over_its_samples():
   np.testing.assert_allclose(shown, accuracy)
 
 
+def test_samples_are_whole_numbers_though_all_clients_have_as_many():
+  run = made.run()
+  run.clients["train_samples"][:] = 25
+  figure = by_client.draw(run)
+  made.assert_nothing_is_outside(figure)
+  low, high = figure.axes[1].get_xlim()
+  marks = [x for x in figure.axes[1].get_xticks() if low < x < high]
+  assert marks == [24, 25, 26]
+
+
 def test_few_clients_have_intervals_and_many_a_band():
   figure = by_client.draw(made.run())
   for axes in figure.axes:

@@ -51,6 +51,15 @@ def test_without_records_there_are_means_alone():
   assert "percentile" not in made.texts(figure)
 
 
+def test_grey_is_explained_where_there_is_some():
+  assert "grey: the other variants" in made.texts(over_rounds.draw(made.run()))
+  run = made.run()
+  for record in run.history:
+    record.pop("test/personalized")
+    record.pop("test/global")
+  assert "grey" not in made.texts(over_rounds.draw(run))
+
+
 def test_at_full_precision_the_quantized_model_is_the_personalized_one():
   run = made.run(bits=(32,), tensors=())
   assert run.variants == ["personalized", "global"]

@@ -44,6 +44,16 @@ def test_every_type_has_two_bars_and_the_score_is_over_all_bytes():
     assert words in said
 
 
+def test_words_stand_aside_of_bars_by_no_space_which_browsers_leave_out():
+  figure = traffic.draw(made.run())
+  assert figure is not None
+  words: Any = figure.axes[0].texts
+  assert len(words) == 6
+  for text in words:
+    assert text.get_text() == text.get_text().strip()
+    assert text.xyann[0] > 0
+
+
 def test_networks_are_named_where_they_differ():
   run = made.run()
   types = run.summary["client_types"]

@@ -97,6 +97,23 @@ def test_the_page_is_no_wider_than_the_window(page, width):
     assert page.value(widest.format("x => x.scrollWidth")) > width
 
 
+def test_what_a_row_is_of_stays_in_sight_on_a_phone(page):
+  page.size(360)
+  left = page.value(
+    "[...document.querySelectorAll('.box')].filter("
+    "  x => x.querySelector('table') && x.scrollWidth > x.clientWidth"
+    ").map(x => {"
+    "  x.scrollLeft = 1e6;"
+    "  const head = x.querySelector('tbody th').getBoundingClientRect();"
+    "  const own = x.getBoundingClientRect();"
+    "  return [head.left - own.left, head.width / own.width];"
+    "})"
+  )
+  assert left
+  for place, share in left:
+    assert 0 <= place <= 2 and share < 0.5
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_can_be_read_by_day_and_by_night(page, dark):
   page.media(dark=dark)
@@ -106,8 +123,12 @@ def test_text_can_be_read_by_day_and_by_night(page, dark):
     place = f"querySelector('{selector}')"
     ink = page.value(_COLOUR.format(place, "color"))
     assert contrast(ink[:3], ground[:3]) >= 4.5, selector
-  drawn = "getComputedStyle(document.querySelector('figure svg')).filter"
-  assert page.value(drawn).startswith("invert" if dark else "none")
+  drawn = "getComputedStyle(document.querySelector('figure svg')).{0}"
+  look = "invert" if dark else "none"
+  assert page.value(drawn.format("filter")).startswith(look)
+  # So that figures have the ground of the page.
+  blend = page.value(drawn.format("mixBlendMode"))
+  assert blend == ("lighten" if dark else "normal")
 
 
 def contrast(a: list[float], b: list[float]) -> float:
@@ -130,4 +151,14 @@ def test_it_is_printed_in_black_on_white_with_whole_tables(page):
   assert ground[:3] == [255, 255, 255]
   height = "getComputedStyle(document.querySelector('.box')).maxHeight"
   assert page.value(height) == "none"
+  # Between the margins of a letter.
+  page.size(739)
+  wide = "[...document.querySelectorAll('table')].map(x => x.scrollWidth)"
+  assert max(page.value(wide)) <= 739
+  # Chromium repeats heads on later pages without what is a box, as buttons are.
+  button = "getComputedStyle(document.querySelector('th button')).display"
+  assert page.value(button) == "contents"
+  size = "parseFloat(getComputedStyle(document.querySelector('{0}')).fontSize)"
+  note, body = (page.value(size.format(x)) for x in (".note", "body"))
+  assert note < body
   assert page.printed().startswith(b"%PDF")

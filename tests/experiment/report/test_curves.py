@@ -49,6 +49,19 @@ def test_names_that_matplotlib_would_read_are_shown():
   assert names[0] == r"a\$b\$" and names[1] == "…" + "a" * 23
 
 
+@pytest.mark.parametrize("length", [1, 12, 13, 60])
+def test_names_have_room_in_a_figure_for_half_a_page(length):
+  names = [str(i).rjust(length, "m") for i in range(style.MOST)]
+  lines = {name: [{"round": 1, "x": 0.5}] for name in names}
+  figure = curves.draw(lines, dict.fromkeys(lines, "x"), scores.R2, "mean")
+  assert figure.get_figwidth() == style.HALF
+  figure.draw_without_rendering()
+  (legend,) = figure.legends
+  room, whole = legend.get_window_extent(), figure.bbox
+  assert whole.x0 <= room.x0 and room.x1 <= whole.x1
+  assert len(legend.get_texts()) == style.MOST
+
+
 def test_what_is_not_known_is_a_gap():
   lines = {"a": [{"round": 1, "x": None}, {"round": 2, "x": 0.5}]}
   (axes,) = curves.draw(lines, {"a": "x"}, scores.R2, "mean").axes

@@ -83,4 +83,4 @@ def test_a_figure_that_the_run_drew_comes_after_those_of_the_page(tmp_path):
   path.write_text("<svg/>")
   made = drawings.Numbering().draw(lambda: {"x": figure()}, [path])
   assert made.index('id="figure-1') < made.index("<img")
-  assert "<figcaption>Who has how many samples of which class" in made
+  assert "<figcaption>How samples are divided over clients" in made

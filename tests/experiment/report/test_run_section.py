@@ -47,12 +47,13 @@ def test_held_out_clients_and_the_best_round_have_rows(tmp_path, no_figures):
       "held_out_clients": {"personalized": spread},
       "best_round": 3,
       "accuracy_best_round": {"quantized": spread},
-      "metrics": {"mae": {"quantized": {"pooled": 0.12345}}},
+      "metrics": {"mae": {"quantized": {"pooled": 0.12345, "p90": 1}}},
     },
   )["Summary"]
   assert "personalized, held-out clients" in said
   assert "after round 3, chosen on validation data" in said
-  assert "mae, quantized" in said and "0.1235" in said
+  for words in ("mae, quantized", ">0.123<", "90th percentile", ">1.00<"):
+    assert words in said
 
 
 def test_a_score_that_no_client_has_is_a_dash(tmp_path, no_figures):
@@ -100,6 +101,17 @@ def test_thousands_of_clients_are_folded_at_first(tmp_path, no_figures):
   said = parts(tmp_path / "run", clients=2000)["Clients"]
   assert "<details><summary>Table of 2,000 clients" in said
   assert said.count("<tr>") == 2001
+
+
+def test_further_metrics_of_clients_have_few_digits(tmp_path, no_figures):
+  folder = made.run(tmp_path / "run")
+  (folder / "clients.csv").write_text(
+    "client,bits,macro_f1/global,macro_f1/quantized\n0,1,0.7083333134,many\n"
+  )
+  run = made.read(folder)
+  said = dict(run_section.sections(run, drawings.Numbering()))["Clients"]
+  assert "macro f1, global" in said
+  assert ">0.708<" in said and ">many<" in said
 
 
 def test_what_a_client_lacks_is_a_dash_and_words_stay_text(

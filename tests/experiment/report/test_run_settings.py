@@ -22,6 +22,13 @@ def test_what_differs_is_said_with_its_default(tmp_path):
   assert found["rounds"].meaning == "number of rounds."
 
 
+def test_options_say_what_they_mean(tmp_path):
+  found = run_settings.said(settings_of(tmp_path / "run", method="quped"))
+  options = {x.name: x for x in found if x.name.startswith("quped.")}
+  assert "weight of distillation" in options["quped.lambda_p"].meaning
+  assert all(x.meaning for x in options.values())
+
+
 def test_options_of_other_methods_are_left_out(tmp_path):
   settings = settings_of(tmp_path / "run", method="local")
   names = [x.name for x in run_settings.said(settings)]

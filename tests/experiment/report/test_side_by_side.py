@@ -56,6 +56,17 @@ def test_scores_that_differ_in_kind_have_no_best(tmp_path, no_figures):
   assert "<strong>" not in said and ">0.500<" in said
 
 
+def test_figures_of_several_scores_are_beside_each_other(tmp_path):
+  said = section(
+    tmp_path,
+    {"finished": False},
+    {"finished": False, "loss": "squared_error"},
+  )
+  assert said.count("<figure>") == 2
+  assert said.count('<div class="figures">') == 1
+  assert "R2 over rounds" in said and "Accuracy over rounds" in said
+
+
 def test_curves_are_in_one_figure(tmp_path):
   said = section(tmp_path, {}, {"finished": False}, {"rounds": 2})
   assert said.count("<figure>") == 1

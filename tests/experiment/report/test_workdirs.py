@@ -34,6 +34,18 @@ def test_a_run_that_is_not_finished(tmp_path):
   assert run.score == scores.R2
 
 
+@pytest.mark.parametrize(
+  ("said", "score"),
+  [("values", scores.R2), (made.HOSTILE, scores.ACCURACY)],
+)
+def test_the_score_of_a_loss_that_is_a_function(tmp_path, said, score):
+  folder = made.run(tmp_path / "run", finished=False)
+  path = folder / "identity.json"
+  known = json.loads(path.read_text())
+  made.write(path, {**known, "targets of the loss function": said})
+  assert made.read(folder).score == score
+
+
 def test_a_run_that_has_just_begun(tmp_path):
   folder = made.run(tmp_path / "run", finished=False, rounds=1)
   (folder / "metrics.jsonl").unlink()
