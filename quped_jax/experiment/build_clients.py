@@ -89,11 +89,7 @@ def check_networks(
   if settings.client_types or settings.candidates:
     for network in settings.networks():
       checks.choice(field, network.model, known)
-      if network.hidden and network.model != "mlp":
-        raise ValueError(
-          f"{field}={str(network)!r}: must have no widths; only 'mlp' takes "
-          "them"
-        )
+      models_lib.width_options(*network, f"{field}={str(network)!r}")
   if model is None:
     checks.choice("model", settings.model, known)
   elif settings.client_types or settings.budget_bytes:
@@ -175,7 +171,7 @@ def describe(
     model=network.model,
     num_classes=federation.num_classes,
     input_shape=jax.eval_shape(federation.example).shape[1:],
-    options={"features": network.hidden} if network.hidden else {},
+    options=models_lib.width_options(*network),
     conv=settings.conv,
     compute_dtype=settings.compute_dtype,
     granularity=settings.granularity,

@@ -35,6 +35,7 @@ from quped_jax.models.registry import (
   register_model,
   takes_dtype,
   takes_images,
+  width_options,
 )
 from quped_jax.models.resnet import ResNet
 from quped_jax.models.stacked import create_named, stack
@@ -73,4 +74,5 @@ __all__ = [
   "takes_dtype",
   "takes_images",
   "training_pass",
+  "width_options",
 ]

@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -41,6 +42,51 @@ def test_clients_of_several_networks_are_cohorts_by_their_names():
   assert not full.is_quantized("hidden_1/kernel")
 
 
+PICTURES = qj.from_arrays(np.ones((40, 8, 8, 1)), np.arange(40) % 4)
+IMAGES = qj.make_federation(PICTURES, qj.partition(PICTURES, "iid", 5))
+
+
+@pytest.mark.parametrize(
+  ("changes", "widths"),
+  [
+    ({"model": "cnn1", "hidden": (2, 3, 4)}, {"clients": (2, 3, 4)}),
+    ({"model": "cnn1", "hidden": (2, 3)}, {"clients": (2, 3)}),
+    (
+      {"client_types": "2*cnn1(2,3,4,5)@1, 3*cnn2(1,2,3,4,5)@32"},
+      {"cnn1(2,3,4,5)": (2, 3, 4, 5), "cnn2(1,2,3,4,5)": (1, 2, 3, 4, 5)},
+    ),
+    (
+      {"budget_bytes": (10**6,), "candidates": "cnn1(2,3,4), cnn1(1,2,3)"},
+      {"clients": (2, 3, 4)},
+    ),
+  ],
+)
+def test_widths_of_a_cnn_are_those_of_its_layers_in_order(changes, widths):
+  found = build_clients(settings(**changes), IMAGES).models.clients
+  shapes = {
+    name: jax.eval_shape(x.init, jax.random.key(0), np.zeros((1, 8, 8, 1)))[0]
+    for name, x in found.items()
+  }
+  assert {
+    name: tuple(
+      params[layer]["kernel"].shape[-1] for layer in layers_of(params)
+    )
+    for name, params in shapes.items()
+  } == widths
+
+
+def layers_of(params):
+  """The names of hidden layers, in forward order."""
+  return ["first", *(f"hidden_{i}" for i in range(1, len(params) - 1))]
+
+
+def test_a_global_cnn_has_widths_of_its_own():
+  given = settings(shared_model="cnn1", shared_hidden=(2, 3, 4))
+  shared = build_clients(given, IMAGES).models.shared
+  params, _ = shared.init(jax.random.key(0), np.zeros((1, 8, 8, 1)))
+  assert params["hidden_2"]["kernel"].shape == (2 * 2 * 3, 4)
+
+
 def test_a_given_model_is_that_of_all_clients():
   model = qj.create_model("mlp", tiny.CLASSES, features=(4, 4))
   clients = build_clients(settings(), FEDERATION, model)
@@ -54,7 +100,16 @@ def test_a_given_model_is_that_of_all_clients():
     ({"client_types": "5*nope@1"}, "client_types='nope': must be one of"),
     (
       {"client_types": "5*cnn1(8)@1"},
-      r"client_types='cnn1\(8\)': must have no widths",
+      r"client_types='cnn1\(8\)': must have at least 2 widths with the netw",
+    ),
+    (
+      {"candidates": "cnn2(8,8,8)", "budget_bytes": (9,)},
+      r"candidates='cnn2\(8,8,8\)': must have at least 4 widths with the n",
+    ),
+    (
+      {"client_types": "5*resnet8(8)@1"},
+      r"client_types='resnet8\(8\)': must have no widths with the network .re"
+      "snet8'; only mlp, cnn1, cnn2 take them",
     ),
   ],
 )
