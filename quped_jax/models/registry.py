@@ -9,7 +9,7 @@ from typing import Any
 from quped_jax import checks
 from quped_jax.models import given
 from quped_jax.models.base import Model
-from quped_jax.models.cnn import CNN
+from quped_jax.models.cnn import CNN, PADDINGS
 from quped_jax.models.conv import (
   resolve_conv,
 )
@@ -53,6 +53,7 @@ def _cnn(name: str) -> Callable[..., Model]:
     conv: str,
     conv_features: tuple[int, ...] | None = None,
     dense_features: tuple[int, ...] | None = None,
+    padding: str = "same",
     dtype: Any = None,
   ) -> Model:
     convs, dense = _COLOUR_WIDTHS if image_channels == 3 else _GREY_WIDTHS
@@ -62,12 +63,14 @@ def _cnn(name: str) -> Callable[..., Model]:
       dense_features = dense
     _check_widths("conv_features", conv_features)
     _check_widths("dense_features", dense_features)
+    checks.choice("padding", padding, PADDINGS)
     module = CNN(
       num_classes,
       tuple(conv_features),
       tuple(dense_features),
       resolve_conv(conv),
       dtype,
+      padding,
     )
     return from_linen(module, name, activations=_RELU)
 
@@ -178,6 +181,11 @@ def is_built_in(name: str) -> bool:
   return name in _BUILT_IN
 
 
+def takes_padding(name: str) -> bool:
+  """Whether a model's convolutions can do without padding."""
+  return bool(_CONVOLUTIONS.get(name))
+
+
 def width_options(
   name: str, widths: tuple[int, ...], given: str = ""
 ) -> dict[str, Any]:
@@ -255,8 +263,9 @@ def create_model(
     **options: `dtype` of the computation (parameters are float32 in any case;
       None, the default, computes in the type of the parameters and inputs);
       `features` of `"mlp"`; `conv_features` and `dense_features` of the CNNs,
-      which override the widths chosen by `image_channels`; `width`, `blocks`
-      and `heads` of `"transformer"`.
+      which override the widths chosen by `image_channels`, and their `padding`,
+      "same" (the default) or "valid"; `width`, `blocks` and `heads` of
+      `"transformer"`.
 
   Returns:
     The model, whose parameters at paths such as `"hidden_1/kernel"` are

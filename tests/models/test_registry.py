@@ -29,6 +29,11 @@ def test_register_model():
     ({"width": 3}, r"options=\['width'\]: must be among \['dtype', 'feat"),
     ({"features": (64, 0)}, r"features=\(64, 0\): must be positive"),
     (
+      {"name": "cnn1", "padding": "full"},
+      "padding='full': must be one of same, valid",
+    ),
+    ({"padding": "same"}, r"options=\['padding'\]: must be among"),
+    (
       {"name": "cnn1", "conv_features": (-1,)},
       r"conv_features=\(-1,\): must be positive",
     ),

@@ -149,6 +149,14 @@ class NetworkSettings(Group):
     "auto",
     "how convolutions are computed, see `quped_jax.models.resolve_conv`.",
   )
+  padding: str = setting(
+    "same",
+    "of the convolutions of 'cnn1' and 'cnn2': 'same', with zeros by which "
+    "images keep their size, or 'valid', without any. Of several networks it "
+    "is that of all that are CNNs.",
+    one_of(models.PADDINGS),
+    later=True,
+  )
   compute_dtype: str = setting(
     "float32",
     "type in which networks compute, 'float32' or 'bfloat16'; parameters, "

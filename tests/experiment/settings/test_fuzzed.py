@@ -126,6 +126,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "shared_model": ("mlp", "cnn1", "normed"),
   "shared_hidden": ((3, 3), (4,)),
   "conv": ("auto", "native", "shift"),
+  "padding": ("same", "valid"),
   "compute_dtype": ("float32", "bfloat16"),
   "warm_start": ("/dev/null", "/", "/nowhere"),
   "method": tuple(sorted(METHODS)),
