@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,13 +89,10 @@ def check_networks(
   if settings.client_types or settings.candidates:
     for network in settings.networks():
       checks.choice(field, network.model, known)
-      if network.hidden and network.model != "mlp":
-        raise ValueError(
-          f"{field}={str(network)!r}: must have no widths; only 'mlp' takes "
-          "them"
-        )
+      models_lib.width_options(*network, f"{field}={str(network)!r}")
   if model is None:
     checks.choice("model", settings.model, known)
+    _check_padding(settings)
   elif settings.client_types or settings.budget_bytes:
     raise ValueError(
       f"{'client_types' if settings.client_types else 'budget_bytes'}: must "
@@ -104,6 +101,18 @@ def check_networks(
     )
   if settings.shared_model:
     checks.choice("shared_model", settings.shared_model, known)
+
+
+def _check_padding(settings: Settings) -> None:
+  """Raises a ValueError for a padding without a network that takes it."""
+  networks = dict.fromkeys((*settings.networks(), settings.shared_network()))
+  if settings.padding == "same":
+    return
+  if not any(models_lib.takes_padding(network.model) for network in networks):
+    raise ValueError(
+      f"padding={settings.padding!r}: must be 'same' with "
+      f"{', '.join(map(str, networks))}; only cnn1 and cnn2 take another"
+    )
 
 
 def _named_networks(settings: Settings, federation: Federation) -> Clients:
@@ -135,6 +144,11 @@ def _given_network(
     raise ValueError(
       f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with a "
       "given model, which computes in the type that it was made for"
+    )
+  if settings.padding != "same":
+    raise ValueError(
+      f"padding={settings.padding!r}: must be 'same' with a given model, which "
+      "pads as it was made to"
     )
   example = jax.eval_shape(federation.example)
   model = models_lib.settle(model, federation.num_classes, example)
@@ -171,11 +185,14 @@ def describe(
   settings: Settings, federation: Federation, network: client_types_lib.Network
 ) -> ModelInfo:
   """How a file would describe the network, without a client or precision."""
+  options: dict[str, Any] = models_lib.width_options(*network)
+  if settings.padding != "same" and models_lib.takes_padding(network.model):
+    options |= {"padding": settings.padding}
   return ModelInfo(
     model=network.model,
     num_classes=federation.num_classes,
     input_shape=jax.eval_shape(federation.example).shape[1:],
-    options={"features": network.hidden} if network.hidden else {},
+    options=options,
     conv=settings.conv,
     compute_dtype=settings.compute_dtype,
     granularity=settings.granularity,

@@ -104,19 +104,22 @@ def make_fedrep(
     stats = learner.quantized_stats
     learner = averaging.resume(training, model, averaging.keep(learner))
     learner = learner._replace(quantized_stats=stats)
-    left = context.num_steps
+    steps = context.num_steps
+    later = context._replace(
+      key=jax.random.fold_in(context.key, random_keys.FEDREP_BODY),
+      num_steps=None if steps is None else steps - head_steps,
+    )
     learner, second = local_steps.run(
       adapt.step_of(training, models.shared, context, "body"),
       learner,
       data,
-      context._replace(
-        key=jax.random.fold_in(context.key, random_keys.FEDREP_BODY),
-        num_steps=None if left is None else left - head_steps,
-      ),
+      later,
       training,
       steps=training.steps - head_steps,
     )
-    share = head_steps / training.steps
+    taken = local_steps.taken(context, head_steps)
+    rest = local_steps.taken(later, training.steps - head_steps)
+    share = taken / (taken + rest)
     return learner, jax.tree.map(
       lambda a, b: share * a + (1 - share) * b, first, second
     )

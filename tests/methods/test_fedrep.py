@@ -102,6 +102,22 @@ def test_a_straggler_that_gets_no_further_trains_its_head_alone():
 
 
 @pytest.mark.slow
+def test_the_loss_is_the_mean_over_the_steps_that_count():
+  first, four, all_count, whole = (
+    float(round_of(1, 3, **changes)[2].metrics["loss"])
+    for changes in (
+      *({"num_steps": jnp.int32(n)} for n in (3, 4, 5)),
+      {},
+    )
+  )
+  assert all_count == pytest.approx(whole, rel=1e-5)
+  # Three steps on the head and one on the body, of about the same loss.
+  assert four != pytest.approx(first, rel=1e-3)
+  last = 4 * four - 3 * first
+  assert 0 < last < 2 * first
+
+
+@pytest.mark.slow
 def test_steps_are_those_of_the_paper():
   """At full precision: gradient steps on one part with the other fixed."""
   played = toy.play_one_client("fedrep", head_steps=2)

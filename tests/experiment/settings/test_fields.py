@@ -181,7 +181,8 @@ def test_these_settings_and_no_others_change_no_result():
     "compression", "compression_bits", "compression_norm", "compression_share",
     "error_feedback", "feature_noise", "feature_skew", "focal_gamma",
     "initial_levels", "krum_clients", "label_smoothing", "loss", "metrics",
-    "parq_steepness", "relax_growth", "relax_start", "self_balancing",
+    "padding", "parq_steepness", "relax_growth", "relax_start",
+    "self_balancing",
   }  # fmt: skip
   made = qj.Settings(method="fedavg")
   options = set(qj.methods.METHODS) - {"fedavg"}

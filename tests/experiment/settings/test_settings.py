@@ -154,7 +154,22 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_allowed(
     ({"quped": {"weighting": 1}}, ["quped.weighting=1", "text"]),
     ({"method_options": {"quped": {}}}, ["method_options=", "no such field"]),
     ({"finetune_at": 3, "rounds": 3}, ["finetune_at=3", "rounds=3"]),
-    ({"hidden": [8], "model": "cnn1"}, ["hidden=(8,)", "model='cnn1'"]),
+    (
+      {"hidden": [8], "model": "cnn1"},
+      ["hidden=(8,): must have at least 2 widths with the network 'cnn1'"],
+    ),
+    (
+      {"hidden": [8], "model": "resnet8"},
+      ["hidden=(8,): must have no widths", "--config.hidden='()' gives none"],
+    ),
+    (
+      {"shared_hidden": [8] * 3, "shared_model": "cnn2"},
+      ["shared_hidden=(8, 8, 8): must have at least 4 widths"],
+    ),
+    (
+      {"shared_hidden": [8]},
+      ["shared_hidden=(8,): must be () with shared_mod"],
+    ),
     ({"quped": {"temperature": 1e300}}, ["quped.temperature=1e+300", "3.4e"]),
     (
       {"fedntd": {"temperature": 1e-300}},
