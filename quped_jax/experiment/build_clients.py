@@ -105,9 +105,9 @@ def check_networks(
 
 def _check_padding(settings: Settings) -> None:
   """Raises a ValueError for a padding without a network that takes it."""
-  networks = dict.fromkeys((*settings.networks(), settings.shared_network()))
   if settings.padding == "same":
     return
+  networks = dict.fromkeys((*settings.networks(), settings.shared_network()))
   if not any(models_lib.takes_padding(network.model) for network in networks):
     raise ValueError(
       f"padding={settings.padding!r}: must be 'same' with "

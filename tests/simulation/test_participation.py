@@ -15,6 +15,7 @@ from quped_jax import chances, random_keys
 from quped_jax.methods import api
 from quped_jax.simulation.participation import Participation, load_trace
 from tests import tiny
+from tests.by_hand import by_hand
 from tests.hostile import cases, damaged, other_text, read_or_refused
 
 COHORT = tiny.COHORT
@@ -368,24 +369,6 @@ UNEVEN = {
 OF_TWO = tiny.make_federation((8, 20))
 
 
-def by_hand(model, params, client_id, steps):
-  """Plain gradient steps of one client alone: (params, losses of the steps)."""
-  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), client_id)
-  data = OF_TWO.client(client_id)
-  losses = []
-
-  def loss(params, batch):
-    logits, _ = model.apply(params, {}, batch.inputs, True)
-    chosen = jnp.take_along_axis(logits, batch.labels[:, None], axis=1)[:, 0]
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - chosen)
-
-  for positions in data.draw(jax.random.split(key)[0], steps, 4):
-    value, grads = jax.value_and_grad(loss)(params, data.batch(positions))
-    params = jax.tree.map(lambda w, g: w - 0.1 * g, params, grads)
-    losses.append(float(value))
-  return params, losses
-
-
 @pytest.mark.parametrize("how", [{}, {"strategy": "vmap"}, {"devices": 2}])
 def test_with_epochs_of_each_clients_train_as_long_as_alone(how):
   """Of 8 and 20 samples, two epochs of batch 4 are 4 and 10 steps."""
@@ -394,7 +377,9 @@ def test_with_epochs_of_each_clients_train_as_long_as_alone(how):
   state = made.simulation.init(0)
   start = jax.tree.map(np.array, state.server.model.params)
   state, metrics = made.simulation.run_round(state)
-  few, many = (by_hand(made.model, start, i, n) for i, n in ((0, 4), (1, 10)))
+  few, many = (
+    by_hand(made.model, OF_TWO, start, i, n) for i, n in ((0, 4), (1, 10))
+  )
   mean = jax.tree.map(lambda a, b: (8 * a + 20 * b) / 28, few[0], many[0])
   assert tiny.largest_difference(state.server.model.params, mean) < 1e-6
   assert float(metrics["loss"]) == pytest.approx(
@@ -446,6 +431,8 @@ def test_stragglers_are_as_slow_with_epochs_of_each():
     steps = participation.num_steps(key, participation.steps_of(client_id))
     assert steps is not None and 1 <= int(steps) < most
     learner = qj.client_state(start, client_id)
-    expected, _ = by_hand(made.model, learner.params, client_id, int(steps))
+    expected, _ = by_hand(
+      made.model, OF_TWO, learner.params, client_id, int(steps)
+    )
     own = qj.client_state(found, client_id)
     assert tiny.largest_difference(own.params, expected) < 1e-6
