@@ -105,9 +105,9 @@ def check_networks(
 
 def _check_padding(settings: Settings) -> None:
   """Raises a ValueError for a padding without a network that takes it."""
-  networks = dict.fromkeys((*settings.networks(), settings.shared_network()))
   if settings.padding == "same":
     return
+  networks = dict.fromkeys((*settings.networks(), settings.shared_network()))
   if not any(models_lib.takes_padding(network.model) for network in networks):
     raise ValueError(
       f"padding={settings.padding!r}: must be 'same' with "
@@ -289,13 +289,16 @@ def _assign_by_budget(
 
 
 def build_population(
-  settings: Settings, assignment: client_types_lib.Assignment | None = None
+  settings: Settings,
+  assignment: client_types_lib.Assignment | None = None,
+  own_steps: np.ndarray | None = None,
 ) -> Population:
   """What each client brings: precision, step sizes, and when it takes part.
 
   Args:
     settings: all settings, with `steps` as they follow from epochs and budget.
     assignment: which type each client is of; `bits` in turn if None.
+    own_steps: the local steps of each client that trains; `steps` if None.
 
   Raises:
     ValueError: a participation trace that cannot be read.
@@ -320,7 +323,7 @@ def build_population(
       strength=per_client((settings.strength,)),
     ),
     shared_learning_rate=jnp.float32(settings.shared_learning_rate),
-    participation=_build_participation(settings),
+    participation=_build_participation(settings, own_steps),
     values=swept.values_of(settings),
     rounds=_rounds(settings),
   )
@@ -333,7 +336,7 @@ def _rounds(settings: Settings) -> jax.Array | None:
   return jnp.float32(settings.anneal_rounds or settings.rounds)
 
 
-def _build_participation(settings: Settings) -> Participation:
+def _build_participation(settings, own_steps) -> Participation:
   def chance(value):
     return chances.make(value) if value else None
 
@@ -350,6 +353,7 @@ def _build_participation(settings: Settings) -> Participation:
     trace=trace,
     dropout=chance(settings.dropout),
     stragglers=chance(settings.stragglers),
+    own_steps=None if own_steps is None else jnp.asarray(own_steps, jnp.int32),
     count=settings.clients_per_round or None,
     steps=settings.steps,
   )

@@ -219,10 +219,18 @@ class ParticipationSettings(Group):
     _chance,
     data=True,
   )
+  epochs_of: str = setting(
+    "average",
+    "whose samples `epochs` go through: those of the 'average' client, so that "
+    "all take as many steps; or of 'each' its own, so that clients with more "
+    "samples take more steps.",
+    one_of(("average", "each")),
+    later=True,
+  )
   stragglers: float = setting(
     0.0,
-    "chance that a participant takes fewer local steps than `steps`: 1 to "
-    "`steps - 1`, all equally likely.",
+    "chance that a participant takes fewer local steps than `steps`, or than "
+    "its own epochs have: from 1 to one less, all equally likely.",
     _share,
     data=True,
   )

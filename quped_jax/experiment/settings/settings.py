@@ -158,6 +158,11 @@ class Settings(
       # Those of `epochs` depend on the data.
       steps=2 if self.epochs else self.steps,
     )
+    if self.epochs_of != "average" and not self.epochs:
+      raise ValueError(
+        f"epochs_of={self.epochs_of!r}: must be 'average' with epochs=0, where "
+        f"all clients take steps={self.steps}"
+      )
     for field in ("learning_rate", "centers_learning_rate"):
       self._check_rates(field, getattr(self, field))
     robust_lib.check_aggregation(

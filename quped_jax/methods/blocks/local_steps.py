@@ -65,7 +65,10 @@ def run(
     return carry, jax.tree.map(jnp.add, sums, metrics)
 
   _, shapes = jax.eval_shape(body, carry, (jnp.int32(0), positions[0]))
-  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  nothing = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)),
+    shapes,
+  )
   # It ends with the last step that counts; of clients that run at once, with
   # the last that counts for any of them.
   carry, sums = jax.lax.fori_loop(0, count, add, (carry, nothing))

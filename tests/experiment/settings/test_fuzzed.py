@@ -133,6 +133,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "rounds": (1, 3),
   "steps": (1, 5),
   "epochs": (1, 2),
+  "epochs_of": ("average", "each"),
   "budget": ("steps", "gradients"),
   "batch_size": (1, 16, 64),
   "loss": ("focal", "squared_error"),

@@ -167,6 +167,10 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_allowed(
       ["shared_hidden=(8, 8, 8): must have at least 4 widths"],
     ),
     (
+      {"epochs_of": "each", "steps": 7},
+      ["epochs_of='each': must be 'average' with epochs=0", "steps=7"],
+    ),
+    (
       {"shared_hidden": [8]},
       ["shared_hidden=(8,): must be () with shared_mod"],
     ),

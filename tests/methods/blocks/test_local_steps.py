@@ -20,7 +20,8 @@ def step(carry, batch):
   """Counts steps and sums what they see."""
   number, total = carry
   seen = jnp.sum(batch.inputs)
-  return (number + 1, total + seen), {"seen": seen, "number": number}
+  metrics = {"seen": seen, "number": number, "late": number > 0}
+  return (number + 1, total + seen), metrics
 
 
 def run(num_steps, **options):
@@ -48,6 +49,7 @@ def test_fewer_steps_are_the_first_ones_and_so_are_their_metrics(count):
   np.testing.assert_allclose(total, sum(seen[:count]), rtol=1e-5)
   np.testing.assert_allclose(metrics["seen"], np.mean(seen[:count]), rtol=1e-5)
   np.testing.assert_allclose(metrics["number"], (count - 1) / 2)
+  np.testing.assert_allclose(metrics["late"], (count - 1) / count)
 
 
 def test_where_all_count_it_is_the_same_as_where_nobody_counts():
