@@ -266,7 +266,7 @@ def test_a_sweep_that_takes_more_than_the_memory_is_refused(
 
 WRONG: list[tuple[dict[str, Any], str]] = [
   ({}, "over={}: must map at least one setting to the values to try"),
-  ({"sed": (1,)}, "sed='...': no such field; must be one of"),
+  ({"sed": (1,)}, "sed='...': no such field; did you mean 'seed'"),
   ({"method_options": ({},)}, "method_options='...': no such field"),
   ({"fedsgd.mu": (1,)}, "over: the method='fedsgd': must be one of apfl"),
   ({"local.mu": (1,)}, "over: the option of local='mu': must be one of"),
