@@ -240,7 +240,7 @@ DIGITS = {
 }
 
 
-@over(tiny.METHODS, fast=("quped",), slow=EXCHANGES)
+@over(tiny.METHODS, fast=("quped",), slow=("fedavg", "fd", "fedgkt"))
 def test_digits_are_learned(name):
   case = tiny.CASES[name]
   values = {**DIGITS, "method_options": {name: dict(case.options)}}
@@ -469,7 +469,7 @@ def test_traffic_is_the_model_in_single_precision_or_nothing(name):
   assert simulation.bytes_up == simulation.bytes_down == expected
 
 
-@over(FAMILY, fast=())
+@over(FAMILY, fast=(), slow=("quped",))
 def test_full_runs_end_as_well_however_many_run_at_once(name):
   """Rounding may change single predictions, but no accuracy that is reported.
 

@@ -45,11 +45,11 @@ HOW: dict[str, dict[str, Any]] = {
   ("method", "how"),
   [
     ("scaffold", "disk"),
-    ("scaffold", "vmap"),
     ("quped", "devices"),
     *(
       pytest.param(method, how, marks=pytest.mark.long)
       for method, how in [
+        ("scaffold", "vmap"),
         ("quped", "one"),
         ("quped", "vmap"),
         ("scaffold", "one"),
