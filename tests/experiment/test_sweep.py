@@ -109,13 +109,16 @@ QUPED = dataclasses.replace(
 @pytest.mark.parametrize(
   "changes",
   [
-    {},
+    pytest.param({}, marks=pytest.mark.long),
     pytest.param({"devices": 2, "strategy": "auto"}, marks=pytest.mark.long),
     pytest.param(
       {"client_state": "disk", "clients_per_block": 2}, marks=pytest.mark.long
     ),
     {"finetune_at": 1, "save_models": "clients"},
-    {"partition": "iid", "epochs": 1, "participation": (0.7,)},
+    pytest.param(
+      {"partition": "iid", "epochs": 1, "participation": (0.7,)},
+      marks=pytest.mark.long,
+    ),
   ],
 )
 def test_it_is_so_however_runs_go(changes, tmp_path):

@@ -328,7 +328,7 @@ def test_one_process_needs_no_others():
   assert processes.is_first()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
   settings = (
     *SETTINGS,
