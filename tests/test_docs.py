@@ -236,7 +236,8 @@ def test_settings_in_commands_exist(page):
   # Fields of a comparison's own config.
   fields |= {"methods", "seeds", "NAME"}
   for name in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
-    method, _, option = name.partition(".")
+    # What all runs of a comparison share.
+    method, _, option = name.removeprefix("base.").partition(".")
     if method == "tune":
       config = COMPARISON.read_text()
       assert f'"{option}": ' in config, name
