@@ -235,9 +235,10 @@ def test_settings_in_commands_exist(page):
   fields = {field.name for field in dataclasses.fields(qj.Settings)}
   # Fields of a comparison's own config.
   fields |= {"methods", "seeds", "NAME"}
-  for name in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
-    # What all runs of a comparison share.
-    method, _, option = name.removeprefix("base.").partition(".")
+  for given in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
+    # Of what all runs of a comparison share.
+    name = given.removeprefix("base.")
+    method, _, option = name.partition(".")
     if method == "tune":
       config = COMPARISON.read_text()
       assert f'"{option}": ' in config, name
