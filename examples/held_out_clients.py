@@ -9,6 +9,8 @@ in local training after as many steps.
 
 import quped_jax as qj
 
+qj.use_compilation_cache()  # A further run need not compile.
+
 settings = qj.Settings(
   clients=8,
   held_out_clients=4,

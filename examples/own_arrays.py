@@ -7,6 +7,8 @@ from sklearn.datasets import load_wine
 
 import quped_jax as qj
 
+qj.use_compilation_cache()  # A further run need not compile.
+
 # Any arrays do: of NumPy, JAX or PyTorch, or lists.
 inputs, labels = load_wine(return_X_y=True)  # [178, 13], classes 0 to 2
 

@@ -8,6 +8,8 @@ things to override in a callback are in docs/callbacks.md.
 
 import quped_jax as qj
 
+qj.use_compilation_cache()  # A further run need not compile.
+
 
 class Patience(qj.Callback):
   """Ends a run after so many evaluations without a better score."""

@@ -15,6 +15,8 @@ import pandas as pd
 
 import quped_jax as qj
 
+qj.use_compilation_cache()  # A further run need not compile.
+
 
 def write_example(path: str) -> None:
   """Six people, whose two kinds of samples differ in their features."""

@@ -10,6 +10,8 @@ import optax
 
 import quped_jax as qj
 
+qj.use_compilation_cache()  # A further run need not compile.
+
 WEIGHTS = jnp.array([5.0, *[1.0] * 9])  # Class 0 counts five times.
 
 

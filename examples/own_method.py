@@ -15,6 +15,8 @@ import quped_jax as qj
 from quped_jax.methods import api
 from quped_jax.methods.blocks import local_steps
 
+qj.use_compilation_cache()  # A further run need not compile.
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:

@@ -15,6 +15,8 @@ import numpy as np
 import quped_jax as qj
 from quped_jax.files import numpy_networks, numpy_reader
 
+qj.use_compilation_cache()  # A further run need not compile.
+
 settings = qj.Settings(
   method="local",
   clients=4,

@@ -15,6 +15,8 @@ import numpy as np
 
 import quped_jax as qj
 
+qj.use_compilation_cache()  # A further run need not compile.
+
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("setting")
 parser.add_argument("values", type=float, nargs="+")

@@ -67,11 +67,33 @@ def blocks(text: str, language: str) -> list[str]:
 
 # Blocks that are not slow. One that registers something runs as a process.
 FAST = ("README.md-1",)
+# Those that take longest, and are much like one of `examples/`, say, which all
+# run as a rule.
+LONG = (
+  *(f"docs/add-your-own.md-{number}" for number in (0, 1, 2, 3, 4)),
+  "docs/callbacks.md-3",
+  "docs/callbacks.md-4",
+  "docs/comparison.md-0",
+  "docs/comparison.md-1",
+  "docs/guide.md-1",
+  "docs/model-files.md-1",
+  "docs/model-files.md-2",
+  "docs/quantizers.md-0",
+  "docs/reproducing.md-0",
+)
+
+
+def marks_of(block: str) -> Any:
+  if block in FAST:
+    return ()
+  return pytest.mark.long if block in LONG else pytest.mark.slow
+
+
 PYTHON = [
   pytest.param(
     code,
     id=f"{page}-{number}",
-    marks=() if f"{page}-{number}" in FAST else pytest.mark.slow,
+    marks=marks_of(f"{page}-{number}"),
   )
   for page, text in TEXT.items()
   for number, code in enumerate(blocks(text, "python"))
@@ -213,7 +235,9 @@ def test_settings_in_commands_exist(page):
   fields = {field.name for field in dataclasses.fields(qj.Settings)}
   # Fields of a comparison's own config.
   fields |= {"methods", "seeds", "NAME"}
-  for name in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
+  for given in set(re.findall(r"--config\.([\w.]+)", TEXT[page])):
+    # Of what all runs of a comparison share.
+    name = given.removeprefix("base.")
     method, _, option = name.partition(".")
     if method == "tune":
       config = COMPARISON.read_text()

@@ -106,6 +106,8 @@ def values_of(
   fields = {x.name: x for x in dataclasses.fields(Settings)}
   fields.pop("method_options")
   values: dict[str, Any] = {}
+  given = list(given)
+  chosen = dict(given).get("method") or "quped"
   for written, text in given:
     name = written.replace("-", "_")
     method, dot, option = name.partition(".")
@@ -115,7 +117,7 @@ def values_of(
     elif name in fields:
       values[name] = _value(name, fields[name], text)
     else:
-      raise ValueError(_unknown(written, [*fields, *options]))
+      raise ValueError(_unknown(written, [*fields, *options], chosen))
   return values
 
 
@@ -138,8 +140,8 @@ def _field_of_option(method: str, option: str) -> dataclasses.Field:
   return found[option]
 
 
-def _unknown(name: str, known: Sequence[str]) -> str:
-  """What is said of a name that is no setting's."""
+def _unknown(name: str, known: Sequence[str], chosen: str) -> str:
+  """What is said of a name that is no setting's, in a run of this method."""
   method, dot, option = name.partition(".")
   if method == "config" and dot:
     return f"--{name}: is called --{option} here"
@@ -150,5 +152,7 @@ def _unknown(name: str, known: Sequence[str]) -> str:
   if dot:
     near = checks.did_you_mean(method, sorted(methods.METHODS))
     return f"--{name}: must begin with the name of a method{near}"
+  if meant := methods.option_called(name.replace("-", "_"), chosen):
+    return f"--{name}: no such setting or option; did you mean '--{meant}'?"
   near = checks.did_you_mean(f"--{name}", [f"--{x}" for x in known])
   return f"--{name}: no such setting or option{near or '; see --help'}"

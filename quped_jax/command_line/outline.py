@@ -42,7 +42,7 @@ def facts(made: Assembly) -> Iterator[tuple[str, str]]:
   for note in quantized_tensors.notes(made):
     yield "network", note
   yield (
-    "model file",
+    "packed model",
     f"{_spread(made.model_bytes(), amounts.size)} for each client",
   )
   yield "a round", _traffic(made)

@@ -70,7 +70,7 @@ def predict(
     path = paths.given("output", output)
     paths.check_other("output", path, model=model, input=samples)
   packed = qj.load_packed(model, field="model")
-  logits = packed.predict(load_npy("input", samples, mapped=True))
+  logits = packed.predict(_load(samples))
   broken = ~np.isfinite(logits).all(axis=1)
   if broken.any():
     raise ValueError(
@@ -93,6 +93,15 @@ def _lines(logits: np.ndarray, kind: str) -> Iterator[str]:
     logits = (logits > 0).astype(int)
   for row in logits:
     yield " ".join(f"{x:.6g}" for x in row)
+
+
+def _load(samples: str) -> np.ndarray:
+  try:
+    return load_npy("input", samples, mapped=True)
+  except FileNotFoundError as error:
+    raise ValueError(
+      f"input={samples!r}: must be a .npy file of numbers ({error.strerror})"
+    ) from error
 
 
 def _save(path: pathlib.Path, logits: np.ndarray) -> None:

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--output",
     metavar="FILE",
-    default="report.html",
-    help="the file to write, %(default)s by default",
+    help="the file to write; by default report.html, in WORKDIR if there is "
+    "one, and here if there are several",
   )
 
 

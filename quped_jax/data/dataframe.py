@@ -184,7 +184,15 @@ def _numbers(df: Any, column: str) -> np.ndarray:
   array, field = _present(df, column), f"df[{column!r}]"
   values = df[column]
   kind = str(getattr(values, "dtype", getattr(values, "type", ""))).lower()
-  if kind.startswith(_CODED) or arrays.texts(field, array) is not None:
+  coded, texts = kind.startswith(_CODED), arrays.texts(field, array)
+  if not coded and texts is not None and _all_numbers(texts):
+    raise ValueError(
+      f"{field}: must be numbers or booleans; got text of numbers, such as "
+      f"{str(texts[0])!r}. Make numbers of it "
+      f"(pandas.to_numeric(df[{column!r}]), or df[{column!r}].cast(float) in "
+      "polars)"
+    )
+  if coded or texts is not None:
     examples = list(dict.fromkeys(map(repr, array.tolist()[:1000])))
     raise ValueError(
       f"{field}: must be numbers or booleans; got entries such as "
@@ -203,6 +211,14 @@ def _numbers(df: Any, column: str) -> np.ndarray:
   if array.dtype.kind == "f" and np.isinf(array).any():
     raise ValueError(f"{field}={array[np.isinf(array)][0]}: must be finite")
   return array
+
+
+def _all_numbers(texts: np.ndarray) -> bool:
+  """Whether each text is that of a finite number."""
+  try:
+    return bool(np.isfinite(texts.astype(float)).all())
+  except ValueError:
+    return False
 
 
 def _list(found: Sequence[str]) -> str:

@@ -360,6 +360,12 @@ def make_federation(
   """
   checks.instance("dataset", dataset, Dataset, "from_arrays")
   if partition is None:
+    if dataset.groups is None:
+      raise ValueError(
+        "partition=None: must be given, as quped_jax.partition makes it, for "
+        f"{dataset.name!r}, which does not say whose its samples are, as "
+        "from_arrays(..., client=ids) can"
+      )
     partition = partition_fn(dataset, "natural")
   augment_lib.check_augment(augment, dataset.inputs.shape[1:])
   partition = checked_partition(partition, len(dataset.labels))

@@ -203,8 +203,9 @@ def checked_groups(name: str, groups: np.ndarray | None) -> np.ndarray:
   """The groups; raises a ValueError if the dataset has none."""
   if groups is None:
     raise ValueError(
-      f"partition='natural': {name!r} has no groups; must be one of "
-      f"{sorted(set(SCHEMES) - {'natural'})}"
+      f"partition='natural': must be one of "
+      f"{', '.join(sorted(set(SCHEMES) - {'natural'}))} for {name!r}, which "
+      "does not say whose its samples are, as from_arrays(..., client=ids) can"
     )
   return groups
 

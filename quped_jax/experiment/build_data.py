@@ -86,13 +86,16 @@ def load(settings: Settings) -> data_lib.Dataset | None:
 def check_clients(settings: Settings, federation: Federation) -> None:
   """Raises a ValueError unless a given federation has as many clients."""
   everyone = settings.clients + settings.held_out_clients
-  if federation.num_clients != everyone:
-    raise ValueError(
-      f"clients={settings.clients}: must be "
-      f"{federation.num_clients - settings.held_out_clients}, so that with "
-      f"held_out_clients={settings.held_out_clients} they are as many as the "
-      "given federation's"
+  if federation.num_clients == everyone:
+    return
+  must = federation.num_clients - settings.held_out_clients
+  why = "as many as the given federation has"
+  if settings.held_out_clients:
+    why = (
+      f"so that with held_out_clients={settings.held_out_clients} they are as "
+      "many as the given federation's"
     )
+  raise ValueError(f"clients={settings.clients}: must be {must}, {why}")
 
 
 def _synthetic(settings: Settings) -> Federation:

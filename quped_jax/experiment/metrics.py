@@ -151,7 +151,19 @@ class Writer:
     if self._folder is None:
       return
     self._publish()
-    paths.replace_text(self._folder / "clients.csv", table(rows))
+    paths.replace_text(
+      self._folder / "clients.csv", table([in_text(row) for row in rows])
+    )
+
+
+def in_text(row: Mapping[str, Any]) -> dict[str, str]:
+  """A client's row as `clients.csv` has it: values as text, lists as JSON."""
+  return {
+    name: json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list)
+    else str(value)
+    for name, value in row.items()
+  }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -161,7 +161,19 @@ def _check_names(
 
 
 def _check_loss(loss: Loss, outputs: Any, labels: Any) -> None:
-  found, batch = _traced("loss", loss, outputs, labels), outputs.shape[0]
+  batch = outputs.shape[0]
+  try:
+    found = _traced("loss", loss, outputs, labels)
+  except (TypeError, ValueError) as error:
+    # Losses of distributions are the commonest mistake: optax has both kinds.
+    if not _takes_distributions(loss, outputs, labels):
+      raise
+    raise ValueError(
+      f"loss={getattr(loss, '__name__', loss)!s}: must take the numbers of "
+      f"classes, {_shown(labels)}, beside outputs {_shown(outputs)}; it takes "
+      "targets of the shape of outputs. Of optax that is "
+      "softmax_cross_entropy_with_integer_labels"
+    ) from error
   shape = getattr(found, "shape", None)
   if shape is None or shape[:1] not in ((), (batch,)) or not _is_real(found):
     raise ValueError(
@@ -169,6 +181,17 @@ def _check_loss(loss: Loss, outputs: Any, labels: Any) -> None:
       f"[batch, ...], of which the mean is taken; got {_shown(found)} for a "
       f"batch of {batch}"
     )
+
+
+def _takes_distributions(loss: Loss, outputs: Any, labels: Any) -> bool:
+  """Whether a loss fails for classes, and not for a distribution over them."""
+  if targets.kind_of(labels) != "classes":
+    return False
+  try:
+    jax.eval_shape(loss, outputs, outputs)
+  except Exception:  # Whatever a user's function raises.
+    return False
+  return True
 
 
 def _check_metric(name: str, metric: Metric, outputs: Any, labels: Any) -> None:

@@ -14,7 +14,7 @@ class Result(NamedTuple):
 
   Attributes:
     summary: what `summary.json` holds.
-    clients: a row per client, what `clients.csv` holds.
+    clients: a row per client, what `clients.csv` holds, with lists for JSON.
     history: a record per evaluated round, what `metrics.jsonl` holds.
     figure_records: what figures need beside these, what `figures.jsonl` holds.
     state: the SimulationState after the last round.

@@ -267,6 +267,11 @@ def restore(job: Job, state: SimulationState | None, *, resume: bool) -> Begin:
       deploy.clear(job.workdir)
       run_figures.clear(job.workdir)
   start = _start(job, int(state.round), progress, saved=saved is not None)
+  if keeps and not saved:
+    start.notes.append(
+      f"{job.workdir} has the results of this very run: it trains again, and "
+      "replaces them when it is done"
+    )
   return Begin(state, progress, start)
 
 

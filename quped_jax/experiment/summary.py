@@ -1,6 +1,5 @@
 """What a run achieved, as tables: its summary, and a row for each client."""
 
-import json
 import math
 import pathlib
 import resource
@@ -72,7 +71,9 @@ def client_rows(
   scores: Mapping[str, np.ndarray],
   measures: Mapping[str, Mapping[str, Measured]],
 ) -> list[dict[str, Any]]:
-  """The rows of `clients.csv`: what each client has, and its scores.
+  """A row per client: what each client has, and its scores.
+
+  It is what `clients.csv` has, where a list, of names of groups, is JSON.
 
   Args:
     made: the run.
@@ -98,11 +99,7 @@ def client_rows(
       "train_samples": int(train[i]),
       "test_samples": int(test[i]),
       **({} if own_steps is None else {"steps": int(own_steps[i])}),
-      **(
-        {}
-        if groups is None
-        else {"groups": json.dumps(groups[i], ensure_ascii=False)}
-      ),
+      **({} if groups is None else {"groups": list(groups[i])}),
       **{name: float(values[i]) for name, values in scores.items()},
       **{
         f"{measure}/{name}": float(found.clients[i])

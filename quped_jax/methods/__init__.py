@@ -5,7 +5,15 @@ from quped_jax.methods.registry import (
   METHODS,
   Entry,
   get_method,
+  option_called,
   register_method,
 )
 
-__all__ = ["METHODS", "Entry", "api", "get_method", "register_method"]
+__all__ = [
+  "METHODS",
+  "Entry",
+  "api",
+  "get_method",
+  "option_called",
+  "register_method",
+]

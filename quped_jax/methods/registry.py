@@ -241,6 +241,25 @@ def get_method(name: str) -> Entry:
   return METHODS[name]
 
 
+def option_called(option: str, method: str = "quped") -> str:
+  """Which method has an option of that name, for errors.
+
+  Args:
+    option: the name of an option.
+    method: the one to prefer, of several that have it.
+
+  Returns:
+    "METHOD.OPTION"; "" if no method has it.
+  """
+  found = [
+    name
+    for name, entry in METHODS.items()
+    if option in [field.name for field in dataclasses.fields(entry.options)]
+  ]
+  preferred = [name for name in (method, "quped") if name in found]
+  return f"{[*preferred, *found][0]}.{option}" if found else ""
+
+
 def register_method(
   name: str,
   make: Make | MakeForData,

@@ -53,6 +53,10 @@ def test_text_becomes_values(words, expected):
     (["--method_options=1"], "--method_options: no such setting or option"),
     (["--config.bits=1"], "--config.bits: is called --bits here"),
     (["--kinds=1"], "--kinds: is called --client_types now"),
+    (["--lambda_p=1"], "--lambda_p: no such setting or option; did you mean '--"
+     "quped.lambda_p'?"),
+    (["--lambda-p=1", "--method=ditto"], "did you mean '--ditto.lambda_p'?"),
+    (["--kappa=1"], "--kappa: no such setting or option; did you mean '--fed"),
     (["--quped=1"], "--quped: must be --quped.OPTION=VALUE, or --method=quped"),
     (["--qupd.mu=1"], "--qupd.mu: must begin with the name of a method; did y"),
     (["--quped.lambda=1"], "--quped.lambda: no such option; must be one of la"),

@@ -47,7 +47,7 @@ def test_it_says_what_the_run_is_made_of(made):
   assert said["public"] == "50 samples with labels"
   assert "256 of 1,482 weights" in said["network"]
   sizes = made.model_bytes()
-  assert f"{sizes.min() / 1000:.3g} KB to" in said["model file"]
+  assert f"{sizes.min() / 1000:.3g} KB to" in said["packed model"]
   up = made.simulation.bytes_up
   assert f"{up / 1000:.3g} KB up for a client" in said["a round"]
   assert f"{3 * up / 1000:.3g} KB for all" in said["a round"]

@@ -27,4 +27,4 @@ def test_a_file_that_is_not_there_is_a_mistake(
   files = dict(zip(("model", "input"), map(str, packed), strict=True))
   files[name] = "nosuch"
   line = mistake(capsys, "predict", *(f"--{k}={v}" for k, v in files.items()))
-  assert "nosuch" in line
+  assert line.startswith(f"{name}='nosuch': must be a")

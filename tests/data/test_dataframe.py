@@ -79,6 +79,9 @@ def test_several_columns_may_be_values(table):
   ("column", "message"),
   [
     (["red", "blue"] * 12, "must be numbers .*'red', 'blue'.*get_dummies"),
+    (["1.0", "2e3"] * 12, "must be numbers .*'1.0'.*pandas.to_numeric"),
+    (["1.0", "red"] * 12, "must be numbers .*'1.0', 'red'.*get_dummies"),
+    (["1.0", "nan"] * 12, "must be numbers .*'1.0', 'nan'.*get_dummies"),
     ([1.0, None] * 12, "must have no missing values; 12 of 24 are"),
     ([True, None] * 12, "must have no missing values; 12 of 24 are"),
     (["a", None] * 12, "must have no missing values; 12 of 24 are"),

@@ -209,5 +209,7 @@ def test_without_a_partition_each_group_is_a_client():
   held = qj.make_federation(dataset, qj.partition(dataset, "natural"))
   assert tiny.largest_difference(held, federation) == 0
   plain = dataclasses.replace(dataset, groups=None, group_names=None)
-  with pytest.raises(ValueError, match="^partition='natural': .* no groups"):
+  with pytest.raises(
+    ValueError, match=r"^partition=None: must be given, .* client=ids\)"
+  ):
     qj.make_federation(plain)

@@ -86,7 +86,6 @@ def settings(method="quped", **changes):
     *(
       pytest.param(*case, marks=pytest.mark.slow)
       for case in [
-        (4, {"devices": 2, "clients_per_round": 3, "method": "fedavg"}),
         (4, {"client_state": "disk", "clients_per_block": 2, "finetune_at": 2}),
         (4, {"learning_rate": (1e6, 0.05)}),
       ]
@@ -95,6 +94,7 @@ def settings(method="quped", **changes):
       pytest.param(*case, marks=pytest.mark.long)
       for case in [
         (2, {}),
+        (4, {"devices": 2, "clients_per_round": 3, "method": "fedavg"}),
         (4, {"client_state": "host", "clients_per_block": 2}),
         (3, {"finetune_at": 3, "method": "local"}),
         (4, {"strategy": "dispatch", "dropout": 0.3}),

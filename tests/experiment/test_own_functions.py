@@ -259,6 +259,19 @@ def test_an_error_inside_says_what_the_function_was_called_with():
   assert any(x.startswith(note) for x in caught.value.__notes__)
 
 
+def test_a_loss_of_distributions_is_told_of_the_one_of_classes():
+  with pytest.raises(
+    ValueError,
+    match=r"^loss=softmax_cross_entropy: must take .* int32 \[4\], beside "
+    r"outputs float32 \[4, 3\]; .* softmax_cross_entropy_with_integer_labels$",
+  ):
+    qj.build(
+      make_settings(),
+      federation=make_federation("classes"),
+      loss=optax.softmax_cross_entropy,
+    )
+
+
 def test_methods_that_need_classes_refuse_a_loss_on_values():
   with pytest.raises(ValueError, match="^loss: must be one over classes with"):
     qj.build(

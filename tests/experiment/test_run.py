@@ -347,13 +347,20 @@ def test_a_finished_run_that_is_begun_once_more_keeps_its_results(tmp_path):
 
   before = results()
 
+  notes = []
+
   class Stop(qj.Callback):
+    def on_note(self, text):
+      notes.append(text)
+
     def on_evaluation(self, evaluation):
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
     qj.run(short(), tmp_path, display=QUIET, callbacks=[Stop()])
   assert results() == before
+  said = f"{tmp_path} has the results of this very run: it trains again"
+  assert any(note.startswith(said) for note in notes)
   qj.run(short(), tmp_path, display=QUIET)
   assert not (tmp_path / "metrics.jsonl.new").exists()
   assert results()[2].count("\n") == before[2].count("\n")

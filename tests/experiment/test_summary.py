@@ -1,5 +1,6 @@
 """The tables that a run leaves."""
 
+import csv
 import json
 
 import numpy as np
@@ -34,10 +35,12 @@ def rows(groups, scheme):
 )
 def test_clients_have_the_names_of_their_groups(ids, names, tmp_path):
   found = rows([ids[i // 12] for i in range(48)], "natural")
-  cells = [json.loads(row["groups"]) for row in found]
+  cells = [row["groups"] for row in found]
   assert {name for own in cells for name in own} == names
   assert all(len(own) == 2 for own in cells)
   Writer(tmp_path).clients(found)
+  with open(tmp_path / "clients.csv", newline="") as file:
+    assert [json.loads(row["groups"]) for row in csv.DictReader(file)] == cells
   assert (tmp_path / "clients.csv").read_text().splitlines()[0] == (
     "client,model,bits,model_bytes,train_samples,test_samples,groups,"
     "personalized"

@@ -109,13 +109,16 @@ QUPED = dataclasses.replace(
 @pytest.mark.parametrize(
   "changes",
   [
-    {},
+    pytest.param({}, marks=pytest.mark.long),
     pytest.param({"devices": 2, "strategy": "auto"}, marks=pytest.mark.long),
     pytest.param(
       {"client_state": "disk", "clients_per_block": 2}, marks=pytest.mark.long
     ),
     {"finetune_at": 1, "save_models": "clients"},
-    {"partition": "iid", "epochs": 1, "participation": (0.7,)},
+    pytest.param(
+      {"partition": "iid", "epochs": 1, "participation": (0.7,)},
+      marks=pytest.mark.long,
+    ),
   ],
 )
 def test_it_is_so_however_runs_go(changes, tmp_path):
@@ -266,7 +269,7 @@ def test_a_sweep_that_takes_more_than_the_memory_is_refused(
 
 WRONG: list[tuple[dict[str, Any], str]] = [
   ({}, "over={}: must map at least one setting to the values to try"),
-  ({"sed": (1,)}, "sed='...': no such field; must be one of"),
+  ({"sed": (1,)}, "sed='...': no such field; did you mean 'seed'"),
   ({"method_options": ({},)}, "method_options='...': no such field"),
   ({"fedsgd.mu": (1,)}, "over: the method='fedsgd': must be one of apfl"),
   ({"local.mu": (1,)}, "over: the option of local='mu': must be one of"),

@@ -111,7 +111,7 @@ def test_the_loss_falls_and_the_score_is_called_what_it_is(
   np.testing.assert_allclose(np.mean(found), reached["mean"], rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_held_out_and_streamed_clients_have_the_score_too():
   """And those that are divided over devices, with their targets."""
   ways = [

@@ -48,7 +48,7 @@ def test_runs_at_once_leave_what_they_leave_alone(tmp_path):
   assert len({run.history[-1]["loss"] for run in runs}) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:partition='dirichlet'.*:UserWarning")
 def test_it_is_so_of_all_that_a_run_may_do(tmp_path):
   base = dataclasses.replace(

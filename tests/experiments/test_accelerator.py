@@ -299,7 +299,7 @@ def run(folder, *arguments, timeout=900):
   return about, lines, done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_row_can_be_measured(tmp_path):
   about, lines, _ = run(tmp_path, "--minutes=14")
   assert about["quick"]

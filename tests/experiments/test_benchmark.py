@@ -237,9 +237,7 @@ LONG_SUITES = (
   [
     pytest.param(
       name,
-      marks=pytest.mark.slow
-      if name in ("methods", "model_files", "precision")
-      else pytest.mark.long,
+      marks=pytest.mark.slow if name == "model_files" else pytest.mark.long,
     )
     for name in LONG_SUITES
   ],
@@ -280,7 +278,7 @@ def test_every_suite_writes_what_it_measured(name, bench):
     assert (bench.folder / f"round_time_{bench.stem}.png").stat().st_size > 9000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_suites_do_without_torch(bench, monkeypatch):
   monkeypatch.setattr(torch_loop, "available", lambda: False)
   benchmark.SUITES["conv"](bench)

@@ -105,10 +105,10 @@ def test_a_command_without_standard_files_runs_too(tmp_path):
   ("module", "flag"),
   [
     ("federated", "workdir"),
-    ("centralized", "workdir"),
-    ("compare", "workdir"),
-    ("demo", "workdir"),
-    ("benchmark", "output"),
+    pytest.param("centralized", "workdir", marks=pytest.mark.long),
+    pytest.param("compare", "workdir", marks=pytest.mark.long),
+    pytest.param("demo", "workdir", marks=pytest.mark.long),
+    pytest.param("benchmark", "output", marks=pytest.mark.long),
   ],
 )
 @pytest.mark.parametrize("value", ["", "~nosuch/run"])

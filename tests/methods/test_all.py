@@ -104,7 +104,7 @@ ON_HOST = {"strategy": "dispatch", "chunk_size": 3}
 DEVICES = {"devices": 2, "chunk_size": 2}
 
 
-@over(tiny.METHODS, fast=(), slow=EXCHANGES)
+@over(tiny.METHODS, fast=(), slow=("ditto", "fedgkt", "quped"))
 def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   further = [THREE, ON_HOST] if name in ("local", "fedgkt") else []
   ways = [VMAP, ONE, *further]
@@ -122,7 +122,7 @@ def test_one_round_does_not_depend_on_how_many_run_at_once(name):
 IN_DOUBLE = ("quped", "qupel", "fedavg", "local", "fedgkt")
 
 
-@over(IN_DOUBLE, fast=(), slow=("quped", "fedavg", "fedgkt"))
+@over(IN_DOUBLE, fast=(), slow=("quped",))
 def test_five_rounds_agree_in_double_precision(name):
   start = tiny.to_host(tiny.tiny(name, bits=tiny.BITS).state())
   double = jax.tree.map(
@@ -240,7 +240,7 @@ DIGITS = {
 }
 
 
-@over(tiny.METHODS, fast=("quped",), slow=EXCHANGES)
+@over(tiny.METHODS, fast=("quped",), slow=("fedavg", "fd", "fedgkt"))
 def test_digits_are_learned(name):
   case = tiny.CASES[name]
   values = {**DIGITS, "method_options": {name: dict(case.options)}}
@@ -485,7 +485,7 @@ def test_traffic_is_the_model_in_single_precision_or_nothing(name):
   assert simulation.bytes_up == simulation.bytes_down == expected
 
 
-@over(FAMILY, fast=())
+@over(FAMILY, fast=(), slow=("quped",))
 def test_full_runs_end_as_well_however_many_run_at_once(name):
   """Rounding may change single predictions, but no accuracy that is reported.
 

@@ -117,7 +117,7 @@ def test_a_rate_of_zero_trains_as_the_network_without_dropout(method):
   tiny.assert_same_bits(*map(tiny.to_host, ends))
 
 
-@every.over(METHODS, fast=(), slow=("fedavg", "fedgkt", "per_fedavg", "quped"))
+@every.over(METHODS, fast=(), slow=("fedgkt", "quped"))
 def test_a_network_that_drops_out_trains_alike_under_any_strategy(name):
   model = "with_dropout_normed" if name == "fedbn" else "with_dropout"
   made = tiny_of(name, model)

@@ -9,7 +9,7 @@ import pytest
 
 from quped_jax.methods.blocks import distill, losses
 from tests import tiny
-from tests.methods.every import EXCHANGES, over
+from tests.methods.every import over
 
 # Methods that exchange classes, or what is said of them.
 OF_CLASSES = (
@@ -62,7 +62,7 @@ def trace(made):
     )
 
 
-@over(OTHERS, fast=("fedavg", "quped"), slow=EXCHANGES)
+@over(OTHERS, fast=("fedavg", "quped"), slow=("ditto", "feddf"))
 @pytest.mark.parametrize("loss", ["squared_error", "binary"])
 def test_a_method_trains_with_targets_that_are_no_classes(
   name, loss, monkeypatch
@@ -83,7 +83,7 @@ def test_a_method_of_classes_says_that_there_are_none(name, loss):
     made_with(name, loss)
 
 
-@over(tiny.METHODS, fast=("fedavg",), slow=EXCHANGES)
+@over(tiny.METHODS, fast=("fedavg",), slow=("fedgkt", "quped"))
 def test_a_method_trains_with_another_loss_of_classes(name, monkeypatch):
   """And with cross entropy nowhere else: FedGKT's server has the loss too."""
   monkeypatch.setattr(losses, "cross_entropy", fail)
@@ -94,7 +94,7 @@ def test_a_method_trains_with_another_loss_of_classes(name, monkeypatch):
 SMOOTHED = tuple(name for name in tiny.METHODS if name != "fedrod")
 
 
-@over(SMOOTHED, fast=("fedavg",), slow=EXCHANGES)
+@over(SMOOTHED, fast=("fedavg",), slow=("fedgkt", "quped"))
 def test_a_method_trains_with_smoothed_labels(name):
   trace(made_with(name, "cross_entropy", label_smoothing=0.1))
 

@@ -92,7 +92,7 @@ def test_other_numbers_are_given_to_the_same_program(name):
   assert "lapack" not in texts[0]
 
 
-@over(tiny.METHODS, fast=(), slow=("ditto", "fd", "feddf", "quped"))
+@over(tiny.METHODS, fast=(), slow=("fd", "quped"))
 def test_they_lead_to_what_they_lead_to_as_constants(name):
   first = tiny.make_settings(name, CLIENTS, **NUMBERS, devices=1)
   settings = with_other_numbers(first)
@@ -127,7 +127,7 @@ def test_they_lead_to_what_they_lead_to_as_constants(name):
   assert equal(*accuracy)
 
 
-@over(tiny.METHODS, fast=BLOCKS)
+@over(tiny.METHODS, fast=BLOCKS, slow=EXCHANGES)
 def test_rounds_lower_for_accelerators_in_their_forms(name):
   made = tiny.tiny(name)
   for platform in lowering.ACCELERATORS:
@@ -138,7 +138,7 @@ def test_rounds_lower_for_accelerators_in_their_forms(name):
       assert lowering.joint_reductions(text, 4) >= 1
 
 
-@over(tiny.METHODS, fast=(), slow=EXCHANGES)
+@over(tiny.METHODS, fast=(), slow=("fedgkt", "quped"))
 def test_rounds_of_all_clients_at_once_lower_for_accelerators(name):
   bits = tiny.CASES[name].bits
   made = tiny.tiny(

@@ -146,3 +146,16 @@ def test_options_that_are_no_class_are_an_error_and_nothing_is_registered():
   with pytest.raises(ValueError, match="must be a frozen dataclass, the class"):
     qj.register_method("mine", registry.METHODS["local"].build, options)
   assert before == registry.METHODS
+
+
+@pytest.mark.parametrize(
+  ("given", "found"),
+  [
+    (("lambda_p",), "quped.lambda_p"),
+    (("lambda_p", "ditto"), "ditto.lambda_p"),
+    (("kappa", "quped"), "feddbe.kappa"),
+    (("colour",), ""),
+  ],
+)
+def test_an_option_is_found_by_its_name(given, found):
+  assert registry.option_called(*given) == found

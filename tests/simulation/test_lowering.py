@@ -114,10 +114,15 @@ count: list[Program] = []
   "changes",
   [
     {"strategy": "vmap"},
-    {"strategy": "dispatch", "chunk_size": 2},
     {"devices": 2},
     {"client_state": "host", "clients_per_round": 3},
-    {"clients_per_round": 2},
+    *(
+      pytest.param(x, marks=pytest.mark.long)
+      for x in (
+        {"strategy": "dispatch", "chunk_size": 2},
+        {"clients_per_round": 2},
+      )
+    ),
   ],
 )
 def test_all_programs_of_a_run_lower_for_accelerators(changes, monkeypatch):

@@ -60,7 +60,7 @@ VMAP, FOUR, ONE = {"strategy": "vmap"}, {"chunk_size": 4}, {"chunk_size": 1}
     ("fedavg", 32, FOUR, "mlp", 128),
     ("quped", 1, VMAP, "mlp", 32),
     *(
-      pytest.param(*case, marks=pytest.mark.slow)
+      pytest.param(*case, marks=pytest.mark.long)
       for case in [
         ("local", 32, VMAP, "mlp", 128),
         ("fedavg", 32, ONE, "mlp", 32),

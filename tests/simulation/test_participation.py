@@ -316,7 +316,7 @@ def test_a_straggler_takes_its_own_number_of_steps():
     assert tiny.largest_difference(expected, got) < 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_chances_compile_nothing():
   made = tiny.assemble(
     tiny.make_settings("local", 5, stragglers=0.5, dropout=0.5)

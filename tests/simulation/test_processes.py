@@ -75,7 +75,13 @@ def read_lines(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["device", "host", "disk"])
+@pytest.mark.parametrize(
+  "where",
+  [
+    "device",
+    *(pytest.param(x, marks=pytest.mark.long) for x in ("host", "disk")),
+  ],
+)
 def test_two_processes_get_the_result_of_one(tmp_path, where):
   port = free_port()
   folders = [tmp_path / name for name in ("one", "first", "second")]
@@ -322,7 +328,7 @@ def test_one_process_needs_no_others():
   assert processes.is_first()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
   settings = (
     *SETTINGS,
@@ -369,7 +375,7 @@ def test_processes_that_are_killed_or_stopped_go_on_together(tmp_path):
     assert summary[name] == again[name]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_any_number_of_processes_goes_on_with_states_anywhere(tmp_path):
   """Two are killed, go on with states on disk, and one reads their states."""
   settings = (

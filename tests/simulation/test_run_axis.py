@@ -124,7 +124,10 @@ HOW = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+  "how",
+  ["at once", pytest.param(list(HOW)[1], marks=pytest.mark.long)],
+)
 def test_each_run_is_what_it_is_alone(how):
   axis = check_runs_are_what_they_are_alone("quped", 1e-5, **HOW[how])
   assert axis.main.compilations == 1
@@ -134,7 +137,9 @@ PRECISIONS = [{"bits": (2, 1, 32)}, {"bits": (1, 32, 2), "seed": 3}]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("divided", [False, True])
+@pytest.mark.parametrize(
+  "divided", [False, pytest.param(True, marks=pytest.mark.long)]
+)
 def test_runs_may_differ_in_their_clients_precisions(divided, monkeypatch):
   """Even where clients of one run would go in sub-cohorts."""
   monkeypatch.setattr(sub_cohorts, "pay", lambda *args: divided)
@@ -166,7 +171,7 @@ LIMITS = {"quped": 1e-8, "qupel": 1e-8}
   [
     pytest.param(
       name,
-      marks=() if name in ("scaffold", "quped") else pytest.mark.long,
+      marks=() if name == "quped" else pytest.mark.long,
     )
     for name in IN_DOUBLE
   ],

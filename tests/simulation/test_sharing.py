@@ -60,7 +60,12 @@ HOW = {
   "how",
   [
     "one by one",
-    *(pytest.param(x, marks=pytest.mark.slow) for x in list(HOW)[1:]),
+    "two devices",
+    *(
+      pytest.param(x, marks=pytest.mark.long)
+      for x in HOW
+      if x not in ("one by one", "two devices")
+    ),
   ],
 )
 def test_one_set_of_programs_serves_the_runs_of_several_federations(how):

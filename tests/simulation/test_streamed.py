@@ -45,11 +45,11 @@ HOW: dict[str, dict[str, Any]] = {
   ("method", "how"),
   [
     ("scaffold", "disk"),
-    ("scaffold", "vmap"),
     ("quped", "devices"),
     *(
       pytest.param(method, how, marks=pytest.mark.long)
       for method, how in [
+        ("scaffold", "vmap"),
         ("quped", "one"),
         ("quped", "vmap"),
         ("scaffold", "one"),
@@ -226,7 +226,7 @@ def test_blocks_cross_no_devices_and_rounds_end_in_sums():
   assert tiny.largest_difference(ends[0].server, ends[1].server) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_that_keep_their_own_clients_get_the_result_of_one(tmp_path):
   """On eight devices, of two processes; from place to place and unevenly.
 

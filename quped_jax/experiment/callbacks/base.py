@@ -121,7 +121,8 @@ class Callback:
   All are called on the host between dispatches of rounds, of several processes
   in the first alone. They change nothing of what is compiled or computed. A
   callback that raises an error ends the run, with a checkpoint if there is a
-  workdir; it is not called again, and the others are told of the end.
+  workdir; it is not called again, and the others are told of the end. Other
+  methods of yours must have names that do not begin with `on_`.
 
   Examples:
     >>> class Rounds(qj.Callback):
@@ -184,7 +185,23 @@ def check(callbacks: Any) -> list[Callback]:
         f"callbacks[{i}]={checks.shown(callback)}: must be an instance of "
         f"quped_jax.Callback{hint}"
       )
+    _check_hooks(f"callbacks[{i}]", type(callback))
   return list(callbacks)
+
+
+def _check_hooks(field: str, kind: type[Callback]) -> None:
+  """Raises a ValueError for a method that looks like a hook and is none.
+
+  It would never be called, and nothing would say so.
+  """
+  hooks = [name for name in vars(Callback) if name.startswith("on_")]
+  for name in dir(kind):
+    if name.startswith("on_") and name not in hooks:
+      raise ValueError(
+        f"{field}={kind.__name__}: {name} is never called; methods that begin "
+        f"with on_ must be among {', '.join(hooks)}"
+        f"{checks.did_you_mean(name, hooks)}"
+      )
 
 
 def of_runs(make: Any, runs: Sequence[Any]) -> list[list[Callback]]:

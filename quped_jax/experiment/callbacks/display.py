@@ -120,7 +120,7 @@ def in_words(start: RunStart, label: str | None = None) -> str:
     label: what it is called.
   """
   settings = start.settings
-  rounds = f"{settings.rounds} rounds"
+  rounds = amounts.count(settings.rounds, "round")
   if start.round:
     rounds = f"rounds {start.round + 1} to {settings.rounds}"
   count, devices = start.clients_at_once, start.devices

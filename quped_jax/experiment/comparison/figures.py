@@ -80,7 +80,7 @@ def over_rounds(shown: Shown) -> style.Figure:
   values: list[np.ndarray] = []
   for row, c in curves.items():
     values += _draw(axes, looks[row], c.rounds, c)
-  style.label(axes, "round", shown.score.axis("mean over clients"))
+  style.label(axes, "round", _axis(shown.score))
   style.whole_numbers(axes)
   style.fit(axes, [1, *(c.rounds for c in curves.values())], "x")
   _fit(axes, values, shown.score)
@@ -118,7 +118,7 @@ def over_bytes(shown: Shown) -> style.Figure:
       values += _draw(axes, looks[row], c.megabytes, c)
       ends[row] = (c.megabytes[-1], c.scores[-1])
   what = "MB per client, down and up"
-  style.label(axes, what, shown.score.axis("mean over clients"))
+  style.label(axes, what, _axis(shown.score))
   _fit(axes, values, shown.score)
   _name(axes, texts, ends, looks)
   return _titled(axes, shown)
@@ -270,6 +270,12 @@ def _megabytes(axes: Axes, sent: Sequence[np.ndarray]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
   axes.xaxis.set_major_formatter("{x:g}")
   axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _axis(score: Score) -> str:
+  """What the axis of `_fit` says."""
+  scale = " (log scale of the error)" * score.percent
+  return score.axis("mean over clients") + scale
 
 
 def _fit(axes: Axes, values: Sequence[np.ndarray], score: Score) -> None:

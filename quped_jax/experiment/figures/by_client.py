@@ -74,12 +74,10 @@ def draw(run: RunData) -> style.Figure:
   upper, lower = figure.subplots(2, 1)
   names, groups = _groups(run)
   groups = groups[held]
-  # Dots of one group, or of as many samples, would hide each other.
+  # Dots of one group would hide each other; numbers of samples are what they
+  # are.
   aside = np.random.default_rng(0).uniform(-_SPREAD, _SPREAD, groups.shape)
-  places = {
-    upper: groups + aside,
-    lower: clients["train_samples"][held] + aside,
-  }
+  places = {upper: groups + aside, lower: clients["train_samples"][held]}
   counts = clients["test_samples"][held]
   note, ends = _uncertainty(run, found[held], counts, places)
   for axes, x in places.items():
@@ -113,7 +111,7 @@ def draw(run: RunData) -> style.Figure:
   style.title(
     figure,
     run.title,
-    f"a dot per client, moved aside a little; black: means{note}",
+    f"a dot per client, above moved aside a little; black: means{note}",
   )
   return figure
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from quped_jax import kinds, paths, reading
-from quped_jax.experiment import former_names, titles
+from quped_jax.experiment import former_names, metrics, titles
 from quped_jax.experiment import scores as scores_lib
 from quped_jax.experiment.figures.records import RECORD
 from quped_jax.experiment.scores import Score
@@ -125,7 +125,7 @@ def of_result(result: Left) -> RunData:
   summary, history, records = json.loads(
     json.dumps([result.summary, result.history, result.figure_records])
   )
-  rows = [{k: str(v) for k, v in row.items()} for row in result.clients]
+  rows = [metrics.in_text(row) for row in result.clients]
   return RunData(summary, _columns(rows), history, records)
 
 

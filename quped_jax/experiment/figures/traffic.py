@@ -33,7 +33,12 @@ def draw(run: RunData) -> style.Figure | None:
   upper, lower = figure.subplots(2, 1, height_ratios=heights)
   _draw_types(upper, _names(types), np.array(sent, float))
   _draw_score(lower, run)
-  style.title(figure, run.title, "below: down and up, mean over clients")
+  style.title(
+    figure,
+    run.title,
+    "above: what a client receives (down) and sends (up) in a round; below: "
+    "both together, mean over clients",
+  )
   return figure
 
 

@@ -50,6 +50,8 @@ _LATER = {
   "metrics": kinds.table(kinds.table(_SPREAD)),
 }
 _HISTORY = kinds.entries(kinds.record({"round": kinds.whole(1)}))
+# Runs that an error lists.
+_MOST_NAMED = 8
 _VARIANTS = "quantized", "personalized", "global"
 
 
@@ -191,6 +193,7 @@ def _read_run(folder: pathlib.Path, name: str) -> Run:
     raise ValueError(
       f"workdirs={str(folder)!r}: must be the work directory of a run, a sweep "
       "or a comparison, which has a config.json, a sweep.json or a folder runs"
+      f"{_runs_inside(folder)}"
     )
   settings = former_names.renamed(
     _load(folder / "config.json", kinds.table(kinds.anything), {}),
@@ -206,6 +209,16 @@ def _read_run(folder: pathlib.Path, name: str) -> Run:
     _summary(folder / "summary.json") if finished else None,
     _clients(folder / "clients.csv") if finished else [],
   )
+
+
+def _runs_inside(folder: pathlib.Path) -> str:
+  """What an error adds of a folder that has runs, and is none itself."""
+  inside = sorted(path.parent for path in folder.glob("*/summary.json"))
+  if not inside:
+    return ""
+  more = ", ..." * (len(inside) > _MOST_NAMED)
+  named = ", ".join(map(str, inside[:_MOST_NAMED]))
+  return f"; there are runs in {named}{more}"
 
 
 def _load(path: pathlib.Path, check: kinds.Check, absent: Any) -> Any:

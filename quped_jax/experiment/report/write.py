@@ -14,7 +14,7 @@ from quped_jax.typing import Path
 
 
 def write_report(
-  workdirs: Path | Iterable[Path], output: Path = "report.html"
+  workdirs: Path | Iterable[Path], output: Path | None = None
 ) -> pathlib.Path:
   """Writes a report on runs as one HTML file, which needs no network.
 
@@ -26,7 +26,8 @@ def write_report(
   Args:
     workdirs: the work directory of a run, a sweep or a comparison, or several
       of them. A run need not be finished.
-    output: the file, which is replaced.
+    output: the file, which is replaced. None: `report.html`, in the work
+      directory if there is one, and here if there are several.
 
   Returns:
     The path of the file.
@@ -42,18 +43,24 @@ def write_report(
     ... )
     >>> quiet = qj.Display(quiet=True)
     >>> result = qj.run(settings, "results/run", display=quiet)
-    >>> print(qj.write_report("results/run", "run.html"))
-    run.html
+    >>> print(qj.write_report("results/run"))
+    results/run/report.html
   """
   one = isinstance(workdirs, (str, os.PathLike))
   given: list[Any] = [workdirs] if one else list(workdirs)
   if not given:
     raise ValueError("workdirs=(): must be at least one work directory")
-  path = paths.given("output", output)
-  if path.is_dir() or not path.parent.is_dir():
-    raise ValueError(
-      f"output={str(output)!r}: must be a file in a folder that exists"
-    )
-  made = page.make(workdirs_lib.read(given))
+  if output is not None:
+    path = paths.given("output", output)
+    if path.is_dir() or not path.parent.is_dir():
+      raise ValueError(
+        f"output={str(output)!r}: must be a file in a folder that exists"
+      )
+    made = page.make(workdirs_lib.read(given))
+  else:
+    made = page.make(workdirs_lib.read(given))
+    # Reports on other runs are left as they are.
+    folder = given[0] if len(given) == 1 else "."
+    path = paths.given("workdirs", folder) / "report.html"
   paths.replace_text(path, made)
   return path

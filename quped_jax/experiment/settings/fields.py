@@ -17,7 +17,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
-from quped_jax import checks
+from quped_jax import checks, methods
 from quped_jax.experiment import former_names
 from quped_jax.experiment.settings import values as values_lib
 
@@ -134,7 +134,8 @@ def group(cls: type[T]) -> type[T]:
 def check_names(values: Mapping[str, Any], known: Collection[str]) -> None:
   """Raises a ValueError for a name that is not known.
 
-  For a setting's former name, it says the present one.
+  For a setting's former name, it says the present one; for the name of an
+  option, whose it is; else a name that is near, or all if none is.
   """
   for name, value in values.items():
     if name in former_names.SETTINGS:
@@ -144,9 +145,24 @@ def check_names(values: Mapping[str, Any], known: Collection[str]) -> None:
       )
     if name not in known:
       raise ValueError(
-        f"{name}={checks.shown(value)}: no such field; must be one of "
-        f"{', '.join(sorted(known))}{checks.did_you_mean(name, known)}"
+        f"{name}={checks.shown(value)}: no such field"
+        + (
+          _option(name, values.get("method"))
+          or checks.did_you_mean(name, known)
+          or f"; must be one of {', '.join(sorted(known))}"
+        )
       )
+
+
+def _option(name: str, method: Any) -> str:
+  """What an error adds where a name is that of a method's option."""
+  option = methods.option_called(name, method)
+  if not option:
+    return ""
+  owner = option.partition(".")[0]
+  return (
+    f"; did you mean {option!r}, which in Python is {owner}={{{name!r}: ...}}?"
+  )
 
 
 def _entry(field: dataclasses.Field) -> str:

@@ -31,6 +31,19 @@ def test_anything_else_is_an_error(given, message):
     qj.run(qj.Settings(dataset="nowhere"), callbacks=given)
 
 
+def test_a_misspelt_hook_is_an_error():
+  class Stops(qj.Callback):
+    def on_evalution(self, evaluation):
+      raise qj.StopRun
+
+  with pytest.raises(
+    ValueError,
+    match=r"^callbacks\[0\]=Stops: on_evalution is never called; .* among "
+    "on_begin, .*; did you mean 'on_evaluation'",
+  ):
+    base.check([Stops()])
+
+
 def test_of_several_runs_each_has_its_own():
   made = base.of_runs(lambda run: [qj.callbacks.CSV(f"{run}.csv")], "ab")
   assert len(made) == 2 and made[0] != made[1]

@@ -81,6 +81,12 @@ def test_lines_go_to_the_console_that_was_given(capsys):
       ),
       "quped on digits: 1 client (1 bit), mlp, rounds 3 to 4; 1 client at once",
     ),
+    (
+      told.start(rounds=1, clients=1, bits=(1,))._replace(
+        devices=1, clients_at_once=1
+      ),
+      "quped on digits: 1 client (1 bit), mlp, 1 round; 1 client at once",
+    ),
   ],
 )
 def test_the_first_line_says_what_is_going_to_happen(start, text):

@@ -55,7 +55,7 @@ def test_few_curves_are_all_named_and_none_leaves_the_axes(kind):
   # A band over seeds for each that is drawn over rounds or bytes.
   assert len(axes.collections) == (3 if kind == "bytes" else 4)
   label = axes.get_ylabel().replace("\n", " ")
-  assert label == "accuracy, mean over clients, %"
+  assert label == "accuracy, mean over clients, % (log scale of the error)"
 
 
 def test_of_many_curves_the_first_and_the_best_are_told_apart():

@@ -141,7 +141,7 @@ def test_a_file_of_something_else_holds_no_overrides(tmp_path, text):
     ),
     (
       {"overrides": {"local": {"learnin_rate": 1.0}}},
-      "local_32: learnin_rate=1.0: no such field; must be one of",
+      "local_32: learnin_rate=1.0: no such field; did you mean 'lear",
     ),
     (
       {"overrides": {"fedavg": {"fedavg": {"mu": 1.0}}}},

@@ -230,10 +230,13 @@ def test_halving_lets_the_better_trials_go_on(tmp_path):
 @pytest.mark.parametrize(
   "how",
   [
-    {},
+    pytest.param({}, marks=pytest.mark.long),
     # Fine-tuning begins when the first rung has ended.
     {"method": "quped", "bits": "1", "base": {"finetune_at": 2}},
-    {"method": "quped", "bits": "1", "base": {"finetune_at": 3}},
+    pytest.param(
+      {"method": "quped", "bits": "1", "base": {"finetune_at": 3}},
+      marks=pytest.mark.long,
+    ),
     # Quantization is complete when it ends.
     {"method": "local", "bits": "1", "base": {"estimator": "binaryrelax"}},
   ],

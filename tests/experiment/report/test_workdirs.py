@@ -98,6 +98,14 @@ def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
   assert workdirs.read(["."])[0].name == "run"
 
 
+def test_a_folder_of_runs_is_refused_with_their_names(tmp_path):
+  first, second = (made.run(tmp_path / name) for name in ("a", "b"))
+  with pytest.raises(
+    ValueError, match=f"; there are runs in {first}, {second}$"
+  ):
+    workdirs.read([tmp_path])
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
   with pytest.raises(ValueError, match="^workdirs='.*': must be the work dir"):
     workdirs.read([tmp_path])

@@ -15,12 +15,28 @@ def test_the_same_files_make_the_same_report(tmp_path):
   assert first.read_bytes() == second.read_bytes()
 
 
-def test_it_is_named_report_html_here(tmp_path, monkeypatch):
+def test_of_one_run_it_is_report_html_there(tmp_path, monkeypatch):
   monkeypatch.setattr(optional, "can_draw", lambda: False)
   monkeypatch.chdir(tmp_path)
-  made.run(tmp_path / "run")
-  written = qj.write_report("run")
+  for name in ("run", "other"):
+    made.run(tmp_path / name)
+    written = qj.write_report(name)
+    assert written.resolve() == tmp_path / name / "report.html"
+  assert not (tmp_path / "report.html").exists()
+
+
+def test_of_several_runs_it_is_report_html_here(tmp_path, monkeypatch):
+  monkeypatch.setattr(optional, "can_draw", lambda: False)
+  monkeypatch.chdir(tmp_path)
+  for name in ("run", "other"):
+    made.run(tmp_path / name)
+  written = qj.write_report(["run", "other"])
   assert written.resolve() == tmp_path / "report.html"
+
+
+def test_a_folder_that_is_not_there_is_what_the_error_names():
+  with pytest.raises(ValueError, match="^workdirs='nosuch': must be the work"):
+    qj.write_report("nosuch")
 
 
 def test_a_name_that_is_no_unicode_is_written(tmp_path, monkeypatch):

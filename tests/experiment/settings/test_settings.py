@@ -147,6 +147,9 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_allowed(
   [
     ({1: 3}, ["1=3", "no such field"]),
     ({"colour": 3}, ["colour=3", "no such field", "batch_size", "quped"]),
+    ({"clientz": 3}, ["clientz=3: no such field; did you mean 'clients'?"]),
+    ({"lambda_p": 3}, ["lambda_p=3: no such field; did you mean 'quped.lamb"]),
+    ({"lambda_p": 3, "method": "ditto"}, ["in Python is ditto={'lambda_p': ."]),
     ({"quped": {"mu": 1}}, ["quped.mu=1", "no such option", "lambda_p"]),
     ({"local": {"mu": 1}}, ["local.mu=1", "(none)"]),
     ({"quped": 3}, ["quped=3", "options"]),
@@ -247,7 +250,7 @@ def test_settings_that_do_not_fit_the_data_are_errors(values, fragments):
 
 def test_a_federation_of_another_size_is_an_error():
   federation = tiny.make_federation((9, 9))
-  with pytest.raises(ValueError, match="clients=3: must be 2"):
+  with pytest.raises(ValueError, match="^clients=3: must be 2, as many as the"):
     qj.build(tiny.make_settings("local", 3), federation=federation)
 
 
