@@ -98,10 +98,9 @@ def warn_of_constants(
   # If all are, the samples stand for something else, such as random ones.
   if not 0 < len(constant) < features:
     return
-  found = [names[i] if names else str(i) for i in constant]
   warnings.warn(
     f"inputs: {len(constant)} of {features} features are the same in all "
-    f"samples, and tell nothing: {_list(found)}",
+    f"samples, and tell nothing: {_list(constant, names)}",
     stacklevel=3,
   )
 
@@ -119,10 +118,9 @@ def warn_of_single_samples(
   alone: list[int] = numbers[counts == 1].tolist()
   if not alone:
     return
-  found = [names[i] if names else str(i) for i in alone]
   warnings.warn(
     f"client: {len(alone)} of {len(numbers)} have one sample alone, which is "
-    f"too few to train on and to test with: {_list(found)}",
+    f"too few to train on and to test with: {_list(alone, names)}",
     stacklevel=3,
   )
 
@@ -140,14 +138,15 @@ def warn_of_tests_alone(
   alone: list[int] = np.setdiff1d(clients[tests], clients[~tests]).tolist()
   if not alone:
     return
-  found = [names[i] if names else str(i) for i in alone]
   warnings.warn(
     f"client: {len(alone)} of {len(np.unique(clients))} have no samples to "
-    f"train on, and are no clients of a federation: {_list(found)}",
+    f"train on, and are no clients of a federation: {_list(alone, names)}",
     stacklevel=3,
   )
 
 
-def _list(found: Sequence[str]) -> str:
-  more = ", ..." if len(found) > _LISTED else ""
-  return ", ".join(found[:_LISTED]) + more
+def _list(numbers: Sequence[int], names: Sequence[str] | None) -> str:
+  """The first of some features or clients, by name if they have names."""
+  found = [names[i] if names else str(i) for i in numbers[:_LISTED]]
+  more = ", ..." if len(numbers) > _LISTED else ""
+  return ", ".join(found) + more
