@@ -141,7 +141,7 @@ def _by_type(found: Found) -> list[Sheet]:
       }
       pairs = [
         {
-          seed: scores_of[seed].finished.scores[members[seed]]
+          seed: scores_of[seed].results.scores[members[seed]]
           for seed in found.seeds
         }
         for scores_of in (own, base)
@@ -168,7 +168,7 @@ def _published(found: Found) -> Sheet:
   """Accuracy over all test samples, of the best round, beside the published."""
   rows = []
   for row, own in found.records.items():
-    best = [_best_pooled(own[seed].finished.history) for seed in found.seeds]
+    best = [_best_pooled(own[seed].results.history) for seed in found.seeds]
     theirs = found.part.config["published"].get(row.method)
     ours = 100 * float(np.mean(best))
     difference = "" if theirs is None else f"{ours - theirs:+.2f}"
@@ -189,7 +189,7 @@ def _published(found: Found) -> Sheet:
 
 def _best_pooled(history: Sequence[dict]) -> float:
   """The best value over rounds of the only pooled accuracy."""
-  (name,) = (name for name in history[-1] if "pooled" in name)
+  (name,) = (name for name in history[-1] if name.endswith("/pooled"))
   return max(record[name] for record in history)
 
 

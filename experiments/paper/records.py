@@ -97,6 +97,12 @@ class Record(NamedTuple):
   client_types: tuple[str, ...]
   model_bytes: float
 
+  @property
+  def results(self) -> Finished:
+    """What it left, of a run that did not diverge."""
+    assert self.finished is not None
+    return self.finished
+
 
 def digest(settings: Any) -> str:
   """A short text that differs if the settings do.
@@ -203,8 +209,8 @@ def of_run(
 
 def _is_shown(name: str, variant: str) -> bool:
   """Whether tables need a value of a round: the score, and pooled measures."""
-  return name in ("round", f"test/{variant}") or (
-    "pooled" in name and name.endswith(f"test/{variant}")
+  return name in ("round", f"test/{variant}") or name.endswith(
+    f"/test/{variant}/pooled"
   )
 
 

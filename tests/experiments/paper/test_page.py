@@ -39,7 +39,7 @@ def record(scores, pooled=()):
     {"round": 2.0, "test/personalized": 0.2},
   ]
   for known, value in zip(history, pooled, strict=False):
-    known["accuracy_pooled/test/personalized"] = value
+    known["accuracy/test/personalized/pooled"] = value
   return Record(
     "0", Finished(summary, np.array(scores), history), (9, 9), TYPES, 64e3
   )

@@ -28,9 +28,9 @@ def test_a_run_is_read_as_it_was_kept(tmp_path):
   (found,) = store.runs.items()
   key, record = found
   assert key == KEY
-  np.testing.assert_array_equal(record.finished.scores, RECORD.finished.scores)
+  np.testing.assert_array_equal(record.results.scores, RECORD.results.scores)
   assert record._replace(finished=None) == RECORD._replace(finished=None)
-  assert record.finished.history == RECORD.finished.history
+  assert record.results.history == RECORD.results.history
 
 
 def test_a_run_that_diverged_is_kept_as_one(tmp_path):

@@ -73,9 +73,7 @@ def test_what_is_done_is_not_run_again_not_even_without_its_files(
   for key, record in store.runs.items():
     read = again.runs[key]
     assert read.settings == record.settings
-    assert read.finished.scores == pytest.approx(
-      record.finished.scores, abs=1e-5
-    )
+    assert read.results.scores == pytest.approx(record.results.scores, abs=1e-5)
   assert page.text(tables.table(), again) == page.text(tables.table(), store)
 
 
