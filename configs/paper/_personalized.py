@@ -43,8 +43,8 @@ TABLE = {
   "share": {f"{name}_1": f"{name}_2" for name in _QUANTIZED},
 }
 
-RATES = {"learning_rate": (0.01, 0.03, 0.1, 0.3)}
-BOTH_RATES = {**RATES, "shared_learning_rate": (0.01, 0.03, 0.1, 0.3)}
+RATES = {"learning_rate": (0.03, 0.1, 0.3)}
+BOTH_RATES = {**RATES, "shared_learning_rate": (0.03, 0.1, 0.3)}
 QUPED = {**BOTH_RATES, "quped": {"lambda_p": (0.25, 0.5, 0.75)}}
 
 TUNE = {

@@ -1,6 +1,7 @@
 """(b) Personalized methods on CIFAR-10: 50 clients of 4 classes each, CNN1."""
 
 from configs.paper import _personalized
+from configs.paper.b_femnist import SMALL_TUNE
 from configs.paper.b_mnist import BASE as MNIST
 
 BASE = {
@@ -27,5 +28,5 @@ SMALL = {
     "batch_size": 16,
     "eval_every": 2,
   },
-  "tune": {"gradients": 4800, "rounds": 20},
+  "tune": SMALL_TUNE,
 }

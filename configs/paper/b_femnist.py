@@ -31,4 +31,7 @@ SMALL_BASE = {
   "eval_every": 2,
 }
 
-SMALL = {"base": SMALL_BASE, "tune": {"gradients": 4800, "rounds": 20}}
+# Half of what is tried for 4 rounds goes on to 8.
+SMALL_TUNE = {"gradients": 1600, "rounds": 8, "halving": 1}
+
+SMALL = {"base": SMALL_BASE, "tune": SMALL_TUNE}

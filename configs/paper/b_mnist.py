@@ -2,7 +2,8 @@
 
 from configs.paper import _personalized
 from configs.paper.b_femnist import BASE as FEMNIST
-from configs.paper.b_femnist import SMALL_BASE
+from configs.paper.b_femnist import SMALL_BASE as SMALL_FEMNIST
+from configs.paper.b_femnist import SMALL_TUNE
 
 BASE = {
   **FEMNIST,
@@ -18,4 +19,6 @@ FULL = {
   "tune": {**_personalized.TUNE, "gradients": 36_000, "rounds": 50},
 }
 
-SMALL = {"base": SMALL_BASE, "tune": {"gradients": 4800, "rounds": 20}}
+SMALL_BASE = {**SMALL_FEMNIST, "rounds": 12}
+
+SMALL = {"base": SMALL_BASE, "tune": SMALL_TUNE}

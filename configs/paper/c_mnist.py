@@ -4,7 +4,9 @@ Some 240 training samples a client: most samples are held out from all.
 """
 
 from configs.paper import _personalized
+from configs.paper.b_femnist import SMALL_TUNE
 from configs.paper.b_mnist import BASE as MNIST
+from configs.paper.b_mnist import SMALL_BASE
 
 _SPACES = _personalized.TUNE["spaces"]
 
@@ -48,14 +50,8 @@ FULL = {
 }
 
 SMALL = {
-  "base": {
-    "hidden": (8, 16, 64),
-    "rounds": 20,
-    "steps": 10,
-    "batch_size": 16,
-    "eval_every": 2,
-  },
-  "tune": {"gradients": 4800, "rounds": 20},
+  "base": SMALL_BASE,
+  "tune": {**SMALL_TUNE, "gradients": 800},
   "parts": {
     "precisions": {
       "base": {

@@ -11,5 +11,5 @@ FULL = {
 
 SMALL = {
   "base": {**SMALL_BASE, "rounds": 60, "eval_every": 6},
-  "tune": {"gradients": 2880, "rounds": 60},
+  "tune": {"gradients": 1600, "rounds": 40},
 }

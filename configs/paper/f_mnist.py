@@ -1,7 +1,8 @@
 """(f) Families of distillation on MNIST: accuracy against bytes."""
 
 from configs.paper import _personalized, b_mnist
-from configs.paper.b_femnist import SMALL_BASE
+from configs.paper.b_femnist import SMALL_TUNE
+from configs.paper.b_mnist import SMALL_BASE
 from quped_jax.experiment.presets.compare_digits import COMPARE_DIGITS
 
 _METHODS = (
@@ -62,4 +63,4 @@ FULL = {
   },
 }
 
-SMALL = {"base": SMALL_BASE, "tune": {"gradients": 2400, "rounds": 20}}
+SMALL = {"base": SMALL_BASE, "tune": {**SMALL_TUNE, "gradients": 800}}

@@ -5,7 +5,8 @@ samples of. All other samples are held out from everyone.
 """
 
 from configs.paper import _personalized, b_mnist
-from configs.paper.b_femnist import SMALL_BASE
+from configs.paper.b_femnist import SMALL_TUNE
+from configs.paper.b_mnist import SMALL_BASE
 
 _METHODS = ("quped_labels", "local", "fedavg_ft", "ditto")
 _SAMPLES = (20, 60, 240, 960)
@@ -40,4 +41,4 @@ FULL = {
   },
 }
 
-SMALL = {"base": SMALL_BASE, "tune": {"gradients": 1800, "rounds": 20}}
+SMALL = {"base": SMALL_BASE, "tune": {**SMALL_TUNE, "gradients": 480}}

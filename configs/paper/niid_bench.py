@@ -30,11 +30,15 @@ FULL = {
   "overrides": {
     "fedavg": {"fedavg": {"weighting": "samples"}},
     "fedprox": {"fedprox": {"weighting": "samples", "mu": 0.01}},
-    "scaffold": {"optimizer": "sgd"},
+    "scaffold": {"scaffold": {"weighting": "samples"}},
   },
   "parts": {
     "Dirichlet 0.5": {
-      "base": {"partition": "dirichlet", "alpha": 0.5},
+      "base": {
+        "partition": "dirichlet",
+        "alpha": 0.5,
+        "self_balancing": True,
+      },
       "published": {"fedavg": 98.89, "fedprox": 99.02, "scaffold": 99.07},
     },
     "two labels": {
