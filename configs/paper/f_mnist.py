@@ -47,6 +47,7 @@ FULL = {
     },
   },
   "titles": _personalized.TITLES,
+  "figure": "bytes",
   "tune": {
     **b_mnist.FULL["tune"],
     "spaces": {

@@ -24,12 +24,14 @@ FULL = {
     },
   },
   "titles": _personalized.TITLES,
+  "figure": "map",
   "parts": {
     f"{samples} samples of {classes} classes": {
       "base": {
         "public_size": 60_000 - 50 * samples,
         "classes_per_client": classes,
       },
+      "place": {"samples of a client": samples, "classes of a client": classes},
     }
     for samples in _SAMPLES
     for classes in _CLASSES

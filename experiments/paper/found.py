@@ -31,6 +31,21 @@ class Found(NamedTuple):
   diverged: list[Row]
   missing: list[Row]
 
+  def title(self, row: Row) -> str:
+    """What readers call the method of a row."""
+    return plan.title_of(row.method, plan.titles_of(self.part.config))
+
+  def reference(self, row: Row) -> Row | None:
+    """The row that a row is compared with; None if that was not run.
+
+    It is that of the first method at the same precision, or, where there is
+    none, the first row.
+    """
+    first = self.part.rows[0]
+    same = first._replace(bits=row.bits)
+    other = same if same in self.part.rows else first
+    return other if other in self.records else None
+
 
 def find(table: Table, part: Part, store: Store) -> Found:
   """What is known of a part of a table, without running anything.

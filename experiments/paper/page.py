@@ -4,25 +4,26 @@ In the page, what is between `<!-- paper: TABLE VARIANT DEVICE -->` and
 `<!-- end -->` is made of the files; all else is written by people.
 """
 
+import os
 import pathlib
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.paper import catalog, work
+from experiments.paper import catalog, figures, work
 from experiments.paper.catalog import Table
 from experiments.paper.found import Found, find
 from experiments.paper.records import Store
 from quped_jax import paths
 from quped_jax.experiment import amounts, scores
-from quped_jax.experiment.comparison import plan, sheet, tables
-from quped_jax.experiment.comparison.plan import Row
+from quped_jax.experiment.comparison import sheet, tables
 from quped_jax.experiment.comparison.sheet import Cell, Sheet
 from quped_jax.experiment.comparison.statistics import (
   Difference,
   paired_difference,
 )
+from quped_jax.experiment.figures import style
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "RESULTS.md"
 _MADE = re.compile(
@@ -74,29 +75,12 @@ def _sheets(found: Found) -> list[Sheet]:
   return [*made, _rows(found), *_by_type(found)]
 
 
-def _title(found: Found, row: Row) -> str:
-  assert found.comparison is not None
-  return plan.title_of(row.method, found.comparison.titles)
-
-
-def _reference(found: Found, row: Row) -> Row | None:
-  """The row that a row is compared with; None if that was not run.
-
-  It is that of the first method at the same precision, or, where there is none,
-  the first row.
-  """
-  first = found.part.rows[0]
-  same = first._replace(bits=row.bits)
-  other = same if same in found.part.rows else first
-  return other if other in found.records else None
-
-
 def _rows(found: Found) -> Sheet:
   """All rows, each with its difference to the first of its precision."""
   assert found.comparison is not None
   records = []
   for row, record in zip(found.records, found.comparison.rows, strict=True):
-    other = _reference(found, row)
+    other = found.reference(row)
     own = None
     if other not in (None, row):
       own = found.comparison.difference(row, other)
@@ -106,7 +90,7 @@ def _rows(found: Found) -> Sheet:
     }
     records.append({**record, **changed})
   score = next(x for x in scores.SCORES.values() if x.name in records[0])
-  first = _title(found, found.part.rows[0])
+  first = found.title(found.part.rows[0])
   columns = {column.field: column for column in tables.columns(first, score)}
   shown = [columns[name] for name in (score.name, *_SHOWN)]
   cells = [tables.cells(records, column) for column in shown]
@@ -114,7 +98,7 @@ def _rows(found: Found) -> Sheet:
     ("method", "bits", *(column.title for column in shown)),
     [
       [
-        Cell(_title(found, row)),
+        Cell(found.title(row)),
         Cell(row.bits_title),
         *(own[i] for own in cells),
       ]
@@ -134,7 +118,7 @@ def _by_type(found: Found) -> list[Sheet]:
   kinds = list(dict.fromkeys(types))
   rows = []
   for row, own in found.records.items():
-    cells = [Cell(_title(found, row)), Cell(row.bits_title)]
+    cells = [Cell(found.title(row)), Cell(row.bits_title)]
     for kind in kinds:
       members = {
         seed: np.array(own[seed].client_types) == kind for seed in found.seeds
@@ -174,7 +158,7 @@ def _published(found: Found) -> Sheet:
     difference = "" if theirs is None else f"{ours - theirs:+.2f}"
     rows.append(
       [
-        Cell(_title(found, row)),
+        Cell(found.title(row)),
         Cell("" if theirs is None else f"{theirs:.2f}"),
         Cell(f"{ours:.2f}"),
         Cell(difference),
@@ -231,17 +215,42 @@ def outlook(results: pathlib.Path) -> str:
 
 
 def made(page: str, results: pathlib.Path) -> str:
-  """The page, with what was found by now between its marks."""
+  """The page, with what was found by now between its marks.
+
+  Args:
+    page: its text.
+    results: the folder of what is found; figures in it are shown.
+  """
 
   def replace(match: re.Match) -> str:
-    begin, name, variant, device, end = match.groups()
-    table = catalog.get(name, variant)
-    store = Store(results / table.folder / device)
-    return f"{begin}\n{text(table, store)}\n{end}"
+    begin, table, store, end = _of(match, results)
+    shown = [
+      f"![{_alt(path)}]({os.path.relpath(path, PAGE.parent)})\n"
+      for path in sorted(store.folder.glob("*.png"))
+    ]
+    return "\n".join([begin, text(table, store), *shown, end])
 
   return _MADE.sub(replace, page)
 
 
 def write(results: pathlib.Path) -> None:
-  """Puts what was found into the page."""
-  paths.replace_text(PAGE, made(PAGE.read_text(), results))
+  """Draws the figures of what was found, and puts all into the page."""
+  page = PAGE.read_text()
+  for match in _MADE.finditer(page):
+    _, table, store, _ = _of(match, results)
+    for name, figure in figures.draw(table, store).items():
+      style.save(figure, store.folder, name, ("png",))
+  paths.replace_text(PAGE, made(page, results))
+
+
+def _of(
+  match: re.Match, results: pathlib.Path
+) -> tuple[str, Table, Store, str]:
+  """The first mark, the table and its results, and the last mark."""
+  begin, name, variant, device, end = match.groups()
+  table = catalog.get(name, variant)
+  return begin, table, Store(results / table.folder / device), end
+
+
+def _alt(path: pathlib.Path) -> str:
+  return path.stem.replace("_", " ").capitalize()

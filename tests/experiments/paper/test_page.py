@@ -1,48 +1,11 @@
 """What the page says is what was kept."""
 
-import numpy as np
 import pytest
 
 from experiments.paper import catalog, page
-from experiments.paper.records import Key, Record, Store
+from experiments.paper.records import Key, Store
 from quped_jax.experiment.comparison.plan import Row
-from quped_jax.experiment.comparison.runs import Finished
 from tests.experiments.paper import tables
-
-TYPES = ("mlp@2", "mlp@2", "mlp@32", "mlp@32")
-
-
-def record(scores, pooled=()):
-  summary = {
-    "primary_variant": "personalized",
-    "gradients": 6,
-    "clients": len(scores),
-    "clients_per_round": len(scores),
-    "bytes_up": 1000.0,
-    "bytes_down": 1000.0,
-    "held_out_clients": {},
-    "timing": {
-      "seconds_per_round": 0.5,
-      "compile_seconds": 1.0,
-      "total_seconds": 90.0,
-    },
-    "accuracy": {
-      "personalized": {
-        "mean": float(np.mean(scores)),
-        "worst": min(scores),
-        "p10": min(scores),
-      }
-    },
-  }
-  history = [
-    {"round": 1.0, "test/personalized": 0.1},
-    {"round": 2.0, "test/personalized": 0.2},
-  ]
-  for known, value in zip(history, pooled, strict=False):
-    known["accuracy/test/personalized/pooled"] = value
-  return Record(
-    "0", Finished(summary, np.array(scores), history), (9, 9), TYPES, 64e3
-  )
 
 
 @pytest.fixture
@@ -50,9 +13,13 @@ def store(tmp_path):
   """Of "quped" and "local" in full precision both seeds, at 2 bits one."""
   found = Store(tmp_path / "cpu2")
   for seed in (0, 1):
-    found.add(Key("", Row("quped", (32,)), seed), record([0.9, 0.8, 0.7, 0.6]))
-    found.add(Key("", Row("local", (32,)), seed), record([0.8, 0.7, 0.7, 0.7]))
-  found.add(Key("", Row("local", (2,)), 0), record([0.5, 0.5, 0.5, 0.5]))
+    found.add(
+      Key("", Row("quped", (32,)), seed), tables.record([0.9, 0.8, 0.7, 0.6])
+    )
+    found.add(
+      Key("", Row("local", (32,)), seed), tables.record([0.8, 0.7, 0.7, 0.7])
+    )
+  found.add(Key("", Row("local", (2,)), 0), tables.record([0.5, 0.5, 0.5, 0.5]))
   return found
 
 
@@ -82,7 +49,7 @@ def test_a_mixture_says_what_each_client_type_gains(store):
 def test_the_best_round_is_shown_beside_what_was_published(tmp_path):
   found = Store(tmp_path / "cpu2")
   row = Row("local", (32,))
-  made = record([0.9, 0.8], (0.985, 0.97))._replace(client_types=())
+  made = tables.record([0.9, 0.8], (0.985, 0.97))._replace(client_types=())
   found.add(Key("", row, 0), made)
   table = tables.table(
     methods=("local",), bits="32", seeds=(0,), published={"local": 98.0}
