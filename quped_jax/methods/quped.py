@@ -58,7 +58,7 @@ class QupedOptions:
     global_loss: loss of w_i: "distill" (the paper), or "distill+labels", which
       adds the loss on labels with weight 1.
     weighting: weights of the clients in the mean: "uniform" or by "samples".
-    restart: how far a client's own weights move towards the received global
+    blend: how far a client's own weights move towards the received global
       model before each round: 0 (the paper) not at all, 1 all the way. Levels
       stay, and so do clients whose network is not the global model's.
   """
@@ -68,7 +68,7 @@ class QupedOptions:
   temperature_on: str = "both"
   global_loss: str = "distill"
   weighting: str = "uniform"
-  restart: float = api.traced(0.0, off_at_zero=True)
+  blend: float = api.traced(0.0, off_at_zero=True, later=True)
 
   def __post_init__(self):
     checks.unit_interval("quped.lambda_p", self.lambda_p)
@@ -78,7 +78,7 @@ class QupedOptions:
     )
     checks.choice("quped.global_loss", self.global_loss, GLOBAL_LOSSES)
     checks.choice("quped.weighting", self.weighting, api.WEIGHTINGS)
-    checks.unit_interval("quped.restart", self.restart)
+    checks.unit_interval("quped.blend", self.blend)
 
 
 def make_quped(
@@ -94,13 +94,13 @@ def make_quped(
     options: the method's own settings.
 
   Raises:
-    ValueError: `restart` where no client has the global model's network.
+    ValueError: `blend` where no client has the global model's network.
   """
   share = options.lambda_p
-  restarts = is_traced(options.restart) or options.restart
-  if restarts and models.shared not in models.clients.values():
+  blends = is_traced(options.blend) or options.blend
+  if blends and models.shared not in models.clients.values():
     raise ValueError(
-      "quped.restart: must be 0 where no client has the network of the global "
+      "quped.blend: must be 0 where no client has the network of the global "
       f"model, {models.shared.name!r}"
     )
   from_labels = options.global_loss == "distill+labels"
@@ -112,8 +112,8 @@ def make_quped(
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]
-    if restarts and model is models.shared:
-      client = personal.toward(client, download, options.restart)
+    if blends and model is models.shared:
+      client = personal.toward(client, download, options.blend)
 
     def step(carry, batch):
       learner, shared, opt_state = carry

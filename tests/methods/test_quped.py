@@ -194,13 +194,13 @@ def test_local_steps_are_those_of_the_paper(global_loss):
   assert tiny.largest_difference(sent, download.params) > 1e-2
 
 
-@pytest.mark.parametrize("restart", [0.25, 1.0])
-def test_a_round_begins_where_restart_says(restart):
+@pytest.mark.parametrize("blend", [0.25, 1.0])
+def test_a_round_begins_where_blend_says(blend):
   start, download, result, batches = play_one_client(
-    *one_client("quped", temperature=TEMPERATURE, restart=restart)
+    *one_client("quped", temperature=TEMPERATURE, blend=blend)
   )
   begun = jax.tree.map(
-    lambda x, w: (1 - restart) * x + restart * w, start.params, download.params
+    lambda x, w: (1 - blend) * x + blend * w, start.params, download.params
   )
   old = start.codebooks["hidden_1"]["kernel"].centers
   x, c, _ = jax.jit(lambda x, c, w, b: hand_quped(x, c, w, b, 0.5, "distill"))(
@@ -299,7 +299,7 @@ def test_optimizer_states_of_a_client_stay_with_it():
     ("temperature_on", "x", "quped.temperature_on='x': must be one of both"),
     ("global_loss", "x", "quped.global_loss='x': must be one of distill"),
     ("weighting", "x", "quped.weighting='x': must be one of uniform, samples"),
-    ("restart", 1.5, "quped.restart=1.5: must be from 0 to 1"),
+    ("blend", 1.5, "quped.blend=1.5: must be from 0 to 1"),
   ],
 )
 def test_wrong_options_are_errors(option, value, message):
@@ -307,16 +307,16 @@ def test_wrong_options_are_errors(option, value, message):
     qj.Settings(method_options={"quped": {option: value}})
 
 
-def test_nobody_restarts_from_a_model_of_another_network():
+def test_nobody_blends_with_a_model_of_another_network():
   settings = tiny.make_settings(
-    "quped", 2, method_options={"quped": {"restart": 0.5}}
+    "quped", 2, method_options={"quped": {"blend": 0.5}}
   )
   own, shared = (
     qj.create_model("mlp", tiny.CLASSES, features=(width, 8))
     for width in (8, 4)
   )
   build = methods.get_method("quped").build
-  with pytest.raises(ValueError, match="quped.restart: must be 0 where no"):
+  with pytest.raises(ValueError, match="quped.blend: must be 0 where no"):
     build(
       api.Models(shared=shared, clients={COHORT: own}),
       tiny.make_training(settings),
@@ -326,7 +326,7 @@ def test_nobody_restarts_from_a_model_of_another_network():
 
 
 @pytest.mark.slow
-def test_clients_of_the_global_network_alone_restart():
+def test_clients_of_the_global_network_alone_blend():
   found = qj.run(
     qj.Settings(
       clients=4,
@@ -335,7 +335,7 @@ def test_clients_of_the_global_network_alone_restart():
       shared_hidden=(8, 8),
       rounds=2,
       steps=2,
-      quped={"restart": 1.0},
+      quped={"blend": 1.0},
     )
   )
   assert found.summary["accuracy"]

@@ -387,6 +387,14 @@ def test_later_settings_are_part_of_an_identity_where_they_change_something():
   assert changed == {**plain, "initial_levels": "kmeans", "anneal_end": 0.5}
 
 
+def test_later_options_are_part_of_an_identity_where_they_change_something():
+  same = qj.Settings(quped={"blend": 0.0})
+  assert "blend" not in same.identity()["quped"]
+  assert same.to_dict()["quped"]["blend"] == 0.0
+  other = qj.Settings(quped={"blend": 0.5})
+  assert other.identity()["quped"]["blend"] == 0.5
+
+
 def test_only_estimators_that_anneal_go_by_the_number_of_rounds():
   def rounds(**changes):
     return build_population(qj.Settings(rounds=7, **changes)).rounds
