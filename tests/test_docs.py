@@ -43,6 +43,7 @@ QUESTIONS = (
   "compression",
   "model-files",
   "comparison",
+  "RESULTS",
   "reports",
   "data",
   "reproducing",
@@ -121,7 +122,7 @@ def test_the_site_has_every_page_once():
   listed = re.findall(
     r"^```{toctree}\n(.*?)^```", TEXT[f"docs/{SITE}.md"], re.DOTALL | re.M
   )
-  pages = re.findall(r"^(?:.* <)?([a-z][\w-]*)>?$", "\n".join(listed), re.M)
+  pages = re.findall(r"^(?:.* <)?([a-zA-Z][\w-]*)>?$", "\n".join(listed), re.M)
   assert sorted(pages) == sorted(QUESTIONS)
 
 
@@ -188,7 +189,9 @@ def test_commands_name_modules_and_targets_that_exist(page):
   for module in set(
     re.findall(r"python -m ((?:experiments|quped_jax)[\w.]*)", text)
   ):
-    assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+    path = ROOT / module.replace(".", "/")
+    files = (path.with_suffix(".py"), path / "__main__.py")
+    assert any(file.is_file() for file in files), module
   makefile = (ROOT / "Makefile").read_text()
   targets = set(re.findall(r"^([\w-]+):", makefile, re.M))
   commands = "\n".join(blocks(text, "sh") + re.findall(r"`(make [^`]+)`", text))

@@ -20,8 +20,8 @@ _DATASETS = {
   "synthetic": "Gaussian classes, for any number of clients",
 }
 _MODELS = {
-  "cnn1": "two convolutions and one or two dense layers before the last",
-  "cnn2": "four convolutions and one or two dense layers before the last",
+  "cnn1": "two convolutions and dense layers, of the widths in `hidden`",
+  "cnn2": "four convolutions and dense layers, of the widths in `hidden`",
   "mlp": "dense layers, of the widths in `hidden`",
   "resnet20": "residual network for CIFAR-10, of 20 layers",
   "resnet32": "residual network for CIFAR-10, of 32 layers",

@@ -57,9 +57,18 @@ def title(made: Assembly) -> str:
     f"{settings.method} on {made.federation.name}, "
     f"{summary.model_name(made)}, {codebook.describe_bits(settings.turns)}: "
     f"{amounts.count(settings.rounds, 'round')} of "
-    f"{amounts.count(settings.steps, 'step')} with batches of "
+    f"{_steps(made)} with batches of "
     f"{settings.batch_size}"
   )
+
+
+def _steps(made: Assembly) -> str:
+  """How many local steps clients take."""
+  most = amounts.count(made.settings.steps, "step")
+  own = made.population.participation.own_steps
+  if own is None or own.min() == own.max():
+    return most
+  return f"{int(own.min()):,} to {most}"
 
 
 def _clients(made: Assembly) -> str:
@@ -168,6 +177,9 @@ def client_table(made: Assembly) -> rich.table.Table:
   classes = class_counts(federation)
   if classes is not None:
     columns["classes"] = classes
+  own_steps = made.population.participation.own_steps
+  if own_steps is not None:
+    columns["steps"] = np.asarray(own_steps)
   columns["model bytes"] = [f"{size:,}" for size in made.model_bytes()[:shown]]
   if several:
     types = made.assignment.client_types

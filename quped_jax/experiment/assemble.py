@@ -202,7 +202,8 @@ def programs_of(
       parts.trained,
       parts.population.first(parts.settings.clients),
       client_store(parts.settings, workdir),
-    )
+      # Of clients with steps of their own, they follow from the data.
+    )._replace(gradients=parts.built.method.gradients)
     held_out = functools.partial(_build_held_out_evaluation, parts, ())
     evaluate = evaluate_over(parts.federation, parts.population)
     return _join(parts, simulation, evaluate, held_out)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,13 +89,10 @@ def check_networks(
   if settings.client_types or settings.candidates:
     for network in settings.networks():
       checks.choice(field, network.model, known)
-      if network.hidden and network.model != "mlp":
-        raise ValueError(
-          f"{field}={str(network)!r}: must have no widths; only 'mlp' takes "
-          "them"
-        )
+      models_lib.width_options(*network, f"{field}={str(network)!r}")
   if model is None:
     checks.choice("model", settings.model, known)
+    _check_padding(settings)
   elif settings.client_types or settings.budget_bytes:
     raise ValueError(
       f"{'client_types' if settings.client_types else 'budget_bytes'}: must "
@@ -104,6 +101,18 @@ def check_networks(
     )
   if settings.shared_model:
     checks.choice("shared_model", settings.shared_model, known)
+
+
+def _check_padding(settings: Settings) -> None:
+  """Raises a ValueError for a padding without a network that takes it."""
+  if settings.padding == "same":
+    return
+  networks = dict.fromkeys((*settings.networks(), settings.shared_network()))
+  if not any(models_lib.takes_padding(network.model) for network in networks):
+    raise ValueError(
+      f"padding={settings.padding!r}: must be 'same' with "
+      f"{', '.join(map(str, networks))}; only cnn1 and cnn2 take another"
+    )
 
 
 def _named_networks(settings: Settings, federation: Federation) -> Clients:
@@ -135,6 +144,11 @@ def _given_network(
     raise ValueError(
       f"compute_dtype={settings.compute_dtype!r}: must be 'float32' with a "
       "given model, which computes in the type that it was made for"
+    )
+  if settings.padding != "same":
+    raise ValueError(
+      f"padding={settings.padding!r}: must be 'same' with a given model, which "
+      "pads as it was made to"
     )
   example = jax.eval_shape(federation.example)
   model = models_lib.settle(model, federation.num_classes, example)
@@ -171,11 +185,14 @@ def describe(
   settings: Settings, federation: Federation, network: client_types_lib.Network
 ) -> ModelInfo:
   """How a file would describe the network, without a client or precision."""
+  options: dict[str, Any] = models_lib.width_options(*network)
+  if settings.padding != "same" and models_lib.takes_padding(network.model):
+    options |= {"padding": settings.padding}
   return ModelInfo(
     model=network.model,
     num_classes=federation.num_classes,
     input_shape=jax.eval_shape(federation.example).shape[1:],
-    options={"features": network.hidden} if network.hidden else {},
+    options=options,
     conv=settings.conv,
     compute_dtype=settings.compute_dtype,
     granularity=settings.granularity,
@@ -272,13 +289,16 @@ def _assign_by_budget(
 
 
 def build_population(
-  settings: Settings, assignment: client_types_lib.Assignment | None = None
+  settings: Settings,
+  assignment: client_types_lib.Assignment | None = None,
+  own_steps: np.ndarray | None = None,
 ) -> Population:
   """What each client brings: precision, step sizes, and when it takes part.
 
   Args:
     settings: all settings, with `steps` as they follow from epochs and budget.
     assignment: which type each client is of; `bits` in turn if None.
+    own_steps: the local steps of each client that trains; `steps` if None.
 
   Raises:
     ValueError: a participation trace that cannot be read.
@@ -303,7 +323,7 @@ def build_population(
       strength=per_client((settings.strength,)),
     ),
     shared_learning_rate=jnp.float32(settings.shared_learning_rate),
-    participation=_build_participation(settings),
+    participation=_build_participation(settings, own_steps),
     values=swept.values_of(settings),
     rounds=_rounds(settings),
   )
@@ -316,7 +336,7 @@ def _rounds(settings: Settings) -> jax.Array | None:
   return jnp.float32(settings.anneal_rounds or settings.rounds)
 
 
-def _build_participation(settings: Settings) -> Participation:
+def _build_participation(settings, own_steps) -> Participation:
   def chance(value):
     return chances.make(value) if value else None
 
@@ -333,6 +353,7 @@ def _build_participation(settings: Settings) -> Participation:
     trace=trace,
     dropout=chance(settings.dropout),
     stragglers=chance(settings.stragglers),
+    own_steps=None if own_steps is None else jnp.asarray(own_steps, jnp.int32),
     count=settings.clients_per_round or None,
     steps=settings.steps,
   )

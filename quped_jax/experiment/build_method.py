@@ -31,6 +31,8 @@ class BuiltMethod(NamedTuple):
     method: the method, with its wrappers.
     training: how clients train.
     settings: all settings, with `steps` as they follow from epochs and budget.
+    own_steps: how many of them each client takes, `[clients]`; None if each
+      takes all.
     of_values: `(values, most levels) -> Made`, all of this with other values
       of the settings, see `swept`, which may be traced; for clients that have
       no more levels than that, or for all if it is None.
@@ -39,6 +41,7 @@ class BuiltMethod(NamedTuple):
   method: api.FederatedMethod
   training: Training
   settings: Settings
+  own_steps: np.ndarray | None
   of_values: Callable[[Mapping[str, Any], int | None], "Made"]
 
   def for_levels(self, most: int) -> api.FederatedMethod:
@@ -89,24 +92,34 @@ def build_method(
     ValueError: settings that do not fit the method or each other.
   """
   _check_statistics(settings, federation, models)
-  settings = _with_epochs(settings, federation)
+  settings, own_steps = _with_epochs(settings, federation)
+  uneven = own_steps is not None
   entry = methods.get_method(settings.method)
 
   def make(settings: Settings, options: Any, most_levels: int | None = None):
-    training = make_training(settings, bits, most_levels, loss)
+    training = make_training(settings, bits, most_levels, loss, uneven)
     return entry.build(models, training, options, federation), training
+
+  def gradients(steps: int) -> float:
+    tried = dataclasses.replace(settings, steps=steps)
+    return _gradients(settings, make(tried, settings.options())[0])
 
   steps = settings.steps
   if settings.budget == "gradients" and steps > 1:
-
-    def gradients(steps: int) -> float:
-      tried = dataclasses.replace(settings, steps=steps)
-      return _gradients(settings, make(tried, settings.options())[0])
-
-    allowed = steps * make_training(settings, bits).gradients_per_step
-    steps = affordable_steps(gradients, steps, allowed)
+    each = make_training(settings, bits).gradients_per_step
+    if own_steps is None:
+      steps = affordable_steps(gradients, steps, steps * each)
+    else:
+      by_steps = _line(gradients, steps)
+      own_steps = np.array(
+        [affordable_steps(by_steps, n, n * each) for n in own_steps.tolist()]
+      )
+      steps = int(own_steps.max())
   settings = _with_steps(settings, steps, f"budget={settings.budget!r}")
   method, training = make(settings, settings.options())
+  if own_steps is not None and method.gradients is not None:
+    mean = _line(gradients, steps)(float(own_steps.mean()))
+    method = method.replace(gradients=mean)
   if settings.finetune_at and method.begin_finetune is None:
     raise ValueError(
       f"finetune_at={settings.finetune_at}: must be 0 with "
@@ -124,7 +137,9 @@ def build_method(
     method, training = make(given, options, most_levels)
     return Made(wrapped(given, method), training, make_schedule(given))
 
-  return BuiltMethod(wrapped(settings, method), training, settings, of_values)
+  return BuiltMethod(
+    wrapped(settings, method), training, settings, own_steps, of_values
+  )
 
 
 def build_guarantee(settings: Settings) -> dict[str, Any] | None:
@@ -170,6 +185,14 @@ def affordable_steps(
   return max(steps - math.ceil((most - allowed) / each), 1)
 
 
+def _line(
+  gradients: Callable[[int], float], steps: int
+) -> Callable[[float], float]:
+  """Gradients of any number of local steps, with which they grow linearly."""
+  some, more = gradients(steps), gradients(steps + 1)
+  return lambda n: some + (n - steps) * (more - some)
+
+
 def _gradients(settings: Settings, method: api.FederatedMethod) -> float:
   """Gradient evaluations in a round, for a budget of them."""
   if method.gradients is None:
@@ -181,13 +204,23 @@ def _gradients(settings: Settings, method: api.FederatedMethod) -> float:
   return method.gradients
 
 
-def _with_epochs(settings: Settings, federation: Federation) -> Settings:
-  """The settings with the local steps that `epochs` amount to."""
+def _with_epochs(
+  settings: Settings, federation: Federation
+) -> tuple[Settings, np.ndarray | None]:
+  """The local steps that `epochs` amount to.
+
+  Returns:
+    The settings, whose `steps` are the most of any client; and those of each
+    client, `[clients]`, or None if all take as many.
+  """
   if not settings.epochs:
-    return settings
-  average = np.mean(np.asarray(federation.train.count))
-  steps = settings.epochs * max(int(average) // settings.batch_size, 1)
-  return _with_steps(settings, steps, f"epochs={settings.epochs}")
+    return settings, None
+  counts = np.asarray(federation.train.count, np.int64)
+  if settings.epochs_of == "average":
+    counts = np.mean(counts, keepdims=True).astype(np.int64)
+  own = settings.epochs * np.maximum(counts // settings.batch_size, 1)
+  most = _with_steps(settings, int(own.max()), f"epochs={settings.epochs}")
+  return most, own if settings.epochs_of == "each" else None
 
 
 def _with_steps(settings: Settings, steps: int, why: str) -> Settings:
@@ -204,7 +237,9 @@ def _with_steps(settings: Settings, steps: int, why: str) -> Settings:
       f"stragglers={settings.stragglers}: must be 0 where {why} leaves 1 local "
       "step, of which nobody can take fewer"
     )
-  return dataclasses.replace(settings, steps=steps, epochs=0)
+  return dataclasses.replace(
+    settings, steps=steps, epochs=0, epochs_of="average"
+  )
 
 
 def _check_statistics(

@@ -21,8 +21,8 @@ ONLY_COHORT = "clients"
 
 _FULL_BYTES = 4  # A float32.
 
-# A network by name, and for an "mlp" perhaps widths: "mlp(64,64)". Numbers have
-# up to nine digits, so that an int32 holds them.
+# A network by name, perhaps with widths: "mlp(64,64)", "cnn1(8,16,64)". Numbers
+# have up to nine digits, so that an int32 holds them.
 _WIDTHS = r"\s*[1-9]\d{0,8}\s*(?:,\s*[1-9]\d{0,8}\s*)*"
 _NETWORK = rf"([A-Za-z_][\w-]*)\s*(?:\(({_WIDTHS})\))?"
 _CLIENT_TYPE = re.compile(rf"(\d{{1,9}})\s*\*\s*{_NETWORK}\s*@\s*(\d{{1,9}})")
@@ -34,7 +34,7 @@ class Network(NamedTuple):
 
   Attributes:
     model: its name, see `quped_jax.models.create_model`.
-    hidden: widths of the hidden layers of "mlp".
+    hidden: widths of its hidden layers, see `quped_jax.models.width_options`.
   """
 
   model: str

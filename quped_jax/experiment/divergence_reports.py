@@ -19,6 +19,8 @@ _SERVER_RATES = (
 )
 # Of some methods, under names that are no step sizes elsewhere.
 _MORE_SERVER_RATES = {"pfedme": ("beta",)}
+# Whose clients train a downloaded model beside their own.
+_BESIDE = ("apfl", "ditto", "fedkd", "fml", "quped", "qupel")
 
 
 class DivergenceError(RuntimeError):
@@ -123,6 +125,12 @@ def _advice(settings: Settings, state: SimulationState) -> str:
       f"before that a step of the server was {times} times as long as any "
       "message and as what it moved; "
       f"a smaller {_server_rates(settings)} may help"
+    )
+  if settings.method in _BESIDE:
+    return (
+      "a smaller learning_rate or shared_learning_rate may help "
+      f"(learning_rate={settings.learning_rate}, shared_learning_rate="
+      f"{settings.shared_learning_rate})"
     )
   return (
     f"a smaller learning_rate may help (learning_rate={settings.learning_rate})"

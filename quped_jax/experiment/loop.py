@@ -214,10 +214,14 @@ def _record(
       for name, values in table.items()
     },
     **{
-      f"{measure}/{split}/{name}": summary.mean(values.clients)
+      key: value
       for split, table in found.measures.items()
       for measure, variants in table.items()
       for name, values in variants.items()
+      for key, value in (
+        (f"{measure}/{split}/{name}", summary.mean(values.clients)),
+        (f"{measure}/{split}/{name}/pooled", values.pooled),
+      )
     },
   }
   if not record["participants"] + record["diverged"]:

@@ -102,7 +102,9 @@ def make_parts(
     assigned=clients.assignment.bits[: settings.clients].tolist(),
     loss=own.loss,
   )
-  population = build_population(built.settings, clients.assignment)
+  population = build_population(
+    built.settings, clients.assignment, built.own_steps
+  )
   return Parts(federation, clients, built, population, privacy, own)
 
 

@@ -87,6 +87,7 @@ def client_rows(
   client_types, sizes = made.assignment.client_types, made.model_bytes()
   several = len(made.models.clients) > 1
   groups = made.federation.groups
+  own_steps = made.population.participation.own_steps
 
   def row(i: int) -> dict[str, Any]:
     client_type = client_types[made.assignment.of_client[i]]
@@ -97,6 +98,7 @@ def client_rows(
       "model_bytes": int(sizes[i]),
       "train_samples": int(train[i]),
       "test_samples": int(test[i]),
+      **({} if own_steps is None else {"steps": int(own_steps[i])}),
       **({} if groups is None else {"groups": list(groups[i])}),
       **{name: float(values[i]) for name, values in scores.items()},
       **{

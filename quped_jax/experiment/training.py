@@ -31,6 +31,7 @@ def make_training(
   bits: Sequence[int] | None = None,
   most_levels: int | None = None,
   loss: Loss | None = None,
+  uneven: bool = False,
 ) -> Training:
   """How clients train.
 
@@ -40,6 +41,7 @@ def make_training(
     most_levels: how many levels the clients that train have at most, if not all
       of them do.
     loss: a user's own; None for the one that the settings name.
+    uneven: whether clients take steps of their own, `steps` at most.
   """
   bits = settings.turns if bits is None else bits
   quantized = min(bits) < codebook_lib.FULL_PRECISION
@@ -63,6 +65,7 @@ def make_training(
     classes=chosen.classes,
     smoothed=chosen.smoothed,
     momentum=_momentum(settings),
+    uneven=uneven,
   )
 
 

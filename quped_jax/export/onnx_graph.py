@@ -149,12 +149,17 @@ class Graph:
     return Value(self._node("Add", y, layer["bias"].name))
 
   def conv(
-    self, x: Value, layer: Mapping[str, Weight], stride: int = 1
+    self,
+    x: Value,
+    layer: Mapping[str, Weight],
+    stride: int = 1,
+    padded: bool = True,
   ) -> Value:
     kernel = layer["kernel"]
     name = self._node("Transpose", kernel.name, perm=[3, 2, 0, 1])
     inputs = [x.name, name, *(w.name for w in [layer.get("bias")] if w)]
-    padding, strides = [kernel.shape[0] // 2] * 4, [stride, stride]
+    padding = [kernel.shape[0] // 2 if padded else 0] * 4
+    strides = [stride, stride]
     return Value(
       self._node("Conv", *inputs, pads=padding, strides=strides), True
     )

@@ -86,14 +86,15 @@ def forward(
 
 def _layered(ops, options, params, stats, x):
   """The features of a multilayer perceptron or a CNN."""
-  del options, stats  # Its parameters say all.
+  del stats
+  padded = options.get("padding", "same") == "same"
   names = (f"hidden_{i}" if i else "first" for i in range(len(params)))
   for index, name in enumerate(names):
     if name not in params:
       break
     layer = params[name]
     if layer["kernel"].ndim == 4:
-      x = ops.conv(x if index else ops.images(x), layer)
+      x = ops.conv(x if index else ops.images(x), layer, padded=padded)
       x = ops.relu(ops.pool(x) if index < _POOLED else x)
     else:
       x = ops.relu(ops.dense(ops.flatten(x), layer))
@@ -162,11 +163,11 @@ class Operations:
   def dense(self, x, layer):
     return x @ layer["kernel"] + layer["bias"]
 
-  def conv(self, x, layer, stride=1):
-    """Convolves with windows of odd size, padded so that they are centred."""
+  def conv(self, x, layer, stride=1, padded=True):
+    """Convolves with windows of odd size, perhaps padded to be centred."""
     kernel = layer["kernel"]
     size, _, channels, features = kernel.shape
-    pad = (size // 2, size // 2)
+    pad = (size // 2, size // 2) if padded else (0, 0)
     x = np.pad(x, ((0, 0), pad, pad, (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))
     windows = windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)

@@ -26,7 +26,9 @@ from quped_jax.models import Model
 WEIGHTINGS = ("uniform", "samples")
 
 
-def traced(default: float, *, off_at_zero: bool = False) -> float:
+def traced(
+  default: float, *, off_at_zero: bool = False, later: bool = False
+) -> float:
   """A number among a method's options that compiled programs take as data.
 
   Then runs with different values run the same program. `make` may be given such
@@ -37,11 +39,13 @@ def traced(default: float, *, off_at_zero: bool = False) -> float:
     default: its value if nothing is said.
     off_at_zero: whether `make` asks if the option is zero, which turns
       something off: with zero it is part of the program.
+    later: whether there are records of runs from before the option: its default
+      is what they did.
 
   Returns:
     A dataclass field; declared as what type checkers take for its value.
   """
-  metadata = {"traced": True, "off_at_zero": off_at_zero}
+  metadata = {"traced": True, "off_at_zero": off_at_zero, "later": later}
   field: Any = dataclasses.field(default=default, metadata=metadata)
   return field
 

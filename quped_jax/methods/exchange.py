@@ -73,6 +73,8 @@ class Context(NamedTuple):
       None if all count.
     public: the PublicSet, known to the server and all clients; None without
       one.
+    own_steps: int32 `[]`, how many local steps a round of the client has if it
+      is no straggler; None if it has `Training.steps`, as all others.
   """
 
   round: Any
@@ -83,6 +85,7 @@ class Context(NamedTuple):
   shared_learning_rate: Any
   num_steps: Any = None
   public: Any = None
+  own_steps: Any = None
 
 
 class ClientResult(NamedTuple):

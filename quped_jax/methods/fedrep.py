@@ -21,6 +21,7 @@ References:
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from quped_jax import checks, random_keys
 from quped_jax.methods import api
@@ -41,7 +42,8 @@ class FedrepOptions:
 
   Attributes:
     head_steps: how many of the local steps train the head; must be fewer than
-      all, since the rest train the body. 0 for half of them.
+      all, since the rest train the body. 0 for half of them, of each client's
+      own if they differ.
     weighting: weights of the clients in the mean: "uniform" or by "samples".
   """
 
@@ -54,6 +56,11 @@ class FedrepOptions:
 
 
 def _head_steps(training: Training, options: FedrepOptions) -> int:
+  if options.head_steps and training.uneven:
+    raise ValueError(
+      f"fedrep.head_steps={options.head_steps}: must be 0, for half of each "
+      "client's steps, with epochs_of='each', by which some may have fewer"
+    )
   if training.steps == 1:
     raise ValueError(
       "steps=1: must be at least 2 with method='fedrep', which trains head and "
@@ -92,11 +99,16 @@ def make_fedrep(
   head_steps = _head_steps(training, options)
 
   def train(learner, data, context):
+    steps, on_head = context.num_steps, head_steps
+    if context.own_steps is not None:
+      on_head = context.own_steps // 2
+      steps = jnp.minimum(steps, on_head)
+    sooner = context._replace(num_steps=steps)
     learner, first = local_steps.run(
       adapt.step_of(training, models.shared, context, "head"),
       learner,
       data,
-      context,
+      sooner,
       training,
       steps=head_steps,
     )
@@ -104,19 +116,22 @@ def make_fedrep(
     stats = learner.quantized_stats
     learner = averaging.resume(training, model, averaging.keep(learner))
     learner = learner._replace(quantized_stats=stats)
-    left = context.num_steps
+    steps = context.num_steps
+    later = context._replace(
+      key=jax.random.fold_in(context.key, random_keys.FEDREP_BODY),
+      num_steps=None if steps is None else steps - on_head,
+    )
     learner, second = local_steps.run(
       adapt.step_of(training, models.shared, context, "body"),
       learner,
       data,
-      context._replace(
-        key=jax.random.fold_in(context.key, random_keys.FEDREP_BODY),
-        num_steps=None if left is None else left - head_steps,
-      ),
+      later,
       training,
       steps=training.steps - head_steps,
     )
-    share = head_steps / training.steps
+    taken = local_steps.taken(sooner, head_steps)
+    rest = local_steps.taken(later, training.steps - head_steps)
+    share = taken / (taken + rest)
     return learner, jax.tree.map(
       lambda a, b: share * a + (1 - share) * b, first, second
     )

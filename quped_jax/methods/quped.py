@@ -40,6 +40,7 @@ from quped_jax.methods.blocks import (
 from quped_jax.methods.blocks.training import Training
 from quped_jax.models import training_pass
 from quped_jax.quantization import views as views_lib
+from quped_jax.quantization.codebook import is_traced
 
 GLOBAL_LOSSES = ("distill", "distill+labels")
 
@@ -57,6 +58,9 @@ class QupedOptions:
     global_loss: loss of w_i: "distill" (the paper), or "distill+labels", which
       adds the loss on labels with weight 1.
     weighting: weights of the clients in the mean: "uniform" or by "samples".
+    blend: how far a client's own weights move towards the received global
+      model before each round: 0 (the paper) not at all, 1 all the way. Levels
+      stay, and so do clients whose network is not the global model's.
   """
 
   lambda_p: float = api.traced(0.5)
@@ -64,6 +68,7 @@ class QupedOptions:
   temperature_on: str = "both"
   global_loss: str = "distill"
   weighting: str = "uniform"
+  blend: float = api.traced(0.0, off_at_zero=True, later=True)
 
   def __post_init__(self):
     checks.unit_interval("quped.lambda_p", self.lambda_p)
@@ -73,6 +78,7 @@ class QupedOptions:
     )
     checks.choice("quped.global_loss", self.global_loss, GLOBAL_LOSSES)
     checks.choice("quped.weighting", self.weighting, api.WEIGHTINGS)
+    checks.unit_interval("quped.blend", self.blend)
 
 
 def make_quped(
@@ -86,8 +92,17 @@ def make_quped(
     models: the networks of the global model and of each cohort.
     training: how clients train.
     options: the method's own settings.
+
+  Raises:
+    ValueError: `blend` where no client has the global model's network.
   """
   share = options.lambda_p
+  blends = is_traced(options.blend) or options.blend
+  if blends and models.shared not in models.clients.values():
+    raise ValueError(
+      "quped.blend: must be 0 where no client has the network of the global "
+      f"model, {models.shared.name!r}"
+    )
   from_labels = options.global_loss == "distill+labels"
   divergence = functools.partial(
     training.divergence,
@@ -97,6 +112,8 @@ def make_quped(
 
   def client_update(download, client, data, context, cohort):
     model = models.clients[cohort]
+    if blends and model is models.shared:
+      client = personal.toward(client, download, options.blend)
 
     def step(carry, batch):
       learner, shared, opt_state = carry

@@ -10,7 +10,7 @@ from quped_jax.models.base import (
   pass_keys,
   training_pass,
 )
-from quped_jax.models.cnn import CNN
+from quped_jax.models.cnn import CNN, PADDINGS
 from quped_jax.models.conv import (
   adaptive_conv,
   canonical_conv,
@@ -35,6 +35,8 @@ from quped_jax.models.registry import (
   register_model,
   takes_dtype,
   takes_images,
+  takes_padding,
+  width_options,
 )
 from quped_jax.models.resnet import ResNet
 from quped_jax.models.stacked import create_named, stack
@@ -42,6 +44,7 @@ from quped_jax.models.transformer import Transformer
 
 __all__ = [
   "COMPUTE_DTYPES",
+  "PADDINGS",
   "Block",
   "adaptive_conv",
   "canonical_conv",
@@ -72,5 +75,7 @@ __all__ = [
   "stack",
   "takes_dtype",
   "takes_images",
+  "takes_padding",
   "training_pass",
+  "width_options",
 ]

@@ -21,6 +21,11 @@ from quped_jax.models.mlp import layer_name, logits
 from quped_jax.models.pool import max_pool_2x2
 
 _POOLED = 2  # Convolutions that are followed by pooling.
+_WINDOW = 5  # Their height and width.
+
+# How images are padded before a convolution: so that they keep their size, or
+# not at all.
+PADDINGS = ("same", "valid")
 
 
 class CNN(nn.Module):
@@ -36,6 +41,7 @@ class CNN(nn.Module):
     dense_features: widths of the dense layers before the last.
     conv: function with the arguments of `jax.lax.conv_general_dilated`.
     dtype: type of the computation; None for that of parameters and inputs.
+    padding: of the convolutions, one of PADDINGS.
   """
 
   num_classes: int
@@ -43,6 +49,7 @@ class CNN(nn.Module):
   dense_features: tuple[int, ...] = (512,)
   conv: Callable[..., jax.Array] = lax.conv_general_dilated
   dtype: Any = None
+  padding: str = "same"
 
   @property
   def block_layers(self) -> dict[str, tuple[str, ...]]:
@@ -58,17 +65,34 @@ class CNN(nn.Module):
     only: tuple[str, ...] | None = None,
   ) -> jax.Array:
     """Maps `[batch, height, width, channels]` to `[batch, num_classes]`."""
-    outputs = check_images(inputs) if only is None else jnp.asarray(inputs)
+    outputs = jnp.asarray(inputs)
+    if only is None:
+      self._check_size(*check_images(inputs).shape[1:3])
     for index, name in enumerate(self.block_layers):
       if only is None or name in only:
         outputs = self._layer(name, index, outputs)
     return outputs
 
+  def _check_size(self, height: int, width: int) -> None:
+    """Raises a ValueError if images are too small not to be padded."""
+    if self.padding == "same":
+      return  # Pooling says so itself.
+    least = 1
+    for index in reversed(range(len(self.conv_features))):
+      least = least * (2 if index < _POOLED else 1) + _WINDOW - 1
+    if min(height, width) < least:
+      raise ValueError(
+        f"padding={self.padding!r}: must be 'same' for images of {height} x "
+        f"{width}; {len(self.conv_features)} convolutions of {_WINDOW} x "
+        f"{_WINDOW} without padding take those of {least} x {least} at least"
+      )
+
   def _layer(self, name: str, index: int, outputs: jax.Array) -> jax.Array:
     if index < len(self.conv_features):
       outputs = nn.Conv(
         self.conv_features[index],
-        (5, 5),
+        (_WINDOW, _WINDOW),
+        padding=self.padding.upper(),
         dtype=self.dtype,
         conv_general_dilated=self.conv,
         name=name,

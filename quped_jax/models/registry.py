@@ -9,7 +9,7 @@ from typing import Any
 from quped_jax import checks
 from quped_jax.models import given
 from quped_jax.models.base import Model
-from quped_jax.models.cnn import CNN
+from quped_jax.models.cnn import CNN, PADDINGS
 from quped_jax.models.conv import (
   resolve_conv,
 )
@@ -27,6 +27,9 @@ _RELU = ("relu",)
 _GREY_WIDTHS = ((32, 64), (512,))
 _COLOUR_WIDTHS = ((64, 64), (384, 192))
 
+# By network, how many convolutions come before its dense layers.
+_CONVOLUTIONS = {"mlp": 0, "cnn1": 2, "cnn2": 4}
+
 
 def _mlp(
   num_classes: int,
@@ -42,7 +45,7 @@ def _mlp(
   return from_linen(module, "mlp", activations=_RELU)
 
 
-def _cnn(name: str, extra_convs: int) -> Callable[..., Model]:
+def _cnn(name: str) -> Callable[..., Model]:
   def factory(
     num_classes: int,
     *,
@@ -50,21 +53,24 @@ def _cnn(name: str, extra_convs: int) -> Callable[..., Model]:
     conv: str,
     conv_features: tuple[int, ...] | None = None,
     dense_features: tuple[int, ...] | None = None,
+    padding: str = "same",
     dtype: Any = None,
   ) -> Model:
     convs, dense = _COLOUR_WIDTHS if image_channels == 3 else _GREY_WIDTHS
     if conv_features is None:
-      conv_features = convs + (64,) * extra_convs
+      conv_features = convs + (64,) * (_CONVOLUTIONS[name] - len(convs))
     if dense_features is None:
       dense_features = dense
     _check_widths("conv_features", conv_features)
     _check_widths("dense_features", dense_features)
+    checks.choice("padding", padding, PADDINGS)
     module = CNN(
       num_classes,
       tuple(conv_features),
       tuple(dense_features),
       resolve_conv(conv),
       dtype,
+      padding,
     )
     return from_linen(module, name, activations=_RELU)
 
@@ -111,8 +117,8 @@ def _check_widths(field: str, widths: tuple[int, ...]) -> None:
 
 _BUILT_IN: dict[str, Callable[..., Model]] = {
   "mlp": _mlp,
-  "cnn1": _cnn("cnn1", extra_convs=0),
-  "cnn2": _cnn("cnn2", extra_convs=2),
+  "cnn1": _cnn("cnn1"),
+  "cnn2": _cnn("cnn2"),
   "resnet8": _resnet("resnet8", blocks=1),
   "resnet20": _resnet("resnet20", blocks=3),
   "resnet32": _resnet("resnet32", blocks=5),
@@ -175,6 +181,46 @@ def is_built_in(name: str) -> bool:
   return name in _BUILT_IN
 
 
+def takes_padding(name: str) -> bool:
+  """Whether a model's convolutions can do without padding."""
+  return bool(_CONVOLUTIONS.get(name))
+
+
+def width_options(
+  name: str, widths: tuple[int, ...], given: str = ""
+) -> dict[str, Any]:
+  """The options of `create_model` by which hidden layers have these widths.
+
+  Args:
+    name: of the network.
+    widths: of its hidden layers in forward order, the convolutions first; ()
+      for their default.
+    given: how they were given, for errors, such as "hidden=(8,)".
+
+  Raises:
+    ValueError: a network whose widths cannot be chosen, or fewer of them than
+      it has convolutions.
+  """
+  if not widths:
+    return {}
+  given = given or f"widths={widths}"
+  if name not in _CONVOLUTIONS:
+    raise ValueError(
+      f"{given}: must have no widths with the network {name!r}; only "
+      f"{', '.join(_CONVOLUTIONS)} take them"
+    )
+  convs = _CONVOLUTIONS[name]
+  if not convs:
+    return {"features": widths}
+  if len(widths) < convs:
+    raise ValueError(
+      f"{given}: must have at least {convs} widths with the network {name!r}, "
+      "one for each of its convolutions, then those of dense layers; or none, "
+      "for its default"
+    )
+  return {"conv_features": widths[:convs], "dense_features": widths[convs:]}
+
+
 def get_factory(name: str) -> Callable[..., Model]:
   """Returns the factory of the models of this name.
 
@@ -217,8 +263,9 @@ def create_model(
     **options: `dtype` of the computation (parameters are float32 in any case;
       None, the default, computes in the type of the parameters and inputs);
       `features` of `"mlp"`; `conv_features` and `dense_features` of the CNNs,
-      which override the widths chosen by `image_channels`; `width`, `blocks`
-      and `heads` of `"transformer"`.
+      which override the widths chosen by `image_channels`, and their `padding`,
+      "same" (the default) or "valid"; `width`, `blocks` and `heads` of
+      `"transformer"`.
 
   Returns:
     The model, whose parameters at paths such as `"hidden_1/kernel"` are

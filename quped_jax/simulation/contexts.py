@@ -24,7 +24,7 @@ def of_client(
   population: Population,
   client_id: Any,
 ) -> api.Context:
-  """What a client knows when a round begins, except its number of steps.
+  """What a client knows when a round begins, except its numbers of steps.
 
   Args:
     schedule: of the rates.

@@ -268,6 +268,9 @@ class Evaluation:
       population,
       client_id,
     )
+    context = context._replace(
+      own_steps=population.participation.steps_of(client_id)
+    )
     data = federation.client(client_id)
     variants = engine.method.variants(
       state.server, client, data, context, cohort

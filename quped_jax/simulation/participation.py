@@ -61,16 +61,20 @@ class Participation:
       complete the round: it keeps its state and sends nothing, as if it had
       been absent. None for 0.
     stragglers: Chance of arrays `[]`, the probability that a participant takes
-      fewer local steps than the others: 1 to `steps - 1`, all equally likely.
-      None for 0.
+      fewer local steps than it has, from 1 to one less, all equally likely.
+      None for 0. A client of one step takes it.
     count: how many clients are drawn, uniformly, static.
-    steps: the local steps of a client that does not straggle, static.
+    own_steps: int32 `[clients]`, the local steps of each client when it does
+      not straggle; None if each has as many.
+    steps: the local steps of a client that does not straggle, static; the most
+      of them, if clients have their own.
   """
 
   probability: Chance | None = None
   trace: Trace | None = None
   dropout: Chance | None = None
   stragglers: Chance | None = None
+  own_steps: jax.Array | None = None
   count: int | None = dataclasses.field(default=None, metadata={"static": True})
   steps: int = dataclasses.field(default=1, metadata={"static": True})
 
@@ -124,19 +128,27 @@ class Participation:
       present &= ~chances.happens(key, dropout)
     return present
 
-  def num_steps(self, client_key: jax.Array) -> jax.Array | None:
+  def steps_of(self, client_id: Any) -> jax.Array | None:
+    """How many local steps a client has, int32 `[]`; None for `steps`."""
+    return None if self.own_steps is None else self.own_steps[client_id]
+
+  def num_steps(
+    self, client_key: jax.Array, own_steps: Any = None
+  ) -> jax.Array | None:
     """How many local steps a participant takes, int32 `[]`; None for all.
 
     Args:
       client_key: the client's key of the round.
+      own_steps: how many it has, see `steps_of`.
     """
     if self.stragglers is None:
-      return None
+      return own_steps
+    steps = self.steps if own_steps is None else own_steps
     key = jax.random.fold_in(client_key, random_keys.STRAGGLER)
     chance_key, steps_key = jax.random.split(key)
     slow = chances.happens(chance_key, self.stragglers)
-    fewer = jax.random.randint(steps_key, (), 1, max(self.steps, 2))
-    return jnp.where(slow, fewer, self.steps).astype(jnp.int32)
+    fewer = jax.random.randint(steps_key, (), 1, jnp.maximum(steps, 2))
+    return jnp.where(slow, fewer, steps).astype(jnp.int32)
 
 
 def load_trace(path: str | os.PathLike, num_clients: int, rounds: int) -> Trace:

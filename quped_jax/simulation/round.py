@@ -152,14 +152,19 @@ class Engine:
     context = contexts.of_client(
       schedule, state.round, key, federation, population, client_id
     )
-    num_steps = population.participation.num_steps(context.key)
+    participation = population.participation
+    own_steps = participation.steps_of(client_id)
+    context = context._replace(
+      own_steps=own_steps,
+      num_steps=participation.num_steps(context.key, own_steps),
+    )
     about = contexts.about_client(state, federation, population, client_id)
     download = method.broadcast(state.server, about, cohort)
     return download, method.client_update(
       download,
       client,
       federation.client(client_id),
-      context._replace(num_steps=num_steps),
+      context,
       cohort,
     )
 

@@ -60,7 +60,7 @@ def test_text_becomes_values(words, expected):
     (["--quped=1"], "--quped: must be --quped.OPTION=VALUE, or --method=quped"),
     (["--qupd.mu=1"], "--qupd.mu: must begin with the name of a method; did y"),
     (["--quped.lambda=1"], "--quped.lambda: no such option; must be one of la"),
-    (["--quped.lambda=1"], "weighting; did you mean 'lambda_p'?"),
+    (["--quped.lambda=1"], "blend; did you mean 'lambda_p'?"),
     (["--local.mu=1"], "--local.mu: no such option; must be one of (none)"),
     (["--clients"], "--clients: must have a value, as in --clients=VALUE"),
     (["--clients", "--steps=1"], "--clients: must have a value"),

@@ -6,7 +6,12 @@ import pytest
 
 import quped_jax as qj
 from quped_jax import checks, methods
-from quped_jax.experiment.assemble import assemble
+from quped_jax.experiment.assemble import (
+  assemble,
+  assemble_parts,
+  programs_of,
+)
+from quped_jax.experiment.parts import make_parts
 from quped_jax.methods.blocks import averaging, partial, requirements
 from tests import tiny
 
@@ -163,6 +168,22 @@ def test_settings_and_federation_are_what_makes_them_makes():
     qj.run({"clients": 3})  # pyright: ignore[reportArgumentType]
   with pytest.raises(ValueError, match="^federation: must be a Federation"):
     qj.build(qj.Settings(), federation=data)  # pyright: ignore
+
+
+def test_runs_of_the_same_programs_count_their_own_gradients():
+  settings = tiny.make_settings(
+    "local", 3, epochs=1, epochs_of="each", batch_size=4, bits=(32,)
+  )
+  # As many samples in all, and as many of the largest client.
+  federations = [
+    tiny.make_federation(counts) for counts in ((8, 16, 20), (9, 15, 20))
+  ]
+  parts = [make_parts(settings, federation=x) for x in federations]
+  first = assemble_parts(parts[0], others=federations[1:])
+  assert first.simulation.gradients == (2 + 4 + 5) / 3
+  second = programs_of(first)(parts[1], None)
+  assert second.simulation.gradients == (2 + 3 + 5) / 3
+  assert second.simulation.program is first.simulation.program
 
 
 def test_widths_are_of_a_perceptron():

@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from quped_jax.experiment.build_clients import (
   build_clients,
   build_population,
   check_networks,
+  describe,
 )
 from tests import tiny
 
@@ -41,6 +43,102 @@ def test_clients_of_several_networks_are_cohorts_by_their_names():
   assert not full.is_quantized("hidden_1/kernel")
 
 
+PICTURES = qj.from_arrays(np.ones((40, 8, 8, 1)), np.arange(40) % 4)
+IMAGES = qj.make_federation(PICTURES, qj.partition(PICTURES, "iid", 5))
+
+
+@pytest.mark.parametrize(
+  ("changes", "widths"),
+  [
+    ({"model": "cnn1", "hidden": (2, 3, 4)}, {"clients": (2, 3, 4)}),
+    ({"model": "cnn1", "hidden": (2, 3)}, {"clients": (2, 3)}),
+    (
+      {"client_types": "2*cnn1(2,3,4,5)@1, 3*cnn2(1,2,3,4,5)@32"},
+      {"cnn1(2,3,4,5)": (2, 3, 4, 5), "cnn2(1,2,3,4,5)": (1, 2, 3, 4, 5)},
+    ),
+    (
+      {"budget_bytes": (10**6,), "candidates": "cnn1(2,3,4), cnn1(1,2,3)"},
+      {"clients": (2, 3, 4)},
+    ),
+  ],
+)
+def test_widths_of_a_cnn_are_those_of_its_layers_in_order(changes, widths):
+  found = build_clients(settings(**changes), IMAGES).models.clients
+  shapes = {
+    name: jax.eval_shape(x.init, jax.random.key(0), np.zeros((1, 8, 8, 1)))[0]
+    for name, x in found.items()
+  }
+  assert {
+    name: tuple(
+      params[layer]["kernel"].shape[-1] for layer in layers_of(params)
+    )
+    for name, params in shapes.items()
+  } == widths
+
+
+def layers_of(params):
+  """The names of hidden layers, in forward order."""
+  return ["first", *(f"hidden_{i}" for i in range(1, len(params) - 1))]
+
+
+def test_a_global_cnn_has_widths_of_its_own():
+  given = settings(shared_model="cnn1", shared_hidden=(2, 3, 4))
+  shared = build_clients(given, IMAGES).models.shared
+  params, _ = shared.init(jax.random.key(0), np.zeros((1, 8, 8, 1)))
+  assert params["hidden_2"]["kernel"].shape == (2 * 2 * 3, 4)
+
+
+LARGER = qj.from_arrays(np.ones((40, 16, 16, 1)), np.arange(40) % 4)
+LARGER_IMAGES = qj.make_federation(LARGER, qj.partition(LARGER, "iid", 5))
+
+
+def test_in_a_mixture_padding_is_that_of_the_cnns():
+  given = settings(client_types="2*cnn1(2,3,4)@1, 3*mlp(4,4)@32")
+  for padding, size, more in (
+    ("same", 4, {}),
+    ("valid", 1, {"padding": "valid"}),
+  ):
+    made = dataclasses.replace(given, padding=padding)
+    cnn, mlp = (describe(made, LARGER_IMAGES, x) for x in made.networks())
+    params, _ = cnn.create().init(jax.random.key(0), np.zeros((1, 16, 16, 1)))
+    assert params["hidden_2"]["kernel"].shape == (size * size * 3, 4)
+    widths = {"conv_features": (2, 3), "dense_features": (4,)}
+    assert cnn.options == {**widths, **more}
+    assert mlp.options == {"features": (4, 4)}
+
+
+def test_padding_may_be_that_of_the_global_network_alone():
+  given = settings(
+    shared_model="cnn1", shared_hidden=(2, 3, 4), padding="valid"
+  )
+  shared = build_clients(given, LARGER_IMAGES).models.shared
+  params, _ = shared.init(jax.random.key(0), np.zeros((1, 16, 16, 1)))
+  assert params["hidden_2"]["kernel"].shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+  ("changes", "model", "message"),
+  [
+    ({}, None, r"must be 'same' with mlp\(8,8\); only cnn1 and cnn2 take ano"),
+    (
+      {"model": "resnet8", "hidden": (), "shared_model": "mlp"},
+      None,
+      r"must be 'same' with resnet8, mlp\(64,64\); only cnn1 and cnn2",
+    ),
+    ({}, qj.create_model("cnn1", 4), "must be 'same' with a given model"),
+    (
+      {"model": "cnn1", "hidden": ()},
+      None,
+      "must be 'same' for images of 8 x 8; .* 16 x 16 at least",
+    ),
+  ],
+)
+def test_padding_that_no_network_has_is_an_error(changes, model, message):
+  given = settings(padding="valid", **changes)
+  with pytest.raises(ValueError, match=f"padding='valid': {message}"):
+    build_clients(given, IMAGES, model)
+
+
 def test_a_given_model_is_that_of_all_clients():
   model = qj.create_model("mlp", tiny.CLASSES, features=(4, 4))
   clients = build_clients(settings(), FEDERATION, model)
@@ -54,7 +152,16 @@ def test_a_given_model_is_that_of_all_clients():
     ({"client_types": "5*nope@1"}, "client_types='nope': must be one of"),
     (
       {"client_types": "5*cnn1(8)@1"},
-      r"client_types='cnn1\(8\)': must have no widths",
+      r"client_types='cnn1\(8\)': must have at least 2 widths with the netw",
+    ),
+    (
+      {"candidates": "cnn2(8,8,8)", "budget_bytes": (9,)},
+      r"candidates='cnn2\(8,8,8\)': must have at least 4 widths with the n",
+    ),
+    (
+      {"client_types": "5*resnet8(8)@1"},
+      r"client_types='resnet8\(8\)': must have no widths with the network .re"
+      "snet8'; only mlp, cnn1, cnn2 take them",
     ),
   ],
 )

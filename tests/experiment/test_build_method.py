@@ -136,6 +136,69 @@ def test_epochs_become_steps_of_the_average_client():
   assert built.training.steps == 8
 
 
+UNEVEN = tiny.make_federation((3, 16, 24))
+
+
+def built_of_each(method, **changes):
+  changes = {"epochs": 2, "epochs_of": "each", "batch_size": 4, **changes}
+  settings = tiny.make_settings(method, 3, **changes)
+  clients = build_clients(settings, UNEVEN)
+  return build_method(settings, UNEVEN, clients.models)
+
+
+def test_with_epochs_of_each_the_steps_are_those_of_its_samples():
+  built = built_of_each("local", bits=(2,))
+  # Two epochs of the one batch that three samples make, of 4, and of 6.
+  assert built.own_steps is not None
+  assert built.own_steps.tolist() == [2, 8, 12]
+  assert built.settings.steps == built.training.steps == 12
+  assert (built.settings.epochs, built.settings.epochs_of) == (0, "average")
+  assert built.training.uneven
+  assert built.method.gradients == 3 * np.mean([2, 8, 12])
+
+
+def test_what_does_not_grow_with_the_steps_counts_once_for_each_client():
+  options = {"fedmd": {"digest_steps": 5}}
+  built = built_of_each("fedmd", bits=(32,), method_options=options)
+  assert built.method.gradients == np.mean([2, 8, 12]) + 5
+
+
+@pytest.mark.parametrize("method", ["ditto", "quped", "fedrep", "fedala"])
+def test_a_budget_of_gradients_is_that_of_each_clients_steps(method):
+  built = built_of_each(method, bits=(32,), budget="gradients")
+  own = []
+  for steps in (2, 8, 12):
+    settings = tiny.make_settings(
+      method, 3, bits=(32,), steps=steps, budget="gradients"
+    )
+    clients = build_clients(settings, UNEVEN)
+    alone = build_method(settings, UNEVEN, clients.models)
+    own.append(alone.settings.steps)
+  assert built.own_steps is not None
+  assert built.own_steps.tolist() == own
+  assert built.settings.steps == max(own)
+
+
+def test_heads_take_half_of_each_clients_steps():
+  with pytest.raises(
+    ValueError, match="fedrep.head_steps=1: must be 0, for ha"
+  ):
+    built_of_each("fedrep", method_options={"fedrep": {"head_steps": 1}})
+
+
+def test_a_client_of_a_single_step_is_no_straggler_but_others_are():
+  built = built_of_each("local", epochs=1, stragglers=0.5)
+  assert built.own_steps is not None and built.own_steps.tolist() == [1, 4, 6]
+  message = "stragglers=0.5: must be 0 where epochs=1 leaves 1 local step"
+  with pytest.raises(ValueError, match=message):
+    built_of_each("local", epochs=1, stragglers=0.5, batch_size=16)
+
+
+def test_more_epochs_of_each_than_can_be_drawn_are_an_error():
+  with pytest.raises(ValueError, match="epochs=2147483647: must be fewer"):
+    built_of_each("local", epochs=2**31 - 1)
+
+
 WRAPPERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
   "attack": ({"byzantine_clients": 1}, {"attack_scale": 3.0}),
   "clipping": ({"aggregation": "norm_clipped_mean"}, {"clip_norm": 0.1}),

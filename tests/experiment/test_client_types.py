@@ -14,22 +14,25 @@ from tests import tiny
 from tests.methods import every
 
 MLP, CNN = Network("mlp", (8, 4)), Network("cnn1")
+NARROW = Network("cnn1", (2, 3, 4))
 
 
 def test_client_types_are_read_from_text():
   found, counts = client_types.parse_client_types(
-    "15*cnn1@1, 2 * mlp(8, 4) @32,1*cnn1@2"
+    "15*cnn1@1, 2 * mlp(8, 4) @32,1*cnn1@2,4*cnn1(2,3,4)@2"
   )
-  assert counts == (15, 2, 1)
+  assert counts == (15, 2, 1, 4)
   assert found == (
     ClientType(CNN, 1, 0),
     ClientType(MLP, 32, 1),
     ClientType(CNN, 2, 2),
+    ClientType(NARROW, 2, 3),
   )
   assert [str(client_type) for client_type in found] == [
     "cnn1@1",
     "mlp(8,4)@32",
     "cnn1@2",
+    "cnn1(2,3,4)@2",
   ]
 
 
@@ -89,7 +92,7 @@ def test_settings_that_do_not_fit_are_errors(changes, message):
     ),
     (
       {"client_types": "6*cnn1(8)@1"},
-      r"client_types='cnn1\(8\)': must have no widths",
+      r"client_types='cnn1\(8\)': must have at least 2 widths",
     ),
     (
       {"candidates": "lenet", "budget_bytes": (10**6,)},

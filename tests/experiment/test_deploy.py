@@ -11,8 +11,10 @@ import pytest
 import quped_jax as qj
 from quped_jax.experiment import deploy
 from quped_jax.experiment.assemble import assemble
+from quped_jax.files import numpy_networks, numpy_reader
 from quped_jax.quantization import alternating
 from tests import tiny
+from tests.files.packed_files import assert_close
 
 QUIET = qj.Display(quiet=True)
 CLIENTS = len(tiny.COUNTS)
@@ -139,6 +141,34 @@ def test_statistics_and_levels_by_channel(tmp_path):
   packed = qj.load_packed(tmp_path / "models" / "client_00002.safetensors")
   assert set(packed.stats) == {"BatchNorm_0", "BatchNorm_1"}
   assert packed.info.granularity == "channel"
+
+
+def test_files_of_cnns_say_their_widths_and_padding(tmp_path):
+  images = np.random.default_rng(0).normal(size=(12, 16, 17, 1))
+  data = qj.from_arrays(images, np.arange(12) % 3)
+  federation = qj.make_federation(data, qj.partition(data, "iid", 2))
+  settings = qj.Settings(
+    method="local",
+    clients=2,
+    model="cnn1",
+    hidden=(2, 3, 4),
+    padding="valid",
+    bits=2,
+    batch_size=2,
+    save_models="clients",
+  )
+  made = assemble(settings, federation=federation)
+  deploy.save_models(made, made.simulation.init(0), tmp_path)
+  path = tmp_path / "models" / "client_00001.safetensors"
+  packed = numpy_reader.read(path)
+  assert packed.about["options"] == {
+    "conv_features": [2, 3],
+    "dense_features": [4],
+    "padding": "valid",
+  }
+  assert_close(
+    numpy_networks.predict(packed, images), qj.load_packed(path).predict(images)
+  )
 
 
 def test_where_all_use_the_global_model_there_is_one_file(tmp_path):

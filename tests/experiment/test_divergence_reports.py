@@ -35,17 +35,41 @@ def test_of_many_clients_a_note_names_the_first():
   assert text.startswith("clients 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more div")
 
 
-def test_every_process_reports_the_clients_of_all(monkeypatch):
-  others = [list(report(1, 2, 1)), list(report(9, 1, 1))]
-  monkeypatch.setattr(processes, "exchange", lambda own: [others, own])
+def diverged(*members):
+  """A state after 9 rounds, with clients of which the last two diverged."""
   records = divergence.new_records(3)
   records = records._replace(undone=jnp.array([0, 4, 5]))
   monitor = divergence.new_monitor(True)._replace(undone=jnp.int32(8))
-  members: Any = {"some": np.array([2, 7, -1])}
-  key, nine = jax.random.key(0), jnp.int32(9)
-  state = SimulationState(
-    {}, {}, members, nine, key, {"some": records}, monitor
+  some: Any = {"some": np.array(members)}
+  return SimulationState(
+    {}, {}, some, jnp.int32(9), jax.random.key(0), {"some": records}, monitor
   )
+
+
+def test_every_process_reports_the_clients_of_all(monkeypatch):
+  others = [list(report(1, 2, 1)), list(report(9, 1, 1))]
+  monkeypatch.setattr(processes, "exchange", lambda own: [others, own])
+  state = diverged(2, 7, -1)
   with pytest.warns(UserWarning, match="clients 1, 7, 9 diverged"):
     found = divergence_reports.check_divergence(qj.Settings(), state, [])
   assert [(x.client, x.undone) for x in found] == [(1, 2), (7, 4), (9, 1)]
+
+
+@pytest.mark.parametrize(
+  ("method", "advice"),
+  [
+    ("local", r"a smaller learning_rate may help \(learning_rate=\(0.2,\)\)"),
+    # A model that a client trains beside its own may have diverged.
+    (
+      "quped",
+      r"a smaller learning_rate or shared_learning_rate may help "
+      r"\(learning_rate=\(0.2,\), shared_learning_rate=0.7\)",
+    ),
+  ],
+)
+def test_the_step_sizes_that_may_be_too_large_are_named(method, advice):
+  settings = qj.Settings(
+    method=method, learning_rate=0.2, shared_learning_rate=0.7
+  )
+  with pytest.warns(UserWarning, match=advice):
+    divergence_reports.check_divergence(settings, diverged(0, 1, 2), [])

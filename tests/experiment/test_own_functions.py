@@ -82,6 +82,8 @@ def test_a_loss_and_metrics_of_ones_own_are_trained_on_and_reported(tmp_path):
       np.testing.assert_allclose(spread["pooled"], np.mean(own), rtol=1e-5)
       record = result.history[-1][f"{name}/test/{variant}"]
       np.testing.assert_allclose(record, spread["mean"], rtol=1e-6)
+      record = result.history[-1][f"{name}/test/{variant}/pooled"]
+      np.testing.assert_allclose(record, spread["pooled"], rtol=1e-6)
   assert 0 <= table["within"]["global"]["pooled"] <= 1
   with (tmp_path / "clients.csv").open() as file:
     rows = list(csv.DictReader(file))

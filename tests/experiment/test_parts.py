@@ -59,6 +59,12 @@ def test_runs_share_programs_if_they_differ_in_data_and_numbers_alone():
   for changes in OTHER:
     assert program_of(**changes) != plain
   assert program_of(counts=(30, 25, 35)) == plain
+  each = {"epochs": 1, "epochs_of": "each", "batch_size": 4}
+  uneven = program_of(counts=(20, 30, 40), **each)
+  # As long as the largest client has as many steps.
+  assert program_of(counts=(25, 25, 40), seed=1, **each) == uneven
+  assert program_of(counts=(20, 26, 44), **each) != uneven
+  assert program_of(counts=(20, 30, 40), steps=10, batch_size=4) != uneven
   assert program_of(dropout=0.2) == program_of(dropout=0.3)
 
 

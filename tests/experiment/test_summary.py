@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax.command_line import outline
 from quped_jax.experiment import summary
 from quped_jax.experiment.assemble import assemble
 from quped_jax.experiment.metrics import Writer
+from tests import tiny
 
 
 def rows(groups, scheme):
@@ -43,6 +45,23 @@ def test_clients_have_the_names_of_their_groups(ids, names, tmp_path):
     "client,model,bits,model_bytes,train_samples,test_samples,groups,"
     "personalized"
   )
+
+
+def test_clients_with_steps_of_their_own_have_a_column_of_them():
+  made = assemble(
+    qj.Settings(
+      clients=2, epochs=2, epochs_of="each", batch_size=4, hidden=(3,), bits=32
+    ),
+    federation=tiny.make_federation((8, 20)),
+  )
+  found = summary.client_rows(made, {}, {})
+  assert [row["steps"] for row in found] == [4, 10]
+  assert [row["train_samples"] for row in found] == [8, 20]
+  assert outline.title(made).endswith(
+    "40 rounds of 4 to 10 steps with batches of 4"
+  )
+  steps = {c.header: list(c.cells) for c in outline.client_table(made).columns}
+  assert steps["steps"] == ["4", "10"]
 
 
 def test_where_clients_share_groups_there_are_none():

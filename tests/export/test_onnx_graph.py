@@ -68,6 +68,7 @@ OPERATIONS = {
   "dense": ([draw(3, 4, 8)], (LAYER,), False),
   "conv": ([IMAGES], (CONV,), True),
   "conv, strided": ([IMAGES], ({"kernel": CONV["kernel"]}, 2), True),
+  "conv, not padded": ([IMAGES], (CONV, 1, False), True),
   "pool": ([IMAGES], (), True),
   "batch_norm": (
     [IMAGES],

@@ -105,6 +105,14 @@ BUILT_IN = [
     granularity="channel",
   ),
   info_of(
+    *("cnn1", 3, (17, 20, 1)),
+    options={
+      "conv_features": (3, 4),
+      "dense_features": (5,),
+      "padding": "valid",
+    },
+  ),
+  info_of(
     *("cnn2", {"hidden_1/*": 1, "*": 5}, (8, 8, 1)),
     options={"conv_features": (3, 4, 5, 6), "dense_features": (7, 5)},
   ),

@@ -325,6 +325,22 @@ def test_quantized_models_have_at_most_as_many_values_as_levels(name):
   check_levels(made, made.play(2))
 
 
+@over(tiny.METHODS, fast=("scaffold",), slow=EXCHANGES)
+def test_of_equal_clients_epochs_of_each_are_those_of_the_average(name):
+  federation = tiny.make_federation((9, 9, 9))
+
+  def played(epochs_of):
+    settings = tiny.make_settings(
+      name, 3, epochs=2, epochs_of=epochs_of, batch_size=4
+    )
+    simulation = qj.build(settings, federation=federation).simulation
+    return simulation.run_rounds(simulation.init(0), 2)[0]
+
+  first, second = played("average"), played("each")
+  assert tiny.largest_difference(first.server, second.server) < 1e-5
+  assert tiny.largest_difference(first.clients, second.clients) < 1e-5
+
+
 @pytest.mark.slow
 def test_clients_of_all_precisions_have_as_many_values_as_levels():
   made = tiny.tiny("quped", bits=tiny.BITS)

@@ -11,6 +11,7 @@ from quped_jax.experiment.training import make_schedule
 from quped_jax.methods import api
 from quped_jax.methods.blocks import trees
 from tests import tiny
+from tests.by_hand import by_hand
 from tests.methods import toy
 
 COHORT = tiny.COHORT
@@ -39,6 +40,31 @@ def test_one_client_alone_is_centralized_gradient_descent():
   trained = made.play(2).server.model.params
   assert tiny.largest_difference(trained, params) < 1e-5
   assert tiny.largest_difference(trained, server) > 1e-2
+
+
+@pytest.mark.slow
+def test_each_round_has_a_new_optimizer_of_each_client():
+  """As in frameworks that make one when a client is asked to train."""
+  federation = tiny.make_federation((8, 20))
+  settings = tiny.make_settings(
+    "fedavg", 2, bits=(32,), epochs=2, epochs_of="each", batch_size=4,
+    optimizer="momentum", momentum=0.9, weight_decay=0.01,
+    learning_rate=(0.02,),
+  )  # fmt: skip
+  made = qj.build(settings, federation=federation)
+  state = made.simulation.init(0)
+  expected = jax.tree.map(np.array, state.server.model.params)
+  for round_ in range(2):
+    state, _ = made.simulation.run_round(state)
+    own = [
+      by_hand(
+        made.model, federation, expected, i, steps, round_=round_, rate=0.02,
+        momentum=0.9, weight_decay=0.01,
+      )[0]
+      for i, steps in enumerate((4, 10))
+    ]  # fmt: skip
+    expected = jax.tree.map(lambda a, b: (8 * a + 20 * b) / 28, *own)
+  assert tiny.largest_difference(state.server.model.params, expected) < 1e-5
 
 
 def make(**options):

@@ -98,6 +98,20 @@ def test_as_many_steps_as_a_round_has_make_its_local_model(played, index):
 
 
 @pytest.mark.slow
+def test_as_many_steps_as_its_own_round_has_where_clients_have_their_own(
+  played,
+):
+  context = toy.make_context(0, 2)
+  own = context._replace(own_steps=jnp.int32(2))
+  expected = models_of(played, 0, context, adapt_steps=2)["personalized"]
+  found = models_of(played, 0, own)["personalized"]
+  assert tiny.largest_difference(found, expected) < 1e-6
+  # But as many as are asked for.
+  three = models_of(played, 0, own, adapt_steps=3)["personalized"]
+  assert tiny.largest_difference(three, expected) > 1e-4
+
+
+@pytest.mark.slow
 def test_a_held_out_client_does_the_same_at_full_precision():
   played = toy.run("fedavg_ft", 2, bits=(32,))
   made, server = played.made, played.states[-1].server

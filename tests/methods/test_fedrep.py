@@ -48,9 +48,8 @@ def test_the_head_stays_and_differs_among_clients(played):
   assert made.simulation.bytes_down == made.simulation.bytes_up == size
 
 
-def round_of(client: int, head_steps: int, **changes):
+def round_of(client: int, head_steps: int, steps: int = 5, **changes):
   """The server, what the client sends, and its state before and after."""
-  steps = 5
   settings = tiny.make_settings(
     "fedrep", 3, bits=(2,), steps=steps,
     method_options={"fedrep": {"head_steps": head_steps}},
@@ -99,6 +98,45 @@ def test_a_straggler_that_gets_no_further_trains_its_head_alone():
   assert tiny.largest_difference(longer.client.own, result.client.own) == 0
   books = (c.levels.codebooks for c in (longer.client, start))
   assert tiny.largest_difference(*books) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [2, 3])
+def test_of_its_own_steps_a_client_takes_half_on_the_head(own):
+  """As where all clients have as many."""
+  steps = jnp.int32(own)
+  _, _, found = round_of(1, 0, 6, num_steps=steps, own_steps=steps)
+  _, _, alone = round_of(1, 0, own)
+  same = found.message, found.client.own, found.metrics
+  expected = alone.message, alone.client.own, alone.metrics
+  assert tiny.largest_difference(same, expected) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_straggler_with_steps_of_its_own_trains_its_head_first():
+  own = jnp.int32(4)
+  _, _, found = round_of(1, 0, 6, num_steps=jnp.int32(2), own_steps=own)
+  assert not any(np.any(x) for x in jax.tree.leaves(found.message.params))
+  _, _, longer = round_of(1, 0, 6, num_steps=jnp.int32(3), own_steps=own)
+  sent = jax.tree.leaves(longer.message.params)
+  assert min(np.abs(x).max() for x in sent) > 1e-3
+  assert tiny.largest_difference(longer.client.own, found.client.own) == 0
+
+
+@pytest.mark.slow
+def test_the_loss_is_the_mean_over_the_steps_that_count():
+  first, four, all_count, whole = (
+    float(round_of(1, 3, **changes)[2].metrics["loss"])
+    for changes in (
+      *({"num_steps": jnp.int32(n)} for n in (3, 4, 5)),
+      {},
+    )
+  )
+  assert all_count == pytest.approx(whole, rel=1e-5)
+  # Three steps on the head and one on the body, of about the same loss.
+  assert four != pytest.approx(first, rel=1e-3)
+  last = 4 * four - 3 * first
+  assert 0 < last < 2 * first
 
 
 @pytest.mark.slow

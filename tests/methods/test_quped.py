@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import quped_jax as qj
+from quped_jax import methods
 from quped_jax.methods import api
 from quped_jax.methods.blocks import messages
 from tests import tiny
@@ -193,6 +194,24 @@ def test_local_steps_are_those_of_the_paper(global_loss):
   assert tiny.largest_difference(sent, download.params) > 1e-2
 
 
+@pytest.mark.parametrize("blend", [0.25, 1.0])
+def test_a_round_begins_where_blend_says(blend):
+  start, download, result, batches = play_one_client(
+    *one_client("quped", temperature=TEMPERATURE, blend=blend)
+  )
+  begun = jax.tree.map(
+    lambda x, w: (1 - blend) * x + blend * w, start.params, download.params
+  )
+  old = start.codebooks["hidden_1"]["kernel"].centers
+  x, c, _ = jax.jit(lambda x, c, w, b: hand_quped(x, c, w, b, 0.5, "distill"))(
+    begun, old, download.params, batches
+  )
+  new = result.client
+  centers = new.codebooks["hidden_1"]["kernel"].centers
+  assert tiny.largest_difference(new.params, x) < 1e-5
+  assert tiny.largest_difference(centers, c) < 1e-5
+
+
 @pytest.fixture(scope="module")
 def undistilled():
   """QuPeD with lambda_p = 0."""
@@ -280,8 +299,43 @@ def test_optimizer_states_of_a_client_stay_with_it():
     ("temperature_on", "x", "quped.temperature_on='x': must be one of both"),
     ("global_loss", "x", "quped.global_loss='x': must be one of distill"),
     ("weighting", "x", "quped.weighting='x': must be one of uniform, samples"),
+    ("blend", 1.5, "quped.blend=1.5: must be from 0 to 1"),
   ],
 )
 def test_wrong_options_are_errors(option, value, message):
   with pytest.raises(ValueError, match=message):
     qj.Settings(method_options={"quped": {option: value}})
+
+
+def test_nobody_blends_with_a_model_of_another_network():
+  settings = tiny.make_settings(
+    "quped", 2, method_options={"quped": {"blend": 0.5}}
+  )
+  own, shared = (
+    qj.create_model("mlp", tiny.CLASSES, features=(width, 8))
+    for width in (8, 4)
+  )
+  build = methods.get_method("quped").build
+  with pytest.raises(ValueError, match="quped.blend: must be 0 where no"):
+    build(
+      api.Models(shared=shared, clients={COHORT: own}),
+      tiny.make_training(settings),
+      settings.options(),
+      None,
+    )
+
+
+@pytest.mark.slow
+def test_clients_of_the_global_network_alone_blend():
+  found = qj.run(
+    qj.Settings(
+      clients=4,
+      client_types="2*mlp(8,8)@2, 2*mlp(4,4)@2",
+      shared_model="mlp",
+      shared_hidden=(8, 8),
+      rounds=2,
+      steps=2,
+      quped={"blend": 1.0},
+    )
+  )
+  assert found.summary["accuracy"]

@@ -43,3 +43,16 @@ def test_an_unknown_optimizer_is_an_error_that_names_the_known():
     match="optimizer='rmsprop': must be one of sgd, momentum, adam, adamw",
   ):
     base_optimizer("rmsprop")
+
+
+def test_momentum_and_weight_decay_are_those_of_torch():
+  """g = gradient + decay * w, v = momentum * v + g, w = w - rate * v."""
+  ours = base_optimizer("momentum", momentum=0.9, weight_decay=0.1)
+  w, velocity = jnp.array([1.0, -2.0]), jnp.zeros(2)
+  params, state = w, ours.init(w)
+  for grads in (jnp.array([0.5, 0.25]), jnp.array([-1.0, 3.0]), jnp.zeros(2)):
+    updates, state = ours.update(grads, state, params, learning_rate=0.01)
+    params = optax.apply_updates(params, updates)
+    velocity = 0.9 * velocity + grads + 0.1 * w
+    w = w - 0.01 * velocity
+    chex.assert_trees_all_close(params, w, rtol=1e-6)

@@ -15,6 +15,7 @@ from quped_jax import chances, random_keys
 from quped_jax.methods import api
 from quped_jax.simulation.participation import Participation, load_trace
 from tests import tiny
+from tests.by_hand import by_hand
 from tests.hostile import cases, damaged, other_text, read_or_refused
 
 COHORT = tiny.COHORT
@@ -92,6 +93,28 @@ def test_stragglers_take_fewer_steps_by_their_own_draw():
     [np.mean(steps[slow] == n) for n in range(1, 5)], 0.25, atol=0.04
   )
   assert Participation().num_steps(keys[0]) is None
+
+
+def test_stragglers_take_fewer_steps_than_their_own():
+  participation = Participation(
+    stragglers=chances.make(0.4), own_steps=jnp.array([1, 2, 5]), steps=5
+  )
+  assert participation.steps_of(1) == 2
+  keys = jax.random.split(jax.random.key(1), 2000)
+  for i, own in enumerate((1, 2, 5)):
+    steps = np.asarray(
+      jax.vmap(
+        lambda key, i=i: participation.num_steps(
+          key, participation.steps_of(jnp.int32(i))
+        )
+      )(keys)
+    )
+    assert set(steps) == set(range(1, own + 1))
+    if own > 1:
+      assert abs((steps < own).mean() - 0.4) < 0.04
+  prompt = Participation(own_steps=jnp.array([3, 4]), steps=4)
+  assert prompt.num_steps(keys[0], prompt.steps_of(1)) == 4
+  assert Participation(steps=4).steps_of(1) is None
 
 
 def write_trace(folder, *lines, header="round,client"):
@@ -337,3 +360,79 @@ def test_a_hostile_trace_is_right_or_refused(data, tmp_path_factory):
   ]
   assert listed == said
   assert all(row[i].strip(" ").isascii() for row in rows if row for i in at)
+
+
+UNEVEN = {
+  "epochs": 2, "epochs_of": "each", "batch_size": 4, "bits": (32,),
+  "learning_rate": (0.1,), "hidden": (8, 8),
+}  # fmt: skip
+OF_TWO = tiny.make_federation((8, 20))
+
+
+@pytest.mark.parametrize("how", [{}, {"strategy": "vmap"}, {"devices": 2}])
+def test_with_epochs_of_each_clients_train_as_long_as_alone(how):
+  """Of 8 and 20 samples, two epochs of batch 4 are 4 and 10 steps."""
+  settings = tiny.make_settings("fedavg", 2, **UNEVEN, **how)
+  made = qj.build(settings, federation=OF_TWO)
+  state = made.simulation.init(0)
+  start = jax.tree.map(np.array, state.server.model.params)
+  state, metrics = made.simulation.run_round(state)
+  few, many = (
+    by_hand(made.model, OF_TWO, start, i, n) for i, n in ((0, 4), (1, 10))
+  )
+  mean = jax.tree.map(lambda a, b: (8 * a + 20 * b) / 28, few[0], many[0])
+  assert tiny.largest_difference(state.server.model.params, mean) < 1e-6
+  assert float(metrics["loss"]) == pytest.approx(
+    (np.mean(few[1]) + np.mean(many[1])) / 2, rel=1e-5
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{}, {"client_state": "host"}])
+def test_it_is_so_in_every_round_and_for_models_of_their_own(how):
+  """Also where some of the levels are trained, and if few take part."""
+  changes = {**UNEVEN, "bits": (2, 32), "clients_per_round": 1, **how}
+  settings = tiny.make_settings("local", 2, **changes)
+  found = play_rounds(settings, 4)
+  for client_id, steps in ((0, 4), (1, 10)):
+    alone = tiny.make_settings(
+      "local",
+      2,
+      **{**changes, "epochs": 0, "epochs_of": "average"},
+      steps=steps,
+    )
+    expected = play_rounds(alone, 4)
+    assert (
+      tiny.largest_difference(
+        qj.client_state(found, client_id), qj.client_state(expected, client_id)
+      )
+      < 1e-6
+    )
+
+
+def play_rounds(settings, rounds):
+  made = qj.build(settings, federation=OF_TWO)
+  state, _ = made.simulation.run_rounds(made.simulation.init(0), rounds)
+  return made.simulation.export(state)
+
+
+@pytest.mark.slow
+def test_stragglers_are_as_slow_with_epochs_of_each():
+  settings = tiny.make_settings("local", 2, **UNEVEN, stragglers=1.0)
+  found = play_rounds(settings, 1)
+  made = qj.build(settings, federation=OF_TWO)
+  _, population = made.simulation.data
+  participation = population.participation
+  start = made.simulation.init(0)
+  for client_id, most in ((0, 4), (1, 10)):
+    key = jax.random.fold_in(
+      jax.random.fold_in(jax.random.key(0), 0), client_id
+    )
+    steps = participation.num_steps(key, participation.steps_of(client_id))
+    assert steps is not None and 1 <= int(steps) < most
+    learner = qj.client_state(start, client_id)
+    expected, _ = by_hand(
+      made.model, OF_TWO, learner.params, client_id, int(steps)
+    )
+    own = qj.client_state(found, client_id)
+    assert tiny.largest_difference(own.params, expected) < 1e-6

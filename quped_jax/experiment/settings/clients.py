@@ -67,8 +67,8 @@ class ClientSettings(Group):
   client_types: str = setting(
     "",
     "if not '', the types that make up `clients`, each so many of a network at "
-    "so many bits: '15*cnn1@1, 15*cnn1@2, 20*mlp(32,32)@32'. Then `bits` is "
-    "not used, and `model` and `hidden` are the global model's.",
+    "so many bits: '15*cnn1@1, 15*cnn1(8,16,64)@2, 20*mlp(32,32)@32'. Then "
+    "`bits` is not used, and `model` and `hidden` are the global model's.",
   )
   budget_bytes: tuple[int, ...] = converted(
     default=(),
@@ -128,7 +128,9 @@ class NetworkSettings(Group):
   )
   hidden: tuple[int, ...] = converted(
     default=(),
-    doc="widths of the hidden layers of 'mlp'; () for its default.",
+    doc="widths of the hidden layers of 'mlp', 'cnn1' or 'cnn2' in forward "
+    "order: of a CNN first those of its two or four convolutions, then those "
+    "of any number of dense layers. () for the default.",
     rules=(widths,),
     converter=whole_numbers,
   )
@@ -139,13 +141,21 @@ class NetworkSettings(Group):
   )
   shared_hidden: tuple[int, ...] = converted(
     default=(),
-    doc="its widths, if it is an 'mlp'; () for its default.",
+    doc="its widths, as in `hidden`; () for its default.",
     rules=(widths,),
     converter=whole_numbers,
   )
   conv: str = setting(
     "auto",
     "how convolutions are computed, see `quped_jax.models.resolve_conv`.",
+  )
+  padding: str = setting(
+    "same",
+    "of the convolutions of 'cnn1' and 'cnn2': 'same', with zeros by which "
+    "images keep their size, or 'valid', without any. Of several networks it "
+    "is that of all that are CNNs.",
+    one_of(models.PADDINGS),
+    later=True,
   )
   compute_dtype: str = setting(
     "float32",
@@ -167,14 +177,16 @@ class NetworkSettings(Group):
       ("shared_hidden", "shared_model"),
     ):
       value, model = getattr(self, field), getattr(self, model_field)
-      if value and model != "mlp":
+      if value and not model:
+        raise ValueError(f"{field}={value}: must be () with {model_field}=''")
+      try:
+        models.width_options(model, value, f"{field}={value}")
+      except ValueError as error:
         # A misspelt model is the likelier mistake.
-        if model:
-          checks.choice(model_field, model, models.model_names())
+        checks.choice(model_field, model, models.model_names())
         raise ValueError(
-          f"{field}={value}: must be () for {model_field}={model!r}, as by "
-          f"--config.{field}='()'; it sets the layers of 'mlp'"
-        )
+          f"{error} (--config.{field}='()' gives none)"
+        ) from None
 
 
 @group
@@ -207,10 +219,18 @@ class ParticipationSettings(Group):
     _chance,
     data=True,
   )
+  epochs_of: str = setting(
+    "average",
+    "whose samples `epochs` go through: those of the 'average' client, so that "
+    "all take as many steps; or of 'each' its own, so that clients with more "
+    "samples take more steps.",
+    one_of(("average", "each")),
+    later=True,
+  )
   stragglers: float = setting(
     0.0,
-    "chance that a participant takes fewer local steps than `steps`: 1 to "
-    "`steps - 1`, all equally likely.",
+    "chance that a participant takes fewer local steps than `steps`, or than "
+    "its own epochs have: from 1 to one less, all equally likely.",
     _share,
     data=True,
   )

@@ -163,7 +163,12 @@ class WeightSettings(Group):
     one_of(optimizers.OPTIMIZERS),
   )
   momentum: float = setting(0.9, "of 'momentum'.", checks.unit_interval)
-  weight_decay: float = setting(0.0, "of the optimizer.", checks.not_negative)
+  weight_decay: float = setting(
+    0.0,
+    "so many times the weights are added to their gradient, before momentum or "
+    "Adam's scaling, as in torch.optim.SGD; with 'adamw' after it.",
+    checks.not_negative,
+  )
   weight_clip: float = setting(
     0.0,
     "if positive, quantized weights stay within plus or minus this.",

@@ -102,18 +102,18 @@ class Settings(
     """What results follow from: a run goes on only if it stays the same.
 
     `to_dict` without settings that change no result, without the options of
-    methods that are not run, and without later settings at their defaults.
+    methods that are not run, and without later settings and options at
+    their defaults.
     """
-    free = {
-      f.name
-      for f in dataclasses.fields(self)
-      if f.metadata["free"]
-      or (f.metadata["later"] and getattr(self, f.name) == f.default)
-    }
+    free = {f.name for f in dataclasses.fields(self) if f.metadata["free"]}
+    unsaid, options = _unsaid(self), _unsaid(self.options())
+    values = self.to_dict()
+    own = values[self.method]
+    values[self.method] = {k: v for k, v in own.items() if k not in options}
     return {
       name: value
-      for name, value in self.to_dict().items()
-      if name not in free
+      for name, value in values.items()
+      if name not in free | unsaid
       and (name == self.method or not isinstance(value, dict))
     }
 
@@ -158,6 +158,11 @@ class Settings(
       # Those of `epochs` depend on the data.
       steps=2 if self.epochs else self.steps,
     )
+    if self.epochs_of != "average" and not self.epochs:
+      raise ValueError(
+        f"epochs_of={self.epochs_of!r}: must be 'average' with epochs=0, where "
+        f"all clients take steps={self.steps}"
+      )
     for field in ("learning_rate", "centers_learning_rate"):
       self._check_rates(field, getattr(self, field))
     robust_lib.check_aggregation(
@@ -191,3 +196,12 @@ class Settings(
     raise ValueError(
       f"{field}={rates}: must have one entry, or one for each of {each}"
     )
+
+
+def _unsaid(values: Any) -> set[str]:
+  """Later fields of a dataclass whose values are their defaults."""
+  return {
+    f.name
+    for f in dataclasses.fields(values)
+    if f.metadata.get("later") and getattr(values, f.name) == f.default
+  }

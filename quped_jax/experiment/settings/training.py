@@ -64,7 +64,8 @@ class TrainingSettings(NamedOptions):
   )
   epochs: int = setting(
     0,
-    "if positive, so many epochs of the average client instead of `steps`.",
+    "if positive, so many epochs instead of `steps`; of whose samples, "
+    "`epochs_of` says.",
     at_least(0),
   )
   budget: str = setting(

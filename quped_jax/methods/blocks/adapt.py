@@ -162,6 +162,8 @@ def with_adaptation(
 
   def variants(server, client, data, context, cohort):
     del cohort
+    if options.adapt_steps < 0:
+      context = context._replace(num_steps=context.own_steps)
     if is_traced(own_rate) or own_rate:
       rates = context.rates._replace(learning_rate=own_rate)
       context = context._replace(rates=rates)

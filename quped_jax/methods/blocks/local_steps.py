@@ -37,7 +37,8 @@ def run(
     batches: how many batches a step gets, concatenated into one Batch.
 
   Returns:
-    The carry after the last step, and the means of the metrics over the steps.
+    The carry after the last step, and the means of the metrics over the steps
+    that count; 0 if none does.
   """
   steps = training.steps if steps is None else steps
   draw_key, augment_key = jax.random.split(context.key)
@@ -50,15 +51,35 @@ def run(
     given = [data.train_batch(key, position)]
     if beside is not None:
       given.append(jax.tree.map(lambda x: x[position], beside))
-    new, metrics = step(carry, *given)
-    if context.num_steps is not None:
-      counts = index < context.num_steps
-      new = jax.tree.map(lambda a, b: jnp.where(counts, a, b), new, carry)
-    return new, metrics
+    return step(carry, *given)
 
-  indices = jnp.arange(steps, dtype=jnp.int32)
-  carry, metrics = jax.lax.scan(body, carry, (indices, positions))
-  return carry, jax.tree.map(jnp.mean, metrics)
+  if context.num_steps is None:
+    indices = jnp.arange(steps, dtype=jnp.int32)
+    carry, metrics = jax.lax.scan(body, carry, (indices, positions))
+    return carry, jax.tree.map(jnp.mean, metrics)
+  count = taken(context, steps)
+
+  def add(index, carry_and_sums):
+    carry, sums = carry_and_sums
+    carry, metrics = body(carry, (index, positions[index]))
+    return carry, jax.tree.map(jnp.add, sums, metrics)
+
+  _, shapes = jax.eval_shape(body, carry, (jnp.int32(0), positions[0]))
+  nothing = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)),
+    shapes,
+  )
+  # It ends with the last step that counts; of clients that run at once, with
+  # the last that counts for any of them.
+  carry, sums = jax.lax.fori_loop(0, count, add, (carry, nothing))
+  return carry, jax.tree.map(lambda x: x / jnp.maximum(count, 1), sums)
+
+
+def taken(context: Context, steps: int) -> Any:
+  """How many of so many steps count, a whole number or int32 `[]`."""
+  if context.num_steps is None:
+    return steps
+  return jnp.clip(context.num_steps, 0, steps)
 
 
 def train(

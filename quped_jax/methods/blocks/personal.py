@@ -44,6 +44,29 @@ def with_model(server: Any, model: api.GlobalModel) -> Any:
   return server._replace(model=model)
 
 
+def toward(learner: Learner, model: api.GlobalModel, share: Any) -> Learner:
+  """The learner with its weights moved towards those of a model.
+
+  Batch-norm statistics move likewise; levels and optimizer states stay. In the
+  fine-tuning phase, in which weights stay on their levels, nothing moves.
+
+  Args:
+    learner: of the model's network.
+    model: where to.
+    share: of the way, from 0 to 1.
+  """
+  if learner.assignments is not None:
+    return learner
+
+  def move(own, other):
+    return jax.tree.map(lambda x, w: x + share * (w - x), own, other)
+
+  return learner._replace(
+    params=move(learner.params, model.params),
+    stats=move(learner.stats, model.stats),
+  )
+
+
 def send(server: Any, context: api.Context, cohort: str) -> Any:
   """The `broadcast` of the server's whole state."""
   del context, cohort

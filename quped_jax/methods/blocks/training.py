@@ -19,7 +19,8 @@ class Training(NamedTuple):
   """How clients train; static, and the same for all methods.
 
   Attributes:
-    steps: local steps per round, one batch each.
+    steps: local steps per round, one batch each; of clients that take steps of
+      their own, the most.
     batch_size: samples per batch.
     alternating: the step for weights and levels.
     shared_optimizer: the optimizer of downloaded models; its state starts
@@ -39,6 +40,7 @@ class Training(NamedTuple):
     smoothed: whether the loss asks for some of every class in each label.
     momentum: beta of the clients' optimizer, if a client goes as far as a sum
       of its gradients says: SGD has 0; None for Adam or clipped weights.
+    uneven: whether clients take steps of their own, see `Context.own_steps`.
   """
 
   steps: int
@@ -55,6 +57,7 @@ class Training(NamedTuple):
   classes: bool = True
   smoothed: bool = False
   momentum: float | None = None
+  uneven: bool = False
 
   @property
   def precisions(self) -> int:

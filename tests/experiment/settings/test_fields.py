@@ -179,9 +179,11 @@ def test_these_settings_and_no_others_change_no_result():
   later = {
     "anneal_end", "anneal_rounds", "anneal_start", "assumed_byzantine",
     "compression", "compression_bits", "compression_norm", "compression_share",
-    "error_feedback", "feature_noise", "feature_skew", "focal_gamma",
+    "epochs_of", "error_feedback", "feature_noise", "feature_skew",
+    "focal_gamma",
     "initial_levels", "krum_clients", "label_smoothing", "loss", "metrics",
-    "parq_steepness", "relax_growth", "relax_start", "self_balancing",
+    "padding", "parq_steepness", "relax_growth", "relax_start",
+    "self_balancing",
   }  # fmt: skip
   made = qj.Settings(method="fedavg")
   options = set(qj.methods.METHODS) - {"fedavg"}

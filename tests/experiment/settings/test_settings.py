@@ -157,7 +157,26 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_allowed(
     ({"quped": {"weighting": 1}}, ["quped.weighting=1", "text"]),
     ({"method_options": {"quped": {}}}, ["method_options=", "no such field"]),
     ({"finetune_at": 3, "rounds": 3}, ["finetune_at=3", "rounds=3"]),
-    ({"hidden": [8], "model": "cnn1"}, ["hidden=(8,)", "model='cnn1'"]),
+    (
+      {"hidden": [8], "model": "cnn1"},
+      ["hidden=(8,): must have at least 2 widths with the network 'cnn1'"],
+    ),
+    (
+      {"hidden": [8], "model": "resnet8"},
+      ["hidden=(8,): must have no widths", "--config.hidden='()' gives none"],
+    ),
+    (
+      {"shared_hidden": [8] * 3, "shared_model": "cnn2"},
+      ["shared_hidden=(8, 8, 8): must have at least 4 widths"],
+    ),
+    (
+      {"epochs_of": "each", "steps": 7},
+      ["epochs_of='each': must be 'average' with epochs=0", "steps=7"],
+    ),
+    (
+      {"shared_hidden": [8]},
+      ["shared_hidden=(8,): must be () with shared_mod"],
+    ),
     ({"quped": {"temperature": 1e300}}, ["quped.temperature=1e+300", "3.4e"]),
     (
       {"fedntd": {"temperature": 1e-300}},
@@ -366,6 +385,14 @@ def test_later_settings_are_part_of_an_identity_where_they_change_something():
   assert "initial_levels" not in plain and "anneal_end" not in plain
   changed = qj.Settings(initial_levels="kmeans", anneal_end=0.5).identity()
   assert changed == {**plain, "initial_levels": "kmeans", "anneal_end": 0.5}
+
+
+def test_later_options_are_part_of_an_identity_where_they_change_something():
+  same = qj.Settings(quped={"blend": 0.0})
+  assert "blend" not in same.identity()["quped"]
+  assert same.to_dict()["quped"]["blend"] == 0.0
+  other = qj.Settings(quped={"blend": 0.5})
+  assert other.identity()["quped"]["blend"] == 0.5
 
 
 def test_only_estimators_that_anneal_go_by_the_number_of_rounds():

@@ -1,0 +1,71 @@
+"""(e) Ablations of QuPeD at 2 bits on FEMNIST: one change each.
+
+All rows have the step sizes that were chosen for the first.
+"""
+
+from configs.paper import _personalized, b_femnist
+
+# {name: (title, what is changed)}.
+_CHANGES = {
+  "lambda_0": ("lambda_p = 0", {"quped": {"lambda_p": 0.0}}),
+  "lambda_25": ("lambda_p = 0.25", {"quped": {"lambda_p": 0.25}}),
+  "lambda_50": ("lambda_p = 0.5", {"quped": {"lambda_p": 0.5}}),
+  "lambda_75": ("lambda_p = 0.75", {"quped": {"lambda_p": 0.75}}),
+  "lambda_100": ("lambda_p = 1", {"quped": {"lambda_p": 1.0}}),
+  "labels": (
+    "global model learns from labels too",
+    {"quped": {"global_loss": "distill+labels"}},
+  ),
+  "cold": ("temperature 1", {"quped": {"temperature": 1.0}}),
+  "hot": ("temperature 5", {"quped": {"temperature": 5.0}}),
+  "teacher": (
+    "temperature on the teacher alone",
+    {"quped": {"temperature_on": "teacher"}},
+  ),
+  "no_pull": ("strength 0", {"strength": 0.0}),
+  "strong": ("strength 1e-4", {"strength": 1e-4}),
+  "stronger": ("strength 1e-3", {"strength": 1e-3}),
+  "no_ramp": ("constant strength", {"strength_ramp": False}),
+  "l2": ("l2 instead of l1", {"norm": "l2"}),
+  "subgradient": (
+    "subgradient step of the levels",
+    {"center_prox": "subgradient"},
+  ),
+  "fixed": ("fixed levels", {"centers_learning_rate": (0.0,)}),
+  "fast_levels": (
+    "levels learn ten times as fast",
+    {"centers_learning_rate": (1e-3,)},
+  ),
+  "hard": ("estimator hard", {"estimator": "hard"}),
+  "ste": ("estimator ste", {"estimator": "ste"}),
+  "lsq": ("estimator lsq", {"estimator": "lsq"}),
+  "parq": ("estimator parq", {"estimator": "parq"}),
+  "soft": ("sharpness 5", {"sharpness": 5.0}),
+  "sharp": ("sharpness 20", {"sharpness": 20.0}),
+  "half_steps": ("half the local steps", {"steps": 10}),
+  "twice_steps": ("twice the local steps", {"steps": 40}),
+}
+
+FULL = {
+  "base": b_femnist.BASE,
+  "methods": ("quped", *_CHANGES),
+  "bits": "2",
+  "seeds": (0, 1, 2),
+  "overrides": {
+    name: {"method": "quped", **own} for name, (_, own) in _CHANGES.items()
+  },
+  "titles": {name: title for name, (title, _) in _CHANGES.items()},
+  "share": {f"{name}_2": "quped_2" for name in _CHANGES},
+  "tune": {
+    **b_femnist.FULL["tune"],
+    "spaces": {"quped": _personalized.QUPED},
+  },
+}
+
+SMALL = {
+  **b_femnist.SMALL,
+  "overrides": {
+    "half_steps": {"steps": 5},
+    "twice_steps": {"steps": 20},
+  },
+}

@@ -1,0 +1,248 @@
+"""Runs what is missing of a table, the most informative cells first.
+
+All rows of the first seed come first, in the order of the config, then those of
+the next. A row is tuned just before its first run.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import quped_jax as qj
+from experiments.paper import records, tuning
+from experiments.paper.catalog import Part, Table
+from experiments.paper.records import Key, Store
+from quped_jax.experiment import many, output
+from quped_jax.experiment.comparison import plan, report, tune
+from quped_jax.experiment.comparison import runs as runs_lib
+from quped_jax.experiment.comparison.plan import Row, Run
+from quped_jax.experiment.settings import Settings
+
+# What rows have chosen for them that are not tuned.
+_UNTUNED: dict[str, Any] = {}
+
+
+class Cell(NamedTuple):
+  """A run of a table.
+
+  Attributes:
+    part: the comparison that it belongs to.
+    row: of the part.
+    seed: of the run.
+  """
+
+  part: Part
+  row: Row
+  seed: int
+
+  @property
+  def key(self) -> Key:
+    """By which its record is known."""
+    return Key(self.part.name, self.row, self.seed)
+
+  @property
+  def title(self) -> str:
+    """As people read it."""
+    part = f"{self.part.name}: " if self.part.name else ""
+    return f"{part}{self.row.title}, seed {self.seed}"
+
+
+def cells(table: Table) -> list[Cell]:
+  """All runs of a table, in the order in which to run them."""
+  return [
+    Cell(part, row, seed)
+    for seed in table.seeds
+    for part in table.parts
+    for row in part.rows
+  ]
+
+
+class OutOfTimeError(Exception):
+  """The time that was given is over; what is done is kept."""
+
+
+@contextlib.contextmanager
+def within(minutes: float) -> Iterator[None]:
+  """Ends what is done inside in time, as Ctrl-C would.
+
+  Args:
+    minutes: that it may take; 0 for as many as it takes.
+
+  Raises:
+    OutOfTimeError: the time is over.
+  """
+  over = threading.Event()
+
+  def end() -> None:
+    over.set()
+    os.kill(os.getpid(), signal.SIGINT)
+
+  timer = threading.Timer(60 * minutes, end)
+  timer.daemon = True
+  if minutes:
+    timer.start()
+  try:
+    yield
+  except KeyboardInterrupt as error:
+    if over.is_set():
+      raise OutOfTimeError from error
+    raise
+  finally:
+    timer.cancel()
+
+
+def carry_out(
+  table: Table,
+  store: Store,
+  workdir: pathlib.Path,
+  say: Callable[[str], None] = output.say,
+) -> None:
+  """Runs what is missing of a table; the same call goes on after an end.
+
+  Args:
+    table: the table.
+    store: keeps what is found.
+    workdir: where runs that are under way have their files.
+    say: prints a line.
+
+  Raises:
+    ValueError: anything in the config that is not allowed.
+  """
+  worker = _Worker(table, store, workdir, say)
+  everything = cells(table)
+  for number, cell in enumerate(everything, 1):
+    worker.do(cell, f"[{number}/{len(everything)}]")
+
+
+class _Worker:
+  """Does the cells of a table, one after the other."""
+
+  def __init__(
+    self,
+    table: Table,
+    store: Store,
+    workdir: pathlib.Path,
+    say: Callable[[str], None],
+  ):
+    self._table, self._store, self._workdir = table, store, workdir
+    self._say, self._sources = say, many.Sources()
+
+  def do(self, cell: Cell, label: str) -> None:
+    """Runs a cell, unless it is done."""
+    settings = self._settings(cell)
+    known = self._store.runs.get(cell.key)
+    if known is not None and known.settings == self._digest(cell):
+      return
+    began = time.perf_counter()
+    self._say(f"{label} {cell.title}")
+    warm = cell.part.warm(cell.row)
+    if warm is not None:
+      path = self._weights(cell._replace(row=warm))
+      settings = dataclasses.replace(settings, warm_start=str(path))
+    run = self._run(cell, settings)
+    record = self._record(run)._replace(settings=self._digest(cell))
+    self._store.add(cell.key, record)
+    found = "diverged"
+    if record.finished is not None:
+      score = float(np.nanmean(record.finished.scores))
+      found = f"{100 * score:.1f}"
+    seconds = time.perf_counter() - began
+    self._say(f"{label} {cell.title}: {found}, {seconds:.0f} s")
+
+  def _settings(self, cell: Cell) -> Settings:
+    """Those of a cell, with what was chosen for its row."""
+    chosen = self._chosen(cell.part, cell.row)
+    config = tuning.with_chosen(cell.part.config, cell.row, chosen)
+    return plan.row_settings(config, cell.row, cell.seed)
+
+  def _digest(self, cell: Cell) -> str:
+    """Of the settings that its results follow from."""
+    own, warm = records.digest(self._settings(cell)), cell.part.warm(cell.row)
+    if warm is None:
+      return own
+    return records.digest([own, self._digest(cell._replace(row=warm))])
+
+  def _run(self, cell: Cell, settings: Settings) -> Run:
+    folder = self._workdir / cell.part.name / "runs"
+    run = Run(
+      cell.row,
+      settings,
+      folder / f"{cell.row.name}_seed{cell.seed}",
+      cell.title,
+    )
+    runs_lib.run_missing(
+      [run],
+      say=output.nothing,
+      quiet=True,
+      restart=True,  # What is there may be of other settings.
+      may_diverge=True,
+      sources=self._sources,
+    )
+    return run
+
+  def _weights(self, cell: Cell) -> pathlib.Path:
+    """A file of the weights to which a cell comes, which is run if need be."""
+    run = self._run(cell, self._settings(cell))
+    packed = qj.load_packed(run.folder / "models" / "client_00000.safetensors")
+    path = run.folder / "weights.safetensors"
+    qj.save_weights(path, packed.params, packed.stats)
+    return path
+
+  def _record(self, run: Run) -> records.Record:
+    found = runs_lib.read(run) if runs_lib.is_finished(run) else None
+    parts = self._sources.plan(run.settings).parts
+    federation, clients = parts.federation, run.settings.clients
+    return records.of_run(
+      run.settings,
+      found,
+      np.asarray(federation.test.count)[:clients],
+      parts.clients.assignment.labels()[:clients],
+      report.client_model_bytes(run.settings, federation),
+    )
+
+  def _chosen(self, part: Part, row: Row) -> dict[str, Any]:
+    """The settings that are chosen for a row, now or before."""
+    if not part.is_tuned(row):
+      return _UNTUNED
+    shared = part.shared(row)
+    seed = plan.parse_seeds("tune.seeds", part.config["tune"]["seeds"])[0]
+    config = tuning.with_chosen(part.config, shared, {})
+    given = plan.row_settings(config, shared, seed)
+    section = dict(part.config["tune"])
+    section["spaces"] = tune.space_of(section, shared.method)
+    own = records.digest([records.digest(given), section])
+    name = f"{part.name}/{shared.name}" if part.name else shared.name
+    known = self._store.tuned.get(name)
+    if known is None or known["settings"] != own:
+      known = self._tune(part, shared, own, name)
+    return known["chosen"]
+
+  def _tune(
+    self, part: Part, row: Row, settings: str, name: str
+  ) -> dict[str, Any]:
+    budget = tuning.budget(part, row, self._sources)
+    self._say(
+      f"tuning {name}: {budget.trials} of {budget.points} settings, "
+      f"{budget.gradients:,.0f} gradients of a client"
+    )
+    folder = self._workdir / part.name / "tuned" / row.name
+    chosen, tried = tuning.choose(part, row, budget.trials, folder, quiet=True)
+    record = {
+      "settings": settings,
+      "space": tune.space_of(part.config["tune"], row.method),
+      "gradients": budget.gradients,
+      "seconds": sum(trial["seconds"] for trial in tried),
+      "chosen": chosen,
+      "tried": tried,
+    }
+    self._store.add_tuned(name, record)
+    self._say(f"tuned {name}: {chosen or 'all diverged'}")
+    return record

@@ -1,0 +1,69 @@
+"""What the page says is what was kept."""
+
+import pytest
+
+from experiments.paper import catalog, page
+from experiments.paper.records import Key, Store
+from quped_jax.experiment.comparison.plan import Row
+from tests.experiments.paper import tables
+
+
+@pytest.fixture
+def store(tmp_path):
+  """Of "quped" and "local" in full precision both seeds, at 2 bits one."""
+  found = Store(tmp_path / "cpu2")
+  for seed in (0, 1):
+    found.add(
+      Key("", Row("quped", (32,)), seed), tables.record([0.9, 0.8, 0.7, 0.6])
+    )
+    found.add(
+      Key("", Row("local", (32,)), seed), tables.record([0.8, 0.7, 0.7, 0.7])
+    )
+  found.add(Key("", Row("local", (2,)), 0), tables.record([0.5, 0.5, 0.5, 0.5]))
+  return found
+
+
+def test_rows_are_compared_with_the_first_of_their_precision(store):
+  lines = page.text(tables.table(), store).splitlines()
+  assert lines[0].startswith(
+    "`python -m experiments.paper --table=test --variant=small` on cpu2: 5 of "
+    "8 runs"
+  )
+  assert "minus Ours" in lines[2]
+  ours, local, alone = (line.split(" | ") for line in lines[4:7])
+  assert ours[2:4] == ["**75.0**", ""]
+  # Of one seed, which all have, there is no interval.
+  assert local[2:4] == ["72.5", "-2.5"]
+  # The first at 2 bits was not run.
+  assert alone[1:4] == ["2", "50.0", ""]
+  assert "Not run: quped, 2 bits." in page.text(tables.table(), store)
+
+
+def test_a_mixture_says_what_each_client_type_gains(store):
+  text = page.text(tables.table(), store)
+  line = next(x for x in text.splitlines() if "mlp@2 (2 clients)" in x)
+  assert "mlp@32 (2 clients)" in line
+  assert "85.0 (+10.0" in text and "65.0 (-5.0" in text
+
+
+def test_the_best_round_is_shown_beside_what_was_published(tmp_path):
+  found = Store(tmp_path / "cpu2")
+  row = Row("local", (32,))
+  made = tables.record([0.9, 0.8], (0.985, 0.97))._replace(client_types=())
+  found.add(Key("", row, 0), made)
+  table = tables.table(
+    methods=("local",), bits="32", seeds=(0,), published={"local": 98.0}
+  )
+  assert "| Local training | 98.00 | 98.50 | +0.50 |" in page.text(table, found)
+
+
+def test_only_what_is_between_the_marks_is_made_anew(tmp_path):
+  name = catalog.names()[0]
+  given = (
+    f"before\n<!-- paper: {name} small cpu2 -->\nold\n<!-- end -->\nafter\n"
+  )
+  made = page.made(given, tmp_path)
+  assert made.startswith(f"before\n<!-- paper: {name} small cpu2 -->\n")
+  assert made.endswith("<!-- end -->\nafter\n")
+  assert "old" not in made and f"--table={name}" in made
+  assert page.made(made, tmp_path) == made

@@ -1,0 +1,109 @@
+"""What is missing of a table is run, once."""
+
+import signal
+import time
+
+import pytest
+
+from experiments.paper import page, work
+from experiments.paper.records import Key, Store
+from quped_jax.experiment.comparison.plan import Row
+from tests.experiments.paper import tables
+
+
+def carry_out(table, folder):
+  said = []
+  store = Store(folder / "results" / "cpu")
+  work.carry_out(table, store, folder / "work", said.append)
+  return store, said
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("paper")
+  store, said = carry_out(tables.table(), folder)
+  return folder, store, said
+
+
+@pytest.mark.slow
+def test_all_rows_of_a_seed_come_before_the_next(done):
+  _, store, said = done
+  runs = [line for line in said if line.startswith("[") and " s" in line[-2:]]
+  assert [line.split(": ")[0] for line in runs] == [
+    f"[{number}/8] {method}, {bits}, seed {seed}"
+    for number, (seed, method, bits) in enumerate(
+      (
+        (seed, method, bits)
+        for seed in (0, 1)
+        for method in ("quped", "local")
+        for bits in ("32 bits", "2 bits")
+      ),
+      1,
+    )
+  ]
+  assert list(store.runs) == [
+    Key("", Row(method, (bits,)), seed)
+    for seed in (0, 1)
+    for method in ("quped", "local")
+    for bits in (32, 2)
+  ]
+
+
+@pytest.mark.slow
+def test_a_row_is_tuned_once_and_shares_what_was_chosen(done):
+  _, store, said = done
+  assert list(store.tuned) == ["local_2"]
+  tuned = store.tuned["local_2"]
+  assert tuned["chosen"] and len(tuned["tried"]) == 1
+  # Of two gradients a step, for weights and levels each.
+  assert tuned["gradients"] == 12
+  assert sum("tuning local_2" in line for line in said) == 1
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_run_again_not_even_without_its_files(
+  done, tmp_path
+):
+  folder, store, _ = done
+  again = Store(store.folder)
+  assert again.runs.keys() == store.runs.keys()
+  said = []
+  work.carry_out(tables.table(), again, tmp_path / "nothing", said.append)
+  assert said == [] and not (tmp_path / "nothing").exists()
+  for key, record in store.runs.items():
+    read = again.runs[key]
+    assert read.settings == record.settings
+    assert read.results.scores == pytest.approx(record.results.scores, abs=1e-5)
+  assert page.text(tables.table(), again) == page.text(tables.table(), store)
+
+
+@pytest.mark.slow
+def test_rows_of_other_settings_than_before_are_run_anew(done, tmp_path):
+  _, store, _ = done
+  changed = {"quped": {"quped": {"lambda_p": 0.1}}}
+  copy = Store(tmp_path / "cpu")
+  copy.runs, copy.tuned = dict(store.runs), dict(store.tuned)
+  said = []
+  work.carry_out(
+    tables.table(overrides=changed, seeds=(0,)), copy, tmp_path, said.append
+  )
+  assert {line.split(" ")[1] for line in said} == {"quped,"}
+
+
+def test_time_that_is_over_ends_what_is_done():
+  with pytest.raises(work.OutOfTimeError), work.within(0.002):
+    time.sleep(5)
+  # In time, and Ctrl-C of a person's own.
+  with work.within(1):
+    pass
+  with pytest.raises(KeyboardInterrupt), work.within(1):
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_cells_are_those_of_all_parts():
+  table = tables.table()
+  (part,) = table.parts
+  both = table._replace(parts=(part._replace(name="a"), part))
+  keys = [cell.key for cell in work.cells(both)]
+  assert len(keys) == len(set(keys)) == 16
+  assert {key.seed for key in keys[:8]} == {0}
