@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.paper import catalog, figures, work
+from experiments.paper import catalog, figures, significance, work
 from experiments.paper.catalog import Table
 from experiments.paper.found import Found, find
 from experiments.paper.records import Store
+from experiments.paper.significance import Test
 from quped_jax import paths
 from quped_jax.experiment import amounts, scores
 from quped_jax.experiment.comparison import sheet, tables
@@ -46,13 +47,15 @@ def text(table: Table, store: Store) -> str:
     store: what was kept of it, on one device.
   """
   blocks = [_caption(table, store)]
-  for part in table.parts:
-    found = find(table, part, store)
-    if part.name:
-      blocks.append(f"**{part.name}**\n")
+  parts = [find(table, part, store) for part in table.parts]
+  for found in parts:
+    if found.part.name:
+      blocks.append(f"**{found.part.name}**\n")
     if found.comparison is not None:
       blocks += [sheet.markdown(x) for x in _sheets(found)]
     blocks += _remarks(found)
+  if tests := significance.tests(parts):
+    blocks.append(sheet.markdown(_tests(parts, tests)))
   return "\n".join(blocks)
 
 
@@ -146,6 +149,33 @@ def _gain(gain: Difference | None) -> str:
   if gain.low is not None and gain.high is not None:
     interval = f", {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
   return f" ({100 * gain.mean:+.1f}{interval})"
+
+
+def _tests(parts: Sequence[Found], tests: Sequence[Test]) -> Sheet:
+  """Each comparison, with its p values."""
+  titles = {found.part.name: found.title for found in parts}
+  known = [test.p for test in tests if test.p is not None]
+  corrected = iter(significance.holm(known))
+  rows = []
+  for test in tests:
+    title = titles[test.part]
+    p = ("", "") if test.p is None else (test.p, next(corrected))
+    rows.append(
+      [
+        Cell(test.part),
+        Cell(f"{title(test.own)} minus {title(test.other)}"),
+        Cell(test.own.bits_title),
+        Cell(", ".join(f"{100 * x:+.1f}" for x in test.differences)),
+        Cell(f"{100 * float(np.mean(test.differences)):+.1f}"),
+        *(Cell(x if isinstance(x, str) else f"{x:.2g}") for x in p),
+      ]
+    )
+  return Sheet(
+    ("", "difference", "bits", "of each seed", "mean", "p", "Holm"),
+    rows,
+    names=2,
+    notes=("p: paired t test over seeds; Holm: corrected for all lines",),
+  )
 
 
 def _published(found: Found) -> Sheet:
