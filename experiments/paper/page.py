@@ -7,6 +7,7 @@ In the page, what is between `<!-- paper: TABLE VARIANT DEVICE -->` and
 import os
 import pathlib
 import re
+import textwrap
 
 from experiments.paper import catalog, figures, sheets, work
 from experiments.paper.catalog import Table
@@ -111,7 +112,7 @@ def made(page: str, results: pathlib.Path) -> str:
       f"![{_alt(path)}]({os.path.relpath(path, PAGE.parent)})\n"
       for path in sorted(store.folder.glob("*.png"))
     ]
-    return "\n".join([begin, text(table, store), *shown, end])
+    return "\n".join([begin, _wrapped(text(table, store)), *shown, end])
 
   return _MADE.sub(replace, page)
 
@@ -133,6 +134,22 @@ def _of(
   begin, name, variant, device, end = match.groups()
   table = catalog.get(name, variant)
   return begin, table, Store(results / table.folder / device), end
+
+
+def _wrapped(text: str) -> str:
+  """The text, in lines of 80 columns but for tables."""
+  return "\n".join(
+    line
+    if line.startswith("|")
+    else textwrap.fill(
+      line,
+      80,
+      subsequent_indent="  " * line.startswith("- "),
+      break_long_words=False,
+      break_on_hyphens=False,
+    )
+    for line in text.split("\n")
+  )
 
 
 def _alt(path: pathlib.Path) -> str:
