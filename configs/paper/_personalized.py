@@ -43,9 +43,9 @@ TABLE = {
   "share": {f"{name}_1": f"{name}_2" for name in _QUANTIZED},
 }
 
-RATES = {"learning_rate": (0.03, 0.1, 0.3)}
-BOTH_RATES = {**RATES, "shared_learning_rate": (0.03, 0.1, 0.3)}
-QUPED = {**BOTH_RATES, "quped": {"lambda_p": (0.25, 0.5, 0.75)}}
+RATES = {"learning_rate": (0.03, 0.06, 0.12)}
+BOTH_RATES = {**RATES, "shared_learning_rate": (0.03, 0.1)}
+QUPED = {**BOTH_RATES, "quped": {"lambda_p": (0.1, 0.25, 0.5)}}
 
 TUNE = {
   "halving": 0,
@@ -57,7 +57,7 @@ TUNE = {
     "qupel": {**BOTH_RATES, "qupel": {"lambda_p": (0.1, 0.5, 2.0)}},
     "local": RATES,
     "fedavg": {**RATES, "fedavg": {"server_learning_rate": (0.5, 1.0, 1.5)}},
-    "fedavg_ft": {**RATES, "fedavg_ft": {"adapt_steps": (5, 10, -1)}},
+    "fedavg_ft": {**RATES, "fedavg_ft": {"adapt_steps": (5, 10, 20)}},
     "per_fedavg": {**RATES, "per_fedavg": {"alpha": (0.01, 0.03, 0.1)}},
     "pfedme": {
       **RATES,

@@ -23,7 +23,7 @@ SMALL = {
   "base": {
     "hidden": (8, 16, 64),
     "augment": "none",
-    "rounds": 20,
+    "rounds": 16,
     "steps": 10,
     "batch_size": 16,
     "eval_every": 2,

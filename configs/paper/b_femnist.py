@@ -25,13 +25,14 @@ FULL = {
 
 SMALL_BASE = {
   "hidden": (8, 16, 64),
-  "rounds": 20,
+  "rounds": 16,
   "steps": 10,
   "batch_size": 16,
   "eval_every": 2,
 }
 
-# Half of what is tried for 4 rounds goes on to 8.
-SMALL_TUNE = {"gradients": 1600, "rounds": 8, "halving": 1}
+# As many gradients as three trials of QuPeD at 2 bits take. Of what is tried
+# for 4 rounds half goes on to 8, and half of that to all 16.
+SMALL_TUNE = {"gradients": 1920, "rounds": 16, "halving": 2}
 
 SMALL = {"base": SMALL_BASE, "tune": SMALL_TUNE}

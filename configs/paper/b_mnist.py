@@ -3,7 +3,7 @@
 from configs.paper import _personalized
 from configs.paper.b_femnist import BASE as FEMNIST
 from configs.paper.b_femnist import SMALL_BASE as SMALL_FEMNIST
-from configs.paper.b_femnist import SMALL_TUNE
+from configs.paper.b_femnist import SMALL_TUNE as SMALL_FEMNIST_TUNE
 
 BASE = {
   **FEMNIST,
@@ -20,5 +20,6 @@ FULL = {
 }
 
 SMALL_BASE = {**SMALL_FEMNIST, "rounds": 12}
+SMALL_TUNE = {**SMALL_FEMNIST_TUNE, "gradients": 1440, "rounds": 12}
 
 SMALL = {"base": SMALL_BASE, "tune": SMALL_TUNE}

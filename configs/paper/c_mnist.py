@@ -4,9 +4,8 @@ Some 240 training samples a client: most samples are held out from all.
 """
 
 from configs.paper import _personalized
-from configs.paper.b_femnist import SMALL_TUNE
 from configs.paper.b_mnist import BASE as MNIST
-from configs.paper.b_mnist import SMALL_BASE
+from configs.paper.b_mnist import SMALL_BASE, SMALL_TUNE
 
 _SPACES = _personalized.TUNE["spaces"]
 
@@ -51,7 +50,7 @@ FULL = {
 
 SMALL = {
   "base": SMALL_BASE,
-  "tune": {**SMALL_TUNE, "gradients": 800},
+  "tune": SMALL_TUNE,
   "parts": {
     "precisions": {
       "base": {

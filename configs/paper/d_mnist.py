@@ -11,5 +11,5 @@ FULL = {
 
 SMALL = {
   "base": {**SMALL_BASE, "rounds": 60, "eval_every": 6},
-  "tune": {"gradients": 1600, "rounds": 40},
+  "tune": {"gradients": 7200, "rounds": 60, "halving": 2},
 }

@@ -1,8 +1,7 @@
 """(f) Families of distillation on MNIST: accuracy against bytes."""
 
 from configs.paper import _personalized, b_mnist
-from configs.paper.b_femnist import SMALL_TUNE
-from configs.paper.b_mnist import SMALL_BASE
+from configs.paper.b_mnist import SMALL_BASE, SMALL_TUNE
 from quped_jax.experiment.presets.compare_digits import COMPARE_DIGITS
 
 _METHODS = (
@@ -64,4 +63,4 @@ FULL = {
   },
 }
 
-SMALL = {"base": SMALL_BASE, "tune": {**SMALL_TUNE, "gradients": 800}}
+SMALL = {"base": SMALL_BASE, "tune": {**SMALL_TUNE, "gradients": 480}}

@@ -5,8 +5,7 @@ samples of. All other samples are held out from everyone.
 """
 
 from configs.paper import _personalized, b_mnist
-from configs.paper.b_femnist import SMALL_TUNE
-from configs.paper.b_mnist import SMALL_BASE
+from configs.paper.b_mnist import SMALL_BASE, SMALL_TUNE
 
 _METHODS = ("quped_labels", "local", "fedavg_ft", "ditto")
 _SAMPLES = (20, 60, 240, 960)

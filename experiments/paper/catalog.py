@@ -12,6 +12,7 @@ have
   of its own; changes are made to the table's config;
 - `warm`: {method: row}, methods that start from the weights to which a row
   comes with the same seed;
+- `tests`: pairs of methods, see `significance`;
 - `published`: {method: accuracy in %}, with which ours is compared;
 - `figure`: see `figures`; for a map, each part has a `place`, {what is shown
   from left to right: the part's value, and likewise from bottom to top}.

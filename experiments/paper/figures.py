@@ -78,8 +78,11 @@ def _difference(found: Found, groups: dict[Row, list[Row]]) -> Figure:
     for row in sorted(rows, key=lambda row: -apart[row].mean):
       own = apart[row]
       mean = 100 * own.mean
-      low, high = (mean if x is None else 100 * x for x in (own.low, own.high))
-      beyond = (low > 0) - (high < 0)
+      low, high = mean, mean
+      beyond = 0  # Of one seed nobody can tell.
+      if own.low is not None and own.high is not None:
+        low, high = 100 * own.low, 100 * own.high
+        beyond = (low > 0) - (high < 0)
       colour = {1: style.COLOURS[0], -1: style.COLOURS[1], 0: style.GREY}
       axes.errorbar(
         mean, len(labels), xerr=[[mean - low], [high - mean]], fmt="o",

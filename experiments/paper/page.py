@@ -7,34 +7,21 @@ In the page, what is between `<!-- paper: TABLE VARIANT DEVICE -->` and
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+import textwrap
 
-import numpy as np
-
-from experiments.paper import catalog, figures, work
+from experiments.paper import catalog, figures, sheets, work
 from experiments.paper.catalog import Table
 from experiments.paper.found import Found, find
 from experiments.paper.records import Store
 from quped_jax import paths
-from quped_jax.experiment import amounts, scores
-from quped_jax.experiment.comparison import sheet, tables
-from quped_jax.experiment.comparison.sheet import Cell, Sheet
-from quped_jax.experiment.comparison.statistics import (
-  Difference,
-  paired_difference,
-)
+from quped_jax.experiment import amounts
+from quped_jax.experiment.comparison import sheet
 from quped_jax.experiment.figures import style
+from quped_jax.quantization.codebook import describe_bits
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "RESULTS.md"
 _MADE = re.compile(
   r"(<!-- paper: (\w+) (\w+) (\S+) -->\n).*?(<!-- end -->)", re.S
-)
-_SHOWN = (
-  "difference_mean",
-  "worst",
-  "gradients",
-  "bytes",
-  "model_bytes",
 )
 
 
@@ -46,13 +33,15 @@ def text(table: Table, store: Store) -> str:
     store: what was kept of it, on one device.
   """
   blocks = [_caption(table, store)]
-  for part in table.parts:
-    found = find(table, part, store)
-    if part.name:
-      blocks.append(f"**{part.name}**\n")
+  parts = [find(table, part, store) for part in table.parts]
+  for found in parts:
+    if found.part.name:
+      blocks.append(f"**{found.part.name}**\n")
     if found.comparison is not None:
-      blocks += [sheet.markdown(x) for x in _sheets(found)]
+      blocks += [sheet.markdown(x) for x in sheets.of_part(found)]
     blocks += _remarks(found)
+  more = sheets.of_tests(parts), sheets.of_tuning(table, store)
+  blocks += [sheet.markdown(x) for x in more if x is not None]
   return "\n".join(blocks)
 
 
@@ -70,113 +59,6 @@ def _caption(table: Table, store: Store) -> str:
   )
 
 
-def _sheets(found: Found) -> list[Sheet]:
-  made = [_published(found)] if "published" in found.part.config else []
-  return [*made, _rows(found), *_by_type(found)]
-
-
-def _rows(found: Found) -> Sheet:
-  """All rows, each with its difference to the first of its precision."""
-  assert found.comparison is not None
-  records = []
-  for row, record in zip(found.records, found.comparison.rows, strict=True):
-    other = found.reference(row)
-    own = None
-    if other not in (None, row):
-      own = found.comparison.difference(row, other)
-    changed = {
-      f"difference_{name}": own and getattr(own, name)
-      for name in ("mean", "low", "high")
-    }
-    records.append({**record, **changed})
-  score = next(x for x in scores.SCORES.values() if x.name in records[0])
-  first = found.title(found.part.rows[0])
-  columns = {column.field: column for column in tables.columns(first, score)}
-  shown = [columns[name] for name in (score.name, *_SHOWN)]
-  cells = [tables.cells(records, column) for column in shown]
-  return Sheet(
-    ("method", "bits", *(column.title for column in shown)),
-    [
-      [
-        Cell(found.title(row)),
-        Cell(row.bits_title),
-        *(own[i] for own in cells),
-      ]
-      for i, row in enumerate(found.records)
-    ],
-    names=2,
-  )
-
-
-def _by_type(found: Found) -> list[Sheet]:
-  """What each client type gains over local training; none of one type."""
-  types = next(iter(found.records.values()))[found.seeds[0]].client_types
-  local = [row for row in found.records if row.method == "local"]
-  if not types or not local:
-    return []
-  base = found.records[local[0]]
-  kinds = list(dict.fromkeys(types))
-  rows = []
-  for row, own in found.records.items():
-    cells = [Cell(found.title(row)), Cell(row.bits_title)]
-    for kind in kinds:
-      members = {
-        seed: np.array(own[seed].client_types) == kind for seed in found.seeds
-      }
-      pairs = [
-        {
-          seed: scores_of[seed].results.scores[members[seed]]
-          for seed in found.seeds
-        }
-        for scores_of in (own, base)
-      ]
-      mean = np.mean([np.nanmean(x) for x in pairs[0].values()])
-      gain = None if row == local[0] else paired_difference(*pairs)
-      cells.append(Cell(f"{100 * mean:.1f}{_gain(gain)}"))
-    rows.append(cells)
-  titles = [f"{kind} ({types.count(kind)} clients)" for kind in kinds]
-  note = "in brackets, what a client of the type gains over local training"
-  return [Sheet(("method", "bits", *titles), rows, names=2, notes=(note,))]
-
-
-def _gain(gain: Difference | None) -> str:
-  if gain is None:
-    return ""
-  interval = ""
-  if gain.low is not None and gain.high is not None:
-    interval = f", {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-  return f" ({100 * gain.mean:+.1f}{interval})"
-
-
-def _published(found: Found) -> Sheet:
-  """Accuracy over all test samples, of the best round, beside the published."""
-  rows = []
-  for row, own in found.records.items():
-    best = [_best_pooled(own[seed].results.history) for seed in found.seeds]
-    theirs = found.part.config["published"].get(row.method)
-    ours = 100 * float(np.mean(best))
-    difference = "" if theirs is None else f"{ours - theirs:+.2f}"
-    rows.append(
-      [
-        Cell(found.title(row)),
-        Cell("" if theirs is None else f"{theirs:.2f}"),
-        Cell(f"{ours:.2f}"),
-        Cell(difference),
-      ]
-    )
-  return Sheet(
-    ("method", "published", "ours", "difference"),
-    rows,
-    notes=("accuracy in %, of all test samples together, of the best round",),
-  )
-
-
-def _best_pooled(history: Sequence[dict]) -> float:
-  """The best value over rounds of the only pooled accuracy."""
-  (name,) = (name for name in history[-1] if name.endswith("/pooled"))
-  return max(record[name] for record in history)
-
-
 def _remarks(found: Found) -> list[str]:
   """What is missing, and why."""
   remarks = []
@@ -185,7 +67,9 @@ def _remarks(found: Found) -> list[str]:
     ("Not run", found.missing),
   ):
     if rows:
-      titles = ", ".join(row.title for row in rows)
+      titles = "; ".join(
+        f"{found.title(row)} ({describe_bits(row.bits)})" for row in rows
+      )
       remarks.append(f"{what}: {titles}.\n")
   return remarks
 
@@ -228,7 +112,7 @@ def made(page: str, results: pathlib.Path) -> str:
       f"![{_alt(path)}]({os.path.relpath(path, PAGE.parent)})\n"
       for path in sorted(store.folder.glob("*.png"))
     ]
-    return "\n".join([begin, text(table, store), *shown, end])
+    return "\n".join([begin, _wrapped(text(table, store)), *shown, end])
 
   return _MADE.sub(replace, page)
 
@@ -250,6 +134,22 @@ def _of(
   begin, name, variant, device, end = match.groups()
   table = catalog.get(name, variant)
   return begin, table, Store(results / table.folder / device), end
+
+
+def _wrapped(text: str) -> str:
+  """The text, in lines of 80 columns but for tables."""
+  return "\n".join(
+    line
+    if line.startswith("|")
+    else textwrap.fill(
+      line,
+      80,
+      subsequent_indent="  " * line.startswith("- "),
+      break_long_words=False,
+      break_on_hyphens=False,
+    )
+    for line in text.split("\n")
+  )
 
 
 def _alt(path: pathlib.Path) -> str:

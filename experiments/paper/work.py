@@ -65,6 +65,11 @@ def cells(table: Table) -> list[Cell]:
   ]
 
 
+def tuned_name(part: Part, row: Row) -> str:
+  """By which a store knows what was chosen for a row."""
+  return f"{part.name}/{row.name}" if part.name else row.name
+
+
 class OutOfTimeError(Exception):
   """The time that was given is over; what is done is kept."""
 
@@ -219,7 +224,7 @@ class _Worker:
     section = dict(part.config["tune"])
     section["spaces"] = tune.space_of(section, shared.method)
     own = records.digest([records.digest(given), section])
-    name = f"{part.name}/{shared.name}" if part.name else shared.name
+    name = tuned_name(part, shared)
     known = self._store.tuned.get(name)
     if known is None or known["settings"] != own:
       known = self._tune(part, shared, own, name)

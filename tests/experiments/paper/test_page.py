@@ -36,7 +36,7 @@ def test_rows_are_compared_with_the_first_of_their_precision(store):
   assert local[2:4] == ["72.5", "-2.5"]
   # The first at 2 bits was not run.
   assert alone[1:4] == ["2", "50.0", ""]
-  assert "Not run: quped, 2 bits." in page.text(tables.table(), store)
+  assert "Not run: Ours (2 bits)." in page.text(tables.table(), store)
 
 
 def test_a_mixture_says_what_each_client_type_gains(store):
@@ -52,9 +52,31 @@ def test_the_best_round_is_shown_beside_what_was_published(tmp_path):
   made = tables.record([0.9, 0.8], (0.985, 0.97))._replace(client_types=())
   found.add(Key("", row, 0), made)
   table = tables.table(
-    methods=("local",), bits="32", seeds=(0,), published={"local": 98.0}
+    methods=("local",),
+    bits="32",
+    seeds=(0,),
+    share={},
+    published={"local": 98.0},
   )
   assert "| Local training | 98.00 | 98.50 | +0.50 |" in page.text(table, found)
+
+
+def test_the_page_says_what_was_chosen_from_what(store):
+  store.add_tuned(
+    "local_2",
+    {
+      "settings": "0",
+      "space": {"learning_rate": (0.01, 0.1), "local.x": (1, 2)},
+      "gradients": 1200,
+      "seconds": 1.0,
+      "chosen": {"learning_rate": 0.1, "local": {"x": 2}},
+      "tried": [{}, {}, {}],
+    },
+  )
+  assert (
+    "| Local training | 2 | learning_rate **0.1** of 0.01, 0.1; x **2** of 1, "
+    "2 | 3 | 1,200 |"
+  ) in page.text(tables.table(), store)
 
 
 def test_only_what_is_between_the_marks_is_made_anew(tmp_path):

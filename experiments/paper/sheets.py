@@ -1,0 +1,212 @@
+"""The tables of the page, made of what was found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.paper import significance, work
+from experiments.paper.catalog import Table
+from experiments.paper.found import Found
+from experiments.paper.records import Store
+from quped_jax.experiment import scores
+from quped_jax.experiment.comparison import plan, tables
+from quped_jax.experiment.comparison.sheet import Cell, Sheet
+from quped_jax.experiment.comparison.statistics import (
+  Difference,
+  paired_difference,
+)
+
+_SHOWN = (
+  "difference_mean",
+  "worst",
+  "gradients",
+  "bytes",
+  "model_bytes",
+)
+
+
+def of_part(found: Found) -> list[Sheet]:
+  """All rows; by client types, if there are several; beside what is published.
+
+  Args:
+    found: a part of which something was run.
+  """
+  made = [_published(found)] if "published" in found.part.config else []
+  return [*made, _rows(found), *_by_type(found)]
+
+
+def _rows(found: Found) -> Sheet:
+  """All rows, each with its difference to the first of its precision."""
+  assert found.comparison is not None
+  records = []
+  for row, record in zip(found.records, found.comparison.rows, strict=True):
+    other = found.reference(row)
+    own = None
+    if other not in (None, row):
+      own = found.comparison.difference(row, other)
+    changed = {
+      f"difference_{name}": own and getattr(own, name)
+      for name in ("mean", "low", "high")
+    }
+    records.append({**record, **changed})
+  score = next(x for x in scores.SCORES.values() if x.name in records[0])
+  first = found.title(found.part.rows[0])
+  columns = {column.field: column for column in tables.columns(first, score)}
+  shown = [columns[name] for name in (score.name, *_SHOWN)]
+  cells = [tables.cells(records, column) for column in shown]
+  return Sheet(
+    ("method", "bits", *(column.title for column in shown)),
+    [
+      [
+        Cell(found.title(row)),
+        Cell(row.bits_title),
+        *(own[i] for own in cells),
+      ]
+      for i, row in enumerate(found.records)
+    ],
+    names=2,
+  )
+
+
+def _by_type(found: Found) -> list[Sheet]:
+  """What each client type gains over local training; none of one type."""
+  types = next(iter(found.records.values()))[found.seeds[0]].client_types
+  local = [row for row in found.records if row.method == "local"]
+  if not types or not local:
+    return []
+  base = found.records[local[0]]
+  kinds = list(dict.fromkeys(types))
+  rows = []
+  for row, own in found.records.items():
+    cells = [Cell(found.title(row)), Cell(row.bits_title)]
+    for kind in kinds:
+      members = {
+        seed: np.array(own[seed].client_types) == kind for seed in found.seeds
+      }
+      pairs = [
+        {
+          seed: scores_of[seed].results.scores[members[seed]]
+          for seed in found.seeds
+        }
+        for scores_of in (own, base)
+      ]
+      mean = np.mean([np.nanmean(x) for x in pairs[0].values()])
+      gain = None if row == local[0] else paired_difference(*pairs)
+      cells.append(Cell(f"{100 * mean:.1f}{_gain(gain)}"))
+    rows.append(cells)
+  titles = [f"{kind} ({types.count(kind)} clients)" for kind in kinds]
+  note = "in brackets, what a client of the type gains over local training"
+  return [Sheet(("method", "bits", *titles), rows, names=2, notes=(note,))]
+
+
+def _gain(gain: Difference | None) -> str:
+  if gain is None:
+    return ""
+  interval = ""
+  if gain.low is not None and gain.high is not None:
+    interval = f", {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+  return f" ({100 * gain.mean:+.1f}{interval})"
+
+
+def of_tests(parts: Sequence[Found]) -> Sheet | None:
+  """Each comparison that is tested, with its p values; None if none is."""
+  tests = significance.tests(parts)
+  if not tests:
+    return None
+  titles = {found.part.name: found.title for found in parts}
+  known = [test.p for test in tests if test.p is not None]
+  corrected = iter(significance.holm(known))
+  rows = []
+  for test in tests:
+    title = titles[test.part]
+    p = ("", "") if test.p is None else (test.p, next(corrected))
+    rows.append(
+      [
+        Cell(test.part),
+        Cell(f"{title(test.own)} minus {title(test.other)}"),
+        Cell(test.own.bits_title),
+        Cell(", ".join(f"{100 * x:+.1f}" for x in test.differences)),
+        Cell(f"{100 * float(np.mean(test.differences)):+.1f}"),
+        *(Cell(x if isinstance(x, str) else f"{x:.2g}") for x in p),
+      ]
+    )
+  return Sheet(
+    ("", "difference", "bits", "of each seed", "mean", "p", "Holm"),
+    rows,
+    names=2,
+    notes=("p: paired t test over seeds; Holm: corrected for all lines",),
+  )
+
+
+def _published(found: Found) -> Sheet:
+  """Accuracy over all test samples, of the best round, beside the published."""
+  rows = []
+  for row, own in found.records.items():
+    best = [_best_pooled(own[seed].results.history) for seed in found.seeds]
+    theirs = found.part.config["published"].get(row.method)
+    ours = 100 * float(np.mean(best))
+    difference = "" if theirs is None else f"{ours - theirs:+.2f}"
+    rows.append(
+      [
+        Cell(found.title(row)),
+        Cell("" if theirs is None else f"{theirs:.2f}"),
+        Cell(f"{ours:.2f}"),
+        Cell(difference),
+      ]
+    )
+  return Sheet(
+    ("method", "published", "ours", "difference"),
+    rows,
+    notes=("accuracy in %, of all test samples together, of the best round",),
+  )
+
+
+def _best_pooled(history: Sequence[dict]) -> float:
+  """The best value over rounds of the only pooled accuracy."""
+  (name,) = (name for name in history[-1] if name.endswith("/pooled"))
+  return max(record[name] for record in history)
+
+
+def of_tuning(table: Table, store: Store) -> Sheet | None:
+  """What was tried for each row, and chosen; None if none is tuned."""
+  rows = []
+  for part in table.parts:
+    titles = plan.titles_of(part.config)
+    for row in dict.fromkeys(part.shared(row) for row in part.rows):
+      known = store.tuned.get(work.tuned_name(part, row))
+      if known is None or not part.is_tuned(row):
+        continue
+      chosen = _flat(known["chosen"])
+      rows.append(
+        [
+          Cell(f"{part.name} {plan.title_of(row.method, titles)}".strip()),
+          Cell(row.bits_title),
+          Cell(
+            "; ".join(
+              f"{name} **{chosen.get(name, '?')}** of "
+              f"{', '.join(f'{x:g}' for x in values)}"
+              for name, values in _flat(known["space"]).items()
+            )
+          ),
+          Cell(f"{len(known['tried'])}"),
+          Cell(f"{known['gradients']:,.0f}"),
+        ]
+      )
+  if not rows:
+    return None
+  note = (
+    "what each row's settings were chosen from; rows that are not here share "
+    "those of their method at another precision"
+  )
+  titles = ("tuned", "bits", "chosen", "settings tried", "gradients")
+  return Sheet(titles, rows, names=3, notes=(note,))
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Overrides or a space by the names of single settings."""
+  found = {}
+  for name, value in values.items():
+    inner = value if isinstance(value, Mapping) else {name: value}
+    found |= {key.split(".")[-1]: x for key, x in inner.items()}
+  return found
