@@ -3,13 +3,11 @@
 # Those that are run with clients of less than full precision too.
 _QUANTIZED = ("quped", "quped_labels", "local", "fedavg_ft", "ditto", "qupel")
 
-OVERRIDES = {
-  **{name: {"bits": "32; 2; 1"} for name in _QUANTIZED},
-  # The paper's global loss, and one that has labels too.
-  "quped": {"bits": "32; 2; 1", "quped": {"global_loss": "distill"}},
+# QuPeD with the paper's global loss, and with one that has labels too.
+QUPED_VARIANTS = {
+  "quped": {"quped": {"global_loss": "distill"}},
   "quped_labels": {
     "method": "quped",
-    "bits": "32; 2; 1",
     "quped": {"global_loss": "distill+labels"},
   },
 }
@@ -37,7 +35,10 @@ TABLE = {
   ),
   "bits": "32",
   "seeds": (0, 1, 2),
-  "overrides": OVERRIDES,
+  "overrides": {
+    name: {**QUPED_VARIANTS.get(name, {}), "bits": "32; 2; 1"}
+    for name in _QUANTIZED
+  },
   "titles": TITLES,
   # What is chosen at 2 bits is taken at 1 bit.
   "share": {f"{name}_1": f"{name}_2" for name in _QUANTIZED},
@@ -56,7 +57,8 @@ TUNE = {
     "quped_labels": QUPED,
     "qupel": {**BOTH_RATES, "qupel": {"lambda_p": (0.1, 0.5, 2.0)}},
     "local": RATES,
-    "fedavg": {**RATES, "fedavg": {"server_learning_rate": (0.5, 1.0, 1.5)}},
+    # The server takes the mean, as in all other methods here.
+    "fedavg": RATES,
     "fedavg_ft": {**RATES, "fedavg_ft": {"adapt_steps": (5, 10, 20)}},
     "per_fedavg": {**RATES, "per_fedavg": {"alpha": (0.01, 0.03, 0.1)}},
     "pfedme": {

@@ -21,13 +21,7 @@ FULL = {
   "methods": ("local", "quped_labels", "quped", "fml"),
   "bits": "32",
   "seeds": (0, 1, 2),
-  "overrides": {
-    "quped": {"quped": {"global_loss": "distill"}},
-    "quped_labels": {
-      "method": "quped",
-      "quped": {"global_loss": "distill+labels"},
-    },
-  },
+  "overrides": _personalized.QUPED_VARIANTS,
   "titles": _personalized.TITLES,
   "parts": {
     "precisions": {

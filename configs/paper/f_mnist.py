@@ -38,25 +38,17 @@ FULL = {
   "methods": _METHODS,
   "bits": "32",
   "seeds": (0, 1, 2),
-  "overrides": {
-    "quped": {"quped": {"global_loss": "distill"}},
-    "quped_labels": {
-      "method": "quped",
-      "quped": {"global_loss": "distill+labels"},
-    },
-  },
+  "overrides": _personalized.QUPED_VARIANTS,
   "titles": _personalized.TITLES,
   "figure": "bytes",
   "tune": {
     **b_mnist.FULL["tune"],
     "spaces": {
       name: {
-        **{
-          field: _personalized.RATES["learning_rate"]
-          if field.endswith("learning_rate")
-          else values
-          for field, values in _SPACES[name].items()
-        },
+        field: _personalized.RATES["learning_rate"]
+        if field.endswith("learning_rate")
+        else values
+        for field, values in _SPACES[name].items()
       }
       for name in _METHODS
     },

@@ -16,12 +16,7 @@ FULL = {
   "methods": _METHODS,
   "bits": "32",
   "seeds": (0, 1, 2),
-  "overrides": {
-    "quped_labels": {
-      "method": "quped",
-      "quped": {"global_loss": "distill+labels"},
-    },
-  },
+  "overrides": _personalized.QUPED_VARIANTS,
   "titles": _personalized.TITLES,
   "figure": "map",
   "parts": {

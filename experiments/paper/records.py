@@ -189,7 +189,11 @@ def of_run(
   summary = {k: found.summary[k] for k in _SUMMARY if k in found.summary}
   name = found.summary.get("score", "accuracy")
   variant = summary["primary_variant"]
-  summary[name] = {variant: found.summary[name][variant]}
+  # Of variants that are not compared, the mean alone.
+  summary[name] = {
+    k: v if k == variant else {"mean": v["mean"]}
+    for k, v in found.summary[name].items()
+  }
   summary["timing"] = {
     k: found.summary["timing"][k]
     for k in ("seconds_per_round", "compile_seconds", "total_seconds")

@@ -11,6 +11,7 @@ from experiments.paper.found import Found
 from experiments.paper.records import Store
 from quped_jax.experiment import scores
 from quped_jax.experiment.comparison import plan, tables
+from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.sheet import Cell, Sheet
 from quped_jax.experiment.comparison.statistics import (
   Difference,
@@ -55,18 +56,29 @@ def _rows(found: Found) -> Sheet:
   columns = {column.field: column for column in tables.columns(first, score)}
   shown = [columns[name] for name in (score.name, *_SHOWN)]
   cells = [tables.cells(records, column) for column in shown]
+  shared = [_global(found, row, score) for row in found.records]
   return Sheet(
-    ("method", "bits", *(column.title for column in shown)),
+    ("method", "bits", *(column.title for column in shown), "global model"),
     [
       [
         Cell(found.title(row)),
         Cell(row.bits_title),
         *(own[i] for own in cells),
+        Cell(shared[i]),
       ]
       for i, row in enumerate(found.records)
     ],
     names=2,
   )
+
+
+def _global(found: Found, row: Row, score: scores.Score) -> str:
+  """The mean score of the model that all share; "" if there is none."""
+  summaries = [x.results.summary for x in found.records[row].values()]
+  if any("global" not in x[score.name] for x in summaries):
+    return ""
+  means = [x[score.name]["global"]["mean"] for x in summaries]
+  return f"{score.scale * float(np.mean(means)):.1f}"
 
 
 def _by_type(found: Found) -> list[Sheet]:

@@ -39,6 +39,19 @@ def test_rows_are_compared_with_the_first_of_their_precision(store):
   assert "Not run: Ours (2 bits)." in page.text(tables.table(), store)
 
 
+def test_the_model_that_all_share_is_shown_where_there_is_one(tmp_path):
+  found = Store(tmp_path / "cpu2")
+  run = tables.record([0.5, 0.7], types=())
+  run.results.summary["accuracy"]["global"] = {"mean": 0.125}
+  found.add(Key("", Row("quped", (32,)), 0), run)
+  found.add(
+    Key("", Row("local", (32,)), 0), tables.record([0.5, 0.7], types=())
+  )
+  lines = page.text(tables.table(), found).splitlines()
+  assert lines[2].endswith("| global model |")
+  assert lines[4].endswith("| 12.5 |") and lines[5].endswith("|  |")
+
+
 def test_a_mixture_says_what_each_client_type_gains(store):
   text = page.text(tables.table(), store)
   line = next(x for x in text.splitlines() if "mlp@2 (2 clients)" in x)
