@@ -81,7 +81,8 @@ def choose(
   section = {**part.config["tune"], "trials": trials}
   del section["gradients"]
   config = {**catalog.alone(part.config, row), "tune": section}
-  best = tune.tune(config, workdir, quiet=quiet)
+  # What is there may be of another space.
+  best = tune.tune(config, workdir, quiet=quiet, restart=True)
   tried = reading.read_json(workdir / "tune.json", nan=True)["trials"]
   return best.get(row.name, {}), tried
 

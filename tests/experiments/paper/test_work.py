@@ -90,6 +90,27 @@ def test_rows_of_other_settings_than_before_are_run_anew(done, tmp_path):
   assert {line.split(" ")[1] for line in said} == {"quped,"}
 
 
+@pytest.mark.slow
+def test_a_row_of_another_space_than_before_is_tuned_anew(tmp_path):
+  section = tables.CONFIG["tune"]
+  chosen = []
+  for rates in ((0.01, 0.1), (0.2, 0.4)):
+    spaces = {"local": {"learning_rate": rates}}
+    table = tables.table(
+      methods=("local",),
+      bits="32",
+      seeds=(0,),
+      share={},
+      tune={**section, "spaces": spaces},
+    )
+    # In the same folders, as when a config has changed.
+    store, said = carry_out(table, tmp_path)
+    assert any(line.startswith("tuning local_32") for line in said)
+    chosen.append(store.tuned["local_32"]["chosen"]["learning_rate"])
+    assert chosen[-1] in rates
+  assert len(set(chosen)) == 2
+
+
 def test_time_that_is_over_ends_what_is_done():
   with pytest.raises(work.OutOfTimeError), work.within(0.002):
     time.sleep(5)
