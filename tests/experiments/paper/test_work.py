@@ -128,3 +128,28 @@ def test_cells_are_those_of_all_parts():
   keys = [cell.key for cell in work.cells(both)]
   assert len(keys) == len(set(keys)) == 16
   assert {key.seed for key in keys[:8]} == {0}
+
+
+@pytest.mark.slow
+def test_a_warm_row_starts_from_the_weights_that_another_came_to(tmp_path):
+  table = tables.table(
+    methods=("full", "warm", "cold"),
+    bits="32",
+    seeds=(0,),
+    share={},
+    tune={**tables.CONFIG["tune"], "spaces": {}},
+    base={**tables.CONFIG["base"], "clients": 1, "partition": "iid"},
+    overrides={
+      "full": {"method": "local", "rounds": 12, "save_models": "clients"},
+      # A step that changes nothing.
+      **{
+        name: {"method": "local", "learning_rate": (0.0,), "rounds": 1}
+        for name in ("warm", "cold")
+      },
+    },
+    warm={"warm": "full_32"},
+  )
+  store, _ = carry_out(table, tmp_path)
+  full, warm, cold = (record.results for record in store.runs.values())
+  assert warm.scores == pytest.approx(full.scores)
+  assert cold.scores != pytest.approx(full.scores)
