@@ -1,8 +1,11 @@
 """Tables: all of them hold what can be run."""
 
+import os
+
 import pytest
 
-from experiments.paper import catalog
+from experiments.paper import catalog, tuning
+from quped_jax.experiment import many
 from quped_jax.experiment.comparison import plan, tune
 
 ALL = [(name, x) for name in catalog.names() for x in catalog.VARIANTS]
@@ -56,3 +59,20 @@ def test_small_tables_have_the_rows_clients_and_data_of_full_ones():
         theirs = plan.row_settings(other.config, row, 0)
         for field in same:
           assert getattr(ours, field) == getattr(theirs, field)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  not os.environ.get("QUPED_DATA_DIR"),
+  reason="QUPED_DATA_DIR does not name a folder of datasets",
+)
+@pytest.mark.parametrize("name", catalog.names())
+def test_data_and_networks_of_every_row_fit_before_anything_is_run(name):
+  sources = many.Sources()
+  table = catalog.get(name, "small")
+  for part in table.parts:
+    for row in part.rows:
+      settings = plan.row_settings(part.config, row, table.seeds[0])
+      assert sources.plan(settings).parts.built.method
+      if part.is_tuned(row):
+        assert tuning.budget(part, part.shared(row), sources).trials > 0
