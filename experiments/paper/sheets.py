@@ -33,7 +33,7 @@ def of_part(found: Found) -> list[Sheet]:
   Args:
     found: a part of which something was run.
   """
-  made = [_published(found)] if "published" in found.part.config else []
+  made = [_published(found)] if found.part.config.get("published") else []
   return [*made, _rows(found), *_by_type(found)]
 
 
