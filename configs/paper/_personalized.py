@@ -34,40 +34,52 @@ TABLE = {
     "fml",
   ),
   "bits": "32",
-  "seeds": (0, 1, 2),
+  "seeds": (0, 1, 2, 3, 4),
   "overrides": {
     name: {**QUPED_VARIANTS.get(name, {}), "bits": "32; 2; 1"}
     for name in _QUANTIZED
   },
   "titles": TITLES,
-  # What is chosen at 2 bits is taken at 1 bit.
-  "share": {f"{name}_1": f"{name}_2" for name in _QUANTIZED},
 }
 
+# Of a client's own model beside a shared one.
 RATES = {"learning_rate": (0.03, 0.06, 0.12)}
-BOTH_RATES = {**RATES, "shared_learning_rate": (0.03, 0.1)}
-QUPED = {**BOTH_RATES, "quped": {"lambda_p": (0.1, 0.25, 0.5)}}
+# Of the shared model: with labels, and where it learns from clients' models
+# alone, which is slow: its gradient has the weight lambda_p.
+_SHARED = {**RATES, "shared_learning_rate": (0.1, 0.3)}
+_TAUGHT = {**RATES, "shared_learning_rate": (0.03, 0.1, 0.3)}
+# Of a model that is the only one.
+ALONE = {"learning_rate": (0.03, 0.06, 0.12, 0.24)}
+QUPED = {**_TAUGHT, "quped": {"lambda_p": (0.1, 0.25, 0.5)}}
 
 TUNE = {
   "halving": 0,
+  "same_draws": True,
   "seeds": (0,),
   "validation_fraction": 0.2,
   "spaces": {
     "quped": QUPED,
     "quped_labels": QUPED,
-    "qupel": {**BOTH_RATES, "qupel": {"lambda_p": (0.1, 0.5, 2.0)}},
-    "local": RATES,
+    "qupel": {**_TAUGHT, "qupel": {"lambda_p": (0.1, 0.5, 2.0)}},
+    "local": {"learning_rate": (0.015, 0.03, 0.06, 0.12)},
     # The server takes the mean, as in all other methods here.
-    "fedavg": RATES,
-    "fedavg_ft": {**RATES, "fedavg_ft": {"adapt_steps": (5, 10, 20)}},
-    "per_fedavg": {**RATES, "per_fedavg": {"alpha": (0.01, 0.03, 0.1)}},
-    "pfedme": {
-      **RATES,
-      "pfedme": {"lambda_p": (5.0, 15.0), "eta": (0.02, 0.05)},
+    "fedavg": ALONE,
+    "fedavg_ft": {
+      **ALONE,
+      "fedavg_ft": {
+        "adapt_steps": (5, 20),
+        "adapt_learning_rate": (0.003, 0.01, 0.03),
+      },
     },
-    "ditto": {**BOTH_RATES, "ditto": {"lambda_p": (0.1, 0.5, 1.0)}},
-    "apfl": {**BOTH_RATES, "apfl": {"alpha": (0.25, 0.5, 0.75)}},
-    "fedrep": {**RATES, "fedrep": {"head_steps": (5, 0)}},  # 0: half
-    "fml": {**BOTH_RATES, "fml": {"alpha": (0.3, 0.5, 0.7)}},
+    "per_fedavg": {**ALONE, "per_fedavg": {"alpha": (0.003, 0.01, 0.03)}},
+    # Its inner steps have to be small against 2 / lambda_p.
+    "pfedme": {
+      "learning_rate": (0.01, 0.03, 0.06),
+      "pfedme": {"lambda_p": (5.0, 15.0), "eta": (0.05,)},
+    },
+    "ditto": {**_SHARED, "ditto": {"lambda_p": (0.1, 0.5, 1.0)}},
+    "apfl": {**_SHARED, "apfl": {"alpha": (0.25, 0.5, 0.75)}},
+    "fedrep": {**ALONE, "fedrep": {"head_steps": (2, 5, 8)}},
+    "fml": {**_TAUGHT, "fml": {"alpha": (0.3, 0.5, 0.7)}},
   },
 }

@@ -6,7 +6,7 @@ from configs.paper.b_femnist import SMALL_BASE
 FULL = {
   **b_mnist.FULL,
   "base": {**b_mnist.BASE, "clients_per_round": 10, "rounds": 200},
-  "tune": {**b_mnist.FULL["tune"], "rounds": 200},
+  "tune": {**b_mnist.FULL["tune"], "gradients": 144_000, "rounds": 200},
 }
 
 SMALL = {

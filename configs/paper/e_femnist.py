@@ -1,6 +1,7 @@
 """(e) Ablations of QuPeD at 2 bits on FEMNIST: one change each.
 
-All rows have the step sizes that were chosen for the first.
+All rows have the settings that were chosen for the first, but that estimators,
+whose gradients are of other sizes, are tuned for themselves.
 """
 
 from configs.paper import _personalized, b_femnist
@@ -23,8 +24,8 @@ _CHANGES = {
     {"quped": {"temperature_on": "teacher"}},
   ),
   "no_pull": ("strength 0", {"strength": 0.0}),
-  "strong": ("strength 1e-4", {"strength": 1e-4}),
-  "stronger": ("strength 1e-3", {"strength": 1e-3}),
+  "strong": ("ten times the strength", {"strength": 1e-4}),
+  "stronger": ("a hundred times the strength", {"strength": 1e-3}),
   "no_ramp": ("constant strength", {"strength_ramp": False}),
   "l2": ("l2 instead of l1", {"norm": "l2"}),
   "subgradient": (
@@ -42,9 +43,16 @@ _CHANGES = {
   "parq": ("estimator parq", {"estimator": "parq"}),
   "soft": ("sharpness 5", {"sharpness": 5.0}),
   "sharp": ("sharpness 20", {"sharpness": 20.0}),
-  "half_steps": ("half the local steps", {"steps": 10}),
-  "twice_steps": ("twice the local steps", {"steps": 40}),
+  "half_steps": (
+    "half the local steps, twice the rounds",
+    {"steps": 10, "rounds": 100},
+  ),
+  "twice_steps": (
+    "twice the local steps, half the rounds",
+    {"steps": 40, "rounds": 25},
+  ),
 }
+_ESTIMATORS = ("hard", "ste", "lsq", "parq")
 
 FULL = {
   "base": b_femnist.BASE,
@@ -55,17 +63,21 @@ FULL = {
     name: {"method": "quped", **own} for name, (_, own) in _CHANGES.items()
   },
   "titles": {name: title for name, (title, _) in _CHANGES.items()},
-  "share": {f"{name}_2": "quped_2" for name in _CHANGES},
+  "share": {
+    f"{name}_2": "quped_2" for name in _CHANGES if name not in _ESTIMATORS
+  },
   "tune": {
     **b_femnist.FULL["tune"],
-    "spaces": {"quped": _personalized.QUPED},
+    "spaces": {name: _personalized.QUPED for name in ("quped", *_ESTIMATORS)},
   },
 }
 
 SMALL = {
   **b_femnist.SMALL,
   "overrides": {
-    "half_steps": {"steps": 5},
-    "twice_steps": {"steps": 20},
+    "strong": {"strength": 2e-3},
+    "stronger": {"strength": 2e-2},
+    "half_steps": {"steps": 5, "rounds": 32},
+    "twice_steps": {"steps": 20, "rounds": 8},
   },
 }

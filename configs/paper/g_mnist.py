@@ -37,4 +37,4 @@ FULL = {
   },
 }
 
-SMALL = {"base": SMALL_BASE, "tune": {**SMALL_TUNE, "gradients": 480}}
+SMALL = {"base": SMALL_BASE, "tune": {**SMALL_TUNE, "gradients": 960}}

@@ -1,29 +1,24 @@
 """(h) Beyond the paper: an idea, chosen on FEMNIST's validation samples.
 
 A client's own weights begin each round nearer to the received global model, by
-`quped.blend` of the way: 0 is the paper's QuPeD. Accuracy is on validation
-samples, which are taken from the training samples of seeds 0 to 2. What is
-chosen here is then judged elsewhere, see `h_confirm`.
+`quped.blend` of the way: 0 is the paper's QuPeD. Which value, if any, is read
+from the validation accuracy that tuning came to; that on test samples stands
+beside it and chooses nothing. What is chosen is judged elsewhere: `h_confirm`.
 """
 
 from configs.paper import _personalized, b_femnist
 
 _LABELS = {"global_loss": "distill+labels"}
 _ROWS = {
-  "quped": ("QuPeD (distill)", {"global_loss": "distill"}),
   "labels": ("QuPeD (distill+labels)", _LABELS),
   "blend_25": ("distill+labels, blend 0.25", {**_LABELS, "blend": 0.25}),
   "blend_50": ("distill+labels, blend 0.5", {**_LABELS, "blend": 0.5}),
   "blend_100": ("distill+labels, blend 1", {**_LABELS, "blend": 1.0}),
-  "distill_50": (
-    "distill, blend 0.5",
-    {"global_loss": "distill", "blend": 0.5},
-  ),
 }
 
 FULL = {
-  "base": {**b_femnist.BASE, "validation_fraction": 0.2},
-  "methods": ("labels", *(name for name in _ROWS if name != "labels")),
+  "base": b_femnist.BASE,
+  "methods": tuple(_ROWS),
   "bits": "32; 2",
   "seeds": (0, 1, 2),
   "overrides": {

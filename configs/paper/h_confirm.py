@@ -1,4 +1,4 @@
-"""(h) Beyond the paper: the idea of `h_choose`, on data untouched until then.
+"""(h) Beyond the paper: the idea of `h_choose`, on data it was not chosen on.
 
 Five fresh seeds; each row is tuned anew, on validation samples of seed 0.
 """
@@ -24,7 +24,12 @@ FULL = {
   "tests": (("quped_blend", "quped_labels"), ("quped_blend", "fedavg_ft")),
   "parts": {
     "MNIST": {},
-    "CIFAR-10": {"base": b_cifar10.BASE},
+    "CIFAR-10": {
+      "base": b_cifar10.BASE,
+      "tune": {
+        name: b_cifar10.FULL["tune"][name] for name in ("gradients", "rounds")
+      },
+    },
   },
   "tune": {
     **b_mnist.FULL["tune"],
@@ -39,5 +44,5 @@ FULL = {
 SMALL = {
   "base": b_mnist.SMALL_BASE,
   "tune": b_mnist.SMALL_TUNE,
-  "parts": {"MNIST": {}, "CIFAR-10": {"base": b_cifar10.SMALL["base"]}},
+  "parts": {"MNIST": {}, "CIFAR-10": b_cifar10.SMALL},
 }

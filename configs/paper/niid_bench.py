@@ -43,7 +43,7 @@ FULL = {
       "published": {"fedavg": 98.89, "fedprox": 99.02, "scaffold": 99.07},
     },
     "two labels": {
-      "base": {"partition": "pathological", "classes_per_client": 2},
+      "base": {"partition": "label_quantity", "classes_per_client": 2},
       "published": {"fedavg": 96.86, "fedprox": 96.85, "scaffold": 96.92},
     },
   },

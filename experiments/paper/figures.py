@@ -74,7 +74,7 @@ def _difference(found: Found, groups: dict[Row, list[Row]]) -> Figure:
   labels, values = [], [0.0]
   for first, rows in groups.items():
     labels.append(f"{found.title(first)}, {describe_bits(first.bits)}:")
-    apart = {row: found.comparison.difference(row, first) for row in rows}
+    apart = {row: found.difference(row, first) for row in rows}
     for row in sorted(rows, key=lambda row: -apart[row].mean):
       own = apart[row]
       mean = 100 * own.mean
@@ -153,13 +153,12 @@ def _map(parts: Sequence[Found]) -> dict[str, Figure]:
 
 def _square(axes: Any, found: Found, x: int, y: int, colours: Any) -> None:
   """The best method, its accuracy, and how far the next is behind."""
-  assert found.comparison is not None
   means = {
     row: 100 * float(np.mean([np.nanmean(own[s].results.scores) for s in own]))
     for row, own in found.records.items()
   }
   best, *others = sorted(means, key=lambda row: -means[row])
-  apart = [found.comparison.difference(best, row) for row in others]
+  apart = [found.difference(best, row) for row in others]
   clear = all(own.low is not None and own.low > 0 for own in apart)
   axes.fill_between(
     [x - 0.48, x + 0.48],

@@ -13,10 +13,7 @@ from quped_jax.experiment import scores
 from quped_jax.experiment.comparison import plan, tables
 from quped_jax.experiment.comparison.plan import Row
 from quped_jax.experiment.comparison.sheet import Cell, Sheet
-from quped_jax.experiment.comparison.statistics import (
-  Difference,
-  paired_difference,
-)
+from quped_jax.experiment.comparison.statistics import Difference
 
 _SHOWN = (
   "difference_mean",
@@ -45,7 +42,7 @@ def _rows(found: Found) -> Sheet:
     other = found.reference(row)
     own = None
     if other not in (None, row):
-      own = found.comparison.difference(row, other)
+      own = found.difference(row, other)
     changed = {
       f"difference_{name}": own and getattr(own, name)
       for name in ("mean", "low", "high")
@@ -87,24 +84,19 @@ def _by_type(found: Found) -> list[Sheet]:
   local = [row for row in found.records if row.method == "local"]
   if not types or not local:
     return []
-  base = found.records[local[0]]
   kinds = list(dict.fromkeys(types))
   rows = []
   for row, own in found.records.items():
     cells = [Cell(found.title(row)), Cell(row.bits_title)]
     for kind in kinds:
-      members = {
-        seed: np.array(own[seed].client_types) == kind for seed in found.seeds
-      }
-      pairs = [
-        {
-          seed: scores_of[seed].results.scores[members[seed]]
-          for seed in found.seeds
-        }
-        for scores_of in (own, base)
+      means = [
+        np.nanmean(x.results.scores[np.array(x.client_types) == kind])
+        for x in own.values()
       ]
-      mean = np.mean([np.nanmean(x) for x in pairs[0].values()])
-      gain = None if row == local[0] else paired_difference(*pairs)
+      mean = np.mean(means)
+      gain = None
+      if row != local[0]:
+        gain = found.difference(row, local[0], kind)
       cells.append(Cell(f"{100 * mean:.1f}{_gain(gain)}"))
     rows.append(cells)
   titles = [f"{kind} ({types.count(kind)} clients)" for kind in kinds]
@@ -196,11 +188,12 @@ def of_tuning(table: Table, store: Store) -> Sheet | None:
           Cell(row.bits_title),
           Cell(
             "; ".join(
-              f"{name} **{chosen.get(name, '?')}** of "
-              f"{', '.join(f'{x:g}' for x in values)}"
+              f"{name} **{_value(chosen.get(name, '?'))}** of "
+              f"{', '.join(map(_value, values))}"
               for name, values in _flat(known["space"]).items()
             )
           ),
+          Cell(_best(known["tried"])),
           Cell(f"{len(known['tried'])}"),
           Cell(f"{known['gradients']:,.0f}"),
         ]
@@ -211,8 +204,31 @@ def of_tuning(table: Table, store: Store) -> Sheet | None:
     "what each row's settings were chosen from; rows that are not here share "
     "those of their method at another precision"
   )
-  titles = ("tuned", "bits", "chosen", "settings tried", "gradients")
-  return Sheet(titles, rows, names=3, notes=(note,))
+  validation = "validation: accuracy in %, of the settings that were chosen"
+  titles = (
+    "tuned",
+    "bits",
+    "chosen",
+    "validation",
+    "settings tried",
+    "gradients",
+  )
+  return Sheet(titles, rows, names=3, notes=(note, validation))
+
+
+def _value(value: Any) -> str:
+  """A setting, which may be one for each client type."""
+  if isinstance(value, (list, tuple)):
+    return " / ".join(map(_value, value))
+  return value if isinstance(value, str) else f"{value:g}"
+
+
+def _best(tried: Sequence[Mapping[str, Any]]) -> str:
+  """The best score of those that were trained to the end; "" if none was."""
+  most = max(trial.get("rounds", 0) for trial in tried)
+  last = [x["validation"] for x in tried if x.get("rounds", 0) == most]
+  known = [x for x in last if x is not None and np.isfinite(x)]
+  return f"{100 * max(known):.1f}" if known else ""
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

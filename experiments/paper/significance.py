@@ -1,9 +1,10 @@
-"""Whether rows differ, over seeds, when several are compared at once.
+"""Whether rows differ, over seeds.
+
+A seed gives one difference of mean accuracies, so that the clients of a seed,
+who share a global model, do not count as independent.
 
 In a table's config, `tests` has pairs of methods; each pair is compared at
-every precision that both have, in every part. A seed gives one difference of
-mean accuracies, so that the clients of a seed, who share a global model, do not
-count as independent.
+every precision that both have, in every part, and corrected for being several.
 
 References:
   Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
@@ -49,13 +50,7 @@ def tests(parts: Sequence[Found]) -> list[Test]:
 
 
 def _test(found: Found, own: Row, other: Row) -> Test:
-  means = {
-    row: np.array(
-      [np.nanmean(x.results.scores) for x in found.records[row].values()]
-    )
-    for row in (own, other)
-  }
-  apart = means[own] - means[other]
+  apart = found.apart(own, other)
   p = paired_p(apart) if len(apart) > 1 else None
   return Test(found.part.name, own, other, tuple(apart.tolist()), p)
 

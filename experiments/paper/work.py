@@ -11,7 +11,7 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +68,65 @@ def cells(table: Table) -> list[Cell]:
 def tuned_name(part: Part, row: Row) -> str:
   """By which a store knows what was chosen for a row."""
   return f"{part.name}/{row.name}" if part.name else row.name
+
+
+def chosen_for(
+  part: Part, row: Row, store: Store
+) -> tuple[str, dict[str, Any] | None]:
+  """The settings that were chosen for a row, or for the one it shares with.
+
+  Args:
+    part: the comparison.
+    row: one of its rows.
+    store: what was kept.
+
+  Returns:
+    A digest of what they were to be chosen from, "" if the row is not tuned;
+    and the settings, None if they were not chosen yet, or not from that.
+  """
+  if not part.is_tuned(row):
+    return "", _UNTUNED
+  shared = part.shared(row)
+  seed = plan.parse_seeds("tune.seeds", part.config["tune"]["seeds"])[0]
+  config = tuning.with_chosen(part.config, shared, {})
+  given = plan.row_settings(config, shared, seed)
+  section = dict(part.config["tune"])
+  section["spaces"] = tune.space_of(section, shared.method)
+  own = records.digest([records.digest(given), section])
+  known = store.tuned.get(tuned_name(part, shared))
+  if known is None or known["settings"] != own:
+    return own, None
+  return own, known["chosen"]
+
+
+def settings_of(cell: Cell, chosen: Mapping[str, Any]) -> Settings:
+  """The settings of a cell.
+
+  Args:
+    cell: of a table.
+    chosen: for its row, see `chosen_for`.
+  """
+  config = tuning.with_chosen(cell.part.config, cell.row, chosen)
+  return plan.row_settings(config, cell.row, cell.seed)
+
+
+def digest_of(cell: Cell, store: Store) -> str | None:
+  """Of the settings that a cell's results follow from, as a record has it.
+
+  Args:
+    cell: of a table.
+    store: what was kept; None comes of settings that are not chosen yet.
+  """
+  _, chosen = chosen_for(cell.part, cell.row, store)
+  if chosen is None:
+    return None
+  own, warm = (
+    records.digest(settings_of(cell, chosen)),
+    cell.part.warm(cell.row),
+  )
+  if warm is None:
+    return own
+  return records.digest([own, digest_of(cell._replace(row=warm), store)])
 
 
 class OutOfTimeError(Exception):
@@ -143,8 +202,9 @@ class _Worker:
   def do(self, cell: Cell, label: str) -> None:
     """Runs a cell, unless it is done."""
     settings = self._settings(cell)
+    digest = self._digest(cell)
     known = self._store.runs.get(cell.key)
-    if known is not None and known.settings == self._digest(cell):
+    if known is not None and known.settings == digest:
       return
     began = time.perf_counter()
     self._say(f"{label} {cell.title}")
@@ -153,7 +213,7 @@ class _Worker:
       path = self._weights(cell._replace(row=warm))
       settings = dataclasses.replace(settings, warm_start=str(path))
     run = self._run(cell, settings)
-    record = self._record(run)._replace(settings=self._digest(cell))
+    record = self._record(run)._replace(settings=digest)
     self._store.add(cell.key, record)
     found = "diverged"
     if record.finished is not None:
@@ -164,16 +224,17 @@ class _Worker:
 
   def _settings(self, cell: Cell) -> Settings:
     """Those of a cell, with what was chosen for its row."""
-    chosen = self._chosen(cell.part, cell.row)
-    config = tuning.with_chosen(cell.part.config, cell.row, chosen)
-    return plan.row_settings(config, cell.row, cell.seed)
+    return settings_of(cell, self._chosen(cell.part, cell.row))
 
   def _digest(self, cell: Cell) -> str:
-    """Of the settings that its results follow from."""
-    own, warm = records.digest(self._settings(cell)), cell.part.warm(cell.row)
-    if warm is None:
-      return own
-    return records.digest([own, self._digest(cell._replace(row=warm))])
+    """Of the settings that its results follow from, which are chosen first."""
+    warm = cell.part.warm(cell.row)
+    for row in (cell.row, warm):
+      if row is not None:
+        self._chosen(cell.part, row)
+    found = digest_of(cell, self._store)
+    assert found is not None
+    return found
 
   def _run(self, cell: Cell, settings: Settings) -> Run:
     folder = self._workdir / cell.part.name / "runs"
@@ -215,24 +276,13 @@ class _Worker:
 
   def _chosen(self, part: Part, row: Row) -> dict[str, Any]:
     """The settings that are chosen for a row, now or before."""
-    if not part.is_tuned(row):
-      return _UNTUNED
-    shared = part.shared(row)
-    seed = plan.parse_seeds("tune.seeds", part.config["tune"]["seeds"])[0]
-    config = tuning.with_chosen(part.config, shared, {})
-    given = plan.row_settings(config, shared, seed)
-    section = dict(part.config["tune"])
-    section["spaces"] = tune.space_of(section, shared.method)
-    own = records.digest([records.digest(given), section])
-    name = tuned_name(part, shared)
-    known = self._store.tuned.get(name)
-    if known is None or known["settings"] != own:
-      known = self._tune(part, shared, own, name)
-    return known["chosen"]
+    digest, chosen = chosen_for(part, row, self._store)
+    if chosen is None:
+      chosen = self._tune(part, part.shared(row), digest)
+    return chosen
 
-  def _tune(
-    self, part: Part, row: Row, settings: str, name: str
-  ) -> dict[str, Any]:
+  def _tune(self, part: Part, row: Row, settings: str) -> dict[str, Any]:
+    name = tuned_name(part, row)
     budget = tuning.budget(part, row, self._sources)
     self._say(
       f"tuning {name}: {budget.trials} of {budget.points} settings, "
@@ -250,4 +300,4 @@ class _Worker:
     }
     self._store.add_tuned(name, record)
     self._say(f"tuned {name}: {chosen or 'all diverged'}")
-    return record
+    return self._store.tuned[name]["chosen"]

@@ -145,6 +145,7 @@ def _with_base(
 _TUNE = {
   "trials": int,
   "halving": int,
+  "same_draws": bool,
   "seeds": "tuple[int, ...]",
   "rounds": int,
   "validation_fraction": float,

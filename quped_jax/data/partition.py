@@ -74,6 +74,9 @@ def partition(
   - "pathological" (`classes_per_client`): each client holds exactly that many
     classes; every class has a holder; the samples of a class are split evenly
     among its holders.
+  - "label_quantity" (`classes_per_client`): likewise, but how many clients hold
+    a class is left to chance: client i holds class i, counted round and round,
+    and others at random. Source: Li et al., 2022 (NIID-Bench).
   - "dirichlet" (`alpha`): the samples of each class are divided in proportions
     drawn from Dirichlet(alpha); then clients with fewer than `min_size` samples
     get some from the largest. Source: Hsu et al., 2019. With `self_balancing`,
@@ -92,7 +95,10 @@ def partition(
   A dataset's own test samples (`is_test`) of a class are divided among the
   clients in proportion to their training samples of that class; under "natural"
   they go to the client that holds their group. Without a test split, each
-  client's samples of a class are split by `train_fraction`. Samples whose
+  client's samples of a class are split by `train_fraction`. Validation samples
+  are taken from a client's training samples as its test samples are: with
+  classes in proportion, but at random where test samples go by group. Samples
+  whose
   targets are no classes can be divided by "iid", "quantity" and "natural", and
   count as of one class.
 
@@ -192,8 +198,13 @@ def partition(
   _check_nobody_empty("training", train, scheme, names)
   _check_nobody_empty("test", test, scheme, names)
   _check_classes(dataset, classes, [*train, *test], scheme)
+  strata = classes
+  if scheme == "natural" and dataset.is_test is not None:
+    # As its test samples are: of whatever classes, also such as a client has no
+    # other sample of.
+    strata = np.zeros_like(classes)
   parts = [
-    split_by_class(rows, classes, 1 - validation_fraction, 0, rng)
+    split_by_class(rows, strata, 1 - validation_fraction, 0, rng)
     for rows in train
   ]
   return Partition(

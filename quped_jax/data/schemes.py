@@ -30,7 +30,7 @@ class Pool:
     labels: `[samples]`, the classes; all alike if there are none.
     groups: `[samples]`, the natural owners, or None.
     num_clients: Number of clients.
-    classes_per_client: For "pathological".
+    classes_per_client: For "pathological" and "label_quantity".
     alpha: For "dirichlet" and "quantity".
     min_size: Likewise.
     self_balancing: For "dirichlet".
@@ -58,13 +58,7 @@ def _iid(pool: Pool, rng: np.random.Generator) -> np.ndarray:
 
 
 def _pathological(pool: Pool, rng: np.random.Generator) -> np.ndarray:
-  classes = np.unique(pool.labels)
-  per_client = _required(pool, "pathological", "classes_per_client")
-  if not 1 <= per_client <= len(classes):
-    raise ValueError(
-      f"classes_per_client={per_client}: must be between 1 and {len(classes)}, "
-      f"the number of classes in {pool.name!r}"
-    )
+  classes, per_client = _classes_of_each(pool, "pathological")
   if pool.num_clients * per_client < len(classes):
     raise ValueError(
       f"classes_per_client={per_client}: must be at least "
@@ -79,6 +73,44 @@ def _pathological(pool: Pool, rng: np.random.Generator) -> np.ndarray:
     counts = np.array([len(clients) for clients in holders])
     for index in np.lexsort((rng.random(len(classes)), counts))[:per_client]:
       holders[index].append(client)
+  return _split_evenly(pool, classes, holders, rng)
+
+
+def _label_quantity(pool: Pool, rng: np.random.Generator) -> np.ndarray:
+  classes, per_client = _classes_of_each(pool, "label_quantity")
+  if pool.num_clients < len(classes):
+    raise ValueError(
+      f"clients={pool.num_clients}: must be at least {len(classes)}, the "
+      f"number of classes in {pool.name!r}, with partition='label_quantity'"
+    )
+  holders = [[] for _ in classes]
+  for client in range(pool.num_clients):
+    own = client % len(classes)
+    others = np.delete(np.arange(len(classes)), own)
+    for index in (own, *rng.permutation(others)[: per_client - 1]):
+      holders[index].append(client)
+  return _split_evenly(pool, classes, holders, rng)
+
+
+def _classes_of_each(pool: Pool, scheme: str) -> tuple[np.ndarray, int]:
+  """All classes, and how many of them each client holds."""
+  classes = np.unique(pool.labels)
+  per_client = _required(pool, scheme, "classes_per_client")
+  if not 1 <= per_client <= len(classes):
+    raise ValueError(
+      f"classes_per_client={per_client}: must be between 1 and {len(classes)}, "
+      f"the number of classes in {pool.name!r}"
+    )
+  return classes, per_client
+
+
+def _split_evenly(
+  pool: Pool,
+  classes: np.ndarray,
+  holders: list[list[int]],
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """Owners, where the samples of a class are split among its holders."""
   owner = np.empty(len(pool.labels), int)
   for label, clients in zip(classes, holders, strict=True):
     rows = rng.permutation(np.flatnonzero(pool.labels == label))
@@ -230,6 +262,7 @@ def _natural(pool: Pool, rng: np.random.Generator) -> np.ndarray:
 SCHEMES: dict[str, Scheme] = {
   "iid": _iid,
   "pathological": _pathological,
+  "label_quantity": _label_quantity,
   "dirichlet": _dirichlet,
   "quantity": _quantity,
   "shards": _shards,

@@ -11,6 +11,7 @@ from quped_jax.data import (
 OPTIONS = {
   "iid": {},
   "pathological": {"classes_per_client": 3},
+  "label_quantity": {"classes_per_client": 3},
   "dirichlet": {"alpha": 0.5, "min_size": 4},
   "quantity": {"alpha": 2.0, "min_size": 4},
   "shards": {"shards_per_client": 2},
@@ -27,6 +28,7 @@ MOVED = pytest.mark.filterwarnings(
 NAMES = [
   "dirichlet",
   "iid",
+  "label_quantity",
   "natural",
   "pathological",
   "quantity",

@@ -57,7 +57,7 @@ def test_every_scheme(scheme, num_test):
 def test_seed_decides(scheme):
   dataset = make_dataset()
   first, again, other = (
-    all_rows(partition(dataset, scheme, 5, seed=seed, **OPTIONS[scheme]))
+    all_rows(partition(dataset, scheme, 6, seed=seed, **OPTIONS[scheme]))
     for seed in (3, 3, 4)
   )
   np.testing.assert_array_equal(first, again)
@@ -125,6 +125,20 @@ def test_test_split_follows_the_class_mix(scheme, seed):
   # 1200 training and 300 test samples: a quarter, to within one sample.
   assert np.abs(test - train / 4).max() < 1
   assert (test.sum(axis=0) == 50).all()
+
+
+def test_validation_of_groups_is_as_their_test_samples_of_any_class():
+  # 30 training samples of 15 classes for each of the groups.
+  dataset = make_dataset(num_classes=15)
+  split = partition(
+    dataset, "natural", 10, groups_per_client=2, validation_fraction=0.3
+  )
+  train = counts(dataset, split.train)
+  validation = counts(dataset, split.validation)
+  sizes = (train + validation).sum(axis=1)
+  np.testing.assert_array_equal(train.sum(axis=1), np.round(0.7 * sizes))
+  # In proportion no class would be wholly among the held out ones.
+  assert ((train == 0) & (validation > 0)).any()
 
 
 @settings(max_examples=30, deadline=None)
@@ -203,6 +217,13 @@ def test_one_training_sample_is_not_given_to_validation():
       {"classes_per_client": 6},
       "clients=120: must be less, as class 0 of 'toy' has 100 samples",
     ),
+    (
+      "label_quantity",
+      5,
+      {"classes_per_client": 2},
+      "clients=5: must be at least 6, the number of classes in 'toy'",
+    ),
+    ("label_quantity", 6, {}, "classes_per_client=None: must be given"),
     ("dirichlet", 5, {"alpha": 0.0}, "alpha=0.0: must be positive"),
     ("dirichlet", 5, {"alpha": float("nan")}, "alpha=nan: must be positive"),
     (

@@ -66,6 +66,45 @@ def test_pathological(data):
     assert of_class[held].max() - of_class[held].min() <= 1
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_label_quantity(data):
+  num_classes = data.draw(st.integers(2, 9))
+  per_client = data.draw(st.integers(1, num_classes))
+  num_clients = data.draw(st.integers(num_classes, 3 * num_classes))
+  dataset = make_dataset(num_train=1000, num_classes=num_classes)
+  seed = data.draw(st.integers(0, 9))
+  split = partition(
+    dataset,
+    "label_quantity",
+    num_clients,
+    seed=seed,
+    classes_per_client=per_client,
+  )
+  train = counts(dataset, split.train)
+  assert (np.count_nonzero(train, axis=1) == per_client).all()
+  # Client i holds class i, round and round, so that no class is left over.
+  own = np.arange(num_clients)
+  assert (train[own, own % num_classes] > 0).all()
+  assert train.sum() == 1000
+  for of_class in train.T:
+    held = of_class[of_class > 0]
+    assert held.max() - held.min() <= 1
+
+
+def test_label_quantity_leaves_to_chance_how_many_hold_a_class():
+  dataset = make_dataset(num_classes=10, num_train=1000)
+  holders = []
+  for seed in range(200):
+    split = partition(
+      dataset, "label_quantity", 10, seed=seed, classes_per_client=2
+    )
+    holders.append(np.count_nonzero(counts(dataset, split.train), axis=0))
+  # One for sure, and each of the 9 others with chance 1 in 9.
+  assert np.mean(holders) == 2
+  assert np.var(holders) == pytest.approx(9 * 1 / 9 * 8 / 9, abs=0.1)
+
+
 def test_pathological_clients_differ():
   dataset = make_dataset(num_classes=10, num_train=1000)
   split = partition(dataset, "pathological", 20, classes_per_client=5)

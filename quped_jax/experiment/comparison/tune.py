@@ -3,7 +3,9 @@
 For each row, a method at a precision, the same number of settings is tried,
 drawn without replacement from the grid that the config gives for the method. A
 row has a draw of its own, and it is balanced: each value of a setting is tried
-as often as its other values, or once more or less. A trial's score is that
+as often as its other values, or once more or less. With `same_draws`, rows with
+the same grid and as many trials try the same settings, so that it is not the
+luck of a draw which of them does better. A trial's score is that
 of the method's primary variant after the last round, on the validation
 part of the clients' training data: its mean over clients, then over seeds. Test
 data is never looked at. With successive halving, see `halving`, more settings
@@ -24,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from quped_jax import checks, paths
+from quped_jax import checks, kinds, paths
 from quped_jax.experiment import many, metrics, output
 from quped_jax.experiment.changes import describe, unflatten
 from quped_jax.experiment.comparison import draws, halving, plan
@@ -130,7 +132,9 @@ def space_of(section: Mapping[str, Any], method: str) -> dict[str, Any]:
 def _draw_for(row: Row, section: Mapping[str, Any]) -> list[dict[str, Any]]:
   """The settings that are tried for a row."""
   space, sizes = space_of(section, row.method), _sizes(section, row.method)
-  return draws.draw(f"tune.spaces.{row.method}", space, sizes[0], row.name)
+  same = kinds.boolean("tune.same_draws", section.get("same_draws", False))
+  name = json.dumps(space) if same else row.name
+  return draws.draw(f"tune.spaces.{row.method}", space, sizes[0], name)
 
 
 def _sizes(section: Mapping[str, Any], method: str) -> list[int]:

@@ -50,6 +50,30 @@ def test_rows_with_equal_spaces_try_different_settings(tmp_path):
     assert one not in drawn[:i]
 
 
+def test_rows_with_equal_spaces_try_the_same_settings_where_it_is_said(
+  tmp_path,
+):
+  config = small.make_config(
+    methods=("quped", "ours", "local"),
+    bits=("2",),
+    overrides={"ours": {"method": "quped"}},
+    tune={"trials": 4, "same_draws": True},
+  )
+  rates = {"learning_rate": (0.02, 0.05, 0.1), "strength": (1e-4, 1e-3)}
+  config["tune"]["spaces"] = {
+    "quped": rates, "ours": rates, "local": {**rates, "norm": ("l1", "l2")},
+  }  # fmt: skip
+  trials = tune.make_trials(config, tmp_path)
+  tried = {
+    name: [t.settings for t in trials if t.row.method == name]
+    for name in config["methods"]
+  }
+  assert tried["quped"] == tried["ours"] and len(tried["local"]) == 4
+  config["tune"]["same_draws"] = 1
+  with pytest.raises(ValueError, match="^tune.same_draws=1: must be"):
+    tune.make_trials(config, tmp_path)
+
+
 def test_the_comparison_of_all_methods_tries_every_value(tmp_path):
   config = compare_digits.get_config().to_dict()
   section, tried = config["tune"], collections.defaultdict(set)

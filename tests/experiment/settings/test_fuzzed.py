@@ -95,7 +95,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
   "clients": (1, 2, 4, 12, 96, 97),
   "synthetic_shape": ((4,), (8, 8, 1), (8, 8, 3), (1, 1, 1), (2, 2), ()),
   "partition": (
-    "iid", "pathological", "dirichlet", "quantity", "shards", "natural",
+    "iid", "pathological", "label_quantity", "dirichlet", "quantity", "shards",
+    "natural",
   ),
   "classes_per_client": (1, 4, 5),
   "alpha": (0.01, 100.0, 1e-3, 1e9),

@@ -83,13 +83,34 @@ def test_the_page_says_what_was_chosen_from_what(store):
       "gradients": 1200,
       "seconds": 1.0,
       "chosen": {"learning_rate": 0.1, "local": {"x": 2}},
-      "tried": [{}, {}, {}],
+      "tried": [
+        {"validation": 0.9, "rounds": 1},
+        {"validation": 0.75, "rounds": 2},
+        {"validation": None, "rounds": 2},
+      ],
     },
   )
   assert (
     "| Local training | 2 | learning_rate **0.1** of 0.01, 0.1; x **2** of 1, "
-    "2 | 3 | 1,200 |"
+    "2 | 75.0 | 3 | 1,200 |"
   ) in page.text(tables.table(), store)
+
+
+def test_a_setting_may_be_one_for_each_client_type(store):
+  store.add_tuned(
+    "local_2",
+    {
+      "settings": "0",
+      "space": {"learning_rate": ((0.01, 0.02), (0.1, 0.2))},
+      "gradients": 1200,
+      "seconds": 1.0,
+      "chosen": {"learning_rate": (0.1, 0.2)},
+      "tried": [{"validation": 0.5}],
+    },
+  )
+  assert "learning_rate **0.1 / 0.2** of 0.01 / 0.02, 0.1 / 0.2" in page.text(
+    tables.table(), store
+  )
 
 
 def test_only_what_is_between_the_marks_is_made_anew(tmp_path):
