@@ -27,8 +27,6 @@ SMALL = {
     "steps": 10,
     "batch_size": 16,
     "eval_every": 2,
-    # As much pull in all as in `FULL`.
-    "strength": 1.5e-3,
   },
   "tune": SMALL_TUNE,
 }

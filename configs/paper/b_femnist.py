@@ -29,8 +29,6 @@ SMALL_BASE = {
   "steps": 10,
   "batch_size": 16,
   "eval_every": 2,
-  # Steps are fewer: in all, the pull to the levels is as strong as in `FULL`.
-  "strength": 2e-4,
 }
 
 # As many gradients as three trials of QuPeD at 2 bits take. Of what is tried

@@ -19,7 +19,7 @@ FULL = {
   "tune": {**_personalized.TUNE, "gradients": 36_000, "rounds": 50},
 }
 
-SMALL_BASE = {**SMALL_FEMNIST, "rounds": 12, "strength": 3e-4}
+SMALL_BASE = {**SMALL_FEMNIST, "rounds": 12}
 SMALL_TUNE = {**SMALL_FEMNIST_TUNE, "gradients": 1440, "rounds": 12}
 
 SMALL = {"base": SMALL_BASE, "tune": SMALL_TUNE}

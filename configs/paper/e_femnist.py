@@ -6,6 +6,9 @@ whose gradients are of other sizes, are tuned for themselves.
 
 from configs.paper import _personalized, b_femnist
 
+# So that it matters what the pull to the levels is.
+_STRONGER = {"strength": 1e-3}
+
 # {name: (title, what is changed)}.
 _CHANGES = {
   "lambda_0": ("lambda_p = 0", {"quped": {"lambda_p": 0.0}}),
@@ -25,12 +28,18 @@ _CHANGES = {
   ),
   "no_pull": ("strength 0", {"strength": 0.0}),
   "strong": ("ten times the strength", {"strength": 1e-4}),
-  "stronger": ("a hundred times the strength", {"strength": 1e-3}),
-  "no_ramp": ("constant strength", {"strength_ramp": False}),
-  "l2": ("l2 instead of l1", {"norm": "l2"}),
+  "stronger": ("a hundred times the strength", _STRONGER),
+  "no_ramp": (
+    "a hundred times the strength, constant",
+    {**_STRONGER, "strength_ramp": False},
+  ),
+  "l2": (
+    "a hundred times the strength, l2 instead of l1",
+    {**_STRONGER, "norm": "l2"},
+  ),
   "subgradient": (
-    "subgradient step of the levels",
-    {"center_prox": "subgradient"},
+    "a hundred times the strength, subgradient step of the levels",
+    {**_STRONGER, "center_prox": "subgradient"},
   ),
   "fixed": ("fixed levels", {"centers_learning_rate": (0.0,)}),
   "fast_levels": (
@@ -75,8 +84,6 @@ FULL = {
 SMALL = {
   **b_femnist.SMALL,
   "overrides": {
-    "strong": {"strength": 2e-3},
-    "stronger": {"strength": 2e-2},
     "half_steps": {"steps": 5, "rounds": 32},
     "twice_steps": {"steps": 20, "rounds": 8},
   },
