@@ -151,7 +151,10 @@ def within(minutes: float) -> Iterator[None]:
 
   timer = threading.Timer(60 * minutes, end)
   timer.daemon = True
+  before = signal.getsignal(signal.SIGINT)
   if minutes:
+    # What a script starts in the background ignores Ctrl-C, and would not end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     timer.start()
   try:
     yield
@@ -161,6 +164,7 @@ def within(minutes: float) -> Iterator[None]:
     raise
   finally:
     timer.cancel()
+    signal.signal(signal.SIGINT, before)
 
 
 def carry_out(

@@ -121,6 +121,16 @@ def test_time_that_is_over_ends_what_is_done():
     signal.raise_signal(signal.SIGINT)
 
 
+def test_time_is_over_in_the_background_too():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with pytest.raises(work.OutOfTimeError), work.within(0.002):
+      time.sleep(5)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
 def test_cells_are_those_of_all_parts():
   table = tables.table()
   (part,) = table.parts
