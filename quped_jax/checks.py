@@ -79,8 +79,9 @@ def unit_interval(field: str, value: float) -> None:
 
 
 def positive(field: str, value: float) -> None:
-  """Raises a ValueError unless the value is positive, and is so in float32."""
-  if not 0 < value < float("inf"):
+  """Raises a ValueError unless it is positive and finite, also in float32."""
+  _not_infinite(field, value)
+  if not value > 0:
     raise ValueError(f"{field}={value}: must be positive")
   if value < SMALLEST:
     raise ValueError(
@@ -91,8 +92,14 @@ def positive(field: str, value: float) -> None:
 
 def not_negative(field: str, value: float) -> None:
   """Raises a ValueError unless the value is at least 0 and finite."""
-  if not 0 <= value < float("inf"):
+  _not_infinite(field, value)
+  if not value >= 0:
     raise ValueError(f"{field}={value}: must be at least 0")
+
+
+def _not_infinite(field: str, value: float) -> None:
+  if value == float("inf"):
+    raise ValueError(f"{field}={value}: must be finite")
 
 
 def choice(field: str, value: str, allowed: Collection[str]) -> None:

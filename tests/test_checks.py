@@ -32,11 +32,11 @@ def test_ends_of_intervals_are_inside(check, value):
     (checks.unit_interval, 1.01, "field=1.01: must be from 0 to 1"),
     (checks.unit_interval, np.nan, "field=nan: must be from 0 to 1"),
     (checks.positive, 0, "field=0: must be positive"),
-    (checks.positive, np.inf, "field=inf: must be positive"),
+    (checks.positive, np.inf, "field=inf: must be finite"),
     (checks.positive, np.nan, "field=nan: must be positive"),
     (checks.positive, 1e-40, "field=1e-40: must be at least 1.2e-38"),
     (checks.not_negative, -1, "field=-1: must be at least 0"),
-    (checks.not_negative, np.inf, "field=inf: must be at least 0"),
+    (checks.not_negative, np.inf, "field=inf: must be finite"),
     (checks.not_negative, np.nan, "field=nan: must be at least 0"),
   ],
 )

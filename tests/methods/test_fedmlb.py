@@ -141,7 +141,7 @@ def test_a_network_without_blocks_is_an_error(model, message):
   ("option", "value", "message"),
   [
     ("lambda_1", -0.1, "fedmlb.lambda_1=-0.1: must be at least 0"),
-    ("lambda_2", float("inf"), "fedmlb.lambda_2=inf: must be at least 0"),
+    ("lambda_2", float("inf"), "fedmlb.lambda_2=inf: must be finite"),
     ("temperature", 0.0, "fedmlb.temperature=0.0: must be positive"),
     ("weighting", "x", "fedmlb.weighting='x': must be one of uniform"),
   ],

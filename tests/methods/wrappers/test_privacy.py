@@ -222,7 +222,7 @@ BASE: dict[str, Any] = {
   ("changes", "message"),
   [
     ({"dp_clip": -1.0}, "dp_clip=-1.0: must be at least 0"),
-    ({"dp_clip": float("inf")}, "dp_clip=inf: must be at least 0"),
+    ({"dp_clip": float("inf")}, "dp_clip=inf: must be finite"),
     ({"dp_noise": float("nan")}, "dp_noise=nan: must be at least 0"),
     ({"dp_noise": 0.0}, "dp_noise=0.0: must be at least 0.1 with dp_clip=1.0"),
     ({"dp_clip": 0.0}, "dp_noise=1.0: must be 0 with dp_clip=0"),

@@ -226,7 +226,7 @@ def test_clients_of_weight_zero_are_left_out():
     ({"trim": -0.1}, r"trim=-0.1: must be at least 0"),
     ({"trim": float("nan")}, r"trim=nan: must be at least 0"),
     ({"clip_norm": 0.0}, "clip_norm=0.0: must be positive"),
-    ({"clip_norm": float("inf")}, "clip_norm=inf: must be positive"),
+    ({"clip_norm": float("inf")}, "clip_norm=inf: must be finite"),
     (
       {"aggregation": "median", "client_state": "host"},
       "client_state='host': must be 'device' with aggregation='median'",
