@@ -27,6 +27,7 @@ FULL = {
   },
   "methods": ("fedavg", "fedprox", "scaffold"),
   "bits": "32",
+  "figure": "none",
   "seeds": (0,),
   "overrides": {
     "fedavg": {"fedavg": {"weighting": "samples"}},

@@ -2,7 +2,8 @@
 
 - `differences` (as a rule): each row less the one that it is compared with;
 - `bytes`: accuracy against the bytes that a client sent and received;
-- `map`: which method is best at each `place` of the parts.
+- `map`: which method is best at each `place` of the parts;
+- `none`: no figure.
 """
 
 from collections.abc import Callable, Sequence
@@ -178,4 +179,5 @@ _KINDS: dict[str, Callable[[Sequence[Found]], dict[str, Figure]]] = {
   "differences": _differences,
   "bytes": _bytes,
   "map": _map,
+  "none": lambda parts: {},
 }

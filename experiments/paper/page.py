@@ -50,13 +50,17 @@ def _caption(table: Table, store: Store) -> str:
   done = [x.finished for x in store.runs.values() if x.finished]
   seconds = sum(x.summary["timing"]["total_seconds"] for x in done)
   tuning = sum(x["seconds"] for x in store.tuned.values())
-  total, seeds = len(work.cells(table)), ", ".join(map(str, table.seeds))
-  return (
+  total = len(work.cells(table))
+  seeds = sorted({key.seed for key in store.runs})
+  text = (
     f"`python -m experiments.paper --table={table.name} "
     f"--variant={table.variant}` on {store.folder.name}: {len(store.runs)} of "
-    f"{amounts.count(total, 'run')}, seeds {seeds}; "
-    f"{amounts.time(seconds)}, and {amounts.time(tuning)} of tuning.\n"
+    f"{amounts.count(total, 'run')}, {'seed' if len(seeds) == 1 else 'seeds'} "
+    f"{', '.join(map(str, seeds))}; {amounts.time(seconds)}"
   )
+  if tuning:
+    text += f", and {amounts.time(tuning)} of tuning"
+  return f"{text}.\n"
 
 
 def _remarks(found: Found) -> list[str]:
