@@ -198,11 +198,9 @@ def partition(
   _check_nobody_empty("training", train, scheme, names)
   _check_nobody_empty("test", test, scheme, names)
   _check_classes(dataset, classes, [*train, *test], scheme)
-  strata = classes
-  if scheme == "natural" and dataset.is_test is not None:
-    # As its test samples are: of whatever classes, also such as a client has no
-    # other sample of.
-    strata = np.zeros_like(classes)
+  # Where test samples go by group, validation samples are of any class too.
+  by_group = scheme == "natural" and dataset.is_test is not None
+  strata = np.zeros_like(classes) if by_group else classes
   parts = [
     split_by_class(rows, strata, 1 - validation_fraction, 0, rng)
     for rows in train

@@ -98,7 +98,7 @@ def nothing_compiles(monkeypatch):
     ("shared_learning_rate", -1.0, "at least 0"),
     ("finetune_centers_learning_rate", -1.0, "at least 0"),
     ("strength", -1e-9, "at least 0"),
-    ("strength", INF, "at least 0"),
+    ("strength", INF, "finite"),
     ("strength", None, "a number"),
     ("strength_ramp", 1, "True or False"),
     ("weight_decay", -1.0, "at least 0"),
