@@ -60,6 +60,8 @@ def _caption(table: Table, store: Store) -> str:
   )
   if tuning:
     text += f", and {amounts.time(tuning)} of tuning"
+  if former := work.of_former_settings(table, store):
+    text += f". {amounts.count(former, 'run')} of other settings than now"
   return f"{text}.\n"
 
 
@@ -92,10 +94,11 @@ def outlook(results: pathlib.Path) -> str:
     for variant in catalog.VARIANTS:
       table = catalog.get(name, variant)
       total = len(work.cells(table))
-      done = [
-        f"{len(store.runs)} on {store.folder.name}"
-        for store in stores(results, table)
-      ]
+      done = []
+      for store in stores(results, table):
+        former = work.of_former_settings(table, store)
+        other = f" ({former} of other settings than now)" if former else ""
+        done.append(f"{len(store.runs)} on {store.folder.name}{other}")
       lines.append(
         f"{name:12} {variant:6} {', '.join(done) or 'none'} of {total} runs"
       )

@@ -129,6 +129,15 @@ def digest_of(cell: Cell, store: Store) -> str | None:
   return records.digest([own, digest_of(cell._replace(row=warm), store)])
 
 
+def of_former_settings(table: Table, store: Store) -> int:
+  """How many kept runs a table would make anew, as its config has changed."""
+  known = {cell.key: cell for cell in cells(table)}
+  return sum(
+    key not in known or record.settings != digest_of(known[key], store)
+    for key, record in store.runs.items()
+  )
+
+
 class OutOfTimeError(Exception):
   """The time that was given is over; what is done is kept."""
 

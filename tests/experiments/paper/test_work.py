@@ -61,6 +61,19 @@ def test_a_row_is_tuned_once_and_shares_what_was_chosen(done):
 
 
 @pytest.mark.slow
+def test_runs_of_former_settings_are_counted(done):
+  _, store, _ = done
+  table = tables.table()
+  assert work.of_former_settings(table, store) == 0
+  # Those of local training, of both precisions and seeds.
+  changed = tables.table(overrides={"local": {"strength": 0.5}})
+  assert work.of_former_settings(changed, store) == 4
+  # A row that is no longer there.
+  fewer = tables.table(bits="32", share={})
+  assert work.of_former_settings(fewer, store) >= 4
+
+
+@pytest.mark.slow
 def test_what_is_done_is_not_run_again_not_even_without_its_files(
   done, tmp_path
 ):
