@@ -44,8 +44,8 @@ TABLE = {
 
 # Of a client's own model beside a shared one.
 RATES = {"learning_rate": (0.03, 0.06, 0.12)}
-# Of the shared model: with labels, and where it learns from clients' models
-# alone, which is slow: its gradient has the weight lambda_p.
+# The shared model beside it may learn from labels; or from clients' models,
+# which is slower, since its gradient has the weight lambda_p.
 _SHARED = {**RATES, "shared_learning_rate": (0.1, 0.3)}
 _TAUGHT = {**RATES, "shared_learning_rate": (0.03, 0.1, 0.3)}
 # Of a model that is the only one.

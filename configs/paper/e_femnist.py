@@ -1,7 +1,7 @@
 """(e) Ablations of QuPeD at 2 bits on FEMNIST: one change each.
 
-All rows have the settings that were chosen for the first, but that estimators,
-whose gradients are of other sizes, are tuned for themselves.
+All rows have the settings that were chosen for the first. Only estimators are
+tuned for themselves, since their gradients are of other sizes.
 """
 
 from configs.paper import _personalized, b_femnist

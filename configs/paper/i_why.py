@@ -7,8 +7,9 @@ from overfitting, smoothed labels should do as well.
 
 from configs.paper import _personalized, b_femnist
 
-_RATES = _personalized.RATES
-_LAMBDA = {"quped": {"lambda_p": (0.1, 0.25, 0.5)}}
+_LOCAL = _personalized.TUNE["spaces"]["local"]
+# The global model's step size is given.
+_GIVEN = {**_personalized.RATES, "quped": _personalized.QUPED["quped"]}
 
 # {name: (title, what is set, what is tuned)}.
 _ROWS = {
@@ -20,12 +21,12 @@ _ROWS = {
   "untaught": (
     "distill, the global model stays at its start",
     {"quped": {"global_loss": "distill"}, "shared_learning_rate": 0.0},
-    {**_RATES, **_LAMBDA},
+    _GIVEN,
   ),
   "fast": (
     "distill, the global model's step size 0.3",
     {"quped": {"global_loss": "distill"}, "shared_learning_rate": 0.3},
-    {**_RATES, **_LAMBDA},
+    _GIVEN,
   ),
   "labels": (
     "QuPeD (distill+labels)",
@@ -52,8 +53,8 @@ FULL = {
     **b_femnist.FULL["tune"],
     "spaces": {
       **{name: space for name, (_, _, space) in _ROWS.items()},
-      "local": _RATES,
-      "smooth": {**_RATES, "label_smoothing": (0.1, 0.2, 0.4)},
+      "local": _LOCAL,
+      "smooth": {**_LOCAL, "label_smoothing": (0.1, 0.2, 0.4)},
     },
   },
 }

@@ -85,8 +85,8 @@ class Found(NamedTuple):
 def over_seeds(apart: np.ndarray) -> Difference:
   """The mean of differences and its 95 % t interval; None of one seed.
 
-  Few seeds give wide intervals: to the standard error it takes 4.3 times for
-  three seeds, 2.8 times for five. A bootstrap over so few is too narrow.
+  Few seeds give wide intervals: 4.3 standard errors to either side for three
+  seeds, 2.8 for five. A bootstrap over so few would be too narrow.
 
   Args:
     apart: `[seeds]`.

@@ -61,7 +61,7 @@ def _caption(table: Table, store: Store) -> str:
   if tuning:
     text += f", and {amounts.time(tuning)} of tuning"
   if former := work.of_former_settings(table, store):
-    text += f". {amounts.count(former, 'run')} of other settings than now"
+    text += f". {former} of the runs are older than the table's settings"
   return f"{text}.\n"
 
 
@@ -97,7 +97,7 @@ def outlook(results: pathlib.Path) -> str:
       done = []
       for store in stores(results, table):
         former = work.of_former_settings(table, store)
-        other = f" ({former} of other settings than now)" if former else ""
+        other = f" ({former} older than its settings)" if former else ""
         done.append(f"{len(store.runs)} on {store.folder.name}{other}")
       lines.append(
         f"{name:12} {variant:6} {', '.join(done) or 'none'} of {total} runs"

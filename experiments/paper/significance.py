@@ -4,7 +4,8 @@ A seed gives one difference of mean accuracies, so that the clients of a seed,
 who share a global model, do not count as independent.
 
 In a table's config, `tests` has pairs of methods; each pair is compared at
-every precision that both have, in every part, and corrected for being several.
+every precision that both have, in every part, and the p values are corrected
+for being several.
 
 References:
   Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.

@@ -29,8 +29,7 @@ def test_rows_are_compared_with_the_first_of_their_precision(store):
     "`python -m experiments.paper --table=test --variant=small` on cpu2: 5 of "
     "8 runs"
   )
-  # They are of no settings at all.
-  assert lines[0].endswith(". 5 runs of other settings than now.")
+  assert lines[0].endswith("5 of the runs are older than the table's settings.")
   assert "minus Ours" in lines[2]
   ours, local, alone = (line.split(" | ") for line in lines[4:7])
   assert ours[2:4] == ["**75.0**", ""]
