@@ -66,7 +66,16 @@ def test_small_tables_have_the_rows_clients_and_data_of_full_ones():
   not os.environ.get("QUPED_DATA_DIR"),
   reason="QUPED_DATA_DIR does not name a folder of datasets",
 )
-@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize(
+  "name",
+  [
+    # One of each dataset that is divided, and one with several parts.
+    name
+    if name in ("b_femnist", "c_mnist", "b_cifar10")
+    else pytest.param(name, marks=pytest.mark.long)
+    for name in catalog.names()
+  ],
+)
 def test_data_and_networks_of_every_row_fit_before_anything_is_run(name):
   sources = many.Sources()
   table = catalog.get(name, "small")
