@@ -12,7 +12,7 @@ import pytest
 import quped_jax as qj
 from tests.experiment.test_sweep import BASE, compiled
 from tests.experiment.test_telling import Notes
-from tests.simulation.test_processes import ROOT, finish, free_port
+from tests.simulation.commands import ROOT, finish, free_port
 
 __all__ = ["compiled"]  # A fixture.
 

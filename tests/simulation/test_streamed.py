@@ -17,7 +17,7 @@ import quped_jax as qj
 from quped_jax.experiment.assemble import assemble
 from tests import tiny
 from tests.simulation import several
-from tests.simulation.test_processes import free_port
+from tests.simulation.commands import free_port
 
 ROOT = pathlib.Path(__file__).parents[2]
 CLIENTS = len(tiny.COUNTS)
