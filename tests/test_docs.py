@@ -72,11 +72,15 @@ FAST = ("README.md-1",)
 # run as a rule.
 LONG = (
   *(f"docs/add-your-own.md-{number}" for number in (0, 1, 2, 3, 4)),
+  "docs/add-your-own.md-6",
+  "docs/callbacks.md-1",
+  "docs/callbacks.md-2",
   "docs/callbacks.md-3",
   "docs/callbacks.md-4",
   "docs/comparison.md-0",
   "docs/comparison.md-1",
   "docs/guide.md-1",
+  "docs/guide.md-2",
   "docs/model-files.md-1",
   "docs/model-files.md-2",
   "docs/quantizers.md-0",

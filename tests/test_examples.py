@@ -125,7 +125,7 @@ def test_the_notebook_has_no_outputs():
       assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_notebook_runs_in_a_kernel(tmp_path, monkeypatch):
   nbclient = pytest.importorskip("nbclient", reason="Jupyter is not installed")
   nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed")

@@ -165,7 +165,9 @@ def test_what_an_index_shows_leads_somewhere(built):
 @needs_build
 @typed.needs_pyright
 @needs_mypy
-@pytest.mark.parametrize("checker", ["pyright", "mypy"])
+@pytest.mark.parametrize(
+  "checker", ["pyright", pytest.param("mypy", marks=pytest.mark.long)]
+)
 def test_a_users_lines_are_checked_by(checker, built):
   text = (ROOT / "README.md").read_text()
   right = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[:1])

@@ -48,28 +48,31 @@ FROM_THE_PAPER = {
 # Examples that compile much, most of them programs of a federation.
 SLOW = {
   "Callback",
-  "Comparison",
-  "Grid",
   "Result",
   "Simulation",
-  "SimulationState",
   "StopRun",
   "build",
   "centers_prox",
   "client_state",
   "compare",
   "grid",
-  "init_codebook",
   "init_codebooks",
   "make_alternating",
   "make_simulation",
   "plot_run",
-  "prox_quantize",
   "quantize_once",
   "run",
-  "save_packed",
   "soft_quantize",
   "sweep",
+}
+# Those that take longest, and are much like another one.
+LONG = {
+  "Comparison",
+  "Grid",
+  "SimulationState",
+  "init_codebook",
+  "prox_quantize",
+  "save_packed",
   "write_report",
 }
 # Examples that change what other tests would see.
@@ -163,10 +166,16 @@ def test_help_shows_a_signature_that_can_be_read(name):
     assert wall not in shown
 
 
+def marks_of(name):
+  if name in LONG:
+    return pytest.mark.long
+  return pytest.mark.slow if name in SLOW else ()
+
+
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    pytest.param(name, marks=marks_of(name))
     for name in NAMES
     if name not in ALONE
   ],

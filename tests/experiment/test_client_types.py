@@ -215,7 +215,7 @@ def bits_for(method):
 
 
 @pytest.mark.slow
-@every.over(TAKES_KINDS, fast=FAST, slow=("fedgkt", "quped"))
+@every.over(TAKES_KINDS, fast=FAST, slow=("fedgkt",))
 def test_clients_of_several_networks_train_in_one_program(name):
   simulation, state, metrics, accuracy = play(
     settings_of(name, client_types=bits_for(name))
@@ -274,8 +274,8 @@ def test_client_types_of_one_network_are_one_cohort():
 @pytest.mark.parametrize(
   "how",
   [
-    {"devices": 2},
     {"client_state": "host", "clients_per_block": 2},
+    pytest.param({"devices": 2}, marks=pytest.mark.long),
     pytest.param({"strategy": "vmap"}, marks=pytest.mark.long),
     pytest.param({"strategy": "dispatch"}, marks=pytest.mark.long),
   ],

@@ -42,8 +42,11 @@ def apart(state):
   "how",
   [
     {},
-    {"strategy": "vmap"},
-    {"devices": 2},  # One slot of six is empty.
+    pytest.param({"strategy": "vmap"}, marks=pytest.mark.long),
+    pytest.param(
+      {"devices": 2},  # One slot of six is empty.
+      marks=pytest.mark.long,
+    ),
     {"client_state": "host", "clients_per_block": 2},
   ],
   ids=str,

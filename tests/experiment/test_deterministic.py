@@ -176,10 +176,12 @@ def round_of(settings):
   "changes",
   [
     {},
-    {"granularity": "channel"},
-    {"estimator": "hard", "center_prox": "subgradient"},
-    {"norm": "l2", "strategy": "vmap"},
-    {"finetune_at": 1},
+    {"norm": "l2", "strategy": "vmap", "granularity": "channel"},
+    pytest.param(
+      {"estimator": "hard", "center_prox": "subgradient"},
+      marks=pytest.mark.long,
+    ),
+    pytest.param({"finetune_at": 1}, marks=pytest.mark.long),
   ],
   ids=str,
 )
@@ -200,7 +202,7 @@ def test_no_round_with_many_levels_adds_floats_in_any_order(changes):
   assert may_differ(text(True)) == 0
 
 
-@every.over(tiny.METHODS, fast=(), slow=every.EXCHANGES)
+@every.over(tiny.METHODS, fast=(), slow=("fedgen", "fedgkt", "quped"))
 def test_no_round_of_any_method_adds_floats_in_any_order(name):
   settings = tiny.make_settings(
     name, len(tiny.COUNTS), steps=2, deterministic=True

@@ -115,7 +115,7 @@ def run(method, bad, rounds=3, others=0.05, **changes):
     "chunks",
     "host",
     *(
-      pytest.param(how, marks=pytest.mark.slow)
+      pytest.param(how, marks=pytest.mark.long)
       for how in ("vmap", "dispatch", "devices")
     ),
   ],

@@ -77,7 +77,11 @@ MIXED = {
   [
     ("values", {"steps": 20}),
     *(
-      pytest.param(kind, {"method": method, **MIXED}, marks=pytest.mark.slow)
+      pytest.param(
+        kind,
+        {"method": method, **MIXED},
+        marks=pytest.mark.slow if method == "quped" else pytest.mark.long,
+      )
       for kind in LOSSES
       for method in ("fedavg", "quped")
     ),

@@ -317,7 +317,7 @@ def test_every_row_can_be_measured(tmp_path):
   assert missing <= {"QuPeD mixed, float32, deterministic"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_stops_in_time(tmp_path):
   begin = time.monotonic()
   _, lines, text = run(tmp_path, "--minutes=0.6")

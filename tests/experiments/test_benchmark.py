@@ -232,16 +232,8 @@ LONG_SUITES = (
 )
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(
-      name,
-      marks=pytest.mark.slow if name == "model_files" else pytest.mark.long,
-    )
-    for name in LONG_SUITES
-  ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", LONG_SUITES)
 def test_every_suite_writes_what_it_measured(name, bench):
   bench.suite = name
   benchmark.SUITES[name](bench)

@@ -47,7 +47,7 @@ def test_the_table_holds_every_method():
   assert len(tiny.METHODS) == 45
 
 
-@each
+@of_exchanges
 def test_the_docstring_says_which_optimizer_states_survive_a_round(name):
   made = methods.METHODS[name].make
   text = " ".join((sys.modules[made.__module__].__doc__ or "").split())
@@ -64,7 +64,7 @@ def test_the_docstring_says_which_optimizer_states_survive_a_round(name):
   assert "with the client" in states or "stay with it" in states
 
 
-@each
+@of_exchanges
 def test_two_rounds_of_a_method_are_those_of_its_version(name):
   """Whose finished runs and checkpoints would pass for those of other code."""
   known = golden.read()[name]
@@ -104,7 +104,7 @@ ON_HOST = {"strategy": "dispatch", "chunk_size": 3}
 DEVICES = {"devices": 2, "chunk_size": 2}
 
 
-@over(tiny.METHODS, fast=(), slow=("ditto", "fedgkt", "quped"))
+@over(tiny.METHODS, fast=(), slow=("quped",))
 def test_one_round_does_not_depend_on_how_many_run_at_once(name):
   further = [THREE, ON_HOST] if name in ("local", "fedgkt") else []
   ways = [VMAP, ONE, *further]
@@ -161,7 +161,7 @@ def test_runs_depend_on_the_seed_alone(name):
   assert tiny.largest_difference(one.clients, other.clients) > 1e-3
 
 
-@over(tiny.METHODS, fast=(), slow=EXCHANGES)
+@over(tiny.METHODS, fast=(), slow=("ditto", "fd", "fedgkt", "quped"))
 def test_who_is_absent_stays_as_it_was(name):
   made = tiny.tiny(name, clients_per_round=2)
   start = tiny.to_host(made.state())
@@ -240,7 +240,7 @@ DIGITS = {
 }
 
 
-@over(tiny.METHODS, fast=("quped",), slow=("fedavg", "fd", "fedgkt"))
+@over(tiny.METHODS, fast=("quped",), slow=("fd", "fedgkt"))
 def test_digits_are_learned(name):
   case = tiny.CASES[name]
   values = {**DIGITS, "method_options": {name: dict(case.options)}}
@@ -325,7 +325,7 @@ def test_quantized_models_have_at_most_as_many_values_as_levels(name):
   check_levels(made, made.play(2))
 
 
-@over(tiny.METHODS, fast=("scaffold",), slow=EXCHANGES)
+@over(tiny.METHODS, fast=("scaffold",), slow=("fedgkt", "quped"))
 def test_of_equal_clients_epochs_of_each_are_those_of_the_average(name):
   federation = tiny.make_federation((9, 9, 9))
 
@@ -347,7 +347,7 @@ def test_clients_of_all_precisions_have_as_many_values_as_levels():
   check_levels(made, made.play(2))
 
 
-@over(("fedavg", "scaffold", "pfedme", "ditto"), fast=())
+@over(("fedavg", "scaffold", "pfedme", "ditto"), fast=(), slow=("ditto",))
 def test_a_client_of_full_precision_is_not_changed_by_being_quantized(name):
   """Nor are its statistics, whoever else takes part, even if it is absent."""
   made = tiny.tiny(

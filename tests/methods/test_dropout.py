@@ -117,7 +117,7 @@ def test_a_rate_of_zero_trains_as_the_network_without_dropout(method):
   tiny.assert_same_bits(*map(tiny.to_host, ends))
 
 
-@every.over(METHODS, fast=(), slow=("fedgkt", "quped"))
+@every.over(METHODS, fast=(), slow=("quped",))
 def test_a_network_that_drops_out_trains_alike_under_any_strategy(name):
   model = "with_dropout_normed" if name == "fedbn" else "with_dropout"
   made = tiny_of(name, model)
@@ -138,10 +138,9 @@ def test_networks_that_drop_out_are_evaluated_as_those_that_do_not(method):
   jax.tree.map(np.testing.assert_array_equal, said, expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["quped", "fedrep", "per_fedavg"])
-def test_statistics_are_estimated_anew_of_networks_that_drop_out(method):
-  made = tiny_of(method, "with_dropout_normed")
+@every.over(("quped", "fedrep", "per_fedavg"), fast=(), slow=("fedrep",))
+def test_statistics_are_estimated_anew_of_networks_that_drop_out(name):
+  made = tiny_of(name, "with_dropout_normed")
   state = play(made, 2)
   first, again = (made.simulation.evaluate(state) for _ in range(2))
   jax.tree.map(np.testing.assert_array_equal, first, again)

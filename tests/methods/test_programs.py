@@ -23,7 +23,11 @@ from tests.methods.every import (
 )
 
 
-@over(tiny.METHODS, fast=("fedavg", "ditto", "feddf", "quped"), slow=EXCHANGES)
+@over(
+  tiny.METHODS,
+  fast=("fedavg", "ditto", "feddf", "quped"),
+  slow=("fd", "fedgkt"),
+)
 def test_other_clients_and_later_rounds_compile_nothing(name):
   made = tiny.tiny(name)
   state = made.play(1)
@@ -75,7 +79,7 @@ def with_other_numbers(settings: qj.Settings) -> qj.Settings:
   )
 
 
-@over(tiny.METHODS, fast=(), slow=EXCHANGES)
+@over(tiny.METHODS, fast=(), slow=("ditto", "fedgen", "quped"))
 def test_other_numbers_are_given_to_the_same_program(name):
   first = tiny.make_settings(name, CLIENTS, **NUMBERS, devices=1)
   settings = with_other_numbers(first)
@@ -92,7 +96,7 @@ def test_other_numbers_are_given_to_the_same_program(name):
   assert "lapack" not in texts[0]
 
 
-@over(tiny.METHODS, fast=(), slow=("fd", "quped"))
+@over(tiny.METHODS, fast=(), slow=("quped",))
 def test_they_lead_to_what_they_lead_to_as_constants(name):
   first = tiny.make_settings(name, CLIENTS, **NUMBERS, devices=1)
   settings = with_other_numbers(first)
@@ -138,7 +142,7 @@ def test_rounds_lower_for_accelerators_in_their_forms(name):
       assert lowering.joint_reductions(text, 4) >= 1
 
 
-@over(tiny.METHODS, fast=(), slow=("fedgkt", "quped"))
+@over(tiny.METHODS, fast=(), slow=("quped",))
 def test_rounds_of_all_clients_at_once_lower_for_accelerators(name):
   bits = tiny.CASES[name].bits
   made = tiny.tiny(

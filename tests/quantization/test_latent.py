@@ -246,7 +246,9 @@ def test_the_fine_tuning_phase_keeps_the_indices(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lsq", "parq"])
+@pytest.mark.parametrize(
+  "name", [pytest.param("lsq", marks=pytest.mark.long), "parq"]
+)
 def test_channels_train_apart(name):
   """A matrix with a codebook per channel, and its columns one by one."""
   made = make(estimator=name)

@@ -84,7 +84,7 @@ def moved(x, book, norm):
   [
     value_and_gradients,
     functools.partial(moved, norm="l1"),
-    functools.partial(moved, norm="l2"),
+    pytest.param(functools.partial(moved, norm="l2"), marks=pytest.mark.long),
   ],
 )
 @pytest.mark.parametrize("copies", [1, 400])

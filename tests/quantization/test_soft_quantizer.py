@@ -227,7 +227,9 @@ def test_a_steepness_that_cannot_be_is_an_error(sharpness, unit, message):
 @pytest.mark.parametrize(
   ("count", "max_levels"), [(2, 4), (3, 4), (8, 16), (200, 256)]
 )
-@pytest.mark.parametrize("padding", [None, -7.0, 1e4])
+@pytest.mark.parametrize(
+  "padding", [None, pytest.param(-7.0, marks=pytest.mark.long), 1e4]
+)
 def test_padding_changes_nothing(count, max_levels, padding):
   levels = make_levels("clusters", count)
   x = make_weights(levels, 256)

@@ -14,7 +14,9 @@ from tests.levels import (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("levels", [2, 5, 16])
+@pytest.mark.parametrize(
+  "levels", [2, pytest.param(5, marks=pytest.mark.long), 16]
+)
 @pytest.mark.parametrize("bins", [0, 2184])
 def test_a_table_of_all_steps_has_the_same_sums(levels, bins):
   x, cotangent = many_weights(make_levels("random", levels), 6_000)

@@ -28,7 +28,7 @@ def centers_rate(count):
   [
     "proxquant",
     pytest.param("soft", marks=pytest.mark.slow),
-    pytest.param("lsq", marks=pytest.mark.slow),
+    pytest.param("lsq", marks=pytest.mark.long),
   ],
 )
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ TRANSFORMS = {
   ),
 }
 
+KINDS = ("prox_quantize l2", "prox_centers exact", "keep_params_in_box")
 USES_VALUES = [n for n in TRANSFORMS if n != "keep_params_in_box"]
 USES_CODEBOOKS = [n for n in TRANSFORMS if n != "scale_by_step_size"]
 
@@ -58,6 +59,17 @@ RATE, STRENGTH = 0.5, 0.1
 
 
 all_transforms = pytest.mark.parametrize("name", TRANSFORMS)
+# Of each kind one in `make test-all`.
+of_each_kind = pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(
+      name,
+      marks=pytest.mark.slow if name in KINDS else pytest.mark.long,
+    )
+    for name in TRANSFORMS
+  ],
+)
 
 
 def of_centers(name):
@@ -137,8 +149,7 @@ def assert_differs(actual, other):
   assert any(float(jnp.max(jnp.abs(a - b))) > 1e-3 for a, b in pairs)
 
 
-@pytest.mark.slow
-@all_transforms
+@of_each_kind
 def test_update_is_the_operator_under_jit_and_ignores_unknown_arguments(name):
   tx = TRANSFORMS[name](learning_rate=RATE, strength=STRENGTH)
   chex.clear_trace_counter()  # It counted this function for other transforms.
@@ -158,8 +169,7 @@ def test_update_is_the_operator_under_jit_and_ignores_unknown_arguments(name):
     assert_differs(new, updates)
 
 
-@pytest.mark.slow
-@all_transforms
+@of_each_kind
 def test_vmap_gives_each_learner_its_own_values_and_precision(name):
   tx = TRANSFORMS[name]()
   bits = jnp.array([1, 2, 3, 32])

@@ -259,7 +259,9 @@ def test_with_the_hard_estimator_a_bias_moves_by_the_gradient_at_x_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", ["soft", "hard"])
+@pytest.mark.parametrize(
+  "estimator", ["soft", pytest.param("hard", marks=pytest.mark.long)]
+)
 def test_a_step_takes_as_many_gradients_as_it_says(estimator):
   alternating = make(estimator=estimator)
   backward = []

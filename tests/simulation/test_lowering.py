@@ -114,11 +114,11 @@ count: list[Program] = []
   "changes",
   [
     {"strategy": "vmap"},
-    {"devices": 2},
     {"client_state": "host", "clients_per_round": 3},
     *(
       pytest.param(x, marks=pytest.mark.long)
       for x in (
+        {"devices": 2},
         {"strategy": "dispatch", "chunk_size": 2},
         {"clients_per_round": 2},
       )

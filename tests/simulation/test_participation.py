@@ -240,11 +240,10 @@ def changed(start, end):
 @pytest.mark.parametrize(
   "how",
   [
-    {},
     {"strategy": "dispatch"},
     *(
-      pytest.param(how, marks=pytest.mark.slow)
-      for how in ({"strategy": "vmap"}, {"devices": 2})
+      pytest.param(how, marks=pytest.mark.long)
+      for how in ({}, {"strategy": "vmap"}, {"devices": 2})
     ),
   ],
 )
@@ -388,7 +387,9 @@ def test_with_epochs_of_each_clients_train_as_long_as_alone(how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [{}, {"client_state": "host"}])
+@pytest.mark.parametrize(
+  "how", [pytest.param({}, marks=pytest.mark.long), {"client_state": "host"}]
+)
 def test_it_is_so_in_every_round_and_for_models_of_their_own(how):
   """Also where some of the levels are trained, and if few take part."""
   changes = {**UNEVEN, "bits": (2, 32), "clients_per_round": 1, **how}

@@ -344,12 +344,12 @@ VMAP, ONE = {"strategy": "vmap"}, {"chunk_size": 1}
 @pytest.mark.parametrize(
   ("method", "bits", "how", "runs"),
   [
-    ("fedavg", 32, VMAP, 8),
     ("local", 32, ONE, 4),
     ("quped", 2, VMAP, 2),
     *(
       pytest.param(*case, marks=pytest.mark.long)
       for case in [
+        ("fedavg", 32, VMAP, 8),
         ("fedavg", 32, VMAP, 2),
         ("quped", 32, VMAP, 4),
         ("quped", 2, VMAP, 4),

@@ -45,10 +45,10 @@ HOW: dict[str, dict[str, Any]] = {
   ("method", "how"),
   [
     ("scaffold", "disk"),
-    ("quped", "devices"),
     *(
       pytest.param(method, how, marks=pytest.mark.long)
       for method, how in [
+        ("quped", "devices"),
         ("scaffold", "vmap"),
         ("quped", "one"),
         ("quped", "vmap"),

@@ -133,10 +133,9 @@ def test_a_divided_cohort_gives_what_the_whole_gives(how):
   "method",
   [
     "fml",
-    "fedavg",
     *(
       pytest.param(method, marks=pytest.mark.long)
-      for method in ("qupel", "ditto", "local")
+      for method in ("fedavg", "qupel", "ditto", "local")
     ),
   ],
 )

@@ -86,7 +86,9 @@ def close(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["one", "vmap"])
+@pytest.mark.parametrize(
+  "strategy", ["one", pytest.param("vmap", marks=pytest.mark.long)]
+)
 def test_runs_are_those_of_their_settings_alone(tmp_path, strategy):
   todo = planned(
     tmp_path,

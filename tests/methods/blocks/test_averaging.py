@@ -67,7 +67,7 @@ def variants(made, state, client_id: int):
   return evaluated(state.server, client)
 
 
-@every.over(SHARING, fast=(), slow=("fedavg", "fedrep", "fedgen", "feddf"))
+@every.over(SHARING, fast=(), slow=("fedrep", "feddf"))
 def test_a_shared_quantized_model_has_the_servers_statistics(name):
   made, states = play(name)
   server = shared_of(states[-1].server)

@@ -83,7 +83,9 @@ def lie(name: str, message, samples: int = 23, attack: str = "sign_flip"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", ["random", "sign_flip"])
+@pytest.mark.parametrize(
+  "attack", ["sign_flip", pytest.param("random", marks=pytest.mark.long)]
+)
 def test_no_lie_is_one_that_the_server_sees_through(attack):
   soft = jax.nn.softmax(jnp.arange(4.0) * jnp.arange(24.0)[:, None])
   # Each soft label names another class.
@@ -119,7 +121,11 @@ def test_no_lie_is_one_that_the_server_sees_through(attack):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("name", "attack"), [("cfd", "random"), ("fedgkt", "sign_flip")]
+  ("name", "attack"),
+  [
+    ("cfd", "random"),
+    pytest.param("fedgkt", "sign_flip", marks=pytest.mark.long),
+  ],
 )
 def test_any_method_can_be_attacked(name, attack):
   """Whose messages have integers too."""

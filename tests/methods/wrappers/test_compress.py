@@ -100,8 +100,13 @@ def floats_of(tree) -> np.ndarray:
   ])  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("compression", LOSSY)
+@pytest.mark.parametrize(
+  "compression",
+  [
+    pytest.param(x, marks=pytest.mark.slow if x == "topk" else pytest.mark.long)
+    for x in LOSSY
+  ],
+)
 def test_what_was_sent_and_what_is_kept_are_all_that_was_meant(compression):
   read, meant, client = rounds(make(compression, True), 5)
   kept = np.concatenate(client.residual)
@@ -328,7 +333,9 @@ def test_methods_of_every_kind_send_less(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["quped", "scaffold"])
+@pytest.mark.parametrize(
+  "name", [pytest.param("quped", marks=pytest.mark.long), "scaffold"]
+)
 def test_all_of_the_numbers_are_the_method_as_it_is(name):
   some = {"bits": (1,) if name == "quped" else (32,), "steps": 2}
   _, plain = played(name, 2, **some)

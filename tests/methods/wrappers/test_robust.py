@@ -147,7 +147,9 @@ def mean_taker() -> api.FederatedMethod:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
+@pytest.mark.parametrize(
+  "name", ["median", pytest.param("trimmed_mean", marks=pytest.mark.long)]
+)
 def test_messages_of_all_cohorts_are_ranked_together(name):
   method = robust.with_aggregation(mean_taker(), name, trim=0.25)
   first, second = messages(3, seed=1), messages(4, seed=2)
@@ -269,7 +271,7 @@ def spoiled(**changes) -> float:
 NO_LIMIT = 1e30
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tenth_of_the_clients_spoils_the_mean_alone():
   size = {"clients": 20, "rounds": 15, "steps": 20, "hidden": (32, 32)}
   clean = digits_run(**size, byzantine_clients=0)
