@@ -35,10 +35,10 @@ EXCHANGES = (
 
 
 def over(names, fast=FAMILIES, slow=None):
-  """Parametrizes a test by methods.
+  """Parametrizes a test by methods, or whatever else has a `name`.
 
   Args:
-    names: of the methods.
+    names: of all of them.
     fast: those for which it is part of `make test`.
     slow: those of the others for which it is part of `make test-all`, and not
       of `make test-long`; None for all.

@@ -24,6 +24,7 @@ from quped_jax.quantization.transforms import (
   prox_centers,
   prox_quantize,
 )
+from tests.methods import every
 
 # Each transformation by name, as a factory that takes a user's arguments; each
 # works on the trees of `problem`.
@@ -41,6 +42,7 @@ TRANSFORMS = {
   ),
 }
 
+# One of each kind.
 KINDS = ("prox_quantize l2", "prox_centers exact", "keep_params_in_box")
 USES_VALUES = [n for n in TRANSFORMS if n != "keep_params_in_box"]
 USES_CODEBOOKS = [n for n in TRANSFORMS if n != "scale_by_step_size"]
@@ -59,17 +61,7 @@ RATE, STRENGTH = 0.5, 0.1
 
 
 all_transforms = pytest.mark.parametrize("name", TRANSFORMS)
-# Of each kind one in `make test-all`.
-of_each_kind = pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(
-      name,
-      marks=pytest.mark.slow if name in KINDS else pytest.mark.long,
-    )
-    for name in TRANSFORMS
-  ],
-)
+of_each_kind = every.over(TRANSFORMS, fast=(), slow=KINDS)
 
 
 def of_centers(name):

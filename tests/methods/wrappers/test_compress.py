@@ -16,7 +16,7 @@ from quped_jax.methods.wrappers import (
   robust,
 )
 from tests import tiny
-from tests.methods import toy
+from tests.methods import every, toy
 
 COHORT = tiny.COHORT
 LOSSY = compress.COMPRESSIONS[1:]
@@ -100,15 +100,9 @@ def floats_of(tree) -> np.ndarray:
   ])  # fmt: skip
 
 
-@pytest.mark.parametrize(
-  "compression",
-  [
-    pytest.param(x, marks=pytest.mark.slow if x == "topk" else pytest.mark.long)
-    for x in LOSSY
-  ],
-)
-def test_what_was_sent_and_what_is_kept_are_all_that_was_meant(compression):
-  read, meant, client = rounds(make(compression, True), 5)
+@every.over(LOSSY, fast=(), slow=("topk",))
+def test_what_was_sent_and_what_is_kept_are_all_that_was_meant(name):
+  read, meant, client = rounds(make(name, True), 5)
   kept = np.concatenate(client.residual)
   total = sum(floats_of(x) for x in read) + kept
   np.testing.assert_allclose(
@@ -332,10 +326,7 @@ def test_methods_of_every_kind_send_less(name):
   assert simulation.bytes_up < 0.8 * simulation.bytes_down
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "name", [pytest.param("quped", marks=pytest.mark.long), "scaffold"]
-)
+@every.over(("quped", "scaffold"), fast=(), slow=("scaffold",))
 def test_all_of_the_numbers_are_the_method_as_it_is(name):
   some = {"bits": (1,) if name == "quped" else (32,), "steps": 2}
   _, plain = played(name, 2, **some)
