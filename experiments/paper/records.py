@@ -3,13 +3,14 @@
 `runs.jsonl` has a line per run, whose results are all that a table needs;
 `tuned.json` what was tried for a row, and chosen. Both are kept in the
 repository, so that whoever has it goes on where others stopped. Runs on other
-devices are in other folders: a table never mixes them.
+devices are in other folders: a table never mixes them. Tables of one device
+share what they have in common: a run of the same settings is made once.
 """
 
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,6 +165,37 @@ class Store:
     self.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(self.tuned, indent=1, allow_nan=False)
     paths.replace_text(self._tuned, text + "\n")
+
+  def run_like(self, settings: str) -> Record | None:
+    """A run of the settings with this digest, of any table of the device."""
+    return next(
+      (
+        record
+        for store in self._of_device()
+        for record in store.runs.values()
+        if record.settings == settings
+      ),
+      None,
+    )
+
+  def tuned_like(self, settings: str) -> dict[str, Any] | None:
+    """What was tried from settings with this digest, for any table likewise."""
+    return next(
+      (
+        record
+        for store in self._of_device()
+        for record in store.tuned.values()
+        if record["settings"] == settings
+      ),
+      None,
+    )
+
+  def _of_device(self) -> Iterator["Store"]:
+    """The stores of all tables beside this one on its device, it first."""
+    yield self
+    for folder in sorted(self.folder.parents[1].glob(f"*/{self.folder.name}")):
+      if folder != self.folder:
+        yield Store(folder)
 
 
 def of_run(

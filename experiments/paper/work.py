@@ -1,7 +1,8 @@
 """Runs what is missing of a table, the most informative cells first.
 
 All rows of the first seed come first, in the order of the config, then those of
-the next. A row is tuned just before its first run.
+the next. A row is tuned just before its first run. What another table of the
+device, or another row, has of the same settings is taken from there.
 """
 
 import contextlib
@@ -221,19 +222,22 @@ class _Worker:
       return
     began = time.perf_counter()
     self._say(f"{label} {cell.title}")
-    warm = cell.part.warm(cell.row)
-    if warm is not None:
-      path = self._weights(cell._replace(row=warm))
-      settings = dataclasses.replace(settings, warm_start=str(path))
-    run = self._run(cell, settings)
-    record = self._record(run)._replace(settings=digest)
+    record = self._store.run_like(digest)
+    took = "as it was run before"
+    if record is None:
+      warm = cell.part.warm(cell.row)
+      if warm is not None:
+        path = self._weights(cell._replace(row=warm))
+        settings = dataclasses.replace(settings, warm_start=str(path))
+      run = self._run(cell, settings)
+      record = self._record(run)._replace(settings=digest)
+      took = f"{time.perf_counter() - began:.0f} s"
     self._store.add(cell.key, record)
     found = "diverged"
     if record.finished is not None:
       score = float(np.nanmean(record.finished.scores))
       found = f"{100 * score:.1f}"
-    seconds = time.perf_counter() - began
-    self._say(f"{label} {cell.title}: {found}, {seconds:.0f} s")
+    self._say(f"{label} {cell.title}: {found}, {took}")
 
   def _settings(self, cell: Cell) -> Settings:
     """Those of a cell, with what was chosen for its row."""
@@ -296,6 +300,16 @@ class _Worker:
 
   def _tune(self, part: Part, row: Row, settings: str) -> dict[str, Any]:
     name = tuned_name(part, row)
+    known = self._store.tuned_like(settings)
+    if known is None:
+      known = self._try(name, part, row, settings)
+    self._store.add_tuned(name, known)
+    self._say(f"tuned {name}: {known['chosen'] or 'all diverged'}")
+    return self._store.tuned[name]["chosen"]
+
+  def _try(
+    self, name: str, part: Part, row: Row, settings: str
+  ) -> dict[str, Any]:
     budget = tuning.budget(part, row, self._sources)
     self._say(
       f"tuning {name}: {budget.trials} of {budget.points} settings, "
@@ -303,7 +317,7 @@ class _Worker:
     )
     folder = self._workdir / part.name / "tuned" / row.name
     chosen, tried = tuning.choose(part, row, budget.trials, folder, quiet=True)
-    record = {
+    return {
       "settings": settings,
       "space": tune.space_of(part.config["tune"], row.method),
       "gradients": budget.gradients,
@@ -311,6 +325,3 @@ class _Worker:
       "chosen": chosen,
       "tried": tried,
     }
-    self._store.add_tuned(name, record)
-    self._say(f"tuned {name}: {chosen or 'all diverged'}")
-    return self._store.tuned[name]["chosen"]

@@ -94,13 +94,46 @@ def test_what_is_done_is_not_run_again_not_even_without_its_files(
 def test_rows_of_other_settings_than_before_are_run_anew(done, tmp_path):
   _, store, _ = done
   changed = {"quped": {"quped": {"lambda_p": 0.1}}}
-  copy = Store(tmp_path / "cpu")
+  copy = Store(tmp_path / "results" / "cpu")
   copy.runs, copy.tuned = dict(store.runs), dict(store.tuned)
   said = []
   work.carry_out(
     tables.table(overrides=changed, seeds=(0,)), copy, tmp_path, said.append
   )
   assert {line.split(" ")[1] for line in said} == {"quped,"}
+
+
+@pytest.mark.slow
+def test_what_another_table_of_the_device_has_is_not_run_again(done, tmp_path):
+  folder, store, _ = done
+  others = tables.table(
+    # Of another name, after one that no other table has.
+    methods=("alone", "ours"),
+    overrides={"alone": {"method": "local"}, "ours": {"method": "quped"}},
+    seeds=(0,),
+    share={"alone_32": "alone_2"},
+    tune={
+      **tables.CONFIG["tune"],
+      "spaces": {"alone": tables.CONFIG["tune"]["spaces"]["local"]},
+    },
+  )
+  there = Store(folder / "another" / store.folder.name)
+  said = []
+  work.carry_out(others, there, tmp_path / "nothing", said.append)
+  assert not (tmp_path / "nothing").exists()
+  assert sum(line.endswith("as it was run before") for line in said) == 4
+  for method, name in (("local", "alone"), ("quped", "ours")):
+    for bits in ((32,), (2,)):
+      own = there.runs[Key("", Row(name, bits), 0)]
+      same = store.runs[Key("", Row(method, bits), 0)]
+      assert own.settings == same.settings
+      assert own.results.scores == pytest.approx(same.results.scores, abs=1e-5)
+  assert there.tuned["alone_2"] == store.tuned["local_2"]
+  assert work.of_former_settings(others, there) == 0
+  # On another device they are run.
+  elsewhere = Store(folder / "another" / "gpu")
+  assert elsewhere.run_like(own.settings) is None
+  assert elsewhere.tuned_like(store.tuned["local_2"]["settings"]) is None
 
 
 @pytest.mark.slow
