@@ -21,7 +21,7 @@ help:
 	@echo 'make setup     create $(VENV) and install everything into it'
 	@echo 'make test      set up and run the tests (PYTEST_ARGS="-k name")'
 	@echo 'make test-all  set up and run those that take long'
-	@echo 'make test-long set up and run further cases of these, for an hour'
+	@echo 'make test-long set up and run further cases of these, for 1.5 hours'
 	@echo 'make test-browser set up and run tests that need Chromium'
 	@echo 'make lint      set up and check style and types'
 	@echo 'make docs      set up and build the site of the documentation'

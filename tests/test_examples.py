@@ -66,7 +66,7 @@ def test_arrays_of_ones_own_become_a_federation(run):
   assert made["result"].summary["accuracy"]["quantized"]["mean"] > 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_held_out_clients_are_reported(run):
   _, printed = run("held_out_clients.py")
   assert len(re.findall(r"(took part|held out): \d\d\.\d %", printed)) == 2

@@ -127,7 +127,7 @@ def test_a_run_of_several_networks_leaves_all_its_models(tmp_path):
   assert other.info.options == {"features": (12, 8)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_statistics_and_levels_by_channel(tmp_path):
   result, federation = run(
     tmp_path,
@@ -273,7 +273,7 @@ def test_methods_whose_models_are_made_for_use_have_files_too(method):
   deploy.check(made, "somewhere", model_given=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_whose_last_layers_are_at_the_server_has_a_file(tmp_path):
   """It predicts what the client and the server would, together."""
   settings = tiny.make_settings(

@@ -175,7 +175,7 @@ def round_of(settings):
 @pytest.mark.parametrize(
   "changes",
   [
-    {},
+    pytest.param({}, marks=pytest.mark.long),
     {"norm": "l2", "strategy": "vmap", "granularity": "channel"},
     pytest.param(
       {"estimator": "hard", "center_prox": "subgradient"},
@@ -266,7 +266,7 @@ def test_a_gpu_is_asked_for_it(monkeypatch):
   assert seen == [None, {"xla_gpu_deterministic_ops": True}]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_a_cpu_is_the_same_to_rounding():
   def run(deterministic):
     return qj.run(

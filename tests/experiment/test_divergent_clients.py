@@ -202,7 +202,7 @@ def compare_accuracies(method, tmp_path, **changes):
     yield bad, found["mean"], wanted
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:round .* diverged")
 def test_one_of_fifty_that_diverges_leaves_the_global_model_as_good(tmp_path):
   for bad, found, wanted in compare_accuracies("fedavg", tmp_path):

@@ -383,7 +383,7 @@ def uninterrupted(tmp_path_factory):
   return results(workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(
   tmp_path, uninterrupted
 ):

@@ -68,7 +68,7 @@ def test_a_wrong_value_is_one_line_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize(
   ("kind", "said"),
   [
-    pytest.param("left", [], marks=pytest.mark.slow),
+    pytest.param("left", [], marks=pytest.mark.long),
     pytest.param(
       "full",
       ["warning: the standard output cannot be written ([Errno 28] No space "
@@ -85,7 +85,7 @@ def test_a_run_goes_on_without_its_output(kind, said, tmp_path):
   assert {x.name for x in checkpoints} >= {"round_00000002"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_command_without_standard_files_runs_too(tmp_path):
   """Their numbers are not given to files, into which others would print."""
   module, *args = SHORT_RUN
@@ -122,7 +122,14 @@ def test_a_path_that_is_none_is_one_line(module, flag, value):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", ["bitz", "global_loss", "quped.mu"])
+@pytest.mark.parametrize(
+  "field",
+  [
+    "quped.mu",
+    pytest.param("bitz", marks=pytest.mark.long),
+    pytest.param("global_loss", marks=pytest.mark.long),
+  ],
+)
 def test_an_unknown_field_is_one_line_too(tmp_path, field):
   done = command("federated", f"--workdir={tmp_path}", f"--config.{field}=1")
   assert done.returncode == 2
@@ -140,7 +147,7 @@ def test_a_config_that_is_not_there_is_one_line_that_names_those_that_are():
   assert "configs/digits.py" in line
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_centralized_trains_quantizes_and_starts_warm(tmp_path):
   full, quantized = tmp_path / "full", tmp_path / "quantized"
   shared = ["--config=configs/centralized.py:digits", "--config.figures=False"]
@@ -215,7 +222,7 @@ def test_demo_prints_one_table_and_leaves_figures(tmp_path):
     assert ("levels" in drawn) == run.startswith("quped")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_uneven_clients_by_flags(tmp_path):
   """Budgets, participation and states on disk are settings like all others."""
   done = command(
@@ -255,9 +262,17 @@ def test_uneven_clients_by_flags(tmp_path):
       "--config.client_types=3*lenet@1",
       "client_types='3*lenet@1': must add up to clients=8",
     ),
-    ("--config.client_types=8*lenet@1", "client_types='lenet': must be one of"),
     ("--config.participation_trace=nope.csv", "participation_trace='nope.csv'"),
-    ("--config.budget_bytes=(10,)", "budget_bytes=10: must be at least"),
+    pytest.param(
+      "--config.client_types=8*lenet@1",
+      "client_types='lenet': must be one of",
+      marks=pytest.mark.long,
+    ),
+    pytest.param(
+      "--config.budget_bytes=(10,)",
+      "budget_bytes=10: must be at least",
+      marks=pytest.mark.long,
+    ),
   ],
 )
 def test_what_uneven_clients_cannot_be_is_one_line(flag, message, tmp_path):

@@ -320,7 +320,7 @@ def test_statistics_are_estimated_again_on_a_clients_own_quantized_model():
   assert tiny.largest_difference(stats, expected) < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_residual_network_with_batch_norm_trains():
   images = np.random.default_rng(0).normal(size=(24, 8, 8, 3))
   rows = np.arange(24, dtype=np.int32)

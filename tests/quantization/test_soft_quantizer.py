@@ -148,8 +148,8 @@ def assert_agrees(x, levels, sharpness, unit, max_levels=None, form=None):
     (2, "dense"),
     (3, "table"),
     (4, "windowed"),
-    pytest.param(8, "table", marks=pytest.mark.slow),
-    pytest.param(8, "windowed", marks=pytest.mark.slow),
+    pytest.param(8, "table", marks=pytest.mark.long),
+    pytest.param(8, "windowed", marks=pytest.mark.long),
   ],
 )
 def test_soft_agrees_with_the_full_sum(bits, form, unit):
@@ -279,7 +279,7 @@ def full_sum_in_chunks(x, codebook):
   return jax.lax.map(chunk, x.reshape(-1, 2000)).ravel()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_cost_does_not_grow_with_the_number_of_levels():
   x = jax.random.normal(jax.random.key(0), (200_000,))
 

@@ -165,17 +165,8 @@ IN_DOUBLE = {
 LIMITS = {"quped": 1e-8, "qupel": 1e-8}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "method",
-  [
-    pytest.param(
-      name,
-      marks=() if name == "quped" else pytest.mark.long,
-    )
-    for name in IN_DOUBLE
-  ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("method", IN_DOUBLE)
 def test_it_is_so_to_the_last_digits_in_float64(method):
   how = {"bits": (2, 32), "steps": 2, **IN_DOUBLE[method]}
   with jax.enable_x64(True):
@@ -184,7 +175,7 @@ def test_it_is_so_to_the_last_digits_in_float64(method):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_so_of_a_method_with_a_generator():
   bits = tiny.CASES["fedgen"].bits[:3]
   check_runs_are_what_they_are_alone("fedgen", 1e-5, bits=bits)
@@ -240,7 +231,7 @@ def test_batches_are_the_same_bit_for_bit():
   assert len(set(seen)) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_fine_tuning_phase_begins_for_all():
   settings, federations, simulations = runs_of("quped", 2, finetune_at=1)
   axis, data, state = stacked(simulations, settings, federations)

@@ -23,7 +23,7 @@ def centers(state):
   return np.concatenate([np.asarray(b.centers) for b in books.values()], 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_compilers_optimizations_change_roundings_alone():
   """Tests compile with few of them; what users run has them all."""
   config: Any = jax.config  # Whose fields type checkers do not know.

@@ -96,7 +96,7 @@ def test_a_state_moves_from_devices_to_the_host_and_back():
   assert tiny.largest_difference(ends[0].clients, ends[1].clients) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_fine_tuning_phase_begins_for_clients_elsewhere_too(tmp_path):
   some = {"clients_per_round": 3, "finetune_at": 1, "rounds": 3}
   made = [

@@ -122,7 +122,9 @@ def test_runs_are_those_of_their_settings_alone(tmp_path, strategy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["one", "vmap"])
+@pytest.mark.parametrize(
+  "strategy", ["one", pytest.param("vmap", marks=pytest.mark.long)]
+)
 def test_a_run_that_diverges_costs_the_others_nothing(tmp_path, strategy):
   todo = planned(
     tmp_path,

@@ -336,7 +336,7 @@ def test_all_of_the_numbers_are_the_method_as_it_is(name):
   assert tiny.largest_difference(plain.clients[COHORT], own) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_does_not_matter_where_states_are():
   some = {"compression": "sign", "clients_per_round": 3, "bits": (32,)}
   ends = [
