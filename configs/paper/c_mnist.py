@@ -9,7 +9,7 @@ from configs.paper import _personalized
 from configs.paper.b_mnist import BASE as MNIST
 from configs.paper.b_mnist import SMALL_BASE, SMALL_TUNE
 
-_METHODS = ("local", "quped_labels", "quped", "fml")
+_METHODS = ("local", "quped_labels", "quped")
 
 
 def _tune(*types: float):

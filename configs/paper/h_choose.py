@@ -19,7 +19,7 @@ _ROWS = {
 FULL = {
   "base": b_femnist.BASE,
   "methods": tuple(_ROWS),
-  "bits": "32; 2",
+  "bits": "2",
   "seeds": (0, 1, 2),
   "overrides": {
     name: {"method": "quped", "quped": own} for name, (_, own) in _ROWS.items()

@@ -11,7 +11,7 @@ _BLEND = 0.5
 FULL = {
   "base": b_mnist.BASE,
   "methods": ("quped_labels", "quped_blend", "fedavg_ft"),
-  "bits": "32; 2",
+  "bits": "2",
   "seeds": (10, 11, 12, 13, 14),
   "overrides": {
     "quped_labels": {"method": "quped", "quped": _LABELS},
