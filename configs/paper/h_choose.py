@@ -1,4 +1,4 @@
-"""(h) Beyond the paper: an idea, chosen on FEMNIST's validation samples.
+"""(h) Beyond the paper, at 2 bits: an idea, chosen on FEMNIST's validation.
 
 A client's own weights begin each round nearer to the received global model, by
 `quped.blend` of the way: 0 is the paper's QuPeD. Which value, if any, is read

@@ -2,8 +2,8 @@
 
 If it is what others know, a teacher that knows more should teach more, and one
 that knows nothing should teach nothing. If it is that soft targets keep clients
-from overfitting, smoothed labels should do as well. Asked in full precision,
-where no quantization keeps them from it too.
+from overfitting, smoothed labels should do as well. Clients are in full
+precision, since quantization may keep them from overfitting too.
 """
 
 from configs.paper import _personalized, b_femnist

@@ -4,7 +4,7 @@
 `tuned.json` what was tried for a row, and chosen. Both are kept in the
 repository, so that whoever has it goes on where others stopped. Runs on other
 devices are in other folders: a table never mixes them. Tables of one device
-share what they have in common: a run of the same settings is made once.
+share runs and tunings of the same settings: each is made once.
 """
 
 import hashlib
@@ -167,7 +167,7 @@ class Store:
     paths.replace_text(self._tuned, text + "\n")
 
   def run_like(self, settings: str) -> Record | None:
-    """A run of the settings with this digest, of any table of the device."""
+    """A run, of any table of this device, whose settings have this digest."""
     return next(
       (
         record
@@ -179,7 +179,7 @@ class Store:
     )
 
   def tuned_like(self, settings: str) -> dict[str, Any] | None:
-    """What was tried from settings with this digest, for any table likewise."""
+    """A tuning, likewise."""
     return next(
       (
         record
@@ -191,7 +191,7 @@ class Store:
     )
 
   def _of_device(self) -> Iterator["Store"]:
-    """The stores of all tables beside this one on its device, it first."""
+    """This store, then those of the other tables on its device."""
     yield self
     for folder in sorted(self.folder.parents[1].glob(f"*/{self.folder.name}")):
       if folder != self.folder:

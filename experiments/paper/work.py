@@ -1,8 +1,8 @@
 """Runs what is missing of a table, the most informative cells first.
 
 All rows of the first seed come first, in the order of the config, then those of
-the next. A row is tuned just before its first run. What another table of the
-device, or another row, has of the same settings is taken from there.
+the next. A row is tuned just before its first run. A run or a tuning that
+another row or another table of the device has, of the same settings, is taken.
 """
 
 import contextlib
