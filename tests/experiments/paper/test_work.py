@@ -1,14 +1,17 @@
 """What is missing of a table is run, once."""
 
+import pathlib
 import signal
 import time
 
 import pytest
 
-from experiments.paper import page, work
+from experiments.paper import catalog, page, work
 from experiments.paper.records import Key, Store
 from quped_jax.experiment.comparison.plan import Row
 from tests.experiments.paper import tables
+
+RESULTS = pathlib.Path(__file__).parents[3] / "experiments/results/paper"
 
 
 def carry_out(table, folder):
@@ -71,6 +74,17 @@ def test_runs_of_former_settings_are_counted(done):
   # A row that is no longer there.
   fewer = tables.table(bits="32", share={})
   assert work.of_former_settings(fewer, store) >= 4
+
+
+def test_all_that_is_published_is_of_the_settings_that_tables_have():
+  """A config that changes calls for its runs to be made anew."""
+  kept = {}
+  for name in catalog.names():
+    for variant in catalog.VARIANTS:
+      table = catalog.get(name, variant)
+      for store in page.stores(RESULTS, table):
+        kept[store.folder] = work.of_former_settings(table, store)
+  assert kept and set(kept.values()) == {0}, kept
 
 
 @pytest.mark.slow
