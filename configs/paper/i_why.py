@@ -74,6 +74,11 @@ FULL = {
   "share": {
     f"{name}_32": f"{method}_32" for name, (_, method) in _LONG.items()
   },
+  "tests": (
+    *((name, "quped") for name in ("untaught", "smooth", "fast", "labels")),
+    ("long_quped", "long"),
+    ("long_ft", "long_quped"),
+  ),
   "tune": {
     **b_femnist.FULL["tune"],
     "spaces": {

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.paper import significance, work
 from experiments.paper.catalog import Table
-from experiments.paper.found import Found
+from experiments.paper.found import Found, over_seeds
 from experiments.paper.records import Store
 from quped_jax.experiment import scores
 from quped_jax.experiment.comparison import plan, tables
@@ -94,23 +94,22 @@ def _by_type(found: Found) -> list[Sheet]:
         for x in own.values()
       ]
       mean = np.mean(means)
-      gain = None
+      gain = ""
       if row != local[0]:
-        gain = found.difference(row, local[0], kind)
-      cells.append(Cell(f"{100 * mean:.1f}{_gain(gain)}"))
+        gain = f" ({_points(found.difference(row, local[0], kind))})"
+      cells.append(Cell(f"{100 * mean:.1f}{gain}"))
     rows.append(cells)
   titles = [f"{kind} ({types.count(kind)} clients)" for kind in kinds]
   note = "in brackets, what a client of the type gains over local training"
   return [Sheet(("method", "bits", *titles), rows, names=2, notes=(note,))]
 
 
-def _gain(gain: Difference | None) -> str:
-  if gain is None:
-    return ""
-  interval = ""
-  if gain.low is not None and gain.high is not None:
-    interval = f", {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-  return f" ({100 * gain.mean:+.1f}{interval})"
+def _points(apart: Difference) -> str:
+  """A mean difference of accuracies in points, with its interval if known."""
+  mean = f"{100 * apart.mean:+.1f}"
+  if apart.low is None or apart.high is None:
+    return mean
+  return f"{mean} [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]"
 
 
 def of_tests(parts: Sequence[Found]) -> Sheet | None:
@@ -121,24 +120,27 @@ def of_tests(parts: Sequence[Found]) -> Sheet | None:
   titles = {found.part.name: found.title for found in parts}
   known = [test.p for test in tests if test.p is not None]
   corrected = iter(significance.holm(known))
+  # A table of one part has no name for it.
+  several = any(titles)
   rows = []
   for test in tests:
     title = titles[test.part]
     p = ("", "") if test.p is None else (test.p, next(corrected))
     rows.append(
       [
-        Cell(test.part),
+        *([Cell(test.part)] if several else []),
         Cell(f"{title(test.own)} minus {title(test.other)}"),
         Cell(test.own.bits_title),
         Cell(", ".join(f"{100 * x:+.1f}" for x in test.differences)),
-        Cell(f"{100 * float(np.mean(test.differences)):+.1f}"),
+        Cell(_points(over_seeds(np.array(test.differences)))),
         *(Cell(x if isinstance(x, str) else f"{x:.2g}") for x in p),
       ]
     )
+  first = ("part",) if several else ()
   return Sheet(
-    ("", "difference", "bits", "of each seed", "mean", "p", "Holm"),
+    (*first, "difference", "bits", "of each seed", "mean", "p", "Holm"),
     rows,
-    names=2,
+    names=len(first) + 2,
     notes=("p: paired t test over seeds; Holm: corrected for all lines",),
   )
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from experiments.paper import found, page, significance
+from experiments.paper.catalog import Part, Table
 from experiments.paper.records import Key, Store
 from quped_jax.experiment.comparison.plan import Row
 from tests.experiments.paper import tables
@@ -44,9 +45,31 @@ def test_each_pair_is_compared_where_both_were_run(tmp_path):
   (test,) = significance.tests([found.find(table, table.parts[0], store)])
   assert test.own == Row("quped", (32,)) and test.other == Row("local", (32,))
   assert test.differences == pytest.approx((0.1, 0.2))
-  assert "| Ours minus Local training | 32 | +10.0, +20.0 | +15.0 | 0.2 |" in (
-    page.text(table, store)
+  text = page.text(table, store)
+  assert "\n| difference | bits | of each seed |" in text
+  assert (
+    "\n| Ours minus Local training | 32 | +10.0, +20.0 | "
+    "+15.0 [-48.5, +78.5] | 0.2 |"
+  ) in text
+
+
+def test_comparisons_of_several_parts_say_which_they_are_of(tmp_path):
+  store = Store(tmp_path)
+  for part in ("one", "other"):
+    for method, accuracy in (("quped", 0.6), ("local", 0.5)):
+      store.add(
+        Key(part, Row(method, (32,)), 0), tables.record([accuracy], types=())
+      )
+  config = {**tables.CONFIG, "tests": (("quped", "local"),)}
+  table = Table(
+    "test", "small", tuple(Part(name, config) for name in ("one", "other"))
   )
+  text = page.text(table, store)
+  assert "\n| part | difference | bits |" in text
+  for part in ("one", "other"):
+    assert (
+      f"\n| {part} | Ours minus Local training | 32 | +10.0 | +10.0 |" in text
+    )
 
 
 def test_one_seed_has_no_p_value(tmp_path):
