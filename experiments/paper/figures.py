@@ -70,7 +70,8 @@ def _difference(found: Found, groups: dict[Row, list[Row]]) -> Figure:
   count = sum(len(rows) + 1 for rows in groups.values())
   figure = style.figure(style.HALF, 0.5 + _ROW * count)
   axes = figure.subplots()
-  style.label(axes, "difference in accuracy, points")
+  # Beside long names there is little room for words below the axis.
+  style.label(axes, "points")
   axes.axvline(0, color="black", linewidth=style.THIN)
   labels, values = [], [0.0]
   for first, rows in groups.items():
@@ -99,7 +100,7 @@ def _difference(found: Found, groups: dict[Row, list[Row]]) -> Figure:
   style.fit(axes, values, "x")
   seeds = len(found.seeds)
   note = "bars: 95 % intervals; grey: 0 is inside" if seeds > 1 else "one seed"
-  style.title(figure, f"less the row in bold; {note}")
+  style.title(figure, "accuracy less that of the row in bold", note)
   return figure
 
 

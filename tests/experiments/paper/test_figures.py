@@ -35,6 +35,22 @@ def test_differences_are_below_the_row_that_they_are_from(tmp_path):
   assert "95 % intervals" in figure.get_suptitle()
 
 
+def test_all_words_are_inside_however_long_the_names(tmp_path):
+  store = Store(tmp_path)
+  for seed in (0, 1):
+    store.add(Key("", OURS, seed), tables.record([0.9] * 4))
+    store.add(Key("", LOCAL, seed), tables.record(SPREAD))
+  long = "FedAvg with fine-tuning, four times the rounds"
+  table = tables.table(titles={"quped": "Ours", "local": long})
+  (figure,) = figures.draw(table, store).values()
+  figure.draw_without_rendering()
+  axes = figure.axes[0]
+  for text in (*axes.get_yticklabels(), axes.xaxis.label):
+    place = text.get_window_extent()
+    assert figure.bbox.x0 <= place.x0 and place.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= place.y0 and place.y1 <= figure.bbox.y1
+
+
 def test_nothing_is_drawn_of_nothing(tmp_path):
   assert figures.draw(tables.table(), Store(tmp_path)) == {}
   assert figures.draw(tables.table(figure="map"), Store(tmp_path)) == {}
