@@ -119,8 +119,14 @@ def test_so_is_the_content_of_a_participation_trace(tmp_path, line):
     {"participation_trace": "trace.csv", "rounds": 2},
     {"dataset": "synthetic", "held_out_clients": 1},
     {"budget_bytes": (3000, 9_000_000), "candidates": "mlp(8,8), mlp(64,64)"},
-    {"client_types": "2*mlp(8,8)@1, 3*mlp(9,9)@32", "method": "fedmd"},
-    {"model": "cnn1", "hidden": (), "method": "fedgkt"},
+    pytest.param(
+      {"client_types": "2*mlp(8,8)@1, 3*mlp(9,9)@32", "method": "fedmd"},
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      {"model": "cnn1", "hidden": (), "method": "fedgkt"},
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_it_follows_from_settings_before_a_run_is_made(

@@ -61,6 +61,7 @@ def within(outputs, values):
   return jnp.all(jnp.abs(outputs - values) < 0.5, axis=-1)
 
 
+@pytest.mark.slow
 def test_a_loss_and_metrics_of_ones_own_are_trained_on_and_reported(tmp_path):
   result = play(
     workdir=tmp_path, loss=optax.huber_loss, metrics=("mae", within)

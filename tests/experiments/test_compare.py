@@ -41,6 +41,7 @@ def test_the_config_of_digits_is_allowed(tmp_path):
   assert len(tune.make_trials(config, tmp_path)) >= 8
 
 
+@pytest.mark.slow
 def test_the_config_of_attacks_has_all_methods_that_can_be_attacked(tmp_path):
   config = compare_attacks.get_config().to_dict()
   runs = [run.settings for run in plan.make_runs(config, tmp_path)]
@@ -209,11 +210,19 @@ def test_a_config_file_that_fails_is_one_line(tmp_path):
   ("args", "message"),
   [
     (["--config.methods=nope"], "error: methods='nope': must be one of"),
-    (["--overrides=nope.json"], "nope.json"),
-    (["--config=configs/digits.py"], "error: config.base: must be given"),
-    (
+    # Each starts Python and imports JAX.
+    pytest.param(
+      ["--overrides=nope.json"], "nope.json", marks=pytest.mark.slow
+    ),
+    pytest.param(
+      ["--config=configs/digits.py"],
+      "error: config.base: must be given",
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
       ["--tune", "--grid=quped"],
       "error: --tune, --grid: must be one of them; --overrides takes the",
+      marks=pytest.mark.slow,
     ),
   ],
 )

@@ -20,6 +20,7 @@ from tests.methods.every import (
   CLIENTS,
   COHORT,
   EXCHANGES,
+  FAMILIES,
   each,
   equal,
   floats,
@@ -64,7 +65,11 @@ def test_the_docstring_says_which_optimizer_states_survive_a_round(name):
   assert "with the client" in states or "stay with it" in states
 
 
-@of_exchanges
+@over(
+  tiny.METHODS,
+  fast=("fedavg", "ditto", "quped"),
+  slow=(*FAMILIES, *EXCHANGES),
+)
 def test_two_rounds_of_a_method_are_those_of_its_version(name):
   """Whose finished runs and checkpoints would pass for those of other code."""
   known = golden.read()[name]
@@ -325,7 +330,7 @@ def test_quantized_models_have_at_most_as_many_values_as_levels(name):
   check_levels(made, made.play(2))
 
 
-@over(tiny.METHODS, fast=("scaffold",), slow=("fedgkt", "quped"))
+@over(tiny.METHODS, fast=(), slow=("fedgkt", "quped", "scaffold"))
 def test_of_equal_clients_epochs_of_each_are_those_of_the_average(name):
   federation = tiny.make_federation((9, 9, 9))
 

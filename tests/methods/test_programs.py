@@ -131,7 +131,7 @@ def test_they_lead_to_what_they_lead_to_as_constants(name):
   assert equal(*accuracy)
 
 
-@over(tiny.METHODS, fast=BLOCKS, slow=EXCHANGES)
+@over(tiny.METHODS, fast=EXCHANGES, slow=BLOCKS)
 def test_rounds_lower_for_accelerators_in_their_forms(name):
   made = tiny.tiny(name)
   for platform in lowering.ACCELERATORS:

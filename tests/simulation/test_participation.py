@@ -368,7 +368,14 @@ UNEVEN = {
 OF_TWO = tiny.make_federation((8, 20))
 
 
-@pytest.mark.parametrize("how", [{}, {"strategy": "vmap"}, {"devices": 2}])
+@pytest.mark.parametrize(
+  "how",
+  [
+    {},
+    pytest.param({"strategy": "vmap"}, marks=pytest.mark.slow),
+    pytest.param({"devices": 2}, marks=pytest.mark.slow),
+  ],
+)
 def test_with_epochs_of_each_clients_train_as_long_as_alone(how):
   """Of 8 and 20 samples, two epochs of batch 4 are 4 and 10 steps."""
   settings = tiny.make_settings("fedavg", 2, **UNEVEN, **how)

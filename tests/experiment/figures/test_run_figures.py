@@ -42,6 +42,7 @@ def test_what_a_run_has_not_is_not_drawn():
   assert list(found) == ["r2_over_rounds", "r2_by_client"]
 
 
+@pytest.mark.slow
 def test_they_are_written_as_png_and_svg_the_same_each_time(tmp_path):
   test_run_data.leave(made.run(), tmp_path)
   paths = run_figures.draw(tmp_path)
@@ -69,6 +70,7 @@ def test_those_of_an_earlier_run_go_and_no_other_file(tmp_path):
   run_figures.clear(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_leaves_its_partition_too(tmp_path):
   result = test_run_data.result_of(made.run())
   folder = tmp_path / "figures"

@@ -33,12 +33,8 @@ def run(num_steps, **options):
 
 def seen_by(steps):
   """What each of all steps sees."""
-  return [
-    float(
-      run(None, steps=n)[0][1] - (run(None, steps=n - 1)[0][1] if n > 1 else 0)
-    )
-    for n in range(1, steps + 1)
-  ]
+  totals = [float(run(None, steps=n)[0][1]) for n in range(1, steps + 1)]
+  return np.diff(totals, prepend=0.0)
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
