@@ -244,10 +244,8 @@ print(result.summary["rounds"], result.summary["stopped"]["why"])
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "name", ["Stops", pytest.param("Fails", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["Stops", "Fails"])
 def test_several_processes_do_what_a_callback_of_the_first_asks(tmp_path, name):
   port = str(free_port())
   started = [

@@ -310,7 +310,7 @@ def test_a_sweep_has_them_in_every_run():
   assert "R2" in repr(runs[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_measures_are_the_same_however_clients_are_run():
   """In chunks, from host memory, over devices, and with other runs at once."""
   ways = [

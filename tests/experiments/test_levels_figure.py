@@ -27,7 +27,7 @@ def test_a_panel_has_the_weights_and_a_line_at_every_level():
     assert when in axes.get_title() and "80 %" in axes.get_title()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_drawn_from_a_run(tmp_path):
   path = tmp_path / "figure.png"
   done = command("levels_figure", f"--figure={path}", "--rounds=0,1")

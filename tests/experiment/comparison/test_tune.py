@@ -256,7 +256,10 @@ def test_halving_lets_the_better_trials_go_on(tmp_path):
   [
     pytest.param({}, marks=pytest.mark.long),
     # Fine-tuning begins when the first rung has ended.
-    {"method": "quped", "bits": "1", "base": {"finetune_at": 2}},
+    pytest.param(
+      {"method": "quped", "bits": "1", "base": {"finetune_at": 2}},
+      marks=pytest.mark.long,
+    ),
     pytest.param(
       {"method": "quped", "bits": "1", "base": {"finetune_at": 3}},
       marks=pytest.mark.long,

@@ -69,9 +69,9 @@ def test_small_tables_have_the_rows_clients_and_data_of_full_ones():
 @pytest.mark.parametrize(
   "name",
   [
-    # One of each dataset that is divided, and one with several parts.
+    # One that is divided by writer, and one with several parts.
     name
-    if name in ("b_femnist", "c_mnist", "b_cifar10")
+    if name in ("b_femnist", "c_mnist")
     else pytest.param(name, marks=pytest.mark.long)
     for name in catalog.names()
   ],
