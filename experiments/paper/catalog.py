@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from quped_jax import checks
+from quped_jax.experiment.client_types import parse_client_types
 from quped_jax.experiment.comparison import plan
 from quped_jax.experiment.comparison.plan import Row
 
@@ -72,6 +73,18 @@ class Part(NamedTuple):
     rows = {row.name: row for row in self.rows}
     checks.choice(f"warm.{row.method}", name, list(rows))
     return rows[name]
+
+  def bits(self, row: Row) -> tuple[int, ...]:
+    """Precisions of a row's clients: of their types, or those of all rows."""
+    types = self.config["base"].get("client_types")
+    if not types:
+      return row.bits
+    client_types, _ = parse_client_types(types)
+    return tuple(dict.fromkeys(own.bits for own in client_types))
+
+  def bits_title(self, row: Row) -> str:
+    """These in a table: "1,2,32"."""
+    return row._replace(bits=self.bits(row)).bits_title
 
   def is_tuned(self, row: Row) -> bool:
     """Whether settings are chosen for a row, or for one that it shares with."""

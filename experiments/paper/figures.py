@@ -75,7 +75,9 @@ def _difference(found: Found, groups: dict[Row, list[Row]]) -> Figure:
   axes.axvline(0, color="black", linewidth=style.THIN)
   labels, values = [], [0.0]
   for first, rows in groups.items():
-    labels.append(f"{found.title(first)}, {describe_bits(first.bits)}:")
+    labels.append(
+      f"{found.title(first)}, {describe_bits(found.part.bits(first))}:"
+    )
     apart = {row: found.difference(row, first) for row in rows}
     for row in sorted(rows, key=lambda row: -apart[row].mean):
       own = apart[row]

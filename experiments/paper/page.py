@@ -74,7 +74,8 @@ def _remarks(found: Found) -> list[str]:
   ):
     if rows:
       titles = "; ".join(
-        f"{found.title(row)} ({describe_bits(row.bits)})" for row in rows
+        f"{found.title(row)} ({describe_bits(found.part.bits(row))})"
+        for row in rows
       )
       remarks.append(f"{what}: {titles}.\n")
   return remarks

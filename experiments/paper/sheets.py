@@ -59,7 +59,7 @@ def _rows(found: Found) -> Sheet:
     [
       [
         Cell(found.title(row)),
-        Cell(row.bits_title),
+        Cell(found.part.bits_title(row)),
         *(own[i] for own in cells),
         Cell(shared[i]),
       ]
@@ -87,7 +87,7 @@ def _by_type(found: Found) -> list[Sheet]:
   kinds = list(dict.fromkeys(types))
   rows = []
   for row, own in found.records.items():
-    cells = [Cell(found.title(row)), Cell(row.bits_title)]
+    cells = [Cell(found.title(row))]
     for kind in kinds:
       means = [
         np.nanmean(x.results.scores[np.array(x.client_types) == kind])
@@ -101,7 +101,7 @@ def _by_type(found: Found) -> list[Sheet]:
     rows.append(cells)
   titles = [f"{kind} ({types.count(kind)} clients)" for kind in kinds]
   note = "in brackets, what a client of the type gains over local training"
-  return [Sheet(("method", "bits", *titles), rows, names=2, notes=(note,))]
+  return [Sheet(("method", *titles), rows, notes=(note,))]
 
 
 def _points(apart: Difference) -> str:
@@ -117,20 +117,20 @@ def of_tests(parts: Sequence[Found]) -> Sheet | None:
   tests = significance.tests(parts)
   if not tests:
     return None
-  titles = {found.part.name: found.title for found in parts}
+  by_name = {found.part.name: found for found in parts}
   known = [test.p for test in tests if test.p is not None]
   corrected = iter(significance.holm(known))
   # A table of one part has no name for it.
-  several = any(titles)
+  several = any(by_name)
   rows = []
   for test in tests:
-    title = titles[test.part]
+    found = by_name[test.part]
     p = ("", "") if test.p is None else (test.p, next(corrected))
     rows.append(
       [
         *([Cell(test.part)] if several else []),
-        Cell(f"{title(test.own)} minus {title(test.other)}"),
-        Cell(test.own.bits_title),
+        Cell(f"{found.title(test.own)} minus {found.title(test.other)}"),
+        Cell(found.part.bits_title(test.own)),
         Cell(", ".join(f"{100 * x:+.1f}" for x in test.differences)),
         Cell(_points(over_seeds(np.array(test.differences)))),
         *(Cell(x if isinstance(x, str) else f"{x:.2g}") for x in p),
@@ -187,7 +187,7 @@ def of_tuning(table: Table, store: Store) -> Sheet | None:
       rows.append(
         [
           Cell(f"{part.name} {plan.title_of(row.method, titles)}".strip()),
-          Cell(row.bits_title),
+          Cell(part.bits_title(row)),
           Cell(
             "; ".join(
               f"{name} **{_value(chosen.get(name, '?'))}** of "

@@ -54,7 +54,17 @@ def test_the_model_that_all_share_is_shown_where_there_is_one(tmp_path):
 
 
 def test_a_mixture_says_what_each_client_type_gains(store):
-  text = page.text(tables.table(), store)
+  types = "2*mlp(8,8)@2, 2*mlp(8,8)@32"
+  base = {
+    **tables.CONFIG["base"],
+    "client_types": types,
+    "clients": 4,
+    "hidden": (),
+  }
+  table = tables.table(base=base, bits="32", share={})
+  text = page.text(table, store)
+  assert "| Local training | 2,32 | " in text
+  assert "| Local training | 32 | " not in text
   line = next(x for x in text.splitlines() if "mlp@2 (2 clients)" in x)
   assert "mlp@32 (2 clients)" in line
   assert "85.0 (+10.0" in text and "65.0 (-5.0" in text
