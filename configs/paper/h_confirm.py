@@ -8,9 +8,8 @@ from configs.paper import _personalized, b_cifar10, b_mnist
 from configs.paper.h_longer import SPACES
 
 _LABELS = {"global_loss": "distill+labels"}
-# The value with the highest validation accuracy in `h_choose`; to be that of
-# `h_longer`, once it is known.
-_BLEND = 1.0
+# The value with the highest validation accuracy in `h_longer`.
+_BLEND = 0.5
 
 FULL = {
   "base": {**b_mnist.BASE, "rounds": 100},
